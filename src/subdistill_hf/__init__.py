@@ -1,0 +1,1 @@
+"""SubDistill for the Hugging Face ecosystem."""

@@ -1,0 +1,230 @@
+"""Record the outputs of named layers, and bring maps and tokens to one form."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MAX_PREFIX_TOKENS = 16
+
+
+class LayerError(ValueError):
+    """A layer name or a layer output that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The output of a layer in one form, whatever the architecture.
+
+    Attributes:
+        values: activations `(B, d, P)`: B images, d channels, P positions.
+        grid: height and width of the spatial grid, `P == prefix + height * width`.
+        prefix: number of leading positions that are not on the grid (class and register tokens).
+    """
+
+    values: Tensor
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    def with_values(self, values: Tensor) -> Features:
+        """The same geometry with other values `(B, d', P)`."""
+        return replace(self, values=values)
+
+    def without_prefix(self) -> Features:
+        """The grid positions alone, `(B, d, height * width)`."""
+        if self.prefix == 0:
+            return self
+        return Features(self.values[:, :, self.prefix :], self.grid)
+
+    def pooled(self, grid: tuple[int, int]) -> Features:
+        """Average the grid down to `grid` (adaptive average pooling); prefix tokens stay as they are."""
+        if grid == self.grid:
+            return self
+        height, width = self.grid
+        maps = self.values[:, :, self.prefix :].unflatten(2, (height, width))
+        values = nn.functional.adaptive_avg_pool2d(maps, grid).flatten(2)
+        if self.prefix:
+            values = torch.cat([self.values[:, :, : self.prefix], values], dim=2)
+        return Features(values, grid, self.prefix)
+
+
+def token_geometry(positions: int, image_size: tuple[int, int] | None = None) -> tuple[int, tuple[int, int]]:
+    """Split a token count into prefix tokens and a grid.
+
+    Args:
+        positions: number of tokens P.
+        image_size: height and width of the model's input in pixels; with it, the grid must cut the image into
+            equal square patches, without it the grid must be square.
+
+    Returns:
+        The number of prefix (class, register) tokens, the smallest that fits, and the grid (height, width).
+
+    Raises:
+        LayerError: when no grid with at most `MAX_PREFIX_TOKENS` prefix tokens fits.
+    """
+    height, width = image_size or (1, 1)
+    for prefix in range(min(MAX_PREFIX_TOKENS, positions - 1) + 1):
+        rows = math.isqrt((positions - prefix) * height // width)
+        if rows == 0 or (positions - prefix) % rows:
+            continue
+        columns = (positions - prefix) // rows
+        same_patch = rows * width == columns * height
+        if same_patch and (image_size is None or height % rows == 0):
+            return prefix, (rows, columns)
+    raise LayerError(
+        f"cannot place {positions} tokens on a grid for an input of {height}x{width} pixels: expected at most "
+        f"{MAX_PREFIX_TOKENS} class and register tokens followed by one token per square patch"
+    )
+
+
+def to_features(
+    output: Any,
+    name: str,
+    image_size: tuple[int, int] | None = None,
+    channels_last: bool = False,
+) -> Features:
+    """Bring a layer's output to the form `(B, d, P)`.
+
+    Args:
+        output: a map `(B, d, H, W)`, a channels-last map `(B, H, W, d)`, tokens `(B, P, d)`, or a tuple, list or
+            `ModelOutput` whose first element is one of these.
+        name: the layer's name, for messages.
+        image_size: height and width of the model's input in pixels, to place tokens on their grid.
+        channels_last: whether four-dimensional outputs are `(B, H, W, d)` (as in timm's Swin).
+
+    Raises:
+        LayerError: when the output is not a floating point tensor of 3 or 4 dimensions.
+    """
+    tensor = first_tensor(output)
+    if tensor is None or tensor.dim() not in (3, 4) or not tensor.is_floating_point():
+        found = type(output).__name__ if tensor is None else f"a {tensor.dtype} tensor of shape {tuple(tensor.shape)}"
+        raise LayerError(
+            f"layer {name!r} gives {found}: expected a map (B, d, H, W) or tokens (B, P, d). "
+            "Choose a layer that returns hidden states, such as a block or a stage"
+        )
+    if tensor.dim() == 4:
+        if channels_last:
+            tensor = tensor.permute(0, 3, 1, 2)
+        return Features(tensor.flatten(2), (tensor.shape[2], tensor.shape[3]))
+    prefix, grid = token_geometry(tensor.shape[1], image_size)
+    return Features(tensor.transpose(1, 2), grid, prefix)
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor itself, or the first element of a tuple, list or mapping when that is a tensor."""
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    if isinstance(output, list | tuple) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Turn module names and regular expressions into module names of `model`.
+
+    A pattern that names a module is taken as it is; any other is a regular expression that must match whole
+    names, and stands for all modules that match, in the model's order.
+
+    Raises:
+        LayerError: when a pattern matches no module; the message lists the nearest names.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    known = set(names)
+    resolved: list[str] = []
+    for pattern in patterns:
+        if pattern in known:
+            matches = [pattern]
+        else:
+            try:
+                expression = re.compile(pattern)
+            except re.error as error:
+                raise LayerError(f"layer pattern {pattern!r} is not a regular expression: {error}") from error
+            matches = [name for name in names if expression.fullmatch(name)]
+        if not matches:
+            near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.4)
+            hint = f"nearest names: {', '.join(near)}" if near else f"names start with {', '.join(names[:5])}"
+            raise LayerError(f"no module of {type(model).__name__} is named or matches {pattern!r}; {hint}")
+        resolved += [name for name in matches if name not in resolved]
+    return resolved
+
+
+class ActivationRecorder:
+    """What `record` yields: the latest output of each hooked layer.
+
+    Attributes:
+        outputs: layer name to what the layer returned last (after `transform`).
+    """
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, Any] = {}
+        self._versions: dict[str, tuple[Tensor, int]] = {}
+
+    def modified_in_place(self) -> list[str]:
+        """The layers whose recorded tensor was changed by a later in-place operation."""
+        return [name for name, (tensor, version) in self._versions.items() if tensor._version != version]
+
+    def check(self) -> None:
+        """Raise `LayerError` if a recorded tensor no longer holds what the layer returned."""
+        if changed := self.modified_in_place():
+            raise LayerError(
+                f"the output of {', '.join(changed)} is changed in place by a later operation, so what was recorded "
+                "is not what the layer returned: record it with copy=True"
+            )
+
+    def _store(self, name: str, output: Any, copy: bool, transform: Callable[[str, Any], Any] | None) -> None:
+        tensor = first_tensor(output)
+        if transform is not None:
+            self.outputs[name] = transform(name, output)
+        elif tensor is not None and copy:
+            self.outputs[name] = tensor.clone()
+        else:
+            self.outputs[name] = output
+            if tensor is not None and not tensor.is_inference():
+                self._versions[name] = (tensor, tensor._version)
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    layers: Sequence[str],
+    copy: Collection[str] | bool = (),
+    transform: Callable[[str, Any], Any] | None = None,
+) -> Iterator[ActivationRecorder]:
+    """Record the outputs of `layers` during the forward passes inside the context; the hooks go on exit.
+
+    Args:
+        model: any module.
+        layers: module names, as `model.named_modules()` gives them.
+        copy: layers whose output is cloned when it is recorded (all with `True`), for outputs that a later
+            operation changes in place.
+        transform: called as `transform(name, output)` the moment a layer returns; its result is recorded in place
+            of the output, so that nothing large is kept and later in-place changes do not matter.
+
+    Raises:
+        LayerError: for an unknown name.
+    """
+    modules = dict(model.named_modules())
+    if unknown := [name for name in layers if name not in modules]:
+        resolve_layers(model, [re.escape(name) for name in unknown])
+    recorder = ActivationRecorder()
+    handles = []
+    try:
+        for name in layers:
+            clone = copy if isinstance(copy, bool) else name in copy
+
+            def hook(module: nn.Module, inputs: Any, output: Any, name: str = name, clone: bool = clone) -> None:
+                recorder._store(name, output, clone, transform)
+
+            handles.append(modules[name].register_forward_hook(hook))
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
