@@ -1,0 +1,62 @@
+"""The training arguments of a distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from subdistill_hf.losses import CENTRINGS, ROTATIONS
+from subdistill_hf.options import METHODS, DistillationOptions
+from subdistill_hf.subspaces import BASES
+
+
+@dataclass
+class SubDistillConfig(DistillationOptions, TrainingArguments):
+    """transformers' `TrainingArguments` and the fields of `DistillationOptions`.
+
+    Defaults that differ from `TrainingArguments`: those of the paper's training (learning rate 1e-3, batches of
+    64, no weight decay), a cosine schedule, `remove_unused_columns=False` because the collator needs the images,
+    `label_names=["labels"]`, and `logging_nan_inf_filter=False` because a loss that is not finite stops the run.
+
+    Raises:
+        ValueError: for a value out of range, naming the field.
+    """
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Training batch size per device."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Evaluation batch size per device."})
+    num_train_epochs: float = field(default=100.0, metadata={"help": "Number of passes over the training images."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Remove dataset columns that the student's forward does not take."}
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave non-finite losses out of the log."})
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "Names of the labels in a batch."}
+    )
+
+    def __post_init__(self) -> None:
+        """Validate our fields, then let `TrainingArguments` do the rest."""
+        for name, allowed in (
+            ("method", tuple(METHODS)),
+            ("basis", tuple(BASES)),
+            ("centring", CENTRINGS),
+            ("rotation", ROTATIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        for name in ("layer_weight", "kd_weight", "task_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a weight of at least 0")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature}: expected a positive number")
+        if not any(self.weights().values()):
+            raise ValueError("task_weight, kd_weight and layer_weight are all 0: there is nothing to train")
+        for name in ("layer_pairs", "positions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+        if isinstance(self.layers, str):
+            self.layers = [self.layers]
+        super().__post_init__()

@@ -1,0 +1,133 @@
+"""The options of a run, as plain dataclasses that import nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+METHODS: dict[str, str] = {
+    "subdistill": "SubDistill: logit distillation and subspace alignment of the layers",
+    "kd": "logit distillation alone",
+    "scratch": "labels alone, no teacher",
+}
+"""What can be trained: name to description."""
+
+
+@dataclass
+class TaskOptions:
+    """What to distil: teacher, student, dataset and classes."""
+
+    teacher: str = field(
+        default="glyphs-resnet",
+        metadata={
+            "help": "Teacher: id of an image classifier on the Hub, a local folder, or an embedded teacher "
+            "(glyphs-resnet, glyphs-vit)."
+        },
+    )
+    student: str = field(
+        default="resnet:widths=16-24-32-48",
+        metadata={
+            "help": "Student: a recipe (resnet:widths=16-24-32-48, vit:hidden=72,layers=4, timm/NAME), the id of a "
+            "pretrained model on the Hub, or a local folder. It gets one output per class of the subtask."
+        },
+    )
+    dataset: str = field(
+        default="glyphs-100",
+        metadata={
+            "help": "Dataset: glyphs-100 or digits (embedded), the id of an image dataset on the Hub, or a local folder "
+            "with one subfolder of images per class."
+        },
+    )
+    classes: list[str] = field(
+        default_factory=lambda: ["superclass:chess_pieces"],
+        metadata={"help": "Classes of the subtask: names, ids, or superclass:NAME, separated by spaces."},
+    )
+    train_images_per_class: int | None = field(
+        default=None,
+        metadata={"help": "Use at most this many training images of each class (validation images included)."},
+    )
+    validation_fraction: float = field(
+        default=0.2, metadata={"help": "Share of the training images that is held out for validation, per class."}
+    )
+    augmentation: str = field(
+        default="auto",
+        metadata={"help": "Augmentation of training images: none, pad_crop, resized_crop, or auto (by dataset)."},
+    )
+    flip: bool | None = field(
+        default=None, metadata={"help": "Mirror half of the training images; by default what suits the dataset."}
+    )
+    compare: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Other methods to train with the same student, budget and seed, for the table of the card: "
+            + ", ".join(METHODS)
+            + "."
+        },
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace the run that is already in the output folder."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code that comes with a Hub repository. Off unless you ask for it."}
+    )
+
+
+@dataclass
+class DistillationOptions:
+    """How to distil; the fields that `SubDistillConfig` adds to transformers' `TrainingArguments`."""
+
+    method: str = field(default="subdistill", metadata={"help": f"What to train: {', '.join(METHODS)}."})
+    layers: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={
+            "help": "Layer pairs TEACHER_LAYER=STUDENT_LAYER by module name or regular expression, or auto: the stages "
+            "of both models, matched by resolution and relative depth."
+        },
+    )
+    layer_pairs: int = field(default=4, metadata={"help": "How many pairs auto makes at most."})
+    basis: str = field(
+        default="prca",
+        metadata={"help": "Basis of the subspaces: prca, prca_signed, pca, gradient_pca, random or identity."},
+    )
+    centring: str = field(
+        default="batch_norm",
+        metadata={
+            "help": "Centring of the student's features: mean (the paper's formula), batch_norm (the released code, "
+            "which also divides by the batch standard deviation), or none."
+        },
+    )
+    rotation: str = field(
+        default="orthogonal", metadata={"help": "Map of the student's features: orthogonal, or linear (an ablation)."}
+    )
+    normalise_energy: bool = field(
+        default=True, metadata={"help": "Divide each layer's loss by the energy of its subspace."}
+    )
+    positions: int | None = field(
+        default=None,
+        metadata={"help": "Positions drawn per image for the moments; all of them by default (the paper draws 20)."},
+    )
+    layer_weight: float = field(default=1.0, metadata={"help": "Weight of the sum of the layer losses."})
+    kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})
+    task_weight: float = field(default=0.0, metadata={"help": "Weight of the cross entropy with the labels."})
+    temperature: float = field(default=4.0, metadata={"help": "Temperature of the logit distillation."})
+
+    def weights(self) -> dict[str, float]:
+        """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""
+        if self.method == "scratch":
+            return {"task": self.task_weight or 1.0, "kd": 0.0, "layer": 0.0}
+        layer = self.layer_weight if self.method == "subdistill" else 0.0
+        return {"task": self.task_weight, "kd": self.kd_weight, "layer": layer}
+
+
+RUN_DEFAULTS: dict[str, Any] = {
+    "output_dir": "subdistill-student",
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "logging_steps": 0.02,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+}
+"""What the command line changes of the training arguments' defaults: it always has validation images."""
