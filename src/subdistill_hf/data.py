@@ -1,0 +1,359 @@
+"""Images of the subtask: load, filter before decoding, split, augment, and collate for both networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as image_functional
+
+from subdistill_hf.digits import DIGIT_SUPERCLASSES, load_digits_dataset
+from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASSES, load_glyphs
+from subdistill_hf.subtask import Subtask, SubtaskError, resolve_classes
+
+AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
+EMBEDDED_DATASETS = ("glyphs-100", "digits")
+DECODE_AHEAD_BYTES = 512 * 2**20
+PAD = 4
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used for the subtask."""
+
+
+@dataclass(frozen=True)
+class ImageColumns:
+    """The columns of an image dataset: the image, the class, and (if there is one) the superclass."""
+
+    image: str
+    label: str
+    superclass: str | None = None
+
+    @classmethod
+    def of(cls, features: datasets.Features) -> ImageColumns:
+        """Find the columns by their types: the only `Image`, the `ClassLabel` with most classes, the next one.
+
+        Raises:
+            DataError: when there is no image column or no class column.
+        """
+        images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+        labels = sorted(
+            (name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)),
+            key=lambda name: -features[name].num_classes,
+        )
+        if not images or not labels:
+            raise DataError(
+                f"expected an Image and a ClassLabel column, found {', '.join(f'{k}: {v}' for k, v in features.items())}"
+            )
+        return cls(images[0], labels[0], labels[1] if len(labels) > 1 else None)
+
+
+@dataclass(frozen=True)
+class SubtaskData:
+    """The images of one subtask; labels are the student's outputs, 0 to C - 1.
+
+    Attributes:
+        name: name of the dataset.
+        hub_id: its id on the Hub, if it comes from there.
+        subtask: the classes.
+        class_names: all class names of the dataset.
+        train: training images.
+        validation: images held out of training, for choosing the checkpoint.
+        test: the official test split, for the final figures.
+        columns: the image and label columns.
+    """
+
+    name: str
+    hub_id: str | None
+    subtask: Subtask
+    class_names: tuple[str, ...]
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    test: datasets.Dataset
+    columns: ImageColumns
+
+    def images_per_class(self) -> dict[str, int]:
+        """Class name to number of training images."""
+        counts = np.bincount(self.train[self.columns.label], minlength=len(self.subtask.names))
+        return dict(zip(self.subtask.names, counts.tolist(), strict=True))
+
+
+def load_subtask(
+    dataset: str,
+    classes: Sequence[str | int],
+    train_images_per_class: int | None = None,
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+    processes: int | None = None,
+) -> SubtaskData:
+    """Load the images of the subtask's classes only; others are dropped before anything is decoded.
+
+    Args:
+        dataset: an embedded dataset, a local folder, or an id of the Hub.
+        classes: see `resolve_classes`.
+        train_images_per_class: keep at most this many training images of each class, validation included.
+        validation_fraction: share of the training images held out for validation, per class, at least one image.
+        seed: of the choice of images.
+        processes: how many processes generate or read images.
+
+    Raises:
+        SubtaskError: for classes that are unknown or have no images.
+        DataError: for a dataset without images, labels, or a test split.
+    """
+    if not 0 < validation_fraction < 1:
+        raise DataError(f"validation_fraction={validation_fraction}: expected a share between 0 and 1")
+    if train_images_per_class is not None and train_images_per_class < 2:
+        raise DataError(
+            f"train_images_per_class={train_images_per_class}: expected at least 2, one to train on and one to validate"
+        )
+    hub_id = None
+    if dataset == "glyphs-100":
+        subtask = resolve_classes(classes, CLASS_NAMES, SUPERCLASSES)
+        splits = load_glyphs(subtask.dataset_ids, num_proc=processes)
+    elif dataset == "digits":
+        splits = load_digits_dataset()
+        subtask = resolve_classes(classes, splits["train"].features["fine_label"].names, DIGIT_SUPERCLASSES)
+    else:
+        if Path(dataset).is_dir():
+            splits = datasets.load_dataset("imagefolder", data_dir=dataset)
+        else:
+            splits = datasets.load_dataset(dataset)
+            hub_id = dataset
+        subtask = resolve_classes(classes, *_class_names(splits))
+    columns = ImageColumns.of(splits["train"].features)
+    class_names = tuple(splits["train"].features[columns.label].names)
+    test_name = next((name for name in ("test", "validation") if name in splits), None)
+    if test_name is None:
+        raise DataError(f"dataset {dataset!r} has no test or validation split, only {', '.join(splits)}")
+    train_rows, validation_rows = _split_rows(
+        np.asarray(splits["train"].with_format(None)[columns.label]),
+        subtask,
+        train_images_per_class,
+        validation_fraction,
+        seed,
+    )
+    test_labels = np.asarray(splits[test_name].with_format(None)[columns.label])
+    test_rows = np.flatnonzero(np.isin(test_labels, subtask.dataset_ids))
+    if len(test_rows) == 0:
+        raise DataError(f"the {test_name} split of {dataset!r} has no image of the subtask's classes")
+    return SubtaskData(
+        name=dataset if hub_id or dataset in EMBEDDED_DATASETS else Path(dataset).name,
+        hub_id=hub_id,
+        subtask=subtask,
+        class_names=class_names,
+        train=_with_subtask_labels(splits["train"].select(train_rows), columns, subtask),
+        validation=_with_subtask_labels(splits["train"].select(validation_rows), columns, subtask),
+        test=_with_subtask_labels(splits[test_name].select(test_rows), columns, subtask),
+        columns=columns,
+    )
+
+
+def _class_names(splits: datasets.DatasetDict) -> tuple[list[str], dict[str, list[str]]]:
+    """All class names, and the classes of each superclass, read from the label columns without decoding images."""
+    if "train" not in splits:
+        raise DataError(f"expected a train split, found {', '.join(splits)}")
+    train = splits["train"]
+    columns = ImageColumns.of(train.features)
+    names: list[str] = list(train.features[columns.label].names)
+    if columns.superclass is None:
+        return names, {}
+    pairs = set(zip(train[columns.superclass], train[columns.label], strict=True))
+    grouped: dict[str, list[str]] = {name: [] for name in train.features[columns.superclass].names}
+    for coarse, fine in sorted(pairs):
+        grouped[train.features[columns.superclass].names[coarse]].append(names[fine])
+    return names, grouped
+
+
+def _split_rows(
+    labels: np.ndarray[Any, np.dtype[np.int64]], subtask: Subtask, limit: int | None, fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Rows for training and for validation, stratified by class and the same for a seed."""
+    train: list[int] = []
+    validation: list[int] = []
+    for name, class_id in zip(subtask.names, subtask.dataset_ids, strict=True):
+        rows = np.flatnonzero(labels == class_id)
+        if len(rows) < 2:
+            raise SubtaskError(f"class {name!r} has {len(rows)} training images: expected at least 2")
+        rows = np.random.default_rng([seed, class_id]).permutation(rows)[:limit]
+        held_out = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+        validation += rows[:held_out].tolist()
+        train += rows[held_out:].tolist()
+    return sorted(train), sorted(validation)
+
+
+def _with_subtask_labels(dataset: datasets.Dataset, columns: ImageColumns, subtask: Subtask) -> datasets.Dataset:
+    """Replace the label column by the student's outputs, and drop the other columns."""
+    outputs = {class_id: output for output, class_id in enumerate(subtask.dataset_ids)}
+    labels = [outputs[label] for label in dataset[columns.label]]
+    kept = dataset.select_columns([columns.image])
+    feature = datasets.ClassLabel(names=list(subtask.names))
+    return kept.add_column(columns.label, labels, feature=feature)
+
+
+class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Augmented views of images; a view depends only on (seed, epoch, image), never on a hidden global state.
+
+    Small datasets of equally sized images are decoded once, when the dataset is made, and augmented batch-wise.
+
+    Args:
+        dataset: images and labels.
+        columns: their columns.
+        augmentation: `"none"`, `"pad_crop"` (pad by 4 and crop back), or `"resized_crop"` (8 to 100 % of the area).
+        flip: mirror half of the views.
+        size: height and width of `resized_crop` views.
+        seed: of the augmentation.
+
+    Raises:
+        DataError: for an unknown augmentation, an empty dataset, or an image that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        columns: ImageColumns,
+        augmentation: str = "none",
+        flip: bool = False,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if augmentation not in AUGMENTATIONS:
+            raise DataError(f"unknown augmentation {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
+        if len(dataset) == 0:
+            raise DataError("the dataset has no images")
+        self.dataset, self.columns = dataset, columns
+        self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
+        self.labels: list[int] = list(dataset[columns.label])
+        self.epoch = 0
+        self._random = self._draw(0)
+        self._decoded = self._decode_all()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the views of another epoch (called by the trainer)."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._random = self._draw(epoch)
+
+    def _draw(self, epoch: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """One row of uniform numbers per image."""
+        return np.random.default_rng([self.seed, epoch]).random((len(self.labels), 5))
+
+    def _decode(self, index: int) -> Tensor:
+        try:
+            image = self.dataset[index][self.columns.image].convert("RGB")
+        except (OSError, SyntaxError, ValueError, AttributeError) as error:  # what PIL raises for damaged files
+            raise DataError(
+                f"image {index} (class {self.labels[index]}) cannot be decoded: {error}. Remove or replace it"
+            ) from error
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def _decode_all(self) -> Tensor | None:
+        first = self._decode(0)
+        if first.numel() * len(self) > DECODE_AHEAD_BYTES:
+            return None
+        images = [first]
+        for index in range(1, len(self)):
+            image = self._decode(index)
+            if image.shape != first.shape:
+                return None
+            images.append(image)
+        return torch.stack(images)
+
+    def image(self, index: int) -> Tensor:
+        """One image without augmentation, `(3, H, W)` bytes."""
+        return self._decode(index) if self._decoded is None else self._decoded[index]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """A batch of views: `image` `(3, H, W)` bytes, `labels`, and `index`."""
+        return [
+            {"image": self._view(index), "labels": self.labels[index], "index": index}
+            for index in indices
+        ]
+
+    def _view(self, index: int) -> Tensor:
+        image = self.image(index)
+        draw = self._random[index]
+        if self.augmentation == "pad_crop":
+            image = _pad_crop(image, draw)
+        elif self.augmentation == "resized_crop":
+            image = _resized_crop(image, draw, self.size or (image.shape[1], image.shape[2]))
+        if self.flip and draw[4] < 0.5:
+            image = image.flip(2)
+        return image
+
+
+def _pad_crop(image: Tensor, draw: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
+    """Shift by up to `PAD` pixels each way; what is uncovered repeats the border."""
+    height, width = image.shape[1:]
+    rows = torch.arange(height).add(int(draw[0] * (2 * PAD + 1)) - PAD).clamp(0, height - 1)
+    columns = torch.arange(width).add(int(draw[1] * (2 * PAD + 1)) - PAD).clamp(0, width - 1)
+    return image[:, rows][:, :, columns]
+
+
+def _resized_crop(image: Tensor, draw: np.ndarray[Any, np.dtype[np.float64]], size: tuple[int, int]) -> Tensor:
+    """A crop of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3, resized to `size`."""
+    height, width = image.shape[1:]
+    area = height * width * (0.08 + 0.92 * draw[0])
+    ratio = (3 / 4) ** (1 - 2 * draw[1])
+    crop_width = min(width, max(1, round((area * ratio) ** 0.5)))
+    crop_height = min(height, max(1, round((area / ratio) ** 0.5)))
+    top, left = int(draw[2] * (height - crop_height + 1)), int(draw[3] * (width - crop_width + 1))
+    view: Tensor = image_functional.resized_crop(
+        image, top, left, crop_height, crop_width, list(size), InterpolationMode.BICUBIC, antialias=True
+    )
+    return view
+
+
+class ViewCollator:
+    """Collate views into `pixel_values` for the student, `teacher_pixel_values` for the teacher, and `labels`.
+
+    Each network gets the input it was trained on, from the same view; when both processors do the same, the
+    teacher reads the student's.
+
+    Args:
+        processor: the student's image processor.
+        teacher_processor: the teacher's, if there is a teacher.
+    """
+
+    def __init__(self, processor: Any, teacher_processor: Any | None = None) -> None:
+        self.processor = processor
+        same = teacher_processor is None or _preprocessing(teacher_processor) == _preprocessing(processor)
+        self.teacher_processor = None if same else teacher_processor
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Process a list of `ViewDataset` items."""
+        images = [example["image"] for example in examples]
+        batch = {"pixel_values": process(self.processor, images)}
+        if self.teacher_processor is not None:
+            batch["teacher_pixel_values"] = process(self.teacher_processor, images)
+        batch["labels"] = torch.tensor([example["labels"] for example in examples])
+        return batch
+
+
+def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
+    """Apply an image processor to byte images `(3, H, W)`; gives `(B, 3, H', W')`."""
+    inputs: Sequence[Any] = images
+    if type(processor).__name__ == "TimmWrapperImageProcessor":  # scales PIL images only
+        inputs = [image_functional.to_pil_image(image) for image in images]
+    values: Tensor = processor(images=list(inputs), return_tensors="pt")["pixel_values"]
+    return values
+
+
+def _preprocessing(processor: Any) -> dict[str, Any]:
+    """What a processor does to an image, for comparison."""
+    described = dict(processor.to_dict())
+    for name in ("_processor_class", "image_processor_type", "architecture", "pretrained_cfg"):
+        described.pop(name, None)
+    return described

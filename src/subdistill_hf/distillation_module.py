@@ -1,0 +1,82 @@
+"""The module that is trained: the student and the alignments of its layers, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.activations import Features, record, to_features
+from subdistill_hf.layers import LayerPair
+from subdistill_hf.losses import SubspaceAlignment
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits of a classifier's output: its `logits`, the tensor itself, or a tuple's first element.
+
+    Raises:
+        TypeError: when there are none.
+    """
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(logits, tuple | list) and logits:
+        logits = logits[0]
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"expected the model to return logits (B, C), or an output with `logits`, found {type(output).__name__}"
+        )
+    return logits
+
+
+class StudentWithAlignments(nn.Module):
+    """The student and its alignments, so that optimiser, clipping, checkpoints and DDP see both.
+
+    Args:
+        student: the student.
+        pairs: layer pairs, in the order of `alignments`.
+        alignments: one alignment per pair; none for methods without a layer loss.
+    """
+
+    def __init__(
+        self, student: nn.Module, pairs: Sequence[LayerPair], alignments: Sequence[SubspaceAlignment]
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.alignments = nn.ModuleList(alignments)
+        self.pairs = tuple(pairs)
+
+    def forward(self, targets: Mapping[str, Features], **inputs: Tensor) -> dict[str, Any]:
+        """Run the student and compare its layers with the teacher's targets.
+
+        Args:
+            targets: teacher layer name to projected features, for every pair.
+            inputs: what the student takes.
+
+        Returns:
+            `logits` `(B, C)`, and `layer_losses`: a scalar for each pair, in order.
+        """
+        layers = [pair.student for pair in self.pairs]
+        copied = [layer.name for layer in layers if layer.modified_in_place]
+        with record(self.student, [layer.name for layer in layers], copy=copied) as recorder:
+            logits = logits_of(self.student(**inputs))
+        recorder.check()
+        pixels = inputs["pixel_values"]
+        image_size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        losses = []
+        for pair, alignment in zip(self.pairs, self.alignments, strict=True):
+            output = recorder.outputs[pair.student.name]
+            features = to_features(output, pair.student.name, image_size, pair.student.channels_last)
+            losses.append(alignment(features, targets[pair.teacher.name]))
+        return {"logits": logits, "layer_losses": losses}
+
+    @torch.no_grad()
+    def orthogonality_error(self) -> float:
+        """The largest deviation of any V Vᵀ from the identity (0 without alignments)."""
+        errors = [0.0]
+        for alignment in self.alignments:
+            assert isinstance(alignment, SubspaceAlignment)
+            matrix = alignment.rotation.matrix
+            identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+            errors.append(float((matrix @ matrix.T - identity).abs().max()))
+        return max(errors)

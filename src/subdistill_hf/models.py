@@ -1,0 +1,242 @@
+"""Load teachers, build students for a subtask, and identify and count weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+TEACHERS_FOLDER = Path(__file__).parent / "teachers"
+EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
+
+
+class ModelError(ValueError):
+    """A teacher or a student that cannot be loaded or built."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its image processor.
+
+    Attributes:
+        model: the classifier.
+        processor: its image processor.
+        name: what a person would call it: a Hub id, or the last part of a folder's name.
+        hub_id: its id, when it came from the Hub.
+        revision: the Hub commit, when known.
+        license: when known.
+    """
+
+    model: nn.Module
+    processor: Any
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
+    license: str | None = None
+
+
+def load_teacher(name: str, trust_remote_code: bool = False) -> LoadedModel:
+    """Load and freeze a teacher: evaluation mode, no gradients.
+
+    Args:
+        name: an embedded teacher, a local folder, or an id of the Hub.
+        trust_remote_code: run model code from the repository.
+
+    Raises:
+        ModelError: when it cannot be loaded, or has no trained classification head.
+    """
+    path = str(TEACHERS_FOLDER / name) if name in EMBEDDED_TEACHERS else name
+    local = Path(path).is_dir()
+    try:
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            path, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"teacher {name!r} cannot be loaded: {error}. Expected an embedded teacher "
+            f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
+        ) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            f"teacher {name!r} has no trained weights for {', '.join(missing[:4])}: it is not a finished classifier "
+            "(a random head would teach nothing). Fine-tune it on the classes first"
+        )
+    return LoadedModel(
+        model=freeze(model),
+        processor=processor,
+        name=Path(path).name if local else name,
+        hub_id=None if local else name,
+        revision=getattr(model.config, "_commit_hash", None),
+        license="apache-2.0" if name in EMBEDDED_TEACHERS else None,
+    )
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Put a model in evaluation mode and stop gradients to its parameters."""
+    return model.eval().requires_grad_(False)
+
+
+def build_student(
+    recipe: str, names: Sequence[str], teacher_processor: Any, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Build a student with one output per class.
+
+    Args:
+        recipe: `resnet:widths=16-24-32-48`, `vit:hidden=72,layers=4`, `timm/NAME`, a Hub id or a local folder.
+            Recipes of the first two kinds take `image=SIZE` (the teacher's by default) and more keys, see
+            `_resnet` and `_vit`.
+        names: the subtask's classes, in the order of the outputs.
+        teacher_processor: its size and normalisation are the default of recipes.
+        trust_remote_code: run model code from the repository.
+
+    Raises:
+        ModelError: for an unknown recipe or key, or a model that cannot be loaded.
+    """
+    labels: dict[str, Any] = {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: output for output, name in enumerate(names)},
+    }
+    kind, separator, text = recipe.partition(":")
+    if separator and kind in _RECIPES:
+        options = _recipe_options(recipe, text)
+        size = int(options.pop("image", image_size_of(teacher_processor)[0]))
+        try:
+            model = _RECIPES[kind](size, options, labels)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"student recipe {recipe!r}: {error}") from error
+        return LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
+    try:
+        if recipe.startswith("timm/") and not Path(recipe).is_dir():
+            config = TimmWrapperConfig(architecture=recipe.removeprefix("timm/"), **labels)
+            model = TimmWrapperForImageClassification(config)
+            return LoadedModel(model, _timm_processor(config), recipe)
+        config = AutoConfig.from_pretrained(recipe, trust_remote_code=trust_remote_code, **labels)
+        model = AutoModelForImageClassification.from_pretrained(
+            recipe, config=config, ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code
+        )
+        processor = AutoImageProcessor.from_pretrained(recipe, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"student {recipe!r} cannot be built: {error}. Expected a recipe ({', '.join(f'{kind}:...' for kind in _RECIPES)}, "
+            "timm/NAME), a folder, or the id of a model on the Hub"
+        ) from error
+    local = Path(recipe).is_dir()
+    return LoadedModel(
+        model, processor, Path(recipe).name if local else recipe, None if local else recipe, model.config._commit_hash
+    )
+
+
+def _recipe_options(recipe: str, text: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for item in filter(None, text.split(",")):
+        key, separator, value = item.partition("=")
+        if not separator or not value:
+            raise ModelError(f"student recipe {recipe!r}: expected key=value, found {item!r}")
+        options[key.strip()] = value.strip()
+    return options
+
+
+def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
+    """A four-stage residual net of basic blocks; keys: widths (one per stage), depth (blocks per stage)."""
+    widths = [int(width) for width in options.pop("widths", "16-24-32-48").split("-")]
+    depth = int(options.pop("depth", 1))
+    _refuse_unknown(options, ("widths", "depth", "image"))
+    config = ResNetConfig(
+        embedding_size=widths[0],
+        hidden_sizes=widths,
+        depths=[depth] * len(widths),
+        layer_type="basic",
+        downsample_in_first_stage=False,
+        **labels,
+    )
+    return ResNetForImageClassification(config)
+
+
+def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
+    """A vision transformer; keys: hidden, layers, heads (hidden/24 by default), patch (an eighth of the image)."""
+    hidden, layers = int(options.pop("hidden", 72)), int(options.pop("layers", 4))
+    heads, patch = int(options.pop("heads", max(1, hidden // 24))), int(options.pop("patch", max(1, size // 8)))
+    _refuse_unknown(options, ("hidden", "layers", "heads", "patch", "image"))
+    if hidden % heads:
+        raise ValueError(f"hidden={hidden} is not divisible by heads={heads}")
+    config = ViTConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        image_size=size,
+        patch_size=patch,
+        **labels,
+    )
+    return ViTForImageClassification(config)
+
+
+_RECIPES = {"resnet": _resnet, "vit": _vit}
+
+
+def _refuse_unknown(options: dict[str, str], known: Sequence[str]) -> None:
+    if options:
+        raise ValueError(f"unknown key {next(iter(options))!r}: expected {', '.join(known)}")
+
+
+def _processor_of_size(size: int, template: Any) -> ViTImageProcessor:
+    """A processor with square input of `size`, normalised as the template normalises."""
+    mean, deviation = getattr(template, "image_mean", None), getattr(template, "image_std", None)
+    return ViTImageProcessor(
+        size={"height": size, "width": size}, image_mean=mean or [0.5] * 3, image_std=deviation or [0.5] * 3
+    )
+
+
+def _timm_processor(config: TimmWrapperConfig) -> Any:
+    """The processor that `AutoImageProcessor` would make from the saved student."""
+    from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+    return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg or {}, architecture=config.architecture)
+
+
+def image_size_of(processor: Any) -> tuple[int, int]:
+    """Height and width of what a processor gives."""
+    for name in ("crop_size" if getattr(processor, "do_center_crop", False) else "size", "size"):
+        size = getattr(processor, name, None) or {}
+        if "height" in size:
+            return int(size["height"]), int(size["width"])
+        if "shortest_edge" in size:
+            return int(size["shortest_edge"]), int(size["shortest_edge"])
+    data_config = getattr(processor, "data_config", None)
+    if data_config:
+        return int(data_config["input_size"][1]), int(data_config["input_size"][2])
+    raise ModelError(f"{type(processor).__name__} does not say the size of its images")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()
