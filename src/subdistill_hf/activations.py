@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subdistill_hf.errors import SubDistillError
+
 MAX_PREFIX_TOKENS = 16
 
 
-class LayerError(ValueError):
+class LayerError(SubDistillError):
     """A layer name or a layer output that cannot be used."""
 
 
@@ -49,7 +51,7 @@ class Features:
         if grid == self.grid:
             return self
         height, width = self.grid
-        maps = self.values[:, :, self.prefix :].unflatten(2, (height, width))
+        maps = self.values[:, :, self.prefix :].reshape(*self.values.shape[:2], height, width)
         values = nn.functional.adaptive_avg_pool2d(maps, grid).flatten(2)
         if self.prefix:
             values = torch.cat([self.values[:, :, : self.prefix], values], dim=2)
@@ -80,8 +82,8 @@ def token_geometry(positions: int, image_size: tuple[int, int] | None = None) ->
         if same_patch and (image_size is None or height % rows == 0):
             return prefix, (rows, columns)
     raise LayerError(
-        f"cannot place {positions} tokens on a grid for an input of {height}x{width} pixels: expected at most "
-        f"{MAX_PREFIX_TOKENS} class and register tokens followed by one token per square patch"
+        f"cannot place {positions} tokens on a grid for an input of {height}x{width} pixels: expected at "
+        f"most {MAX_PREFIX_TOKENS} class and register tokens followed by one token per square patch"
     )
 
 
@@ -94,8 +96,8 @@ def to_features(
     """Bring a layer's output to the form `(B, d, P)`.
 
     Args:
-        output: a map `(B, d, H, W)`, a channels-last map `(B, H, W, d)`, tokens `(B, P, d)`, or a tuple, list or
-            `ModelOutput` whose first element is one of these.
+        output: a map `(B, d, H, W)`, a channels-last map `(B, H, W, d)`, tokens `(B, P, d)`, or a tuple, list
+            or `ModelOutput` whose first element is one of these.
         name: the layer's name, for messages.
         image_size: height and width of the model's input in pixels, to place tokens on their grid.
         channels_last: whether four-dimensional outputs are `(B, H, W, d)` (as in timm's Swin).
@@ -156,6 +158,30 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return resolved
 
 
+def named_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules of `model` with these names.
+
+    Raises:
+        LayerError: for an unknown name.
+    """
+    modules = dict(model.named_modules())
+    if unknown := [name for name in names if name not in modules]:
+        resolve_layers(model, [re.escape(name) for name in unknown])
+    return {name: modules[name] for name in names}
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the context; on exit every submodule gets back the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class ActivationRecorder:
     """What `record` yields: the latest output of each hooked layer.
 
@@ -175,8 +201,8 @@ class ActivationRecorder:
         """Raise `LayerError` if a recorded tensor no longer holds what the layer returned."""
         if changed := self.modified_in_place():
             raise LayerError(
-                f"the output of {', '.join(changed)} is changed in place by a later operation, so what was recorded "
-                "is not what the layer returned: record it with copy=True"
+                f"the output of {', '.join(changed)} is changed in place by a later operation, so what was "
+                "recorded is not what the layer returned: record it with copy=True"
             )
 
     def _store(self, name: str, output: Any, copy: bool, transform: Callable[[str, Any], Any] | None) -> None:
@@ -205,25 +231,22 @@ def record(
         layers: module names, as `model.named_modules()` gives them.
         copy: layers whose output is cloned when it is recorded (all with `True`), for outputs that a later
             operation changes in place.
-        transform: called as `transform(name, output)` the moment a layer returns; its result is recorded in place
-            of the output, so that nothing large is kept and later in-place changes do not matter.
+        transform: called as `transform(name, output)` the moment a layer returns; its result is recorded in
+            place of the output, so that nothing large is kept and later in-place changes do not matter.
 
     Raises:
         LayerError: for an unknown name.
     """
-    modules = dict(model.named_modules())
-    if unknown := [name for name in layers if name not in modules]:
-        resolve_layers(model, [re.escape(name) for name in unknown])
     recorder = ActivationRecorder()
     handles = []
     try:
-        for name in layers:
+        for name, module in named_layers(model, layers).items():
             clone = copy if isinstance(copy, bool) else name in copy
 
             def hook(module: nn.Module, inputs: Any, output: Any, name: str = name, clone: bool = clone) -> None:
                 recorder._store(name, output, clone, transform)
 
-            handles.append(modules[name].register_forward_hook(hook))
+            handles.append(module.register_forward_hook(hook))
         yield recorder
     finally:
         for handle in handles:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS, ROTATIONS
 from subdistill_hf.options import METHODS, DistillationOptions
 from subdistill_hf.subspaces import BASES
@@ -20,7 +21,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
     `label_names=["labels"]`, and `logging_nan_inf_filter=False` because a loss that is not finite stops the run.
 
     Raises:
-        ValueError: for a value out of range, naming the field.
+        SubDistillError: for a value out of range, naming the field.
     """
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
@@ -45,18 +46,18 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             ("rotation", ROTATIONS),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+                raise SubDistillError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         for name in ("layer_weight", "kd_weight", "task_weight"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a weight of at least 0")
+                raise SubDistillError(f"{name}={getattr(self, name)}: expected a weight of at least 0")
         if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}: expected a positive number")
+            raise SubDistillError(f"temperature={self.temperature}: expected a positive number")
         if not any(self.weights().values()):
-            raise ValueError("task_weight, kd_weight and layer_weight are all 0: there is nothing to train")
-        for name in ("layer_pairs", "positions"):
+            raise SubDistillError("task_weight, kd_weight and layer_weight are all 0: there is nothing to train")
+        for name in ("layer_pairs", "positions", "teacher_views"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
+                raise SubDistillError(f"{name}={value}: expected at least 1")
         if isinstance(self.layers, str):
             self.layers = [self.layers]
         super().__post_init__()

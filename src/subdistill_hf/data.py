@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as image_functional
 
 from subdistill_hf.digits import DIGIT_SUPERCLASSES, load_digits_dataset
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASSES, load_glyphs
 from subdistill_hf.subtask import Subtask, SubtaskError, resolve_classes
 
@@ -24,7 +25,7 @@ DECODE_AHEAD_BYTES = 512 * 2**20
 PAD = 4
 
 
-class DataError(ValueError):
+class DataError(SubDistillError):
     """A dataset that cannot be used for the subtask."""
 
 
@@ -49,9 +50,8 @@ class ImageColumns:
             key=lambda name: -features[name].num_classes,
         )
         if not images or not labels:
-            raise DataError(
-                f"expected an Image and a ClassLabel column, found {', '.join(f'{k}: {v}' for k, v in features.items())}"
-            )
+            found = ", ".join(f"{name}: {kind}" for name, kind in features.items())
+            raise DataError(f"expected an Image and a ClassLabel column, found {found}")
         return cls(images[0], labels[0], labels[1] if len(labels) > 1 else None)
 
 
@@ -111,7 +111,7 @@ def load_subtask(
         raise DataError(f"validation_fraction={validation_fraction}: expected a share between 0 and 1")
     if train_images_per_class is not None and train_images_per_class < 2:
         raise DataError(
-            f"train_images_per_class={train_images_per_class}: expected at least 2, one to train on and one to validate"
+            f"train_images_per_class={train_images_per_class}: expected at least 2, for training and validation"
         )
     hub_id = None
     if dataset == "glyphs-100":
@@ -172,7 +172,11 @@ def _class_names(splits: datasets.DatasetDict) -> tuple[list[str], dict[str, lis
 
 
 def _split_rows(
-    labels: np.ndarray[Any, np.dtype[np.int64]], subtask: Subtask, limit: int | None, fraction: float, seed: int
+    labels: np.ndarray[Any, np.dtype[np.int64]],
+    subtask: Subtask,
+    limit: int | None,
+    fraction: float,
+    seed: int,
 ) -> tuple[list[int], list[int]]:
     """Rows for training and for validation, stratified by class and the same for a seed."""
     train: list[int] = []
@@ -209,6 +213,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         flip: mirror half of the views.
         size: height and width of `resized_crop` views.
         seed: of the augmentation.
+        views: number of different views of each image; epochs cycle through them. As many as epochs by default.
 
     Raises:
         DataError: for an unknown augmentation, an empty dataset, or an image that cannot be decoded.
@@ -222,6 +227,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         flip: bool = False,
         size: tuple[int, int] | None = None,
         seed: int = 0,
+        views: int | None = None,
     ) -> None:
         if augmentation not in AUGMENTATIONS:
             raise DataError(f"unknown augmentation {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
@@ -230,7 +236,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.dataset, self.columns = dataset, columns
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = list(dataset[columns.label])
-        self.epoch = 0
+        self.views, self.view = views, 0
         self._random = self._draw(0)
         self._decoded = self._decode_all()
 
@@ -239,18 +245,24 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the views of another epoch (called by the trainer)."""
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self._random = self._draw(epoch)
+        view = epoch if self.views is None else epoch % self.views
+        if view != self.view:
+            self.view = view
+            self._random = self._draw(view)
 
-    def _draw(self, epoch: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _draw(self, view: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """One row of uniform numbers per image."""
-        return np.random.default_rng([self.seed, epoch]).random((len(self.labels), 5))
+        return np.random.default_rng([self.seed, view]).random((len(self.labels), 5))
 
     def _decode(self, index: int) -> Tensor:
         try:
             image = self.dataset[index][self.columns.image].convert("RGB")
-        except (OSError, SyntaxError, ValueError, AttributeError) as error:  # what PIL raises for damaged files
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            AttributeError,
+        ) as error:  # what PIL raises for damaged files
             raise DataError(
                 f"image {index} (class {self.labels[index]}) cannot be decoded: {error}. Remove or replace it"
             ) from error
@@ -276,9 +288,9 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """A batch of views: `image` `(3, H, W)` bytes, `labels`, and `index`."""
+        """A batch of views: `image` `(3, H, W)` bytes, `labels`, and the places `index` and `view`."""
         return [
-            {"image": self._view(index), "labels": self.labels[index], "index": index}
+            {"image": self._view(index), "labels": self.labels[index], "index": index, "view": self.view}
             for index in indices
         ]
 
@@ -317,7 +329,7 @@ def _resized_crop(image: Tensor, draw: np.ndarray[Any, np.dtype[np.float64]], si
 
 
 class ViewCollator:
-    """Collate views into `pixel_values` for the student, `teacher_pixel_values` for the teacher, and `labels`.
+    """Collate views into `pixel_values` for the student, `teacher_pixel_values`, `labels`, `index` and `view`.
 
     Each network gets the input it was trained on, from the same view; when both processors do the same, the
     teacher reads the student's.
@@ -338,7 +350,8 @@ class ViewCollator:
         batch = {"pixel_values": process(self.processor, images)}
         if self.teacher_processor is not None:
             batch["teacher_pixel_values"] = process(self.teacher_processor, images)
-        batch["labels"] = torch.tensor([example["labels"] for example in examples])
+        for name in ("labels", "index", "view"):
+            batch[name] = torch.tensor([example[name] for example in examples])
         return batch
 
 

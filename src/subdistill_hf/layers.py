@@ -10,11 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from subdistill_hf.activations import LayerError, first_tensor, record, resolve_layers, to_features
+from subdistill_hf.activations import (
+    LayerError,
+    evaluation_mode,
+    first_tensor,
+    named_layers,
+    record,
+    resolve_layers,
+    to_features,
+)
+from subdistill_hf.tables import table
 
 AUTO = "auto"
 DEFAULT_PAIRS = 4
-# A last block that widens the channels this many times prepares the head (MobileNet's 1x1 convolution) and is no stage.
+# A last block that widens the channels more than this many times prepares the head (MobileNet's 1x1
+# convolution) and is no stage.
 HEAD_WIDENING = 3
 NUMBERED_BLOCK = re.compile(r"\d+|(dense)?(layer|stage|block)_?\d+")
 
@@ -65,10 +75,6 @@ class LayerPair:
         return f"{self.teacher.name}={self.student.name}"
 
 
-def _image_size(inputs: Any) -> tuple[int, int]:
-    return (int(inputs.shape[-2]), int(inputs.shape[-1]))
-
-
 def _shape_of(name: str, output: Any, image_size: tuple[int, int], modified: bool) -> LayerShape:
     tensor = first_tensor(output)
     channels_last = False
@@ -92,13 +98,8 @@ def describe_layers(
     Raises:
         LayerError: for a layer that did not run, or whose output is no hidden state.
     """
-    training = model.training
-    model.eval()
-    try:
-        with record(model, names) as recorder:
-            forward()
-    finally:
-        model.train(training)
+    with evaluation_mode(model), record(model, names) as recorder:
+        forward()
     if missing := [name for name in names if name not in recorder.outputs]:
         raise LayerError(f"layer {missing[0]!r} did not run in a forward pass, so it has no output to match")
     modified = set(recorder.modified_in_place())
@@ -107,19 +108,29 @@ def describe_layers(
 
 @torch.no_grad()
 def stage_outputs(
-    model: nn.Module, forward: Callable[[], Any], image_size: tuple[int, int], stages: int = DEFAULT_PAIRS
+    model: nn.Module,
+    forward: Callable[[], Any],
+    image_size: tuple[int, int],
+    stages: int = DEFAULT_PAIRS,
+    last: bool = True,
 ) -> list[str]:
     """The names of at most `stages` layers that split the model at its natural places, shallow to deep.
 
-    A model that shrinks its maps in stages gives the last block at each of its last resolutions; one that keeps
-    its tokens gives blocks at equal relative depths.
+    A model that shrinks its maps in stages gives the last block at each of its last resolutions; one that
+    keeps its tokens gives blocks at equal relative depths.
+
+    Args:
+        model: any module.
+        forward: runs the model on an example.
+        image_size: height and width of the example in pixels.
+        stages: how many layers at most.
+        last: whether the model's last block may be chosen.
 
     Raises:
         LayerError: when no chain of blocks is found.
     """
     order: list[tuple[str, LayerShape]] = []
     handles = []
-    chosen = _numbered_blocks(model)
 
     def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -133,17 +144,17 @@ def stage_outputs(
 
         return hook
 
-    modules = dict(model.named_modules())
-    training = model.training
-    model.eval()
     try:
-        handles = [modules[name].register_forward_hook(make_hook(name)) for name in chosen]
-        forward()
+        for name, module in named_layers(model, _numbered_blocks(model)).items():
+            handles.append(module.register_forward_hook(make_hook(name)))
+        with evaluation_mode(model):
+            forward()
     finally:
         for handle in handles:
             handle.remove()
-        model.train(training)
     while len(order) > 1 and order[-1][1].width > HEAD_WIDENING * order[-2][1].width:
+        order.pop()
+    if not last and len(order) > 1:
         order.pop()
     if not order:
         raise LayerError(
@@ -192,8 +203,9 @@ def pair_layers(
     Args:
         teacher: teacher model.
         student: student model.
-        layers: `["auto"]`, or entries `"teacher_layer=student_layer"`; each side is a module name or a regular
-            expression, and an entry whose two sides match several modules pairs them in the models' order.
+        layers: `["auto"]`, or entries `"teacher_layer=student_layer"`; each side is a module name or a
+            regular expression, and an entry whose two sides match several modules pairs them in the models'
+            order.
         teacher_forward: runs the teacher on an example.
         student_forward: runs the student on an example.
         teacher_image_size: height and width of the teacher's example in pixels.
@@ -201,38 +213,31 @@ def pair_layers(
         pairs: how many pairs `"auto"` makes at most.
 
     Raises:
-        LayerError: for names that match nothing, sides that match different numbers of layers, or layers whose
-            outputs cannot be compared.
+        LayerError: for names that match nothing, sides that match different numbers of layers, or layers
+            whose outputs cannot be compared.
     """
-    if list(layers) == [AUTO]:
-        teacher_names = stage_outputs(teacher, teacher_forward, teacher_image_size, pairs)
+
+    def described(teacher_names: list[str], student_names: list[str]) -> list[LayerPair]:
+        teacher_shapes = describe_layers(teacher, teacher_names, teacher_forward, teacher_image_size)
+        student_shapes = describe_layers(student, student_names, student_forward, student_image_size)
+        return [LayerPair(*shapes) for shapes in zip(teacher_shapes, student_shapes, strict=True)]
+
+    def automatic(last: bool) -> list[LayerPair]:
+        teacher_names = stage_outputs(teacher, teacher_forward, teacher_image_size, pairs, last)
         student_names = stage_outputs(student, student_forward, student_image_size, len(teacher_names))
         if len(student_names) < len(teacher_names):
-            teacher_names = stage_outputs(teacher, teacher_forward, teacher_image_size, len(student_names))
-            teacher_names = teacher_names[-len(student_names) :]
-    else:
-        teacher_names, student_names = parse_layers(teacher, student, layers)
-    teacher_shapes = describe_layers(teacher, teacher_names, teacher_forward, teacher_image_size)
-    student_shapes = describe_layers(student, student_names, student_forward, student_image_size)
-    paired = [LayerPair(*shapes) for shapes in zip(teacher_shapes, student_shapes, strict=True)]
-    if list(layers) == [AUTO] and paired[-1].drops_prefix and paired[-1].teacher.prefix:
-        return _before_last_block(teacher, paired, teacher_forward, teacher_image_size)
+            count = len(student_names)
+            teacher_names = stage_outputs(teacher, teacher_forward, teacher_image_size, count, last)
+        return described(teacher_names, student_names)
+
+    if list(layers) != [AUTO]:
+        return described(*parse_layers(teacher, student, layers))
+    paired = automatic(last=True)
+    if paired[-1].drops_prefix and paired[-1].teacher.prefix:
+        # After a transformer's last block only the class token reaches the logits, and it is left out
+        # here: the other tokens have no context.
+        return automatic(last=False)
     return paired
-
-
-def _before_last_block(
-    teacher: nn.Module, pairs: list[LayerPair], forward: Callable[[], Any], image_size: tuple[int, int]
-) -> list[LayerPair]:
-    """Move the last pair one block up when the class token is left out of the comparison.
-
-    After a transformer's last block only the class token reaches the logits: the other tokens have no context.
-    """
-    container, _, number = pairs[-1].teacher.name.rpartition(".")
-    previous = f"{container}.{int(number) - 1}" if number.isdigit() and int(number) > 0 else None
-    if previous is None or previous in {pair.teacher.name for pair in pairs}:
-        return pairs
-    (shape,) = describe_layers(teacher, [previous], forward, image_size)
-    return [*pairs[:-1], LayerPair(shape, pairs[-1].student)]
 
 
 def parse_layers(teacher: nn.Module, student: nn.Module, layers: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -242,13 +247,16 @@ def parse_layers(teacher: nn.Module, student: nn.Module, layers: Sequence[str]) 
     for entry in layers:
         left, separator, right = entry.partition("=")
         if not separator or not left.strip() or not right.strip():
-            raise LayerError(f"layer entry {entry!r} is not of the form 'teacher_layer=student_layer' (or 'auto' alone)")
+            raise LayerError(
+                f"layer entry {entry!r} is not of the form 'teacher_layer=student_layer' (or 'auto' alone)"
+            )
         found_teacher = resolve_layers(teacher, [left.strip()])
         found_student = resolve_layers(student, [right.strip()])
         if len(found_teacher) != len(found_student):
             raise LayerError(
-                f"layer entry {entry!r} matches {len(found_teacher)} teacher layers ({', '.join(found_teacher)}) and "
-                f"{len(found_student)} student layers ({', '.join(found_student)}): expected as many on each side"
+                f"layer entry {entry!r} matches {len(found_teacher)} teacher layers "
+                f"({', '.join(found_teacher)}) and {len(found_student)} student layers "
+                f"({', '.join(found_student)}): expected as many on each side"
             )
         teacher_names += found_teacher
         student_names += found_student
@@ -260,12 +268,9 @@ def parse_layers(teacher: nn.Module, student: nn.Module, layers: Sequence[str]) 
 
 def layer_table(pairs: Sequence[LayerPair]) -> str:
     """A preview of the pairs as text: names, shapes, and the dimensions of each subspace."""
-    header = ("teacher layer", "output", "student layer", "output", "subspace")
-    rows = [
-        (pair.teacher.name, str(pair.teacher), pair.student.name, str(pair.student), f"{pair.dimensions} of {pair.teacher.width}")
-        for pair in pairs
-    ]
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    rows = [("teacher layer", "output", "student layer", "output", "subspace")]
+    for pair in pairs:
+        teacher, student = pair.teacher, pair.student
+        subspace = f"{pair.dimensions} of {teacher.width}"
+        rows.append((teacher.name, str(teacher), student.name, str(student), subspace))
+    return table(rows)

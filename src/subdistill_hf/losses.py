@@ -21,9 +21,9 @@ ROTATIONS: tuple[RotationKind, ...] = ("orthogonal", "linear")
 def same_positions(student: Features, target: Features) -> tuple[Tensor, Tensor]:
     """Bring two outputs to the same positions (METHOD step 2, spatial alignment).
 
-    Equal geometries are taken as they are, class and register tokens included. Otherwise the prefix tokens are
-    kept only where both sides have the same number of them, and on each axis the larger grid is average-pooled
-    to the smaller.
+    Equal geometries are taken as they are, class and register tokens included. Otherwise the prefix tokens
+    are kept only where both sides have the same number of them, and on each axis the larger grid is
+    average-pooled to the smaller.
 
     Args:
         student: `(B, K, P')`.
@@ -41,7 +41,7 @@ def same_positions(student: Features, target: Features) -> tuple[Tensor, Tensor]
 
 
 class Centre(nn.Module):
-    """Subtract the mean over batch and positions; with `batch_norm` also divide by the batch standard deviation.
+    """Subtract the mean over batch and positions; with `batch_norm` also divide by the standard deviation.
 
     In training the statistics are those of the batch (of all processes together when there are several) and
     gradients flow through them; in evaluation the running mean is subtracted and nothing is divided, for both
@@ -90,7 +90,7 @@ def _mean_over_processes(mean: Tensor) -> Tensor:
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return mean
-    return _AverageOverProcesses.apply(mean)  # type: ignore[no-any-return, no-untyped-call]
+    return _AverageOverProcesses.apply(mean)  # type: ignore[no-any-return]
 
 
 class _AverageOverProcesses(torch.autograd.Function):
@@ -104,7 +104,7 @@ class _AverageOverProcesses(torch.autograd.Function):
         return total / torch.distributed.get_world_size()
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
         """The loss is averaged over processes too, so the gradient of the average is the average gradient."""
         total = gradient.clone()
         torch.distributed.all_reduce(total)
@@ -114,9 +114,9 @@ class _AverageOverProcesses(torch.autograd.Function):
 class Rotation(nn.Module):
     """A learned linear map V from student channels to subspace coordinates, orthogonal by parametrisation.
 
-    V is `(K', K)` with K' ≤ K: square orthogonal when the student is as wide as the subspace, orthonormal rows
-    when the student is wider than the teacher's layer (K > d, so K' = d). It is kept in float32 and applied
-    outside autocast.
+    V is `(K', K)` with K' ≤ K: square orthogonal when the student is as wide as the subspace, orthonormal
+    rows when the student is wider than the teacher's layer (K > d, so K' = d). It is kept in float32 and
+    applied outside autocast.
 
     Args:
         student_width: student channels K.
@@ -130,8 +130,8 @@ class Rotation(nn.Module):
             raise ValueError(f"unknown rotation {kind!r}: expected one of {', '.join(ROTATIONS)}")
         if dimensions > student_width and kind == "orthogonal":
             raise ValueError(
-                f"a student layer of {student_width} channels cannot be rotated onto {dimensions} dimensions: expected "
-                f"at most {student_width}"
+                f"a student layer of {student_width} channels cannot be rotated onto {dimensions} dimensions"
+                f": expected at most {student_width}"
             )
         self.linear = nn.Linear(student_width, dimensions, bias=False)
         nn.init.orthogonal_(self.linear.weight)
@@ -179,7 +179,8 @@ class SubspaceAlignment(nn.Module):
     @torch.no_grad()
     def target(self, teacher: Features) -> Features:
         """t = Uᵀ(a - μ) of the teacher's features `(B, d, P)`, without gradient, `(B, K', P)`."""
-        return teacher.with_values(self.subspace.project(teacher.values.float()))
+        with torch.autocast(teacher.values.device.type, enabled=False):
+            return teacher.with_values(self.subspace.project(teacher.values.float()))
 
     def forward(self, student: Features, target: Features) -> Tensor:
         """The loss of one batch, a scalar.
@@ -192,7 +193,8 @@ class SubspaceAlignment(nn.Module):
             dtype = self.centre.running_mean.dtype
             h, t = same_positions(student.with_values(student.values.to(dtype)), target)
             s = self.rotation(self.centre(h))
-            return (s - t.to(dtype)).square().sum(dim=1).mean() / self.energy
+            error: Tensor = (s - t.to(dtype)).square().sum(dim=1).mean()
+            return error / self.energy
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

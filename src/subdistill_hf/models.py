@@ -23,11 +23,13 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from subdistill_hf.errors import SubDistillError
+
 TEACHERS_FOLDER = Path(__file__).parent / "teachers"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 
 
-class ModelError(ValueError):
+class ModelError(SubDistillError):
     """A teacher or a student that cannot be loaded or built."""
 
 
@@ -50,6 +52,12 @@ class LoadedModel:
     hub_id: str | None = None
     revision: str | None = None
     license: str | None = None
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The model's outputs by name, `id2label` of its configuration."""
+        config: Any = self.model.config
+        return {int(output): str(name) for output, name in config.id2label.items()}
 
 
 def load_teacher(name: str, trust_remote_code: bool = False) -> LoadedModel:
@@ -136,12 +144,17 @@ def build_student(
         processor = AutoImageProcessor.from_pretrained(recipe, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
-            f"student {recipe!r} cannot be built: {error}. Expected a recipe ({', '.join(f'{kind}:...' for kind in _RECIPES)}, "
+            f"student {recipe!r} cannot be built: {error}. Expected a recipe "
+            f"({', '.join(f'{kind}:...' for kind in _RECIPES)}, "
             "timm/NAME), a folder, or the id of a model on the Hub"
         ) from error
     local = Path(recipe).is_dir()
     return LoadedModel(
-        model, processor, Path(recipe).name if local else recipe, None if local else recipe, model.config._commit_hash
+        model,
+        processor,
+        Path(recipe).name if local else recipe,
+        None if local else recipe,
+        model.config._commit_hash,
     )
 
 
@@ -168,13 +181,17 @@ def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Mo
         downsample_in_first_stage=False,
         **labels,
     )
-    return ResNetForImageClassification(config)
+    model: nn.Module = ResNetForImageClassification(config)
+    return model
 
 
 def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
     """A vision transformer; keys: hidden, layers, heads (hidden/24 by default), patch (an eighth of the image)."""
     hidden, layers = int(options.pop("hidden", 72)), int(options.pop("layers", 4))
-    heads, patch = int(options.pop("heads", max(1, hidden // 24))), int(options.pop("patch", max(1, size // 8)))
+    heads, patch = (
+        int(options.pop("heads", max(1, hidden // 24))),
+        int(options.pop("patch", max(1, size // 8))),
+    )
     _refuse_unknown(options, ("hidden", "layers", "heads", "patch", "image"))
     if hidden % heads:
         raise ValueError(f"hidden={hidden} is not divisible by heads={heads}")
@@ -187,7 +204,8 @@ def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Modul
         patch_size=patch,
         **labels,
     )
-    return ViTForImageClassification(config)
+    model: nn.Module = ViTForImageClassification(config)
+    return model
 
 
 _RECIPES = {"resnet": _resnet, "vit": _vit}

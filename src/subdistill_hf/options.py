@@ -34,8 +34,8 @@ class TaskOptions:
     dataset: str = field(
         default="glyphs-100",
         metadata={
-            "help": "Dataset: glyphs-100 or digits (embedded), the id of an image dataset on the Hub, or a local folder "
-            "with one subfolder of images per class."
+            "help": "Dataset: glyphs-100 or digits (embedded), the id of an image dataset on the Hub, or a local "
+            "folder with one subfolder of images per class."
         },
     )
     classes: list[str] = field(
@@ -47,14 +47,16 @@ class TaskOptions:
         metadata={"help": "Use at most this many training images of each class (validation images included)."},
     )
     validation_fraction: float = field(
-        default=0.2, metadata={"help": "Share of the training images that is held out for validation, per class."}
+        default=0.2,
+        metadata={"help": "Share of the training images that is held out for validation, per class."},
     )
     augmentation: str = field(
         default="auto",
         metadata={"help": "Augmentation of training images: none, pad_crop, resized_crop, or auto (by dataset)."},
     )
     flip: bool | None = field(
-        default=None, metadata={"help": "Mirror half of the training images; by default what suits the dataset."}
+        default=None,
+        metadata={"help": "Mirror half of the training images; by default what suits the dataset."},
     )
     compare: list[str] = field(
         default_factory=list,
@@ -64,11 +66,10 @@ class TaskOptions:
             + "."
         },
     )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Replace the run that is already in the output folder."}
-    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that is already in the output folder."})
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run model code that comes with a Hub repository. Off unless you ask for it."}
+        default=False,
+        metadata={"help": "Run model code that comes with a Hub repository. Off unless you ask for it."},
     )
 
 
@@ -80,8 +81,8 @@ class DistillationOptions:
     layers: list[str] = field(
         default_factory=lambda: ["auto"],
         metadata={
-            "help": "Layer pairs TEACHER_LAYER=STUDENT_LAYER by module name or regular expression, or auto: the stages "
-            "of both models, matched by resolution and relative depth."
+            "help": "Layer pairs TEACHER_LAYER=STUDENT_LAYER by module name or regular expression, or auto: the "
+            "stages of both models, matched by resolution and relative depth."
         },
     )
     layer_pairs: int = field(default=4, metadata={"help": "How many pairs auto makes at most."})
@@ -97,7 +98,8 @@ class DistillationOptions:
         },
     )
     rotation: str = field(
-        default="orthogonal", metadata={"help": "Map of the student's features: orthogonal, or linear (an ablation)."}
+        default="orthogonal",
+        metadata={"help": "Map of the student's features: orthogonal, or linear (an ablation)."},
     )
     normalise_energy: bool = field(
         default=True, metadata={"help": "Divide each layer's loss by the energy of its subspace."}
@@ -110,6 +112,16 @@ class DistillationOptions:
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})
     task_weight: float = field(default=0.0, metadata={"help": "Weight of the cross entropy with the labels."})
     temperature: float = field(default=4.0, metadata={"help": "Temperature of the logit distillation."})
+    teacher_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of augmented views per image. The teacher sees each once and its targets are kept in "
+            "memory, so that later epochs cost no teacher pass. By default every epoch makes new views."
+        },
+    )
+    teacher_bf16: bool = field(
+        default=False, metadata={"help": "Run the teacher in bfloat16 (the student is not affected)."}
+    )
 
     def weights(self) -> dict[str, float]:
         """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""
@@ -117,6 +129,30 @@ class DistillationOptions:
             return {"task": self.task_weight or 1.0, "kd": 0.0, "layer": 0.0}
         layer = self.layer_weight if self.method == "subdistill" else 0.0
         return {"task": self.task_weight, "kd": self.kd_weight, "layer": layer}
+
+
+@dataclass
+class InspectOptions:
+    """Which subspaces to look at."""
+
+    teacher: str = field(default="glyphs-resnet", metadata={"help": "Teacher, as for distill."})
+    dataset: str = field(default="glyphs-100", metadata={"help": "Dataset, as for distill."})
+    classes: list[str] = field(
+        default_factory=lambda: ["superclass:chess_pieces"], metadata={"help": "Classes, as for distill."}
+    )
+    train_images_per_class: int | None = field(
+        default=None, metadata={"help": "Use at most this many training images of each class."}
+    )
+    layers: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={"help": "Teacher layers by module name or regular expression, or auto: the stages."},
+    )
+    basis: str = field(default="prca", metadata={"help": "Basis of the subspaces, as for distill."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the subspaces (safetensors, JSON) and a plot of their spectra."}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the choice of images."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
 
 
 RUN_DEFAULTS: dict[str, Any] = {

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.activations import Features, first_tensor, to_features
+from subdistill_hf.activations import (
+    Features,
+    LayerError,
+    evaluation_mode,
+    first_tensor,
+    named_layers,
+    to_features,
+)
 
 
 def subtask_margin(logits: Tensor) -> Tensor:
@@ -40,7 +47,6 @@ def _differentiable_outputs(
     Later layers get a clone, so in-place operations never touch what is recorded.
     """
     recorded: dict[str, Tensor] = {}
-    modules = dict(model.named_modules())
     handles = []
 
     def make_hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
@@ -57,8 +63,8 @@ def _differentiable_outputs(
         return hook
 
     try:
-        for name in layers:
-            handles.append(modules[name].register_forward_hook(make_hook(name)))
+        for name, module in named_layers(model, layers).items():
+            handles.append(module.register_forward_hook(make_hook(name)))
         yield recorded
     finally:
         for handle in handles:
@@ -69,8 +75,9 @@ def _with_first_tensor(output: Any, tensor: Tensor) -> Any:
     """The layer's output with its first tensor replaced."""
     if isinstance(output, Tensor):
         return tensor
-    if isinstance(output, tuple) and type(output) is tuple:
-        return (tensor, *output[1:])
+    if isinstance(output, tuple):
+        changed = (tensor, *output[1:])
+        return changed if type(output) is tuple else type(output)(*changed)  # a named tuple
     if isinstance(output, list):
         return [tensor, *output[1:]]
     first = next(iter(output.keys()))
@@ -88,7 +95,8 @@ def activations_and_contexts(
 ) -> Iterator[dict[str, tuple[Features, Features | None]]]:
     """Yield, batch by batch, each layer's activations and contexts c = d(margin)/d(activation).
 
-    One forward pass and one backward pass to the activations serve all layers; parameters are never differentiated.
+    One forward pass and one backward pass to the activations serve all layers; parameters are never
+    differentiated.
 
     Args:
         forward: maps a batch to the subtask's logits `(B, C)`; it must run `model`.
@@ -101,43 +109,53 @@ def activations_and_contexts(
     Yields:
         Layer name to `(activation, context)`, both `(B, d, P)` with the same geometry.
     """
-    was_training = model.training
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        for batch in batches:
-            with _differentiable_outputs(model, layers, with_context) as recorded:
-                with torch.set_grad_enabled(with_context):
-                    logits = forward(batch)
-                    gradients: Sequence[Tensor | None] = [None] * len(layers)
-                    if with_context:
-                        margins = subtask_margin(logits.float())
-                        gradients = torch.autograd.grad(
-                            margins.sum(),
-                            [recorded[name] for name in layers],
-                            allow_unused=True,
-                            materialize_grads=True,
-                        )
-            yield {
-                name: (
-                    to_features(recorded[name].detach(), name, image_size_of(batch), name in channels_last),
-                    None
-                    if gradient is None
-                    else to_features(gradient, name, image_size_of(batch), name in channels_last),
-                )
-                for name, gradient in zip(layers, gradients, strict=True)
-            }
+        with evaluation_mode(model):
+            for batch in batches:
+                outputs = _outputs_and_gradients(forward, model, layers, batch, with_context)
+                size = image_size_of(batch)
+                yield {
+                    name: (
+                        to_features(output, name, size, name in channels_last),
+                        None if gradient is None else to_features(gradient, name, size, name in channels_last),
+                    )
+                    for name, (output, gradient) in outputs.items()
+                }
     finally:
-        model.train(was_training)
         for parameter in parameters:
             parameter.requires_grad_(True)
 
 
+def _outputs_and_gradients(
+    forward: Callable[[Any], Tensor], model: nn.Module, layers: Sequence[str], batch: Any, with_context: bool
+) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Each layer's output for one batch and the margin's gradient to it (zero where there is no path)."""
+    with (
+        _differentiable_outputs(model, layers, with_context) as recorded,
+        torch.set_grad_enabled(with_context),
+    ):
+        logits = forward(batch)
+        if missing := [name for name in layers if name not in recorded]:
+            raise LayerError(f"layer {missing[0]!r} did not run in a forward pass, so it has no output to record")
+        outputs = [recorded[name] for name in layers]
+        gradients: Sequence[Tensor | None] = [None] * len(layers)
+        if with_context:
+            total = subtask_margin(logits.float()).sum()
+            if total.requires_grad:
+                gradients = torch.autograd.grad(total, outputs, allow_unused=True, materialize_grads=True)
+            else:  # the logits depend on none of the layers
+                gradients = [torch.zeros_like(output) for output in outputs]
+    return {
+        name: (output.detach(), gradient) for name, output, gradient in zip(layers, outputs, gradients, strict=True)
+    }
+
+
 def image_size_of(batch: Any) -> tuple[int, int] | None:
     """Height and width of the images of a batch: a tensor `(B, c, H, W)` or a mapping with `pixel_values`."""
-    pixels = batch.get("pixel_values") if isinstance(batch, dict) else batch
+    pixels = batch.get("pixel_values") if isinstance(batch, Mapping) else batch
     if isinstance(pixels, Tensor) and pixels.dim() == 4:
         return (int(pixels.shape[2]), int(pixels.shape[3]))
     return None

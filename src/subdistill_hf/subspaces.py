@@ -8,17 +8,19 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from subdistill_hf.activations import Features
+from subdistill_hf.errors import SubDistillError
 
 SUBSPACES_FILE = "subspaces"
 
 
-class SubspaceError(ValueError):
+class SubspaceError(SubDistillError):
     """Moments from which the asked subspace cannot be estimated."""
 
 
@@ -26,8 +28,8 @@ class SubspaceError(ValueError):
 class Moments:
     """First and second moments of one layer's activations a and contexts c, in float64.
 
-    Updated batch by batch and merged across shards; the memory is three d×d matrices, whatever the number of
-    images. Sums are kept about the running mean, so that a large mean costs no digits.
+    Updated batch by batch and merged across shards; the memory is three d-by-d matrices, whatever the number
+    of images. Sums are kept about the running mean, so that a large mean costs no digits.
 
     Attributes:
         count: number of positions seen, n.
@@ -72,7 +74,9 @@ class Moments:
         else:
             c = _columns(context)
             moments = cls(a.shape[1], mean, scatter, c.sum(dim=1), c @ c.T, centred @ c.T)
-        if not (math.isfinite(float(moments.scatter.trace())) and math.isfinite(float(moments.context_scatter.trace()))):
+        if not (
+            math.isfinite(float(moments.scatter.trace())) and math.isfinite(float(moments.context_scatter.trace()))
+        ):
             raise SubspaceError("an activation or a context is NaN or infinite: check the teacher and its input")
         return moments
 
@@ -116,7 +120,10 @@ class Moments:
             return self
         names = ("mean", "scatter", "context_sum", "context_scatter", "cross_scatter")
         parts: list[list[Tensor]] = []
-        for tensor in (torch.tensor([self.count], device=self.mean.device), *(getattr(self, name) for name in names)):
+        for tensor in (
+            torch.tensor([self.count], device=self.mean.device),
+            *(getattr(self, name) for name in names),
+        ):
             gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather(gathered, tensor.contiguous())
             parts.append(gathered)
@@ -151,29 +158,21 @@ def _columns(values: Tensor) -> Tensor:
 
 
 def prca_matrix(moments: Moments) -> Tensor:
-    """M = C_ac + C_acᵀ + 2√(τ_c/τ_a) C_a + 2√(τ_a/τ_c) C_c (METHOD step 1.5): relevant, and positive semi-definite.
+    """M = C_ac + C_acᵀ + 2√(τ_c/τ_a) C_a + 2√(τ_a/τ_c) C_c (METHOD step 1.5), positive semi-definite.
 
-    Where the contexts (or the activations) vanish everywhere the ratios are undefined: the remaining term is
-    used alone, with a warning.
+    Where the contexts vanish everywhere the ratio is undefined: C_a is used alone, with a warning.
     """
-    activation_trace = float(moments.covariance.trace())
-    context_trace = float(moments.context_covariance.trace())
-    if not (activation_trace > 0 and context_trace > 0 and math.isfinite(activation_trace / context_trace)):
-        remaining = "covariance of the activations" if activation_trace > 0 else "covariance of the contexts"
-        warnings.warn(
-            f"the {'contexts' if activation_trace > 0 else 'activations'} are zero at every position of this layer "
-            f"(a saturated margin, a zero head, or tokens that the logits do not depend on): the basis falls back to "
-            f"the {remaining}",
-            stacklevel=2,
-        )
-        return moments.covariance if activation_trace > 0 else moments.context_covariance
-    ratio = math.sqrt(context_trace / activation_trace)
+    if _contexts_vanish(moments):
+        return moments.covariance
+    ratio = torch.sqrt(moments.context_covariance.trace() / moments.covariance.trace())
     cross = moments.cross_covariance
     return cross + cross.T + 2 * ratio * moments.covariance + (2 / ratio) * moments.context_covariance
 
 
 def prca_signed_matrix(moments: Moments) -> Tensor:
     """C_ac + C_acᵀ: plain PRCA; eigenvalues have both signs and are sorted from the largest down."""
+    if _contexts_vanish(moments):
+        return moments.covariance
     return moments.cross_covariance + moments.cross_covariance.T
 
 
@@ -184,11 +183,25 @@ def pca_matrix(moments: Moments) -> Tensor:
 
 def gradient_pca_matrix(moments: Moments) -> Tensor:
     """C_c: the directions of the margin's gradient alone."""
-    return moments.context_covariance
+    return moments.covariance if _contexts_vanish(moments) else moments.context_covariance
+
+
+def _contexts_vanish(moments: Moments) -> bool:
+    """Whether the contexts are zero at every position; warns, since a basis made of them is then C_a's."""
+    activation_trace = float(moments.covariance.trace())
+    context_trace = float(moments.context_covariance.trace())
+    if context_trace > 0 and math.isfinite(activation_trace / context_trace):
+        return False
+    warnings.warn(
+        "the contexts are zero at every position of this layer (a saturated margin, a zero head, or tokens "
+        "that the logits do not depend on): the basis falls back to the covariance of the activations",
+        stacklevel=3,
+    )
+    return True
 
 
 def random_matrix(moments: Moments, seed: int = 0) -> Tensor:
-    """A random symmetric matrix: its eigenvectors are a uniformly random orthogonal basis, the same for a seed."""
+    """A random symmetric matrix: its eigenvectors are a uniformly random basis, the same for a seed."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(moments.width, moments.width, dtype=torch.float64, generator=generator)
     return (noise + noise.T).to(moments.mean.device)
@@ -209,7 +222,7 @@ BASES: dict[str, Callable[[Moments], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subspace:
     """The K-dimensional subspace of a teacher layer that a student is made to match.
 
@@ -232,7 +245,7 @@ class Subspace:
     count: int
     kind: str = "prca"
     _cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
-        default_factory=dict, repr=False, compare=False
+        default_factory=dict, init=False, repr=False
     )
 
     @classmethod
@@ -249,18 +262,26 @@ class Subspace:
             raise SubspaceError(f"a subspace needs at least one dimension, found {dimensions}")
         if moments.count <= dimensions:
             raise SubspaceError(
-                f"{moments.count} positions cannot determine a subspace of {dimensions} dimensions: expected at least "
-                f"{dimensions + 1}. Use more images, more positions of each, or a narrower student layer"
+                f"{moments.count} positions cannot determine a subspace of {dimensions} dimensions: expected "
+                f"at least {dimensions + 1}. Use more images, more positions of each, or a narrower student "
+                "layer"
             )
-        if not float(moments.scatter.trace()) > 0:
+        covariance = moments.covariance
+        rounding = (64 * torch.finfo(torch.float64).eps) ** 2 * float(moments.mean.square().sum())
+        if not float(covariance.trace()) > rounding:
             raise SubspaceError("the layer's activations do not vary over the images: there is nothing to match")
         values, vectors = torch.linalg.eigh(BASES[kind](moments))
         basis = _with_fixed_signs(vectors.flip(1)[:, :dimensions])
-        covariance = moments.covariance
+        energies = ((covariance @ basis) * basis).sum(dim=0)
+        if not float(energies.sum()) > rounding:
+            raise SubspaceError(
+                f"the activations do not vary in the {dimensions} directions of the basis {kind!r}: there is "
+                "nothing to match. Use another basis or more dimensions"
+            )
         return cls(
             mean=moments.mean.cpu().clone(),
             basis=basis.cpu().contiguous(),
-            energies=((covariance @ basis) * basis).sum(dim=0).cpu(),
+            energies=energies.cpu(),
             eigenvalues=values.flip(0)[:dimensions].cpu().contiguous(),
             total_energy=float(covariance.trace()),
             count=moments.count,
@@ -318,6 +339,19 @@ class Subspace:
         basis, mean = self._tensors(coordinates)
         return mean + torch.matmul(basis, coordinates)
 
+    def described(self) -> dict[str, Any]:
+        """Every figure but the basis itself, JSON-able."""
+        return {
+            "kind": self.kind,
+            "width": self.width,
+            "dimensions": self.dimensions,
+            "count": self.count,
+            "total_energy": self.total_energy,
+            "energy_fraction": self.energy_fraction,
+            "energies": self.energies.tolist(),
+            "eigenvalues": self.eigenvalues.tolist(),
+        }
+
     def save(self, folder: str | Path) -> None:
         """Write the subspace to `folder` (safetensors and JSON)."""
         save_subspaces({"": self}, folder)
@@ -343,7 +377,8 @@ def collect_moments(
     """Accumulate the moments of every layer over a stream of activations and contexts.
 
     Args:
-        stream: batches of layer name to `(activation, context)`, as `relevance.activations_and_contexts` yields.
+        stream: batches of layer name to `(activation, context)`, as `relevance.activations_and_contexts`
+            yields.
         without_prefix: layers whose class and register tokens are left out, because the loss leaves them out.
         positions: how many positions to draw per image, without replacement and the same for a and c (the
             released code draws 20); all of them with `None`.
@@ -381,7 +416,7 @@ def save_subspaces(subspaces: Mapping[str, Subspace], folder: str | Path) -> Non
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{layer}/{name}": getattr(subspace, name).contiguous()
+        f"{layer}/{name}": getattr(subspace, name).clone()  # truncations share memory, which safetensors refuses
         for layer, subspace in subspaces.items()
         for name in ("mean", "basis", "energies", "eigenvalues")
     }
@@ -406,7 +441,10 @@ def load_subspaces(folder: str | Path) -> dict[str, Subspace]:
     described = json.loads((folder / f"{SUBSPACES_FILE}.json").read_text(encoding="utf-8"))
     return {
         layer: Subspace(
-            **{name: tensors[f"{layer}/{name}"] for name in ("mean", "basis", "energies", "eigenvalues")},
+            mean=tensors[f"{layer}/mean"],
+            basis=tensors[f"{layer}/basis"],
+            energies=tensors[f"{layer}/energies"],
+            eigenvalues=tensors[f"{layer}/eigenvalues"],
             total_energy=entry["total_energy"],
             count=entry["count"],
             kind=entry["kind"],

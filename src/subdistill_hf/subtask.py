@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from subdistill_hf.errors import SubDistillError
+
 SUPERCLASS_PREFIX = "superclass:"
 
 
-class SubtaskError(ValueError):
+class SubtaskError(SubDistillError):
     """Classes that do not make a subtask."""
 
 
@@ -39,7 +41,9 @@ class Subtask:
 
 
 def resolve_classes(
-    classes: Sequence[str | int], names: Sequence[str], superclasses: Mapping[str, Sequence[str]] | None = None
+    classes: Sequence[str | int],
+    names: Sequence[str],
+    superclasses: Mapping[str, Sequence[str]] | None = None,
 ) -> Subtask:
     """Turn names, ids and `superclass:NAME` entries into a subtask.
 

@@ -18,22 +18,25 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from subdistill_hf.activations import Features, record, to_features
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.layers import LayerPair, layer_table, pair_layers
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models import freeze, weights_digest
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.subspaces import Subspace, collect_moments, load_subspaces, save_subspaces
+from subdistill_hf.teacher_cache import TeacherCache
 
 ALIGNMENTS_FILE = "alignments.safetensors"
 STATE_FILE = "subdistill.json"
+NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view")
 
 
-class DistillationError(ValueError):
+class DistillationError(SubDistillError):
     """Models, data or a checkpoint that do not fit together."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(SubDistillError):
     """A part of the loss became NaN or infinite."""
 
 
@@ -61,6 +64,8 @@ class SubDistillTrainer(Trainer):
         DistillationError: when models, classes and data do not fit together.
         LayerError: for layers that do not exist or cannot be compared.
     """
+
+    model: nn.Module
 
     def __init__(
         self,
@@ -92,6 +97,7 @@ class SubDistillTrainer(Trainer):
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._digest: str | None = None
         self._distillation: StudentWithAlignments | None = None
+        self._cache: TeacherCache | None = None
         self._term_sums: dict[str, Tensor] = {}
         self._term_count = 0
         self._first_bad_terms: Tensor | None = None
@@ -225,15 +231,40 @@ class SubDistillTrainer(Trainer):
     def teacher_logits(self, pixel_values: Tensor) -> Tensor:
         """The teacher's logits of the subtask's classes, in the student's order, `(B, C)`."""
         assert self.teacher is not None
-        with self.accelerator.autocast():
+        if self.args.teacher_bf16:
+            context = torch.autocast(pixel_values.device.type, dtype=torch.bfloat16)
+        else:
+            context = self.accelerator.autocast()
+        with context:
             logits = logits_of(self.teacher(pixel_values=pixel_values))
         return logits.float() if self._class_ids is None else logits[:, self._class_ids].float()
 
-    @torch.no_grad()
-    def teacher_targets(self, teacher_inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Features]]:
-        """One pass of the teacher: its subtask logits, and the projected features of each paired layer."""
+    def teacher_targets(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Features]]:
+        """The teacher's subtask logits and the projected features of each paired layer, computed or remembered.
+
+        Args:
+            inputs: a batch; with `teacher_views`, its `index` and `view` name the views.
+        """
         if self.teacher is None:
             return None, {}
+        _, teacher_inputs, _ = self._split(inputs)
+        if self._cache is None:
+            return self._run_teacher(teacher_inputs)
+        if "index" not in inputs or "view" not in inputs:
+            raise DistillationError(
+                "teacher_views needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
+            )
+        return self._cache.targets(
+            inputs["index"],
+            inputs["view"],
+            lambda places: self._run_teacher({name: value[places] for name, value in teacher_inputs.items()}),
+            self.args.device,
+        )
+
+    @torch.no_grad()
+    def _run_teacher(self, teacher_inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Features]]:
+        """One pass of the teacher; features are projected the moment a layer returns, so none is kept."""
+        assert self.teacher is not None
         distillation = self.distillation
         alignments = {
             pair.teacher.name: (pair, alignment)
@@ -267,12 +298,12 @@ class SubDistillTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """In training the sum of `loss_terms`, in evaluation the cross entropy with the labels."""
-        student_inputs, teacher_inputs, labels = self._split(inputs)
+        student_inputs, _, labels = self._split(inputs)
         if self.accelerator.unwrap_model(model) is not self._distillation:
             logits = logits_of(model(**student_inputs))
             loss = F.cross_entropy(logits.float(), labels) if labels is not None else logits.new_zeros(())
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        teacher_logits, targets = self.teacher_targets(teacher_inputs)
+        teacher_logits, targets = self.teacher_targets(inputs)
         outputs = model(targets=targets, **student_inputs)
         terms = self.loss_terms(outputs, teacher_logits, labels)
         self._track(terms)
@@ -305,7 +336,7 @@ class SubDistillTrainer(Trainer):
 
     def _split(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Tensor | None]:
         """Separate a batch into what the student takes, what the teacher takes, and the labels."""
-        student = {key: value for key, value in inputs.items() if key not in ("labels", "teacher_pixel_values")}
+        student = {key: value for key, value in inputs.items() if key not in NOT_FOR_THE_STUDENT}
         teacher = {"pixel_values": inputs.get("teacher_pixel_values", inputs.get("pixel_values"))}
         return student, teacher, inputs.get("labels")
 
@@ -317,7 +348,7 @@ class SubDistillTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The parent's, on what the student takes."""
-        inputs = {key: value for key, value in inputs.items() if key != "teacher_pixel_values"}
+        inputs = {key: value for key, value in inputs.items() if key == "labels" or key not in NOT_FOR_THE_STUDENT}
         result: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
             model, inputs, prediction_loss_only, ignore_keys
         )
@@ -326,7 +357,7 @@ class SubDistillTrainer(Trainer):
     # Logging
 
     def _track(self, terms: Mapping[str, Tensor]) -> None:
-        """Add up the parts for the log, and stop (or note, where a look would stall the device) if one is not finite."""
+        """Add up the parts for the log; stop, or note where a look would stall the device, if one is not finite."""
         values = torch.stack([term.detach().float() for term in terms.values()])
         bad = ~values.isfinite()
         self._first_bad_terms = bad if self._first_bad_terms is None else self._latched(bad)
@@ -350,7 +381,7 @@ class SubDistillTrainer(Trainer):
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; the parts add up to `loss`."""
+        """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; they add up to `loss`."""
         if "loss" in logs and self._term_count:
             names = list(self._term_sums)
             self._stop_if_not_finite(names)
@@ -390,6 +421,8 @@ class SubDistillTrainer(Trainer):
         if self.teacher is not None:
             freeze(self.teacher)
         self._distillation = self._make_distillation()
+        if self.args.teacher_views is not None and self._cache is None and self.teacher is not None:
+            self._cache = TeacherCache(len(self.train_dataset), self.args.teacher_views)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _make_distillation(self) -> StudentWithAlignments:
@@ -411,7 +444,7 @@ class SubDistillTrainer(Trainer):
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, Any]:
         """Let the parent prepare (optimiser, wrapping, checkpoint) the student with its alignments as one module."""
-        student = self.model
+        student: nn.Module = self.model
         if self.distillation.student is not student:  # model_init made a new one
             self._distillation = self._make_distillation()
         self.model = self.model_wrapped = self.distillation
@@ -455,12 +488,12 @@ class SubDistillTrainer(Trainer):
         if not path.is_file():
             raise DistillationError(f"{checkpoint} has no {STATE_FILE}: it is not a checkpoint of SubDistillTrainer")
         saved, current = json.loads(path.read_text(encoding="utf-8")), self._state()
-        for part, label in (("teacher", "teacher"), ("layers", "layers"), ("method", "method"), ("weights", "weights")):
-            key = (lambda value: value["digest"]) if part == "teacher" else (lambda value: value)
-            if key(saved[part]) != key(current[part]):
+        for part in ("teacher", "layers", "method", "weights"):
+            there, now = saved[part], current[part]
+            if (there["digest"] != now["digest"]) if part == "teacher" else (there != now):
                 raise DistillationError(
-                    f"the checkpoint was made with another {label}: {saved[part]} there, {current[part]} now. Resume "
-                    "with the same, or start a new run in another folder"
+                    f"the checkpoint was made with choice of {part}: {there} there, {now} now. Resume with "
+                    "the same, or start a new run in another folder"
                 )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -471,7 +504,9 @@ class SubDistillTrainer(Trainer):
             (folder / STATE_FILE).write_text(json.dumps(self._state(), indent=2) + "\n", encoding="utf-8")
             if self.pairs:
                 save_subspaces(self.fit_subspaces(), folder)
-                tensors = {name: tensor.contiguous() for name, tensor in self.distillation.alignments.state_dict().items()}
+                tensors = {
+                    name: tensor.contiguous() for name, tensor in self.distillation.alignments.state_dict().items()
+                }
                 save_file(tensors, folder / ALIGNMENTS_FILE)
         super()._save_checkpoint(model, trial)
 

@@ -1,0 +1,98 @@
+"""The command line: parse, call, exit."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from subdistill_hf.options import RUN_DEFAULTS, DistillationOptions, InspectOptions, TaskOptions
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
+USAGE = """\
+usage: subdistill COMMAND [OPTIONS]
+
+Distil a tiny image classifier for just the classes you need.
+
+commands:
+  distill   train a student: subdistill distill --help
+  inspect   show the subspaces of a teacher on a subtask: subdistill inspect --help
+  demo      the whole way on embedded data, in a few minutes
+"""
+
+DEMO = (
+    "--train_images_per_class 50 --compare scratch kd --num_train_epochs 300 --teacher_views 32 "
+    "--output_dir demo-student --overwrite --report_to none"
+)
+
+
+def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgumentParser:
+    """The parser of a command; without `all_arguments` it lists only this package's options, and imports no torch.
+
+    Args:
+        command: `distill` or `inspect`.
+        all_arguments: include every argument of transformers' `TrainingArguments`.
+    """
+    from transformers import HfArgumentParser
+
+    if command == "inspect":
+        return HfArgumentParser(InspectOptions, prog="subdistill inspect", allow_abbrev=False)
+    training: Any = DistillationOptions
+    if all_arguments:
+        from subdistill_hf.config import SubDistillConfig as training  # noqa: N813
+    parser = HfArgumentParser(
+        (TaskOptions, training),
+        prog="subdistill distill",
+        allow_abbrev=False,
+        epilog="Every argument of transformers.TrainingArguments is an option too (--learning_rate, "
+        "--num_train_epochs, --output_dir, --report_to ...): --help-all lists them.",
+    )
+    if all_arguments:
+        parser.set_defaults(**RUN_DEFAULTS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, or 2 for options that do not fit (with a message, no traceback)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if command not in ("distill", "demo", "inspect"):
+        print(f"unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    rest = arguments[1:]
+    if "-h" in rest or "--help" in rest or "--help-all" in rest:
+        make_parser("inspect" if command == "inspect" else "distill", "--help-all" in rest).print_help()
+        return 0
+    if command == "demo":
+        rest = [*DEMO.split(), *rest]
+
+    from subdistill_hf.errors import SubDistillError
+
+    try:
+        _run("inspect" if command == "inspect" else "distill", rest)
+    except SubDistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    parsed = make_parser(command).parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    if command == "inspect":
+        from subdistill_hf.inspection import inspect
+
+        inspect(parsed[0])
+    else:
+        from subdistill_hf.distill import distill
+
+        distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *arguments]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
