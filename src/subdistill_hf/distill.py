@@ -267,7 +267,7 @@ def _report(
             "image_size": list(image_size_of(student.processor)),
         },
         "results": results,
-        "latency_machine": f"{_processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
+        "latency_machine": f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
         "subspaces": [
             {
                 "teacher_layer": pair.teacher.name,
@@ -311,7 +311,8 @@ def _changed_options(config: SubDistillConfig) -> dict[str, Any]:
     return {name: getattr(value, "value", value) for name, (value, default) in values.items() if value != default}
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The name of the CPU, as the system gives it."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -413,17 +413,22 @@ class SubDistillTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
-        if resume_from_checkpoint:
-            self._check_resumable(Path(resume_from_checkpoint))
+        self.prepare_distillation(resume_from_checkpoint or None)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def prepare_distillation(self, checkpoint: str | None = None) -> StudentWithAlignments:
+        """Fit the subspaces (or read them from `checkpoint`) and make the module that is trained; `train` calls it."""
+        if checkpoint is not None:
+            self._check_resumable(Path(checkpoint))
             if self.pairs:
-                self.subspaces = load_subspaces(resume_from_checkpoint)
+                self.subspaces = load_subspaces(checkpoint)
         self.fit_subspaces()
         if self.teacher is not None:
             freeze(self.teacher)
         self._distillation = self._make_distillation()
         if self.args.teacher_views is not None and self._cache is None and self.teacher is not None:
             self._cache = TeacherCache(len(self.train_dataset), self.args.teacher_views)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return self._distillation
 
     def _make_distillation(self) -> StudentWithAlignments:
         with torch.random.fork_rng(devices=[]):
