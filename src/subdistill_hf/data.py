@@ -67,6 +67,7 @@ class SubtaskData:
         train: training images.
         validation: images held out of training, for choosing the checkpoint.
         test: the official test split, for the final figures.
+        test_split: its name in the dataset.
         columns: the image and label columns.
     """
 
@@ -77,6 +78,7 @@ class SubtaskData:
     train: datasets.Dataset
     validation: datasets.Dataset
     test: datasets.Dataset
+    test_split: str
     columns: ImageColumns
 
     def images_per_class(self) -> dict[str, int]:
@@ -105,7 +107,7 @@ def load_subtask(
 
     Raises:
         SubtaskError: for classes that are unknown or have no images.
-        DataError: for a dataset without images, labels, or a test split.
+        DataError: for a dataset that cannot be loaded, or has no images, labels, or test split.
     """
     if not 0 < validation_fraction < 1:
         raise DataError(f"validation_fraction={validation_fraction}: expected a share between 0 and 1")
@@ -121,17 +123,12 @@ def load_subtask(
         splits = load_digits_dataset()
         subtask = resolve_classes(classes, splits["train"].features["fine_label"].names, DIGIT_SUPERCLASSES)
     else:
-        if Path(dataset).is_dir():
-            splits = datasets.load_dataset("imagefolder", data_dir=dataset)
-        else:
-            splits = datasets.load_dataset(dataset)
-            hub_id = dataset
+        hub_id = None if Path(dataset).is_dir() else dataset
+        splits = _load_splits(dataset)
         subtask = resolve_classes(classes, *_class_names(splits))
     columns = ImageColumns.of(splits["train"].features)
     class_names = tuple(splits["train"].features[columns.label].names)
-    test_name = next((name for name in ("test", "validation") if name in splits), None)
-    if test_name is None:
-        raise DataError(f"dataset {dataset!r} has no test or validation split, only {', '.join(splits)}")
+    test_split, test_rows = _test_rows(splits, columns, subtask, dataset)
     train_rows, validation_rows = _split_rows(
         np.asarray(splits["train"].with_format(None)[columns.label]),
         subtask,
@@ -139,10 +136,6 @@ def load_subtask(
         validation_fraction,
         seed,
     )
-    test_labels = np.asarray(splits[test_name].with_format(None)[columns.label])
-    test_rows = np.flatnonzero(np.isin(test_labels, subtask.dataset_ids))
-    if len(test_rows) == 0:
-        raise DataError(f"the {test_name} split of {dataset!r} has no image of the subtask's classes")
     return SubtaskData(
         name=dataset if hub_id or dataset in EMBEDDED_DATASETS else Path(dataset).name,
         hub_id=hub_id,
@@ -150,9 +143,38 @@ def load_subtask(
         class_names=class_names,
         train=_with_subtask_labels(splits["train"].select(train_rows), columns, subtask),
         validation=_with_subtask_labels(splits["train"].select(validation_rows), columns, subtask),
-        test=_with_subtask_labels(splits[test_name].select(test_rows), columns, subtask),
+        test=_with_subtask_labels(splits[test_split].select(test_rows), columns, subtask),
+        test_split=test_split,
         columns=columns,
     )
+
+
+def _load_splits(dataset: str) -> datasets.DatasetDict:
+    """A local folder of images, or a dataset of the Hub."""
+    try:
+        if Path(dataset).is_dir():
+            return datasets.load_dataset("imagefolder", data_dir=dataset)
+        return datasets.load_dataset(dataset)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"dataset {dataset!r} cannot be loaded: {error}. Expected {' or '.join(EMBEDDED_DATASETS)}, a folder of "
+            "images (train/CLASS/NAME.png, test/CLASS/NAME.png), or the id of an image dataset on the Hub"
+        ) from error
+
+
+def _test_rows(
+    splits: datasets.DatasetDict, columns: ImageColumns, subtask: Subtask, dataset: str
+) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    """The first official split with labelled images of the subtask, and their rows: some keep test labels secret."""
+    official = [name for name in ("test", "validation") if name in splits]
+    if not official:
+        raise DataError(f"dataset {dataset!r} has no test or validation split, only {', '.join(splits)}")
+    for name in official:
+        labels = np.asarray(splits[name].with_format(None)[columns.label])
+        rows = np.flatnonzero(np.isin(labels, subtask.dataset_ids))
+        if len(rows):
+            return name, rows
+    raise DataError(f"the {' and '.join(official)} split of {dataset!r} has no image of the subtask's classes")
 
 
 def _class_names(splits: datasets.DatasetDict) -> tuple[list[str], dict[str, list[str]]]:
@@ -264,9 +286,16 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             AttributeError,
         ) as error:  # what PIL raises for damaged files
             raise DataError(
-                f"image {index} (class {self.labels[index]}) cannot be decoded: {error}. Remove or replace it"
+                f"image {index}{self._file(index)} (class {self.labels[index]}) cannot be decoded: {error}. "
+                "Remove or replace it"
             ) from error
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def _file(self, index: int) -> str:
+        """Where an image comes from, if the dataset knows."""
+        encoded = self.dataset.cast_column(self.columns.image, datasets.Image(decode=False))[index]
+        path = (encoded[self.columns.image] or {}).get("path")
+        return f", {path}" if path else ""
 
     def _decode_all(self) -> Tensor | None:
         first = self._decode(0)

@@ -17,7 +17,7 @@ from subdistill_hf.models import load_teacher
 from subdistill_hf.options import InspectOptions
 from subdistill_hf.plots import plot_subspaces
 from subdistill_hf.relevance import activations_and_contexts
-from subdistill_hf.subspaces import Subspace, collect_moments, save_subspaces
+from subdistill_hf.subspaces import BASES, Subspace, SubspaceError, collect_moments, save_subspaces
 from subdistill_hf.subtask import match_teacher
 from subdistill_hf.tables import table
 
@@ -34,6 +34,8 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     Raises:
         SubDistillError: for options that do not fit together.
     """
+    if options.basis not in BASES:
+        raise SubspaceError(f"unknown basis {options.basis!r}: expected one of {', '.join(BASES)}")
     data = load_subtask(options.dataset, options.classes, options.train_images_per_class, seed=options.seed)
     teacher = load_teacher(options.teacher, options.trust_remote_code)
     subtask = match_teacher(data.subtask, teacher.labels, data.class_names)

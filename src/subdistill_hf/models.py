@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -77,7 +78,7 @@ def load_teacher(name: str, trust_remote_code: bool = False) -> LoadedModel:
             path, trust_remote_code=trust_remote_code, output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"teacher {name!r} cannot be loaded: {error}. Expected an embedded teacher "
             f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
@@ -126,15 +127,18 @@ def build_student(
     kind, separator, text = recipe.partition(":")
     if separator and kind in _RECIPES:
         options = _recipe_options(recipe, text)
-        size = int(options.pop("image", image_size_of(teacher_processor)[0]))
         try:
+            size = _positive("image", options.pop("image", image_size_of(teacher_processor)[0]))
             model = _RECIPES[kind](size, options, labels)
         except (TypeError, ValueError) as error:
             raise ModelError(f"student recipe {recipe!r}: {error}") from error
         return LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
     try:
         if recipe.startswith("timm/") and not Path(recipe).is_dir():
-            config = TimmWrapperConfig(architecture=recipe.removeprefix("timm/"), **labels)
+            preprocessing = _timm_preprocessing(recipe.removeprefix("timm/"))
+            config = TimmWrapperConfig(
+                architecture=recipe.removeprefix("timm/"), pretrained_cfg=preprocessing, **labels
+            )
             model = TimmWrapperForImageClassification(config)
             return LoadedModel(model, _timm_processor(config), recipe)
         config = AutoConfig.from_pretrained(recipe, trust_remote_code=trust_remote_code, **labels)
@@ -142,7 +146,7 @@ def build_student(
             recipe, config=config, ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code
         )
         processor = AutoImageProcessor.from_pretrained(recipe, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"student {recipe!r} cannot be built: {error}. Expected a recipe "
             f"({', '.join(f'{kind}:...' for kind in _RECIPES)}, "
@@ -170,8 +174,8 @@ def _recipe_options(recipe: str, text: str) -> dict[str, str]:
 
 def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
     """A four-stage residual net of basic blocks; keys: widths (one per stage), depth (blocks per stage)."""
-    widths = [int(width) for width in options.pop("widths", "16-24-32-48").split("-")]
-    depth = int(options.pop("depth", 1))
+    widths = [_positive("widths", width) for width in options.pop("widths", "16-24-32-48").split("-")]
+    depth = _positive("depth", options.pop("depth", 1))
     _refuse_unknown(options, ("widths", "depth", "image"))
     config = ResNetConfig(
         embedding_size=widths[0],
@@ -187,11 +191,9 @@ def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Mo
 
 def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
     """A vision transformer; keys: hidden, layers, heads (hidden/24 by default), patch (an eighth of the image)."""
-    hidden, layers = int(options.pop("hidden", 72)), int(options.pop("layers", 4))
-    heads, patch = (
-        int(options.pop("heads", max(1, hidden // 24))),
-        int(options.pop("patch", max(1, size // 8))),
-    )
+    hidden, layers = _positive("hidden", options.pop("hidden", 72)), _positive("layers", options.pop("layers", 4))
+    heads = _positive("heads", options.pop("heads", max(1, hidden // 24)))
+    patch = _positive("patch", options.pop("patch", max(1, size // 8)))
     _refuse_unknown(options, ("hidden", "layers", "heads", "patch", "image"))
     if hidden % heads:
         raise ValueError(f"hidden={hidden} is not divisible by heads={heads}")
@@ -211,6 +213,13 @@ def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Modul
 _RECIPES = {"resnet": _resnet, "vit": _vit}
 
 
+def _positive(key: str, value: str | int) -> int:
+    """The whole number of at least 1 that a recipe gives for a key."""
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ValueError(f"expected whole numbers of at least 1 for {key}, found {value!r}")
+    return int(value)
+
+
 def _refuse_unknown(options: dict[str, str], known: Sequence[str]) -> None:
     if options:
         raise ValueError(f"unknown key {next(iter(options))!r}: expected {', '.join(known)}")
@@ -224,11 +233,23 @@ def _processor_of_size(size: int, template: Any) -> ViTImageProcessor:
     )
 
 
-def _timm_processor(config: TimmWrapperConfig) -> Any:
+TIMM_PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+
+
+def _timm_preprocessing(architecture: str) -> dict[str, Any]:
+    """How timm feeds an architecture; the student's configuration carries it, its processor is made from it."""
+    import timm
+
+    known = timm.get_pretrained_cfg(architecture)
+    described = {} if known is None else known.to_dict()
+    return {name: described[name] for name in TIMM_PREPROCESSING if name in described}
+
+
+def _timm_processor(config: Any) -> Any:
     """The processor that `AutoImageProcessor` would make from the saved student."""
     from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-    return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg or {}, architecture=config.architecture)
+    return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
 
 
 def image_size_of(processor: Any) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class TaskOptions:
         default="glyphs-100",
         metadata={
             "help": "Dataset: glyphs-100 or digits (embedded), the id of an image dataset on the Hub, or a local "
-            "folder with one subfolder of images per class."
+            "folder of images, train/CLASS/NAME.png and test/CLASS/NAME.png."
         },
     )
     classes: list[str] = field(

@@ -80,7 +80,7 @@ def _resolve_entry(entry: str | int, names: Sequence[str], superclasses: Mapping
     found = [class_id for class_id, name in enumerate(names) if normalised(name) == normalised(text)]
     if len(found) == 1:
         return found
-    if text.isdigit():
+    if text.isdecimal():
         if int(text) < len(names):
             return [int(text)]
         raise SubtaskError(f"class id {text} is out of range: expected 0 to {len(names) - 1}")

@@ -22,7 +22,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.layers import LayerPair, layer_table, pair_layers
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.metrics import compute_metrics as default_metrics
-from subdistill_hf.models import freeze, weights_digest
+from subdistill_hf.models import count_parameters, freeze, weights_digest
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.subspaces import Subspace, collect_moments, load_subspaces, save_subspaces
 from subdistill_hf.teacher_cache import TeacherCache
@@ -82,10 +82,12 @@ class SubDistillTrainer(Trainer):
         args = SubDistillConfig() if args is None else args
         if not isinstance(args, SubDistillConfig):
             raise TypeError(f"expected args of type SubDistillConfig, found {type(args).__name__}")
-        self.loss_weights = args.weights()
-        needs_teacher = bool(self.loss_weights["kd"] or self.loss_weights["layer"])
+        weights = args.weights()
+        needs_teacher = bool(weights["kd"] or weights["layer"])
         if needs_teacher and teacher is None:
             raise DistillationError(f"method {args.method!r} needs a teacher: pass teacher=...")
+        if kwargs.get("compute_loss_func") is not None:
+            raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
         # Our losses are means over the batch, so the Trainer must divide them by the accumulation steps; vision
         # models that accept **kwargs would make it believe otherwise.
@@ -99,17 +101,25 @@ class SubDistillTrainer(Trainer):
         self._distillation: StudentWithAlignments | None = None
         self._cache: TeacherCache | None = None
         self._term_sums: dict[str, Tensor] = {}
-        self._term_count = 0
+        self._term_count = 0.0
+        self._tracked: list[str] = []
         self._first_bad_terms: Tensor | None = None
-        if self.train_dataset is not None and self.teacher is not None:
-            self._match_models()
+        if self.train_dataset is not None:
+            example = self._example_batch()
+            if self.teacher is not None:
+                self._match_models(example)
 
     # Setting up
 
-    def _match_models(self) -> None:
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the labels, the logits and the layers; read anew, since a search may change the arguments."""
+        return self.args.weights()  # type: ignore[no-any-return]
+
+    def _match_models(self, example: dict[str, Tensor]) -> None:
         """Check that the models fit, with one example, and pair their layers."""
         assert self.teacher is not None
-        student_inputs, teacher_inputs, _ = self._split(self._prepare_inputs(self._example_batch()))
+        student_inputs, teacher_inputs, _ = self._split(self._prepare_inputs(example))
 
         def run_student() -> Tensor:
             return logits_of(self.model(**student_inputs))
@@ -142,6 +152,8 @@ class SubDistillTrainer(Trainer):
         return (subspace.width, subspace.dimensions) == (pair.teacher.width, pair.dimensions)
 
     def _check_classes(self, student_outputs: int, teacher_outputs: int) -> None:
+        if student_outputs < 2:
+            raise DistillationError(f"a subtask needs at least two classes: the student has {student_outputs} outputs")
         if self._class_ids is None:
             if student_outputs != teacher_outputs:
                 raise DistillationError(
@@ -155,8 +167,8 @@ class SubDistillTrainer(Trainer):
             )
         if int(self._class_ids.min()) < 0 or int(self._class_ids.max()) >= teacher_outputs:
             raise DistillationError(f"teacher_class_ids must lie between 0 and {teacher_outputs - 1}")
-        if student_outputs < 2:
-            raise DistillationError("a subtask needs at least two classes")
+        if len(set(self._class_ids.tolist())) < student_outputs:
+            raise DistillationError("teacher_class_ids names one output of the teacher twice")
 
     def _example_batch(self) -> dict[str, Tensor]:
         """Two collated training examples."""
@@ -327,7 +339,10 @@ class SubDistillTrainer(Trainer):
         if weights["task"]:
             if labels is None:
                 raise DistillationError("the cross entropy needs `labels` in the batch")
-            terms["task"] = weights["task"] * F.cross_entropy(outputs["logits"].float(), labels)
+            cross_entropy = F.cross_entropy(
+                outputs["logits"].float(), labels, label_smoothing=self.args.label_smoothing_factor
+            )
+            terms["task"] = weights["task"] * cross_entropy
         if weights["kd"] and teacher_logits is not None:
             terms["kd"] = weights["kd"] * logit_distillation(outputs["logits"], teacher_logits, self.args.temperature)
         for pair, loss in zip(self.pairs, outputs["layer_losses"], strict=True):
@@ -349,6 +364,10 @@ class SubDistillTrainer(Trainer):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The parent's, on what the student takes."""
         inputs = {key: value for key, value in inputs.items() if key == "labels" or key not in NOT_FOR_THE_STUDENT}
+        if inputs.get("labels") is None:  # the parent would take a lone image's logits for a tuple of one
+            with torch.no_grad():
+                _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+            return None, None if prediction_loss_only else outputs["logits"], None
         result: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
             model, inputs, prediction_loss_only, ignore_keys
         )
@@ -358,23 +377,27 @@ class SubDistillTrainer(Trainer):
 
     def _track(self, terms: Mapping[str, Tensor]) -> None:
         """Add up the parts for the log; stop, or note where a look would stall the device, if one is not finite."""
+        if list(terms) != self._tracked:  # a subclass added a term or left one out
+            self._stop_if_not_finite()
+            self._tracked, self._first_bad_terms = list(terms), None
         values = torch.stack([term.detach().float() for term in terms.values()])
         bad = ~values.isfinite()
         self._first_bad_terms = bad if self._first_bad_terms is None else self._latched(bad)
         if values.device.type == "cpu":
-            self._stop_if_not_finite(list(terms))
+            self._stop_if_not_finite()
+        share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)  # of this batch in its step
         for name, value in zip(terms, values, strict=True):
-            self._term_sums[name] = self._term_sums.get(name, torch.zeros_like(value)) + value
-        self._term_count += 1
+            self._term_sums[name] = self._term_sums.get(name, torch.zeros_like(value)) + share * value
+        self._term_count += share
 
     def _latched(self, bad: Tensor) -> Tensor:
         """The first set of parts that was not finite: later steps are NaN everywhere and tell nothing."""
         assert self._first_bad_terms is not None
         return torch.where(self._first_bad_terms.any(), self._first_bad_terms, bad)
 
-    def _stop_if_not_finite(self, names: Sequence[str]) -> None:
+    def _stop_if_not_finite(self) -> None:
         if self._first_bad_terms is not None and bool(self._first_bad_terms.any()):
-            bad = [name for name, flag in zip(names, self._first_bad_terms.tolist(), strict=True) if flag]
+            bad = [name for name, flag in zip(self._tracked, self._first_bad_terms.tolist(), strict=True) if flag]
             raise NonFiniteLossError(
                 f"the loss of {', '.join(bad)} is NaN or infinite near step {self.state.global_step}. Likely causes: "
                 "a learning rate or layer weight that is too large, or float16 overflow (use bf16)"
@@ -384,11 +407,11 @@ class SubDistillTrainer(Trainer):
         """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; they add up to `loss`."""
         if "loss" in logs and self._term_count:
             names = list(self._term_sums)
-            self._stop_if_not_finite(names)
+            self._stop_if_not_finite()
             means = torch.stack([self._term_sums[name] for name in names]) / self._term_count
             means = self.accelerator.reduce(means, reduction="mean")
             logs |= {f"loss_{name}": float(value) for name, value in zip(names, means, strict=True)}
-            self._term_sums, self._term_count = {}, 0
+            self._term_sums, self._term_count = {}, 0.0
         super().log(logs, start_time)
 
     # The trained module
@@ -414,7 +437,21 @@ class SubDistillTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
         self.prepare_distillation(resume_from_checkpoint or None)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._share_buffers()
+        return output
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's, with the same batch-norm statistics in every process."""
+        self._share_buffers()
+        return super().evaluation_loop(*args, **kwargs)
+
+    @torch.no_grad()
+    def _share_buffers(self) -> None:
+        """Give every process the student's buffers of the first: each has statistics of its own images."""
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def prepare_distillation(self, checkpoint: str | None = None) -> StudentWithAlignments:
         """Fit the subspaces (or read them from `checkpoint`) and make the module that is trained; `train` calls it."""
@@ -425,8 +462,11 @@ class SubDistillTrainer(Trainer):
         self.fit_subspaces()
         if self.teacher is not None:
             freeze(self.teacher)
-        self._distillation = self._make_distillation()
+        if self._distillation is None or self._distillation.student is not self.model:
+            self._distillation = self._make_distillation()
         if self.args.teacher_views is not None and self._cache is None and self.teacher is not None:
+            if not hasattr(self.train_dataset, "__len__"):
+                raise DistillationError("teacher_views needs a training dataset with a length: leave it unset")
             self._cache = TeacherCache(len(self.train_dataset), self.args.teacher_views)
         return self._distillation
 
@@ -452,6 +492,8 @@ class SubDistillTrainer(Trainer):
         student: nn.Module = self.model
         if self.distillation.student is not student:  # model_init made a new one
             self._distillation = self._make_distillation()
+            if resume_from_checkpoint is not None:
+                self._load_alignments(resume_from_checkpoint)
         self.model = self.model_wrapped = self.distillation
         try:
             prepared: tuple[nn.Module, Any] = super()._prepare_for_training(
@@ -461,6 +503,25 @@ class SubDistillTrainer(Trainer):
             self.model = student
         self.callback_handler.model = student
         return prepared
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent's; an optimiser that the user made gets the rotations as a group of its own.
+
+        Raises:
+            DistillationError: when it comes with a schedule, which knows nothing of that group.
+        """
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        alignments = self._distillation.alignments if self._distillation is not None else nn.ModuleList()
+        rotations = [weight for weight in alignments.parameters() if id(weight) not in known]
+        if rotations:
+            if self.lr_scheduler is not None:
+                raise DistillationError(
+                    "the rotations cannot join an optimizer that has a schedule: pass optimizers=(optimizer, None), "
+                    "or optimizer_cls_and_kwargs=..."
+                )
+            optimizer.add_param_group({"params": rotations, "weight_decay": 0.0})
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parent's, without the rotations: decay would pull them to where they started."""
@@ -474,6 +535,8 @@ class SubDistillTrainer(Trainer):
         args = self.args
         return {
             "teacher": {"name": self._teacher_name(), "digest": self.teacher_digest},
+            "student": {"model": type(self.model).__name__, "parameters": count_parameters(self.model)},
+            "classes": None if self._class_ids is None else self._class_ids.tolist(),
             "layers": [str(pair) for pair in self.pairs],
             "method": {
                 name: getattr(args, name)
@@ -493,11 +556,11 @@ class SubDistillTrainer(Trainer):
         if not path.is_file():
             raise DistillationError(f"{checkpoint} has no {STATE_FILE}: it is not a checkpoint of SubDistillTrainer")
         saved, current = json.loads(path.read_text(encoding="utf-8")), self._state()
-        for part in ("teacher", "layers", "method", "weights"):
-            there, now = saved[part], current[part]
+        for part, now in current.items():
+            there = saved.get(part)
             if (there["digest"] != now["digest"]) if part == "teacher" else (there != now):
                 raise DistillationError(
-                    f"the checkpoint was made with choice of {part}: {there} there, {now} now. Resume with "
+                    f"{checkpoint} was made with another choice of {part}: {there} there, {now} now. Resume with "
                     "the same, or start a new run in another folder"
                 )
 

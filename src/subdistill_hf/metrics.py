@@ -1,0 +1,191 @@
+"""`evaluate` metrics of a subtask: accuracy, agreement with the teacher, calibration.
+
+The metrics are built directly (`SubtaskAccuracy()`), not through `evaluate.load`, so they need no hub; and
+they keep what they are given in memory, so they write no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import evaluate
+import numpy as np
+from datasets import Features, List, Value
+from sklearn import metrics as sklearn_metrics
+
+__all__ = ["CalibrationError", "SubtaskAccuracy", "TeacherAgreement", "compute_metrics", "confusion_matrix"]
+
+_CLASS_INDICES: Final = {"predictions": Value("int64"), "references": Value("int64")}
+_PROBABILITIES: Final = {"predictions": List(Value("float64")), "references": Value("int64")}
+
+
+class _InMemoryMetric(evaluate.Metric):
+    """An `evaluate.Metric` that stays in memory unless several processes must share a file.
+
+    Args:
+        num_process: number of processes that each add a part of the predictions; with more than one,
+            `evaluate` exchanges the parts through files in its cache.
+        **options: the other arguments of `evaluate.Metric`.
+    """
+
+    def __init__(self, *, num_process: int = 1, **options: Any) -> None:
+        options.setdefault("keep_in_memory", num_process == 1)
+        super().__init__(num_process=num_process, **options)
+
+    def _build_data_dir(self) -> str:
+        # The parent makes its cache folder even when it will not write there: no use on a read-only home.
+        return self._data_dir_root if self.keep_in_memory else super()._build_data_dir()  # type: ignore[no-any-return]
+
+
+class SubtaskAccuracy(_InMemoryMetric):
+    """Accuracy, balanced accuracy and the accuracy of each class.
+
+    `compute(predictions=, references=, classes=None)` takes class indices `(N,)`, and optionally the classes'
+    names in the order of those indices. It returns `accuracy`, `balanced_accuracy` (the mean of the classes'
+    accuracies) and `per_class_accuracy` (name, or index as text, to accuracy). A class without any image is
+    left out of both. It raises `ValueError` without images, or on an index without a name.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Accuracy over the images, over the classes, and of each class.",
+            citation="",
+            inputs_description="predictions, references: class indices; classes: their names (optional).",
+            features=Features(_CLASS_INDICES),
+        )
+
+    def _compute(
+        self, predictions: Sequence[int], references: Sequence[int], classes: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        _require_images(references)
+        if classes is not None:
+            _require_named(classes, predictions=predictions, references=references)
+        present = np.unique(references)
+        recalls = sklearn_metrics.recall_score(references, predictions, labels=present, average=None)
+        names = [str(index) if classes is None else classes[index] for index in present]
+        return {
+            "accuracy": float(sklearn_metrics.accuracy_score(references, predictions)),
+            "balanced_accuracy": float(np.mean(recalls)),
+            "per_class_accuracy": dict(zip(names, recalls.tolist(), strict=True)),
+        }
+
+
+class TeacherAgreement(_InMemoryMetric):
+    """Share of the images that student and teacher put in the same class, right or wrong.
+
+    `compute(predictions=, references=)` takes the student's and the teacher's class indices `(N,)`, both
+    among the classes of the subtask, and returns `teacher_agreement`. It raises `ValueError` without images.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of the images that student and teacher put in the same class.",
+            citation="",
+            inputs_description="predictions: the student's class indices; references: the teacher's.",
+            features=Features(_CLASS_INDICES),
+        )
+
+    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        _require_images(references)
+        return {"teacher_agreement": float(sklearn_metrics.accuracy_score(references, predictions))}
+
+
+class CalibrationError(_InMemoryMetric):
+    """Expected calibration error: how far the confidence is from the accuracy, on average over the images.
+
+    `compute(predictions=, references=, bins=15)` takes probabilities `(N, C)` and class indices `(N,)`.
+    Images are binned by the probability of their predicted class, in bins of equal width, closed on the
+    right; it returns `expected_calibration_error`, the mean over the images of |accuracy - mean confidence|
+    of their bin. It raises `ValueError` without images, with fewer than one bin, when the rows are not
+    probabilities that sum to 1, or when an index has no column.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Expected calibration error from the probability of the predicted class.",
+            citation="",
+            inputs_description="predictions: probabilities (N, C); references: class indices; bins: 15.",
+            features=Features(_PROBABILITIES),
+        )
+
+    def _compute(
+        self, predictions: Sequence[Sequence[float]], references: Sequence[int], bins: int = 15
+    ) -> dict[str, float]:
+        _require_images(references)
+        if bins < 1:
+            raise ValueError(f"expected at least one bin, found bins={bins}")
+        probabilities = np.asarray(predictions, dtype=np.float64)  # (N, C)
+        sums = probabilities.sum(axis=1)
+        if probabilities.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
+            raise ValueError(
+                "expected probabilities that sum to 1 for each image, found a smallest value of "
+                f"{probabilities.min():.3g} and sums from {sums.min():.3g} to {sums.max():.3g}; "
+                "apply a softmax to logits first"
+            )
+        _require_named(range(probabilities.shape[1]), references=references)
+        confidence = probabilities.max(axis=1)
+        correct = probabilities.argmax(axis=1) == np.asarray(references)
+        inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
+        bin_of_image = np.searchsorted(inner_edges, confidence)
+        # |accuracy - confidence| of a bin times its number of images is the absolute value of this sum.
+        gaps = np.bincount(bin_of_image, weights=correct - confidence, minlength=bins)
+        return {"expected_calibration_error": float(np.abs(gaps).sum() / len(confidence))}
+
+
+def compute_metrics(eval_prediction: Any) -> dict[str, float]:
+    """The metrics that `transformers.Trainer` logs at each evaluation (its argument `compute_metrics`).
+
+    Args:
+        eval_prediction: a `transformers.EvalPrediction`: logits `(N, C)`, or a tuple that begins with them,
+            and class indices `(N,)`.
+
+    Returns:
+        `accuracy` and `balanced_accuracy`.
+
+    Raises:
+        ValueError: when there is no image.
+    """
+    logits = eval_prediction.predictions
+    if isinstance(logits, tuple | list):
+        logits = logits[0]
+    result = SubtaskAccuracy().compute(
+        predictions=np.argmax(logits, axis=-1), references=np.asarray(eval_prediction.label_ids)
+    )
+    return {name: result[name] for name in ("accuracy", "balanced_accuracy")}
+
+
+def confusion_matrix(predictions: Sequence[int], references: Sequence[int], classes: Sequence[str]) -> list[list[int]]:
+    """Count the images of each true class in each predicted class.
+
+    Args:
+        predictions: predicted class indices `(N,)`.
+        references: true class indices `(N,)`.
+        classes: the names of the C classes, in the order of the indices.
+
+    Returns:
+        `(C, C)` counts, true classes in rows and predicted classes in columns.
+
+    Raises:
+        ValueError: on an index without a name, or when the numbers of indices differ.
+    """
+    _require_named(classes, predictions=predictions, references=references)
+    if len(references) == 0 and len(predictions) == 0:
+        return [[0] * len(classes) for _ in classes]
+    counts = sklearn_metrics.confusion_matrix(references, predictions, labels=np.arange(len(classes)))
+    return counts.tolist()  # type: ignore[no-any-return]
+
+
+def _require_images(references: Sequence[int]) -> None:
+    """Refuse an empty evaluation."""
+    if len(references) == 0:
+        raise ValueError("expected the predictions of at least one image, found none")
+
+
+def _require_named(classes: Sequence[Any], **indices: Sequence[int]) -> None:
+    """Refuse class indices outside the classes, under their argument's name."""
+    for argument, values in indices.items():
+        found = np.unique(np.asarray(values, dtype=np.int64))
+        unknown = found[(found < 0) | (found >= len(classes))].tolist()
+        if unknown:
+            raise ValueError(f"expected {argument} from 0 to {len(classes) - 1}, found {unknown}")

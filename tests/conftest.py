@@ -1,0 +1,27 @@
+"""What several test modules share: one thread, and the arrays computed with the released research code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DATA = Path(__file__).parent / "data"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def subspace_reference():
+    """Name to tensor, float64 (METHOD, "reference/")."""
+    with np.load(DATA / "subspace_reference.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+@pytest.fixture(scope="session")
+def loss_reference():
+    """Name to tensor or, for the losses, to number."""
+    with np.load(DATA / "loss_reference.npz") as arrays:
+        inputs = {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return inputs | json.loads((DATA / "loss_reference.json").read_text(encoding="utf-8"))

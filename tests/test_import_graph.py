@@ -1,0 +1,134 @@
+"""Who imports whom, read from the source: the core stays liftable, nothing imports in circles."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import subdistill_hf
+
+PACKAGE = "subdistill_hf"
+ROOT = Path(subdistill_hf.__file__).parent
+CORE = {"activations", "relevance", "subspaces", "losses", "layers", "baselines"}
+CORE_HELPERS = {"errors", "tables"}  # of the standard library alone
+CORE_MAY_IMPORT = {"torch", "safetensors"}
+MAY_IMPORT_TRAINER = {"__init__", "cli", "distill"}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def imports_of(tree, with_type_checking=True):
+    """Absolute names of what a module imports, at its top or in a function; `from a import b` gives `a.b`."""
+    nodes, found = [tree], []
+    while nodes:
+        node = nodes.pop()
+        if is_type_checking(node) and not with_type_checking:
+            nodes += node.orelse
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def imports(name, **options):
+    return imports_of(ast.parse(SOURCES[name].read_text(encoding="utf-8")), **options)
+
+
+def own_modules(names):
+    """Those of the imported names that are modules of the package (the package itself is `__init__`)."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != PACKAGE:
+            continue
+        inner = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
+        found.add(next((module for module in inner if module in SOURCES), "__init__"))
+    return found
+
+
+def find_cycle(graph):
+    """A list of modules that import each other in a circle, or None."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        path.append(name)
+        for other in sorted(graph[name]):
+            if cycle := visit(other):
+                return cycle
+        path.pop()
+        done.add(name)
+        return None
+
+    return next((cycle for name in graph if (cycle := visit(name))), None)
+
+
+def test_the_reader_of_imports_sees_every_form():
+    source = """
+import os.path
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from subdistill_hf.cli import main
+def late():
+    try:
+        import torch as t
+    except ImportError:
+        from subdistill_hf import losses, Version
+"""
+    seen = imports_of(ast.parse(source))
+    assert {"os.path", "typing.TYPE_CHECKING", "torch", "subdistill_hf.losses"} < set(seen)
+    assert "subdistill_hf.cli.main" in seen
+    assert "subdistill_hf.cli.main" not in imports_of(ast.parse(source), with_type_checking=False)
+    assert own_modules(["subdistill_hf.losses.Centre", "subdistill_hf.Version", "torch.nn"]) == {"losses", "__init__"}
+
+
+def test_the_search_for_cycles_finds_one():
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"b", "c"}}) is None
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+@pytest.mark.parametrize("name", sorted((CORE | CORE_HELPERS) & set(SOURCES)))
+def test_the_core_imports_torch_and_itself_alone(name):
+    found = imports(name)
+    may_import = CORE_MAY_IMPORT if name in CORE else set()
+    assert {other.split(".")[0] for other in found} <= may_import | sys.stdlib_module_names | {PACKAGE}
+    assert own_modules(found) <= CORE | CORE_HELPERS
+
+
+def test_the_core_is_there():
+    assert CORE - set(SOURCES) <= {"baselines"}  # which comes later
+
+
+def test_no_module_imports_in_a_circle():
+    graph = {name: own_modules(imports(name, with_type_checking=False)) for name in SOURCES}
+    assert graph["losses"] >= {"activations", "subspaces"}
+    assert find_cycle(graph) is None
+
+
+def test_only_the_outermost_modules_import_the_trainer():
+    importers = {name for name in SOURCES if "trainer" in own_modules(imports(name))}
+    assert importers <= MAY_IMPORT_TRAINER
+
+
+def test_importing_the_package_does_not_import_torch():
+    script = f"import sys, {PACKAGE}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,137 @@
+"""The evaluate metrics against hand-computed values and scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
+from transformers import EvalPrediction
+
+from subdistill_hf.metrics import (
+    CalibrationError,
+    SubtaskAccuracy,
+    TeacherAgreement,
+    compute_metrics,
+    confusion_matrix,
+)
+
+REFERENCES = [0, 0, 0, 0, 1, 1, 2]
+PREDICTIONS = [0, 0, 0, 1, 1, 2, 2]
+
+
+@pytest.fixture
+def random_labels():
+    generator = np.random.default_rng(0)
+    references = generator.integers(0, 5, 400)
+    predictions = np.where(generator.random(400) < 0.7, references, generator.integers(0, 5, 400))
+    return predictions, references
+
+
+def test_subtask_accuracy_by_hand():
+    result = SubtaskAccuracy().compute(
+        predictions=PREDICTIONS, references=REFERENCES, classes=["club", "heart", "spade"]
+    )
+    assert result["accuracy"] == pytest.approx(5 / 7)
+    assert result["per_class_accuracy"] == {"club": 0.75, "heart": 0.5, "spade": 1.0}
+    assert result["balanced_accuracy"] == pytest.approx((0.75 + 0.5 + 1.0) / 3)
+
+
+def test_subtask_accuracy_is_that_of_sklearn(random_labels):
+    predictions, references = random_labels
+    result = SubtaskAccuracy().compute(predictions=predictions, references=references)
+    assert result["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(references, predictions))
+    assert result["balanced_accuracy"] == pytest.approx(
+        sklearn_metrics.balanced_accuracy_score(references, predictions)
+    )
+    assert list(result["per_class_accuracy"]) == ["0", "1", "2", "3", "4"]
+
+
+def test_class_without_images_is_absent():
+    result = SubtaskAccuracy().compute(predictions=[0, 2], references=[0, 0], classes=["a", "b", "c"])
+    assert result == {"accuracy": 0.5, "balanced_accuracy": 0.5, "per_class_accuracy": {"a": 0.5}}
+
+
+def test_teacher_agreement():
+    result = TeacherAgreement().compute(predictions=PREDICTIONS, references=REFERENCES)
+    assert result == {"teacher_agreement": pytest.approx(5 / 7)}
+
+
+def test_calibration_error_by_hand():
+    probabilities = [[0.9, 0.1], [0.9, 0.1], [0.35, 0.65], [0.45, 0.55]]
+    # Bins of width 1/15: 0.9 twice (one of two right), 0.65 (right) and 0.55 (wrong) each in its own bin.
+    expected = (2 * abs(0.5 - 0.9) + abs(1 - 0.65) + abs(0 - 0.55)) / 4
+    result = CalibrationError().compute(predictions=probabilities, references=[0, 1, 1, 0])
+    assert result["expected_calibration_error"] == pytest.approx(expected)
+    one_bin = CalibrationError().compute(predictions=probabilities, references=[0, 1, 1, 0], bins=1)
+    assert one_bin["expected_calibration_error"] == pytest.approx(abs(2 / 4 - (0.9 + 0.9 + 0.65 + 0.55) / 4))
+
+
+def test_calibration_error_is_that_of_sklearns_curve():
+    generator = np.random.default_rng(1)
+    probabilities = generator.dirichlet([0.4] * 5, 1000)
+    references = generator.integers(0, 5, 1000)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == references
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=15)
+    images = np.histogram(confidence, bins=np.linspace(0, 1, 16))[0]
+    expected = np.average(np.abs(accuracy - mean_confidence), weights=images[images > 0])
+    result = CalibrationError().compute(predictions=probabilities, references=references)
+    assert result["expected_calibration_error"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", [SubtaskAccuracy, TeacherAgreement])
+def test_batches_and_reuse(metric, random_labels):
+    predictions, references = random_labels
+    batched = metric()
+    for part in (slice(0, 150), slice(150, 400)):
+        batched.add_batch(predictions=predictions[part], references=references[part])
+    whole = metric()
+    first = whole.compute(predictions=predictions, references=references)
+    assert batched.compute() == first
+    assert whole.compute(predictions=predictions, references=references) == first
+
+
+@pytest.mark.parametrize("metric", [SubtaskAccuracy, TeacherAgreement, CalibrationError])
+def test_built_without_hub_or_files(metric, tmp_path):
+    inputs = (
+        {"predictions": [[0.5, 0.5]], "references": [0]}
+        if metric is CalibrationError
+        else {"predictions": [0], "references": [0]}
+    )
+    assert metric(cache_dir=str(tmp_path / "cache")).compute(**inputs)
+    assert not (tmp_path / "cache").exists()
+    assert metric(cache_dir=str(tmp_path / "cache"), keep_in_memory=False).compute(**inputs)
+    assert (tmp_path / "cache").exists()
+
+
+def test_compute_metrics_of_the_trainer(random_labels):
+    predictions, references = random_labels
+    logits = np.eye(5)[predictions] * 3
+    expected = {
+        "accuracy": pytest.approx(np.mean(predictions == references)),
+        "balanced_accuracy": pytest.approx(sklearn_metrics.balanced_accuracy_score(references, predictions)),
+    }
+    assert compute_metrics(EvalPrediction(logits, references)) == expected
+    hidden = np.zeros((400, 2))
+    assert compute_metrics(EvalPrediction((logits, hidden), references)) == expected
+
+
+def test_confusion_matrix():
+    counts = confusion_matrix(PREDICTIONS, REFERENCES, ["club", "heart", "spade", "joker"])
+    assert counts == [[3, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert all(isinstance(count, int) for row in counts for count in row)
+    assert confusion_matrix([], [], ["a", "b"]) == [[0, 0], [0, 0]]
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="at least one image"):
+        SubtaskAccuracy().compute(predictions=[], references=[])
+    with pytest.raises(ValueError, match=r"expected predictions from 0 to 1, found \[2\]"):
+        SubtaskAccuracy().compute(predictions=[2], references=[0], classes=["a", "b"])
+    with pytest.raises(ValueError, match=r"expected references from 0 to 1, found \[-1\]"):
+        confusion_matrix([0], [-1], ["a", "b"])
+    with pytest.raises(ValueError, match="apply a softmax"):
+        CalibrationError().compute(predictions=[[2.0, -1.0]], references=[0])
+    with pytest.raises(ValueError, match="at least one bin"):
+        CalibrationError().compute(predictions=[[1.0, 0.0]], references=[0], bins=0)
+    with pytest.raises(ValueError, match=r"expected references from 0 to 1, found \[2\]"):
+        CalibrationError().compute(predictions=[[1.0, 0.0]], references=[2])
