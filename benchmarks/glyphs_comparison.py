@@ -45,7 +45,7 @@ BUDGETS = [{"learning_rate": rate, "max_steps": steps} for rate, steps in iterto
 KNOBS: dict[str, list[dict[str, Any]]] = {
     "scratch": [{"weight_decay": 0.05}, {"weight_decay": 0.5}],
     "kd": [{"temperature": 1.0}, {"task_weight": 1.0}],
-    "subdistill": [{"layer_weight": 10.0}, {"layer_weight": 100.0}],
+    "subdistill": [{"layer_weight": 3.0}, {"layer_weight": 300.0}],
 }
 
 
@@ -176,7 +176,9 @@ def tune(results: Results, teacher: str, workers: int) -> dict[str, dict[str, An
             chosen[method] = candidates[method][means.index(max(means))]
         return chosen
 
-    first = best(dict.fromkeys(METHODS, BUDGETS))
+    first = best(
+        {method: [{**budget, **FIRST_KNOB[METHODS[method]["method"]]} for budget in BUDGETS] for method in METHODS}
+    )
     second = {
         method: [first[method], *({**first[method], **knob} for knob in KNOBS[METHODS[method]["method"]])]
         for method in METHODS

@@ -61,3 +61,5 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
         if isinstance(self.layers, str):
             self.layers = [self.layers]
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # pinned memory serves an accelerator; without one torch warns

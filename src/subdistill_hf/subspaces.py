@@ -249,8 +249,10 @@ class Subspace:
     )
 
     @classmethod
-    def fit(cls, moments: Moments, dimensions: int | None = None, kind: str = "prca") -> Subspace:
+    def fit(cls, moments: Moments, dimensions: int | None = None, kind: str = "prca", seed: int = 0) -> Subspace:
         """The subspace of `dimensions` K directions (all d when `None` or larger than d).
+
+        `seed` is that of the `random` basis; the others are determined by the moments.
 
         Raises:
             SubspaceError: for an unknown basis, fewer than one dimension, or fewer positions than K + 1.
@@ -270,7 +272,8 @@ class Subspace:
         rounding = (64 * torch.finfo(torch.float64).eps) ** 2 * float(moments.mean.square().sum())
         if not float(covariance.trace()) > rounding:
             raise SubspaceError("the layer's activations do not vary over the images: there is nothing to match")
-        values, vectors = torch.linalg.eigh(BASES[kind](moments))
+        matrix = random_matrix(moments, seed) if kind == "random" else BASES[kind](moments)
+        values, vectors = torch.linalg.eigh(matrix)
         basis = _with_fixed_signs(vectors.flip(1)[:, :dimensions])
         energies = ((covariance @ basis) * basis).sum(dim=0)
         if not float(energies.sum()) > rounding:

@@ -1,0 +1,108 @@
+"""The README's code runs as it is written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, TrainerCallback
+
+from subdistill_hf.cli import make_parser
+from subdistill_hf.trainer import SubDistillTrainer
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def code_after(marker: str) -> str:
+    """The first Python block after a marker."""
+    blocks = re.findall(r"```python\n(.*?)```", README[README.index(marker) :], flags=re.DOTALL)
+    return blocks[0]
+
+
+def tiny_resnet(classes: int, widths: list[int]) -> ResNetForImageClassification:
+    config = ResNetConfig(
+        embedding_size=widths[0], hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic", num_labels=classes
+    )
+    return ResNetForImageClassification(config)
+
+
+class CountSteps(TrainerCallback):
+    """A user's callback."""
+
+    steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+
+def surroundings() -> dict[str, object]:
+    """What the README says is the user's own: two models, a dataset, a collator, a callback."""
+    torch.manual_seed(0)
+    images = torch.rand(12, 3, 32, 32)
+
+    def collate(rows):
+        pixels = torch.stack([row["picture"] for row in rows])
+        return {
+            "pixel_values": pixels * 2 - 1,
+            "teacher_pixel_values": torch.nn.functional.interpolate(pixels, (64, 64)),
+            "labels": torch.tensor([row["kind"] for row in rows]),
+        }
+
+    return {
+        "student": tiny_resnet(3, [4, 4, 8, 8]),
+        "teacher": tiny_resnet(12, [8, 8, 12, 16]),
+        "dataset": [{"picture": image, "kind": index % 3} for index, image in enumerate(images)],
+        "collate": collate,
+        "callback": CountSteps(),
+    }
+
+
+def test_ten_lines_distil_between_the_users_own_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = surroundings()
+    before = {name: value.clone() for name, value in names["student"].state_dict().items()}
+
+    exec(code_after("<!-- example: start -->"), names)
+
+    assert names["callback"].steps == 20
+    assert len(names["trainer"].pairs) == 4
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "expert" / "student").state_dict()
+    assert not torch.equal(saved["classifier.1.weight"], before["classifier.1.weight"])
+    for name, value in names["student"].state_dict().items():
+        torch.testing.assert_close(saved[name], value, rtol=0, atol=0)
+
+
+def test_overriding_loss_terms_adds_a_logged_term(tmp_path):
+    names = {"SubDistillTrainer": SubDistillTrainer}
+    exec(code_after("To add a loss of your own"), names)
+    mine = surroundings()
+    from subdistill_hf import SubDistillConfig
+
+    trainer = names["WithEntropy"](
+        model=mine["student"],
+        teacher=mine["teacher"],
+        teacher_class_ids=[3, 7, 11],
+        args=SubDistillConfig(output_dir=str(tmp_path), max_steps=2, logging_steps=1, report_to="none", use_cpu=True),
+        train_dataset=mine["dataset"],
+        data_collator=mine["collate"],
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for entry in logged:
+        parts = [value for name, value in entry.items() if name.startswith("loss_")]
+        assert entry["loss_entropy"] < 0  # minus an entropy
+        assert len(parts) == 6
+        assert sum(parts) == pytest.approx(entry["loss"], rel=1e-3)
+    assert len(logged) == 2
+
+
+def test_the_commands_of_the_readme_are_understood():
+    """Every `subdistill distill` and `subdistill inspect` line parses, with its continuation lines."""
+    commands = re.findall(r"^subdistill (distill|inspect) (.*?)(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL)
+    assert {command for command, _ in commands} == {"distill", "inspect"}
+    for command, text in commands:
+        options = text.replace("\\\n", " ").split()
+        parsed = make_parser(command).parse_args_into_dataclasses([*options], look_for_args_file=False)
+        assert parsed[0].teacher == "glyphs-resnet"
