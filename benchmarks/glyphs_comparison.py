@@ -42,6 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # First learning rate and steps, then, at the best of these, a third knob: as many trials for every method.
 BUDGETS = [{"learning_rate": rate, "max_steps": steps} for rate, steps in itertools.product((1e-3, 4e-3), (200, 600))]
+FIRST_KNOB: dict[str, dict[str, Any]] = {"scratch": {}, "kd": {}, "subdistill": {"layer_weight": 30.0}}
 KNOBS: dict[str, list[dict[str, Any]]] = {
     "scratch": [{"weight_decay": 0.05}, {"weight_decay": 0.5}],
     "kd": [{"temperature": 1.0}, {"task_weight": 1.0}],
