@@ -83,15 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    parsed = make_parser(command).parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    from subdistill_hf.errors import SubDistillError
+
+    try:
+        parsed = make_parser(command).parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    except ValueError as error:  # unknown options, or training arguments that contradict each other
+        raise SubDistillError(str(error)) from error
     if command == "inspect":
         from subdistill_hf.inspection import inspect
 
         inspect(parsed[0])
     else:
+        import torch.distributed
+
         from subdistill_hf.distill import distill
 
-        distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *arguments]))
+        try:
+            distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *arguments]))
+        finally:  # a process that ends with its group open may abort
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import importlib.metadata
@@ -18,18 +19,26 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
+from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import AUGMENTATIONS, EMBEDDED_DATASETS, SubtaskData, ViewCollator, ViewDataset, load_subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.evaluation import Classifier, measure_latency, predict, score
 from subdistill_hf.model_card import render_card
-from subdistill_hf.models import LoadedModel, build_student, count_parameters, image_size_of, load_teacher
+from subdistill_hf.models import (
+    LoadedModel,
+    build_student,
+    count_parameters,
+    image_size_of,
+    load_teacher,
+    weights_digest,
+)
 from subdistill_hf.options import METHODS, DistillationOptions, TaskOptions
 from subdistill_hf.plots import plot_confusion, plot_subspaces, plot_training
 from subdistill_hf.progress import MethodProgress
 from subdistill_hf.subtask import match_teacher
 from subdistill_hf.tables import table
-from subdistill_hf.trainer import SubDistillTrainer, last_complete_checkpoint
+from subdistill_hf.trainer import SubDistillTrainer
 
 REPORT_FILE = "report.json"
 RUNS_FOLDER = "runs"
@@ -45,6 +54,7 @@ class _Task:
     options: TaskOptions
     config: SubDistillConfig
     data: SubtaskData
+    test: ViewDataset
     teacher: LoadedModel
     augmentation: str
     flip: bool
@@ -67,6 +77,15 @@ class _Task:
 
     def plain(self, split: str) -> ViewDataset:
         return ViewDataset(getattr(self.data, split), self.data.columns)
+
+
+@dataclass
+class _Run:
+    """The training of one method."""
+
+    trainer: SubDistillTrainer
+    student: LoadedModel
+    checkpoint: str | None
 
 
 def distill(options: TaskOptions, config: SubDistillConfig, command: str | None = None) -> dict[str, Any]:
@@ -92,11 +111,20 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     main = config.process_index == 0
     if main:
         _announce(task)
-    trained = {method: _train(task, method, announce=main) for method in methods}
+    try:
+        runs = {method: _prepare(task, method, announce=main) for method in methods}
+    except SubDistillError:
+        _remove_empty_folders(task.folder)
+        raise
+    if main and not _resume_option(config):
+        _remove_old_run(task.folder)
+    for run in runs.values():
+        set_seed(config.seed)
+        run.trainer.train(resume_from_checkpoint=run.checkpoint)
     if not main:
         return {}
-    report = _report(task, trained, command)
-    _write(task, trained[config.method], report)
+    report = _report(task, runs, command)
+    _write(task, runs[config.method], report)
     print(results_table(report))
     print(f"\nThe student is in {task.folder}; its card is {task.folder / 'README.md'}")
     return report
@@ -115,19 +143,29 @@ def _check_folder(options: TaskOptions, config: SubDistillConfig) -> None:
     folder = Path(config.output_dir)
     if folder.is_file():
         raise SubDistillError(f"output_dir={config.output_dir!r} is a file: expected a folder")
-    if config.resume_from_checkpoint or not folder.is_dir() or not any(folder.iterdir()):
+    resume = _resume_option(config)
+    if not folder.is_dir() or not any(folder.iterdir()):
         return
-    ours = (folder / REPORT_FILE).is_file() or (folder / RUNS_FOLDER).is_dir()
-    if not (options.overwrite and ours):
-        if not ours:
-            raise SubDistillError(f"{config.output_dir} already holds other files: give another --output_dir")
+    if not ((folder / REPORT_FILE).is_file() or (folder / RUNS_FOLDER).is_dir()):
+        raise SubDistillError(f"{config.output_dir} already holds other files: give another --output_dir")
+    if not (options.overwrite or resume):
         raise SubDistillError(
             f"{config.output_dir} already holds another run: --resume_from_checkpoint true to go on with it, "
             "--overwrite to replace it, or another --output_dir"
         )
-    if config.process_index == 0:
-        shutil.rmtree(folder / RUNS_FOLDER, ignore_errors=True)
-        (folder / REPORT_FILE).unlink(missing_ok=True)
+
+
+def _remove_old_run(folder: Path) -> None:
+    """Make room for a new run; called when nothing can refuse it any more."""
+    shutil.rmtree(folder / RUNS_FOLDER, ignore_errors=True)
+    (folder / REPORT_FILE).unlink(missing_ok=True)
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    """Take back the folders that trainers made for a run that was refused."""
+    for path in sorted([folder, *folder.rglob("*")], reverse=True):
+        with contextlib.suppress(OSError):  # it holds something, or is a file
+            path.rmdir()
 
 
 def _load(options: TaskOptions, config: SubDistillConfig) -> _Task:
@@ -146,12 +184,12 @@ def _load(options: TaskOptions, config: SubDistillConfig) -> _Task:
     teacher = load_teacher(options.teacher, options.trust_remote_code)
     subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
     data = SubtaskData(**{**vars(data), "subtask": subtask})
-    image = data.train[0][data.columns.image]
+    test = ViewDataset(data.test, data.columns)  # decoded before training, so that a damaged image is found now
     augmentation = options.augmentation
     if augmentation == "auto":
-        augmentation = "pad_crop" if max(image.size) <= SMALL_IMAGE else "resized_crop"
+        augmentation = "pad_crop" if max(test.image(0).shape) <= SMALL_IMAGE else "resized_crop"
     flip = options.dataset not in EMBEDDED_DATASETS if options.flip is None else options.flip
-    return _Task(options, config, data, teacher, augmentation, flip)
+    return _Task(options, config, data, test, teacher, augmentation, flip)
 
 
 def _announce(task: _Task) -> None:
@@ -171,7 +209,8 @@ def _announce(task: _Task) -> None:
         print(f"         {output}: {name} ({label}, {teacher_id})")
 
 
-def _train(task: _Task, method: str, announce: bool) -> tuple[SubDistillTrainer, LoadedModel]:
+def _prepare(task: _Task, method: str, announce: bool) -> _Run:
+    """Everything of a method's training that can be refused, so that no other method is trained in vain."""
     config = copy.copy(task.config)
     config.method = method
     config.output_dir = str(task.folder / RUNS_FOLDER / method)
@@ -196,31 +235,41 @@ def _train(task: _Task, method: str, announce: bool) -> tuple[SubDistillTrainer,
         trainer.add_callback(MethodProgress(method))
     if announce and trainer.pairs:
         print(f"\n{trainer.layer_preview()}\n")
-    resume = _checkpoint(config) if config.resume_from_checkpoint else None
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer, student
+    checkpoint = _checkpoint(_resume_option(task.config), Path(config.output_dir))
+    trainer.prepare_distillation(checkpoint)
+    return _Run(trainer, student, checkpoint)
 
 
-def _checkpoint(config: SubDistillConfig) -> str | None:
-    """The checkpoint to go on from: the one that was named, or the last complete one of this method."""
-    named = str(config.resume_from_checkpoint)
-    if named.lower() not in ("true", "1", "yes"):
-        return named if Path(named).is_relative_to(config.output_dir) else last_complete_checkpoint(config.output_dir)
-    return last_complete_checkpoint(config.output_dir)
+def _resume_option(config: SubDistillConfig) -> bool | Path:
+    """`--resume_from_checkpoint`: no, yes, or the checkpoint that was named."""
+    text = str(config.resume_from_checkpoint or "false")
+    if text.lower() in ("true", "1", "yes", "false", "0", "no"):
+        return text.lower() in ("true", "1", "yes")
+    runs = Path(config.output_dir, RUNS_FOLDER)
+    if not (Path(text).is_dir() and Path(text).resolve().is_relative_to(runs.resolve())):
+        raise SubDistillError(
+            f"resume_from_checkpoint={text!r}: expected true, for the last checkpoint, or a checkpoint's folder in "
+            f"{runs}"
+        )
+    return Path(text)
+
+
+def _checkpoint(resume: bool | Path, folder: Path) -> str | None:
+    """The checkpoint that a method goes on from: the one that was named, or the last complete one in its folder."""
+    if isinstance(resume, Path) and resume.resolve().is_relative_to(folder.resolve()):
+        return str(resume)
+    return last_complete_checkpoint(folder) if resume else None
 
 
 # The report
 
 
-def _report(
-    task: _Task, trained: dict[str, tuple[SubDistillTrainer, LoadedModel]], command: str | None
-) -> dict[str, Any]:
+def _report(task: _Task, runs: dict[str, _Run], command: str | None) -> dict[str, Any]:
     """Everything the card and the plots say, measured now."""
-    data, config = task.data, task.config
+    data, config, test = task.data, task.config, task.test
     classes = data.subtask.names
-    test = task.plain("test")
     classifiers = {"teacher": Classifier(task.teacher.model, task.teacher.processor, data.subtask.teacher_ids)}
-    classifiers |= {method: Classifier(run[0].model, run[1].processor) for method, run in trained.items()}
+    classifiers |= {method: Classifier(run.trainer.model, run.student.processor) for method, run in runs.items()}
     logits = {name: predict(classifier, test) for name, classifier in classifiers.items()}
     latencies = measure_latency(classifiers, test)
     results = []
@@ -232,11 +281,12 @@ def _report(
                 **figures,
                 "parameters": count_parameters(classifier.model),
                 "latency_ms": latencies[name],
-                "training_seconds": _training_seconds(trained[name][0]) if name in trained else None,
+                "training_seconds": _training_seconds(runs[name]) if name in runs else None,
             }
         )
-    trainer, student = trained[config.method]
+    trainer, student = runs[config.method].trainer, runs[config.method].student
     return {
+        "published": config.method,
         "created": datetime.date.today().isoformat(),
         "dataset": {
             "name": data.name,
@@ -244,7 +294,7 @@ def _report(
             "train_images": len(data.train),
             "validation_images": len(data.validation),
             "test_images": len(data.test),
-            "test_split": "test",
+            "test_split": data.test_split,
             "train_images_per_class": data.images_per_class(),
             "augmentation": task.augmentation + (" and mirroring" if task.flip else ""),
         },
@@ -253,7 +303,7 @@ def _report(
             "name": task.teacher.name,
             "hub_id": task.teacher.hub_id,
             "revision": task.teacher.revision,
-            "digest": trainer.teacher_digest,
+            "digest": weights_digest(task.teacher.model),
             "model_class": type(task.teacher.model).__name__,
             "parameters": count_parameters(task.teacher.model),
             "license": task.teacher.license,
@@ -277,15 +327,17 @@ def _report(
             for pair in trainer.pairs
         ],
         "hyperparameters": _changed_options(config),
-        "histories": {method: run[0].state.log_history for method, run in trained.items()},
+        "histories": {method: run.trainer.state.log_history for method, run in runs.items()},
         "versions": {name.replace("-", "_"): importlib.metadata.version(name) for name in VERSIONED},
         "usage": None,
         "command": command,
     }
 
 
-def _training_seconds(trainer: SubDistillTrainer) -> float | None:
-    return next((entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry), None)
+def _training_seconds(run: _Run) -> float | None:
+    """How long the training took; unknown for a resumed one, whose first part was not timed."""
+    history = run.trainer.state.log_history if run.checkpoint is None else []
+    return next((entry["train_runtime"] for entry in history if "train_runtime" in entry), None)
 
 
 SHOWN_ARGUMENTS = (
@@ -331,12 +383,11 @@ for answer in classify({image!r}):
     print(f"{{answer['label']}}: {{answer['score']:.3f}}")"""
 
 
-def _write(task: _Task, trained: tuple[SubDistillTrainer, LoadedModel], report: dict[str, Any]) -> None:
-    trainer, student = trained
+def _write(task: _Task, run: _Run, report: dict[str, Any]) -> None:
     folder = task.folder
-    model: Any = trainer.model
+    model: Any = run.trainer.model
     model.save_pretrained(folder)
-    student.processor.save_pretrained(folder)
+    run.student.processor.save_pretrained(folder)
     report["student"]["size_bytes"] = (folder / "model.safetensors").stat().st_size
     task.data.test[0][task.data.columns.image].convert("RGB").save(folder / EXAMPLE_FILE)
     report["usage"] = _run_usage(folder)

@@ -1,5 +1,13 @@
-"""The base of this package's errors: one clear message, no traceback needed."""
+"""The errors of this package: one clear message, no traceback needed."""
 
 
 class SubDistillError(ValueError):
     """Something that the user can put right; the message says what was expected, what was found, and how."""
+
+
+class DistillationError(SubDistillError):
+    """Models, data or a checkpoint that do not fit together."""
+
+
+class NonFiniteLossError(SubDistillError):
+    """A part of the loss became NaN or infinite."""

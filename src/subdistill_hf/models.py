@@ -120,7 +120,6 @@ def build_student(
         ModelError: for an unknown recipe or key, or a model that cannot be loaded.
     """
     labels: dict[str, Any] = {
-        "num_labels": len(names),
         "id2label": dict(enumerate(names)),
         "label2id": {name: output for output, name in enumerate(names)},
     }
@@ -158,7 +157,7 @@ def build_student(
         processor,
         Path(recipe).name if local else recipe,
         None if local else recipe,
-        model.config._commit_hash,
+        getattr(model.config, "_commit_hash", None),
     )
 
 

@@ -1,0 +1,86 @@
+"""What a checkpoint holds beside the Trainer's files: alignments, subspaces, and whose run it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.subspaces import Subspace, save_subspaces
+
+ALIGNMENTS_FILE = "alignments.safetensors"
+STATE_FILE = "subdistill.json"
+
+
+def save_distillation(
+    folder: Path, state: Mapping[str, Any], subspaces: Mapping[str, Subspace], alignments: nn.Module
+) -> None:
+    """Write a run's identity, and (for methods that have layers) its subspaces and alignments, to a checkpoint.
+
+    Args:
+        folder: the checkpoint's folder; made if need be.
+        state: what a resumed run must share, see `check_resumable`.
+        subspaces: teacher layer name to subspace.
+        alignments: the modules of all layer pairs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    if subspaces:
+        save_subspaces(subspaces, folder)
+        save_file(
+            {name: value.contiguous() for name, value in alignments.state_dict().items()}, folder / ALIGNMENTS_FILE
+        )
+
+
+def load_alignments(checkpoint: str | Path, alignments: nn.Module) -> None:
+    """Read the alignments of a checkpoint into `alignments`; does nothing for methods without layers."""
+    path = Path(checkpoint) / ALIGNMENTS_FILE
+    if path.is_file():
+        alignments.load_state_dict(load_file(path, device="cpu"))
+
+
+def check_resumable(checkpoint: str | Path, state: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was another one.
+
+    Args:
+        checkpoint: the checkpoint's folder.
+        state: of the run that would go on; `teacher` is compared by its `digest`, the rest whole.
+
+    Raises:
+        DistillationError: naming what differs.
+    """
+    path = Path(checkpoint) / STATE_FILE
+    if not path.is_file():
+        raise DistillationError(f"{checkpoint} has no {STATE_FILE}: it is not a checkpoint of SubDistillTrainer")
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    for part, now in state.items():
+        there = saved.get(part)
+        same = (there or {}).get("digest") == now["digest"] if part == "teacher" else there == now
+        if not same:
+            raise DistillationError(
+                f"the checkpoint was made with another choice of {part}: {there} there, {now} now. Resume with the "
+                "same, or start a new run in another folder"
+            )
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint in `folder` whose last file was written, or `None`."""
+    checkpoints = sorted(
+        (path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+    )
+    for path in reversed(checkpoints):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        except (OSError, ValueError, KeyError):  # the writing of this checkpoint was cut short
+            continue
+        if math.isfinite(step):
+            return str(path)
+    return None

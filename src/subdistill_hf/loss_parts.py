@@ -1,0 +1,63 @@
+"""Follow the parts of the loss between two log entries, and stop a run when one is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from subdistill_hf.errors import NonFiniteLossError
+
+
+class LossParts:
+    """Sums of the named parts of the loss since the last log entry; nothing here waits for the device."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: dict[str, Tensor] = {}
+        self._first_bad: Tensor | None = None
+
+    def add(self, parts: Mapping[str, Tensor], step: int) -> None:
+        """Add the parts of one batch.
+
+        On a CPU a part that is not finite stops the run at once. On an accelerator a look would stall the device:
+        the first bad batch is noted there, and `means` looks.
+
+        Args:
+            parts: name to scalar.
+            step: the step, for the message.
+
+        Raises:
+            NonFiniteLossError: naming the parts.
+        """
+        values = torch.stack([part.detach().float() for part in parts.values()])
+        bad = ~values.isfinite()
+        # Once a weight is NaN every part is: only the first bad batch tells which part it was.
+        first = self._first_bad
+        self._first_bad = bad if first is None else torch.where(first.any(), first, bad)
+        if values.device.type == "cpu":
+            self._stop_if_not_finite(list(parts), step)
+        for name, value in zip(parts, values, strict=True):
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self.count += 1
+
+    def means(self, step: int) -> dict[str, Tensor]:
+        """The mean of each part since the last call; starts again from zero.
+
+        Raises:
+            NonFiniteLossError: when a part was not finite.
+        """
+        self._stop_if_not_finite(list(self._sums), step)
+        means = {name: total / self.count for name, total in self._sums.items()}
+        self._sums, self.count = {}, 0
+        return means
+
+    def _stop_if_not_finite(self, names: list[str], step: int) -> None:
+        if self._first_bad is None or not bool(self._first_bad.any()):
+            return
+        bad = [name for name, flag in zip(names, self._first_bad.tolist(), strict=True) if flag]
+        raise NonFiniteLossError(
+            f"the loss of {', '.join(bad)} is NaN or infinite near step {step}. Likely causes: a learning rate or "
+            "layer weight that is too large, or float16 overflow (use bf16)"
+        )

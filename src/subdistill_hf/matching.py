@@ -1,0 +1,118 @@
+"""Check that student, teacher and data fit together, with one example, and pair the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.activations import evaluation_mode
+from subdistill_hf.distillation_module import logits_of
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.layers import LayerPair, pair_layers
+from subdistill_hf.subspaces import Subspace
+from subdistill_hf.teaching import Teaching
+
+
+def example_batch(dataset: Any, collate: Callable[[list[Any]], Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Two collated examples of a dataset.
+
+    Raises:
+        DistillationError: when the dataset is empty, or its batches have no `pixel_values`.
+    """
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        examples = [example for example, _ in zip(iter(dataset), range(2), strict=False)]
+    else:
+        examples = [dataset[index] for index in range(min(2, len(dataset)))]
+    if not examples:
+        raise DistillationError("the training dataset is empty")
+    batch = collate(examples)
+    if "pixel_values" not in batch:
+        raise DistillationError(f"expected batches with `pixel_values`, found {', '.join(batch)}")
+    return dict(batch)
+
+
+def match_models(
+    student: nn.Module,
+    teaching: Teaching,
+    student_inputs: Mapping[str, Tensor],
+    teacher_pixels: Tensor,
+    layers: Sequence[str] | None,
+    pairs: int,
+) -> list[LayerPair]:
+    """Run both models on an example, compare their classes, and pair their layers.
+
+    Args:
+        student: the student.
+        teaching: the teacher.
+        student_inputs: what the student takes, with `pixel_values`.
+        teacher_pixels: what the teacher takes `(B, c, H, W)`.
+        layers: the `layers` option; `None` for methods without layers.
+        pairs: how many pairs `"auto"` makes at most.
+
+    Raises:
+        DistillationError: when the classes do not fit.
+        LayerError: when the layers do not.
+    """
+
+    def run_student() -> Tensor:
+        return logits_of(student(**student_inputs))
+
+    def run_teacher() -> Tensor:
+        return teaching.all_logits(teacher_pixels)
+
+    with evaluation_mode(student), torch.no_grad():
+        _check_classes(run_student().shape[1], run_teacher().shape[1], teaching.class_ids)
+        if layers is None:
+            return []
+        return pair_layers(
+            teaching.teacher,
+            student,
+            layers,
+            run_teacher,
+            run_student,
+            _image_size(teacher_pixels),
+            _image_size(student_inputs["pixel_values"]),
+            pairs,
+        )
+
+
+def _image_size(pixels: Tensor) -> tuple[int, int]:
+    return (int(pixels.shape[-2]), int(pixels.shape[-1]))
+
+
+def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor | None) -> None:
+    if student_outputs < 2:
+        raise DistillationError(f"a subtask needs at least two classes, the student has {student_outputs}")
+    if class_ids is None:
+        if student_outputs != teacher_outputs:
+            raise DistillationError(
+                f"the student has {student_outputs} outputs and the teacher {teacher_outputs}: pass "
+                "teacher_class_ids=[...], the teacher's output for each output of the student"
+            )
+        return
+    if len(class_ids) != student_outputs:
+        raise DistillationError(
+            f"teacher_class_ids has {len(class_ids)} entries, but the student has {student_outputs} outputs"
+        )
+    if int(class_ids.min()) < 0 or int(class_ids.max()) >= teacher_outputs:
+        raise DistillationError(f"teacher_class_ids must lie between 0 and {teacher_outputs - 1}")
+
+
+def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace]) -> None:
+    """Refuse given subspaces that do not fit the layers.
+
+    Raises:
+        DistillationError: naming the layer.
+    """
+    for pair in pairs:
+        subspace = subspaces.get(pair.teacher.name)
+        if subspace is None:
+            continue
+        if (subspace.width, subspace.dimensions) != (pair.teacher.width, pair.dimensions):
+            raise DistillationError(
+                f"the subspace given for {pair.teacher.name!r} has {subspace.dimensions} of {subspace.width} "
+                f"dimensions: expected {pair.dimensions} of {pair.teacher.width}"
+            )

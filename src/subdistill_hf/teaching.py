@@ -1,0 +1,106 @@
+"""The teacher's side of a training: subtask logits and projected targets, computed or remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.activations import Features, record, to_features
+from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.losses import SubspaceAlignment
+from subdistill_hf.models import freeze, weights_digest
+from subdistill_hf.teacher_cache import TeacherCache
+
+Teach = tuple[Tensor, dict[str, Features]]
+
+
+class Teaching:
+    """A frozen teacher, restricted to the subtask.
+
+    Args:
+        teacher: the teacher; it is put in evaluation mode and never trained.
+        class_ids: for each output of the student, the teacher's output of the same class; `None` takes all.
+        device: where it runs.
+        precision: makes the autocast context of its forward passes.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        class_ids: Sequence[int] | None,
+        device: torch.device,
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.teacher = freeze(teacher).to(device)
+        self.class_ids = None if class_ids is None else torch.tensor(list(class_ids), device=device)
+        self.precision = precision
+        self.cache: TeacherCache | None = None
+        self._digest: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the teacher's weights; computed once."""
+        if self._digest is None:
+            self._digest = weights_digest(self.teacher)
+        return self._digest
+
+    @property
+    def name(self) -> str:
+        """The teacher's Hub id, the last part of its folder's name, or its class."""
+        name = getattr(getattr(self.teacher, "config", None), "_name_or_path", None) or type(self.teacher).__name__
+        return Path(name).name if Path(name).is_dir() else str(name)
+
+    def all_logits(self, pixel_values: Tensor) -> Tensor:
+        """The teacher's own logits `(B, all classes)`."""
+        with self.precision():
+            return logits_of(self.teacher(pixel_values=pixel_values))
+
+    def logits(self, pixel_values: Tensor) -> Tensor:
+        """The logits of the subtask's classes, in the student's order, `(B, C)`."""
+        logits = self.all_logits(pixel_values)
+        return (logits if self.class_ids is None else logits[:, self.class_ids]).float()
+
+    def teach(self, inputs: Mapping[str, Tensor], distillation: StudentWithAlignments) -> Teach:
+        """Subtask logits, and the projected features of each paired layer.
+
+        Args:
+            inputs: `pixel_values` for the teacher; with a cache also `index` and `view`, which name the views.
+            distillation: its pairs and alignments say which layers, and how they are projected.
+
+        Raises:
+            DistillationError: when there is a cache and the batch does not name its views.
+        """
+        if self.cache is None:
+            return self._run(inputs["pixel_values"], distillation)
+        if "index" not in inputs or "view" not in inputs:
+            raise DistillationError(
+                "teacher_views needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
+            )
+        pixels = inputs["pixel_values"]
+        return self.cache.targets(
+            inputs["index"], inputs["view"], lambda places: self._run(pixels[places], distillation), pixels.device
+        )
+
+    @torch.no_grad()
+    def _run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
+        """One pass; features are projected the moment a layer returns, so that none is kept."""
+        taught = dict(
+            zip((pair.teacher.name for pair in distillation.pairs), range(len(distillation.pairs)), strict=True)
+        )
+        image_size = (int(pixel_values.shape[-2]), int(pixel_values.shape[-1]))
+
+        def project(name: str, output: Any) -> Features:
+            layer = distillation.pairs[taught[name]].teacher
+            alignment = distillation.alignments[taught[name]]
+            assert isinstance(alignment, SubspaceAlignment)
+            return alignment.target(to_features(output, name, image_size, layer.channels_last))
+
+        with record(self.teacher, list(taught), transform=project) as recorder:
+            logits = self.logits(pixel_values)
+        return logits, dict(recorder.outputs)
