@@ -14,11 +14,12 @@ class LossParts:
     """Sums of the named parts of the loss since the last log entry; nothing here waits for the device."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = 0.0
         self._sums: dict[str, Tensor] = {}
+        self._names: list[str] = []
         self._first_bad: Tensor | None = None
 
-    def add(self, parts: Mapping[str, Tensor], step: int) -> None:
+    def add(self, parts: Mapping[str, Tensor], step: int, share: float = 1.0) -> None:
         """Add the parts of one batch.
 
         On a CPU a part that is not finite stops the run at once. On an accelerator a look would stall the device:
@@ -27,20 +28,24 @@ class LossParts:
         Args:
             parts: name to scalar.
             step: the step, for the message.
+            share: of this batch in its step, where several accumulate.
 
         Raises:
             NonFiniteLossError: naming the parts.
         """
+        if list(parts) != self._names:  # a subclass added a part or left one out
+            self._stop_if_not_finite(step)
+            self._names, self._first_bad = list(parts), None
         values = torch.stack([part.detach().float() for part in parts.values()])
         bad = ~values.isfinite()
         # Once a weight is NaN every part is: only the first bad batch tells which part it was.
         first = self._first_bad
         self._first_bad = bad if first is None else torch.where(first.any(), first, bad)
         if values.device.type == "cpu":
-            self._stop_if_not_finite(list(parts), step)
+            self._stop_if_not_finite(step)
         for name, value in zip(parts, values, strict=True):
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self.count += 1
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + share * value
+        self.count += share
 
     def means(self, step: int) -> dict[str, Tensor]:
         """The mean of each part since the last call; starts again from zero.
@@ -48,15 +53,15 @@ class LossParts:
         Raises:
             NonFiniteLossError: when a part was not finite.
         """
-        self._stop_if_not_finite(list(self._sums), step)
+        self._stop_if_not_finite(step)
         means = {name: total / self.count for name, total in self._sums.items()}
-        self._sums, self.count = {}, 0
+        self._sums, self.count = {}, 0.0
         return means
 
-    def _stop_if_not_finite(self, names: list[str], step: int) -> None:
+    def _stop_if_not_finite(self, step: int) -> None:
         if self._first_bad is None or not bool(self._first_bad.any()):
             return
-        bad = [name for name, flag in zip(names, self._first_bad.tolist(), strict=True) if flag]
+        bad = [name for name, flag in zip(self._names, self._first_bad.tolist(), strict=True) if flag]
         raise NonFiniteLossError(
             f"the loss of {', '.join(bad)} is NaN or infinite near step {step}. Likely causes: a learning rate or "
             "layer weight that is too large, or float16 overflow (use bf16)"

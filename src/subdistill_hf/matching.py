@@ -99,6 +99,8 @@ def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor
         )
     if int(class_ids.min()) < 0 or int(class_ids.max()) >= teacher_outputs:
         raise DistillationError(f"teacher_class_ids must lie between 0 and {teacher_outputs - 1}")
+    if len(set(class_ids.tolist())) < student_outputs:
+        raise DistillationError("teacher_class_ids names one output of the teacher twice")
 
 
 def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace]) -> None:

@@ -23,7 +23,7 @@ from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
-from subdistill_hf.models import freeze
+from subdistill_hf.models import count_parameters, freeze
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.subspaces import Subspace, collect_moments, load_subspaces
 from subdistill_hf.teacher_cache import TeacherCache
@@ -75,10 +75,12 @@ class SubDistillTrainer(Trainer):
         args = SubDistillConfig() if args is None else args
         if not isinstance(args, SubDistillConfig):
             raise TypeError(f"expected args of type SubDistillConfig, found {type(args).__name__}")
-        self.loss_weights = args.weights()
-        needs_teacher = bool(self.loss_weights["kd"] or self.loss_weights["layer"])
+        weights = args.weights()
+        needs_teacher = bool(weights["kd"] or weights["layer"])
         if needs_teacher and teacher is None:
             raise DistillationError(f"method {args.method!r} needs a teacher: pass teacher=...")
+        if kwargs.get("compute_loss_func") is not None:
+            raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
         # Our losses are means over the batch, so the Trainer must divide them by the accumulation steps; vision
         # models that accept **kwargs would make it believe otherwise.
@@ -91,8 +93,15 @@ class SubDistillTrainer(Trainer):
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._parts = LossParts()
         self._distillation: StudentWithAlignments | None = None
-        if self.train_dataset is not None and self.teaching is not None:
-            self._match(self.teaching)
+        if self.train_dataset is not None:
+            example = example_batch(self.train_dataset, self.data_collator)
+            if self.teaching is not None:
+                self._match(self.teaching, example)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the labels, the logits and the layers; read anew, since a search may change the arguments."""
+        return self.args.weights()  # type: ignore[no-any-return]
 
     def _teacher_precision(self) -> AbstractContextManager[Any]:
         if self.args.teacher_bf16:
@@ -100,9 +109,9 @@ class SubDistillTrainer(Trainer):
         autocast: AbstractContextManager[Any] = self.accelerator.autocast()
         return autocast
 
-    def _match(self, teaching: Teaching) -> None:
+    def _match(self, teaching: Teaching, example: dict[str, Tensor]) -> None:
         """Check that the models fit, with one example, and pair their layers."""
-        batch = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
+        batch = self._prepare_inputs(example)
         self.pairs = match_models(
             self.model,
             teaching,
@@ -184,7 +193,8 @@ class SubDistillTrainer(Trainer):
             teacher_logits, targets = self.teaching.teach(_for_teacher(inputs), self.distillation)
         outputs = model(targets=targets, **_for_student(inputs))
         terms = self.loss_terms(outputs, teacher_logits, labels)
-        self._parts.add(terms, self.state.global_step)
+        share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
+        self._parts.add(terms, self.state.global_step, share)
         loss = torch.stack(list(terms.values())).sum()
         return (loss, outputs) if return_outputs else loss
 
@@ -205,7 +215,10 @@ class SubDistillTrainer(Trainer):
         if weights["task"]:
             if labels is None:
                 raise DistillationError("the cross entropy needs `labels` in the batch")
-            terms["task"] = weights["task"] * F.cross_entropy(outputs["logits"].float(), labels)
+            smoothing = self.args.label_smoothing_factor
+            terms["task"] = weights["task"] * F.cross_entropy(
+                outputs["logits"].float(), labels, label_smoothing=smoothing
+            )
         if weights["kd"] and teacher_logits is not None:
             terms["kd"] = weights["kd"] * logit_distillation(outputs["logits"], teacher_logits, self.args.temperature)
         for pair, loss in zip(self.pairs, outputs["layer_losses"], strict=True):
@@ -221,6 +234,10 @@ class SubDistillTrainer(Trainer):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The parent's, on what the student takes."""
         inputs = {key: value for key, value in inputs.items() if key == "labels" or key not in NOT_FOR_THE_STUDENT}
+        if inputs.get("labels") is None:  # the parent would take a lone image's logits for a tuple of one
+            with torch.no_grad():
+                _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+            return None, None if prediction_loss_only else outputs["logits"], None
         result: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
             model, inputs, prediction_loss_only, ignore_keys
         )
@@ -257,7 +274,21 @@ class SubDistillTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
         self.prepare_distillation(resume_from_checkpoint or None)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._share_buffers()
+        return output
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's, with the same batch-norm statistics in every process."""
+        self._share_buffers()
+        return super().evaluation_loop(*args, **kwargs)
+
+    @torch.no_grad()
+    def _share_buffers(self) -> None:
+        """Give every process the student's buffers of the first: each has statistics of its own images."""
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def prepare_distillation(self, checkpoint: str | None = None) -> StudentWithAlignments:
         """Fit the subspaces (or read them from `checkpoint`) and make the module that is trained; `train` calls it."""
@@ -266,10 +297,15 @@ class SubDistillTrainer(Trainer):
             if self.pairs:
                 self.subspaces = load_subspaces(checkpoint)
         self.fit_subspaces()
-        self._distillation = self._make_distillation()
+        if self._distillation is None or self._distillation.student is not self.model:
+            self._distillation = self._make_distillation()
         if self.teaching is not None:
             freeze(self.teaching.teacher)  # whatever was done to it since
             if self.teaching.cache is None and self.args.teacher_views is not None:
+                if not hasattr(self.train_dataset, "__len__"):
+                    raise DistillationError("teacher_views needs a dataset with a length, found a streamed one")
+                if not hasattr(self.train_dataset, "__len__"):
+                    raise DistillationError("teacher_views needs a training dataset with a length: leave it unset")
                 self.teaching.cache = TeacherCache(len(self.train_dataset), self.args.teacher_views)
         return self._distillation
 
@@ -295,6 +331,8 @@ class SubDistillTrainer(Trainer):
         student: nn.Module = self.model
         if self.distillation.student is not student:  # model_init made a new one
             self._distillation = self._make_distillation()
+            if resume_from_checkpoint is not None:
+                load_alignments(resume_from_checkpoint, self.distillation.alignments)
         self.model = self.model_wrapped = self.distillation
         try:
             prepared: tuple[nn.Module, Any] = super()._prepare_for_training(
@@ -304,6 +342,25 @@ class SubDistillTrainer(Trainer):
             self.model = student
         self.callback_handler.model = student
         return prepared
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent's; an optimiser that the user made gets the rotations as a group of its own.
+
+        Raises:
+            DistillationError: when it comes with a schedule, which knows nothing of that group.
+        """
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        alignments = self._distillation.alignments if self._distillation is not None else nn.ModuleList()
+        rotations = [weight for weight in alignments.parameters() if id(weight) not in known]
+        if rotations:
+            if self.lr_scheduler is not None:
+                raise DistillationError(
+                    "the rotations cannot join an optimizer that has a schedule: pass optimizers=(optimizer, None), "
+                    "or optimizer_cls_and_kwargs=..."
+                )
+            optimizer.add_param_group({"params": rotations, "weight_decay": 0.0})
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The parent's, without the rotations: decay would pull them to where they started."""
@@ -316,11 +373,14 @@ class SubDistillTrainer(Trainer):
         """What a resumed run must share with the run that wrote the checkpoint."""
         args, teaching = self.args, self.teaching
         names = ("method", "basis", "centring", "rotation", "normalise_energy", "positions")
+        class_ids = None if teaching is None or teaching.class_ids is None else teaching.class_ids.tolist()
         return {
             "teacher": {
                 "name": None if teaching is None else teaching.name,
                 "digest": None if teaching is None else teaching.digest,
             },
+            "student": {"model": type(self.model).__name__, "parameters": count_parameters(self.model)},
+            "classes": class_ids,
             "layers": [str(pair) for pair in self.pairs],
             "method": {name: getattr(args, name) for name in names},
             "weights": dict(self.loss_weights, temperature=args.temperature),
