@@ -1,0 +1,52 @@
+"""Parts of the loss are averaged between log entries, and the first bad one is named."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from subdistill_hf.errors import NonFiniteLossError
+from subdistill_hf.loss_parts import LossParts
+
+
+def parts(**values: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
+def test_means_are_over_the_batches_since_the_last_call():
+    tracked = LossParts()
+    tracked.add(parts(kd=1.0, layer=10.0), step=0)
+    tracked.add(parts(kd=2.0, layer=30.0), step=1)
+    assert {name: float(value) for name, value in tracked.means(1).items()} == {"kd": 1.5, "layer": 20.0}
+    assert tracked.count == 0
+    tracked.add(parts(kd=5.0, layer=7.0), step=2)
+    assert {name: float(value) for name, value in tracked.means(2).items()} == {"kd": 5.0, "layer": 7.0}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_part_that_is_not_finite_stops_at_once_on_the_cpu(bad):
+    tracked = LossParts()
+    tracked.add(parts(kd=1.0, layer=2.0), step=6)
+    with pytest.raises(NonFiniteLossError, match=r"the loss of layer is NaN or infinite near step 7"):
+        tracked.add(parts(kd=1.0, layer=bad), step=7)
+
+
+def test_gradients_are_not_kept():
+    value = torch.ones((), requires_grad=True)
+    tracked = LossParts()
+    tracked.add({"kd": value * 2}, step=0)
+    assert not tracked.means(0)["kd"].requires_grad
+
+
+def test_on_an_accelerator_the_first_bad_batch_is_what_is_named(monkeypatch):
+    """Where nothing looks at once, later batches are NaN everywhere; the message must name the part that began."""
+    tracked = LossParts()
+    look = LossParts._stop_if_not_finite
+    monkeypatch.setattr(LossParts, "_stop_if_not_finite", lambda *arguments: None)  # as on an accelerator
+    tracked.add(parts(kd=1.0, layer=math.nan), step=3)
+    tracked.add(parts(kd=math.nan, layer=math.nan), step=4)
+    monkeypatch.setattr(LossParts, "_stop_if_not_finite", look)
+    with pytest.raises(NonFiniteLossError, match="the loss of layer is"):
+        tracked.means(4)
