@@ -25,3 +25,24 @@ def loss_reference():
     with np.load(DATA / "loss_reference.npz") as arrays:
         inputs = {name: torch.from_numpy(arrays[name]) for name in arrays}
     return inputs | json.loads((DATA / "loss_reference.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def datasets_cache(tmp_path_factory):
+    """A folder of this session's own in place of the `datasets` cache."""
+    import datasets
+
+    folder, usual = tmp_path_factory.mktemp("datasets"), datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = folder
+    yield folder
+    datasets.config.HF_DATASETS_CACHE = usual
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hub on loopback, empty."""
+    from loopback_hub import LoopbackHub
+
+    with LoopbackHub(tmp_path) as running:
+        yield running
+    assert not running.errors, "\n".join(running.errors)

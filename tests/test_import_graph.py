@@ -14,7 +14,7 @@ ROOT = Path(subdistill_hf.__file__).parent
 CORE = {"activations", "relevance", "subspaces", "losses", "layers", "baselines"}
 CORE_HELPERS = {"errors", "tables"}  # of the standard library alone
 CORE_MAY_IMPORT = {"torch", "safetensors"}
-MAY_IMPORT_TRAINER = {"__init__", "cli", "distill"}
+MAY_IMPORT_TRAINER = {"__init__", "cli", "run"}
 
 
 def module_name(path):

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from subdistill_hf.data import ViewCollator as ViewCollator
     from subdistill_hf.data import ViewDataset as ViewDataset
     from subdistill_hf.data import load_subtask as load_subtask
-    from subdistill_hf.distill import distill as distill
     from subdistill_hf.errors import SubDistillError as SubDistillError
     from subdistill_hf.layers import LayerPair as LayerPair
     from subdistill_hf.losses import SubspaceAlignment as SubspaceAlignment
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from subdistill_hf.models import build_student as build_student
     from subdistill_hf.models import load_teacher as load_teacher
     from subdistill_hf.options import TaskOptions as TaskOptions
+    from subdistill_hf.run import distill as distill
     from subdistill_hf.subspaces import Moments as Moments
     from subdistill_hf.subspaces import Subspace as Subspace
     from subdistill_hf.subtask import Subtask as Subtask
@@ -38,7 +38,7 @@ _HOME = {
     "ViewCollator": "data",
     "ViewDataset": "data",
     "build_student": "models",
-    "distill": "distill",
+    "distill": "run",
     "load_subtask": "data",
     "load_teacher": "models",
     "logit_distillation": "losses",

@@ -39,6 +39,16 @@ def save_distillation(
         )
 
 
+def load_student(checkpoint: str | Path, student: Any) -> None:
+    """Read the student's weights of a checkpoint into `student`, a `PreTrainedModel`.
+
+    transformers writes some models (ViT is one) under the names of their first release, and only `from_pretrained`
+    reads these back: its Trainer would leave such weights as they are, with a warning (transformers#43701).
+    """
+    loaded = type(student).from_pretrained(checkpoint, config=student.config, dtype=student.dtype)
+    student.load_state_dict(loaded.state_dict())
+
+
 def load_alignments(checkpoint: str | Path, alignments: nn.Module) -> None:
     """Read the alignments of a checkpoint into `alignments`; does nothing for methods without layers."""
     path = Path(checkpoint) / ALIGNMENTS_FILE

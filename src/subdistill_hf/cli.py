@@ -24,8 +24,8 @@ commands:
 """
 
 DEMO = (
-    "--train_images_per_class 50 --compare scratch kd --num_train_epochs 300 --teacher_views 32 "
-    "--output_dir demo-student --overwrite --report_to none"
+    "--classes superclass:zodiac_signs --train_images_per_class 50 --compare scratch kd --max_steps 800 "
+    "--learning_rate 4e-3 --teacher_views 32 --output_dir demo-student --overwrite --report_to none"
 )
 
 
@@ -47,8 +47,8 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
         (TaskOptions, training),
         prog="subdistill distill",
         allow_abbrev=False,
-        epilog="Every argument of transformers.TrainingArguments is an option too (--learning_rate, "
-        "--num_train_epochs, --output_dir, --report_to ...): --help-all lists them.",
+        epilog="--help-all lists more options: every argument of transformers.TrainingArguments (--learning_rate, "
+        "--num_train_epochs, --output_dir, --report_to ...).",
     )
     if all_arguments:
         parser.set_defaults(**RUN_DEFAULTS)
@@ -96,7 +96,7 @@ def _run(command: str, arguments: list[str]) -> None:
     else:
         import torch.distributed
 
-        from subdistill_hf.distill import distill
+        from subdistill_hf.run import distill
 
         try:
             distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *arguments]))

@@ -27,7 +27,12 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
     learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Training batch size per device."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Evaluation batch size per device."})
-    num_train_epochs: float = field(default=100.0, metadata={"help": "Number of passes over the training images."})
+    num_train_epochs: float = field(
+        default=100.0,
+        metadata={
+            "help": "Number of passes over the training images (on the command line 0, the default, takes enough)."
+        },
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Remove dataset columns that the student's forward does not take."}

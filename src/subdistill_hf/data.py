@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,20 @@ def _with_subtask_labels(dataset: datasets.Dataset, columns: ImageColumns, subta
     labels = [outputs[label] for label in dataset[columns.label]]
     kept = dataset.select_columns([columns.image])
     feature = datasets.ClassLabel(names=list(subtask.names))
-    return kept.add_column(columns.label, labels, feature=feature)
+    with _without_bars():
+        return kept.add_column(columns.label, labels, feature=feature)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bar of `datasets` for a step that takes no time."""
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
 
 
 class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):

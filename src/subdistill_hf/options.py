@@ -108,7 +108,7 @@ class DistillationOptions:
         default=None,
         metadata={"help": "Positions drawn per image for the moments; all of them by default (the paper draws 20)."},
     )
-    layer_weight: float = field(default=1.0, metadata={"help": "Weight of the sum of the layer losses."})
+    layer_weight: float = field(default=100.0, metadata={"help": "Weight of the sum of the layer losses."})
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})
     task_weight: float = field(default=0.0, metadata={"help": "Weight of the cross entropy with the labels."})
     temperature: float = field(default=4.0, metadata={"help": "Temperature of the logit distillation."})
@@ -157,6 +157,7 @@ class InspectOptions:
 
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
+    "num_train_epochs": 0.0,  # as many as make a whole training, see `run.enough_epochs`
     "eval_strategy": "steps",
     "eval_steps": 0.1,
     "save_strategy": "steps",

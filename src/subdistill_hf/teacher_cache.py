@@ -71,7 +71,8 @@ class TeacherCache:
             device: where the targets go.
 
         Raises:
-            CacheError: for a view that is out of range, or a cache larger than `MAX_BYTES`.
+            CacheError: for a view that is out of range, a cache larger than `MAX_BYTES`, or a target that half
+                precision cannot hold.
         """
         row = (image * self.views + view).cpu()
         if int(row.min()) < 0 or int(row.max()) >= len(self._filled) or int(view.max()) >= self.views:
@@ -90,7 +91,12 @@ class TeacherCache:
             self._allocate(logits, features)
         assert self._rows is not None
         parts = [logits, *(features[name].values.flatten(1) for name in self._slots)]
-        self._rows[rows] = torch.cat([part.float() for part in parts], dim=1).to("cpu", torch.float16)
+        packed = torch.cat([part.float() for part in parts], dim=1).to("cpu", torch.float16)
+        if not bool(packed.isfinite().all()):
+            raise CacheError(
+                "a target of the teacher is too large for half precision (65504): use no cache (teacher_views unset)"
+            )
+        self._rows[rows] = packed
         self._filled[rows] = True
 
     def _allocate(self, logits: Tensor, features: Mapping[str, Features]) -> None:

@@ -9,15 +9,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from subdistill_hf.activations import Features
-from subdistill_hf.checkpoints import check_resumable, last_complete_checkpoint, load_alignments, save_distillation
+from subdistill_hf.checkpoints import (
+    check_resumable,
+    last_complete_checkpoint,
+    load_alignments,
+    load_student,
+    save_distillation,
+)
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.hub import StudentOnHub, plain_card
 from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
@@ -33,7 +41,7 @@ NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view")
 WITHOUT_CONTEXT = ("pca", "random", "identity")
 
 
-class SubDistillTrainer(Trainer):
+class SubDistillTrainer(StudentOnHub):
     """Trains a student in the relevant subspaces of a teacher (arXiv 2601.05913).
 
     Everything that `transformers.Trainer` does keeps working. `trainer.model` is the plain student: it is what is
@@ -81,7 +89,10 @@ class SubDistillTrainer(Trainer):
             raise DistillationError(f"method {args.method!r} needs a teacher: pass teacher=...")
         if kwargs.get("compute_loss_func") is not None:
             raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
+        if args.n_gpu > 1:
+            args._n_gpu = 1  # DataParallel would not split the targets: several GPUs need a launcher
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
+        self.add_callback(_EpochsOfViews)
         # Our losses are means over the batch, so the Trainer must divide them by the accumulation steps; vision
         # models that accept **kwargs would make it believe otherwise.
         self.model_accepts_loss_kwargs = False
@@ -304,8 +315,6 @@ class SubDistillTrainer(Trainer):
             if self.teaching.cache is None and self.args.teacher_views is not None:
                 if not hasattr(self.train_dataset, "__len__"):
                     raise DistillationError("teacher_views needs a dataset with a length, found a streamed one")
-                if not hasattr(self.train_dataset, "__len__"):
-                    raise DistillationError("teacher_views needs a training dataset with a length: leave it unset")
                 self.teaching.cache = TeacherCache(len(self.train_dataset), self.args.teacher_views)
         return self._distillation
 
@@ -374,13 +383,14 @@ class SubDistillTrainer(Trainer):
         args, teaching = self.args, self.teaching
         names = ("method", "basis", "centring", "rotation", "normalise_energy", "positions")
         class_ids = None if teaching is None or teaching.class_ids is None else teaching.class_ids.tolist()
+        labels = getattr(getattr(self.model, "config", None), "id2label", None) or {}
         return {
             "teacher": {
                 "name": None if teaching is None else teaching.name,
                 "digest": None if teaching is None else teaching.digest,
             },
             "student": {"model": type(self.model).__name__, "parameters": count_parameters(self.model)},
-            "classes": class_ids,
+            "classes": {"teacher_ids": class_ids, "names": list(labels.values())},
             "layers": [str(pair) for pair in self.pairs],
             "method": {name: getattr(args, name) for name in names},
             "weights": dict(self.loss_weights, temperature=args.temperature),
@@ -394,18 +404,62 @@ class SubDistillTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._reads_own_student:
+            load_student(resume_from_checkpoint, self.model)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_alignments(resume_from_checkpoint, self.distillation.alignments)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self.state.best_model_checkpoint is not None:
-            load_alignments(self.state.best_model_checkpoint, self.distillation.alignments)
+        best = self.state.best_model_checkpoint
+        if self._reads_own_student and best is not None:
+            load_student(best, self.model)
+        else:
+            super()._load_best_model()
+        if best is not None:
+            load_alignments(best, self.distillation.alignments)
+
+    @property
+    def _reads_own_student(self) -> bool:
+        """Whether the student is a whole model of transformers, see `load_student`."""
+        whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        return whole and isinstance(self.model, PreTrainedModel)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save student and processor. The parent's pickled arguments are left out: they hold paths and tokens."""
         super()._save(output_dir, state_dict)
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def describe_student(self, name: str) -> ModelCard:
+        """A short card, of what the trainer knows; `distill` writes the full one."""
+        labels = getattr(getattr(self.model, "config", None), "id2label", None) or {}
+        last: dict[str, float] = next(
+            (entry for entry in reversed(self.state.log_history) if "eval_accuracy" in entry), {}
+        )
+        return plain_card(
+            name,
+            [str(label) for label in labels.values()],
+            None if self.teaching is None else self.teaching.name,
+            self.pairs,
+            {key.removeprefix("eval_"): last[key] for key in ("eval_accuracy", "eval_loss") if key in last},
+        )
+
+
+class _EpochsOfViews(TrainerCallback):
+    """Moves the training dataset to the views of each epoch.
+
+    accelerate does so too, but not with several processes, and not in the epoch in which a run is resumed.
+    """
+
+    epoch = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.epoch = int(state.epoch or 0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **given: Any) -> None:
+        if hasattr(train_dataloader.dataset, "set_epoch"):
+            train_dataloader.dataset.set_epoch(self.epoch)
+        self.epoch += 1
 
 
 def _for_student(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,19 @@ import copy
 import datetime
 import importlib.metadata
 import json
+import math
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
@@ -34,7 +36,7 @@ from subdistill_hf.models import (
     weights_digest,
 )
 from subdistill_hf.options import METHODS, DistillationOptions, TaskOptions
-from subdistill_hf.plots import plot_confusion, plot_subspaces, plot_training
+from subdistill_hf.plots import plot_all
 from subdistill_hf.progress import MethodProgress
 from subdistill_hf.subtask import match_teacher
 from subdistill_hf.tables import table
@@ -44,6 +46,8 @@ REPORT_FILE = "report.json"
 RUNS_FOLDER = "runs"
 EXAMPLE_FILE = "example.png"
 SMALL_IMAGE = 64
+MIN_EPOCHS = 60
+MIN_STEPS = 1200
 VERSIONED = ("subdistill-hf", "torch", "transformers", "timm", "datasets", "accelerate")
 
 
@@ -105,6 +109,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     Raises:
         SubDistillError: for options that do not fit together, before anything is trained or written.
     """
+    transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     methods = _methods(options, config)
     _check_folder(options, config)
     task = _load(options, config)
@@ -185,11 +190,19 @@ def _load(options: TaskOptions, config: SubDistillConfig) -> _Task:
     subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
     data = SubtaskData(**{**vars(data), "subtask": subtask})
     test = ViewDataset(data.test, data.columns)  # decoded before training, so that a damaged image is found now
+    if config.max_steps <= 0 and config.num_train_epochs <= 0:
+        images_per_step = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+        config.num_train_epochs = enough_epochs(len(data.train), images_per_step)
     augmentation = options.augmentation
     if augmentation == "auto":
         augmentation = "pad_crop" if max(test.image(0).shape) <= SMALL_IMAGE else "resized_crop"
     flip = options.dataset not in EMBEDDED_DATASETS if options.flip is None else options.flip
     return _Task(options, config, data, test, teacher, augmentation, flip)
+
+
+def enough_epochs(images: int, images_per_step: int) -> float:
+    """The epochs of a run that was given neither epochs nor steps: at least `MIN_EPOCHS`, and `MIN_STEPS` steps."""
+    return float(max(MIN_EPOCHS, math.ceil(MIN_STEPS / math.ceil(images / images_per_step))))
 
 
 def _announce(task: _Task) -> None:
@@ -390,14 +403,18 @@ def _write(task: _Task, run: _Run, report: dict[str, Any]) -> None:
     run.student.processor.save_pretrained(folder)
     report["student"]["size_bytes"] = (folder / "model.safetensors").stat().st_size
     task.data.test[0][task.data.columns.image].convert("RGB").save(folder / EXAMPLE_FILE)
+    drawn = plot_all(report, folder)
+    _save_report(report, folder)  # whatever happens to the card, the figures are kept
     report["usage"] = _run_usage(folder)
-    plots: list[tuple[str, Callable[[dict[str, Any], Path], Path | None]]] = [
-        ("training_curves.png", plot_training),
-        ("subspaces.png", plot_subspaces),
-        ("confusion.png", plot_confusion),
-    ]
-    drawn = [name for name, plot in plots if plot(report, folder / name) is not None]
-    render_card(report, plots=tuple(drawn)).save(folder / "README.md")
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        render_card(report, plots=drawn).save(folder / "README.md")
+    for note in noted:
+        print(f"note: {note.message}", file=sys.stderr)
+    _save_report(report, folder)
+
+
+def _save_report(report: dict[str, Any], folder: Path) -> None:
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,206 @@
+"""Two real processes (gloo, CPU) give what one process gives, and end with the same weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageClassification
+
+from helpers import (
+    NAMES,
+    REPOSITORY,
+    assert_equal_weights,
+    convnext,
+    processor,
+    quiet_environment,
+    resnet,
+    save_teacher,
+    teacher_resnet,
+    trainer,
+    views,
+    weights_of,
+    write_image_folder,
+)
+from subdistill_hf.data import ViewCollator
+from subdistill_hf.subspaces import load_subspaces, save_subspaces
+
+GLOBAL_BATCH = 8
+
+
+def followed(folder, processes):
+    """A student without batch norm, so that nothing depends on how a batch is shared out.
+
+    accelerate's seeded sampler gives every process one order of the images, and each global batch to the processes
+    in turn, so that the global batches are those of one process; an epoch of 24 images has three.
+    """
+    images = views(augmentation="pad_crop", flip=True, seed=5)
+    parts = {"data_collator": ViewCollator(processor(), processor(40)), "fit_dataset": views(9)}
+    return trainer(
+        folder,
+        convnext(),
+        teacher_resnet(),
+        train=images,
+        parts=parts,
+        max_steps=12,
+        per_device_train_batch_size=GLOBAL_BATCH // processes,
+        per_device_eval_batch_size=5,
+        task_weight=0.5,
+    )
+
+
+def with_batch_norm(folder):
+    """Each process has its own images in its batch norms."""
+    return trainer(
+        folder,
+        resnet(),
+        teacher_resnet(),
+        max_steps=7,
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=2,
+        learning_rate=1e-2,
+        eval_strategy="steps",
+        eval_steps=7,
+        save_strategy="steps",
+        save_steps=7,
+    )
+
+
+WORKER = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import torch
+torch.set_num_threads(1)
+import test_processes
+test_processes.work(Path(sys.argv[1]))
+torch.distributed.destroy_process_group()
+"""
+
+
+def work(folder):
+    """What each process does; `two_processes` reads what it leaves."""
+    run = followed(folder / "followed", 2)
+    run.train()
+    rank = run.args.process_index
+    assert (run.args.world_size, torch.distributed.get_backend()) == (2, "gloo")
+    save_subspaces(run.subspaces, folder / f"subspaces-{rank}")
+    save_file(weights_of(run.distillation), folder / f"followed-{rank}.safetensors")
+    (folder / f"followed-{rank}.json").write_text(json.dumps(run.state.log_history), encoding="utf-8")
+    run = with_batch_norm(folder / "batch-norm")
+    run.train()
+    save_file(weights_of(run.distillation), folder / f"batch-norm-{rank}.safetensors")
+    predicted = run.predict(views(5, "test"))
+    history = [*run.state.log_history, {"predictions": predicted.predictions.tolist(), **predicted.metrics}]
+    (folder / f"batch-norm-{rank}.json").write_text(json.dumps(history), encoding="utf-8")
+
+
+def torchrun(*arguments, **environment):
+    command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2", *arguments]
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=REPOSITORY,
+        env=quiet_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+    torchrun(folder / "worker.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    run = followed(tmp_path_factory.mktemp("one"), 1)
+    run.train()
+    return run
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_subspaces_are_those_of_one_process(two_processes, one_process):
+    for rank in (0, 1):
+        found = load_subspaces(two_processes / f"subspaces-{rank}")
+        assert found.keys() == one_process.subspaces.keys()
+        assert len(found) == 3
+        for name, subspace in one_process.subspaces.items():
+            assert found[name].count == subspace.count
+            for values, expected in (
+                (found[name].basis, subspace.basis),
+                (found[name].mean, subspace.mean),
+                (found[name].energies / subspace.total_energy, subspace.energies / subspace.total_energy),
+            ):
+                torch.testing.assert_close(values, expected, rtol=0, atol=1e-8)
+
+
+def test_every_process_ends_with_identical_student_rotations_and_statistics(two_processes):
+    for name in ("followed", "batch-norm"):
+        first, second = (load_file(two_processes / f"{name}-{rank}.safetensors") for rank in (0, 1))
+        assert_equal_weights(first, second)
+        assert sum("alignments" in weight for weight in first) >= 9
+
+
+def test_two_processes_follow_one_at_the_same_global_batch(two_processes, one_process):
+    """After 12 steps of 1e-3 over 4 epochs of augmented views: losses to 1e-5 of themselves, weights to 2e-5."""
+    theirs = [entry for entry in one_process.state.log_history if "loss" in entry]
+    ours = [entry for entry in read(two_processes / "followed-0.json") if "loss" in entry]
+    assert len(ours) == len(theirs) == 12
+    for entry, expected in zip(ours, theirs, strict=True):
+        assert entry.keys() == expected.keys()
+        for name in entry:
+            assert entry[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-7), name
+    assert_equal_weights(
+        load_file(two_processes / "followed-0.safetensors"), weights_of(one_process.distillation), tolerance=2e-5
+    )
+
+
+def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process(two_processes):
+    """12 images in batches of 2 to two processes; each has batch-norm statistics of its own until they are shared."""
+    first, second = (read(two_processes / f"batch-norm-{rank}.json") for rank in (0, 1))
+    saved = AutoModelForImageClassification.from_pretrained(two_processes / "batch-norm" / "checkpoint-7").eval()
+    images = views(5, "test")
+    pixels = ViewCollator(processor())([images[index] for index in range(15)])["pixel_values"]
+    with torch.no_grad():
+        logits = saved(pixel_values=pixels).logits
+    for history in (first, second):
+        torch.testing.assert_close(torch.tensor(history[-1]["predictions"]), logits, rtol=0, atol=1e-5)
+    some = torch.tensor(views(4, "test").labels), [index for index in range(15) if index % 5 < 4]
+    accuracy = float((logits[some[1]].argmax(1) == some[0]).float().mean())
+    for history in (first, second):
+        (evaluated,) = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
+        assert evaluated == pytest.approx(accuracy)
+    exported = load_file(two_processes / "batch-norm" / "checkpoint-7" / "model.safetensors")
+    trained = load_file(two_processes / "batch-norm-1.safetensors")
+    for name, value in exported.items():
+        assert torch.equal(trained[f"student.{name}"], value), name
+
+
+def test_the_example_script_runs_in_two_processes(tmp_path):
+    save_teacher(tmp_path / "teacher")
+    write_image_folder(tmp_path / "images")
+    arguments = (
+        f"--teacher {tmp_path / 'teacher'} --dataset {tmp_path / 'images'} --classes {' '.join(NAMES)} "
+        f"--student resnet:widths=8-8-8 --output_dir {tmp_path / 'out'} --use_cpu --report_to none --max_steps 2 "
+        "--per_device_train_batch_size 4 --disable_tqdm true"
+    )
+    printed = torchrun("examples/run_subdistill.py", *arguments.split(), HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    assert printed.count("2 processes on cpu") == 1
+    assert printed.count("SubDistill  ") == 1
+    report = read(tmp_path / "out" / "report.json")
+    assert [result["method"] for result in report["results"]] == ["teacher", "subdistill"]
+    assert (report["dataset"]["train_images"], report["dataset"]["test_images"]) == (15, 9)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == dict(enumerate(NAMES))

@@ -1,0 +1,227 @@
+"""The body of a run: what is loaded, which methods are trained from which start, and what may be overwritten."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers import NAMES, assert_equal_weights, config, save_teacher, weights_of, write_image_folder
+from subdistill_hf.data import SubtaskData
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.options import TaskOptions
+from subdistill_hf.run import (
+    _check_folder,
+    _checkpoint,
+    _load,
+    _methods,
+    _prepare,
+    _remove_empty_folders,
+    _resume_option,
+    enough_epochs,
+    results_table,
+)
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distill")
+    save_teacher(folder / "teacher", size=40)
+    write_image_folder(folder / "images")
+    return folder
+
+
+def options(inputs, **changed):
+    defaults = {
+        "teacher": str(inputs / "teacher"),
+        "dataset": str(inputs / "images"),
+        "classes": list(NAMES),
+        "student": "resnet:widths=8-8-8,image=32",
+    }
+    return TaskOptions(**defaults | changed)
+
+
+def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
+    chosen = config(tmp_path, method="kd")
+    assert _methods(TaskOptions(), chosen) == ["kd"]
+    assert _methods(TaskOptions(compare=["subdistill", "kd", "scratch", "kd"]), chosen) == [
+        "scratch",
+        "kd",
+        "subdistill",
+    ]
+    with pytest.raises(SubDistillError, match="compare='fitnet': expected methods among subdistill, kd, scratch"):
+        _methods(TaskOptions(compare=["kd", "fitnet"]), chosen)
+
+
+def test_every_method_starts_from_the_same_student_and_sees_the_same_views(inputs, tmp_path):
+    task = _load(options(inputs), config(tmp_path / "out", method="subdistill"))
+    runs = [_prepare(task, method, announce=False) for method in ("scratch", "kd", "subdistill")]
+    assert [len(run.trainer.pairs) for run in runs] == [0, 0, 3]
+    assert [run.trainer.teaching is None for run in runs] == [True, False, False]
+    first = runs[0]
+    for run in runs[1:]:
+        assert_equal_weights(weights_of(run.trainer.model), weights_of(first.trainer.model))
+        for epoch in (0, 3):
+            for prepared in (run, first):
+                prepared.trainer.train_dataset.set_epoch(epoch)
+            for index in range(0, 15, 7):
+                ours, theirs = run.trainer.train_dataset[index], first.trainer.train_dataset[index]
+                assert torch.equal(ours["image"], theirs["image"])
+    assert [Path(run.trainer.args.output_dir).name for run in runs] == ["scratch", "kd", "subdistill"]
+    assert task.config.method == "subdistill"
+    batch = next(iter(runs[2].trainer.get_train_dataloader()))
+    assert batch["pixel_values"].shape[2:] == (32, 32)
+    assert batch["teacher_pixel_values"].shape[2:] == (40, 40)
+
+
+def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
+    task = _load(options(inputs, classes=[NAMES[2], NAMES[0]]), config(tmp_path / "out"))
+    assert isinstance(task.data, SubtaskData)
+    assert task.data.subtask.names == (NAMES[2], NAMES[0])
+    assert task.data.subtask.dataset_ids == (2, 0)  # folders in the order of their names
+    assert task.data.subtask.teacher_ids == (12, 10)
+    run = _prepare(task, "kd", announce=False)
+    assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
+    assert run.trainer.teaching.class_ids.tolist() == [12, 10]
+
+
+@pytest.mark.parametrize(
+    ("side", "given", "expected"),
+    [
+        (32, {}, ("pad_crop", True)),
+        (80, {}, ("resized_crop", True)),
+        (80, {"augmentation": "none", "flip": False}, ("none", False)),
+    ],
+)
+def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side, given, expected):
+    for split in ("train", "test"):
+        for name in NAMES[:2]:
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for index in range(2):
+                Image.new("RGB", (side, side), (index, 2, 3)).save(tmp_path / "images" / split / name / f"{index}.png")
+    task = _load(
+        options(inputs, dataset=str(tmp_path / "images"), classes=list(NAMES[:2]), **given), config(tmp_path / "out")
+    )
+    assert (task.augmentation, task.flip) == expected
+    assert (task.views(_prepare(task, "scratch", False).student).flip) == expected[1]
+
+
+def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):
+    teacher = save_teacher(tmp_path / "teacher")
+    given = options(inputs, dataset="digits", classes=["superclass:even"], teacher=str(teacher))
+    with pytest.raises(SubDistillError, match="the teacher has no class 'zero'"):
+        _load(given, config(tmp_path / "out"))
+
+
+# Folders
+
+
+def touch(path, text="{}"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_new_or_empty_folder_may_be_used(tmp_path):
+    _check_folder(TaskOptions(), config(tmp_path / "new"))
+    _check_folder(TaskOptions(), config(tmp_path))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("file", ["report.json", "runs/kd/checkpoint-3/model.safetensors"])
+def test_a_folder_with_another_run_needs_overwrite_or_resume(tmp_path, file):
+    kept = touch(tmp_path / file)
+    with pytest.raises(
+        SubDistillError, match=r"already holds another run: --resume_from_checkpoint true .* --overwri"
+    ):
+        _check_folder(TaskOptions(), config(tmp_path))
+    with pytest.raises(SubDistillError, match="already holds another run"):
+        _check_folder(TaskOptions(), config(tmp_path, resume_from_checkpoint="false"))
+    _check_folder(TaskOptions(overwrite=True), config(tmp_path))
+    _check_folder(TaskOptions(), config(tmp_path, resume_from_checkpoint="true"))
+    assert kept.is_file()
+
+
+@pytest.mark.parametrize("given", [{}, {"overwrite": True}])
+def test_a_folder_with_other_files_is_never_used(tmp_path, given):
+    kept = touch(tmp_path / "thesis.txt")
+    for resume in (None, "true"):
+        with pytest.raises(SubDistillError, match="already holds other files: give another --output_dir"):
+            _check_folder(TaskOptions(**given), config(tmp_path, resume_from_checkpoint=resume))
+    assert kept.is_file()
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    touch(tmp_path / "out")
+    with pytest.raises(SubDistillError, match="is a file: expected a folder"):
+        _check_folder(TaskOptions(overwrite=True), config(tmp_path / "out"))
+
+
+def test_only_empty_folders_are_taken_back(tmp_path):
+    kept = touch(tmp_path / "runs" / "kd" / "a.txt")
+    (tmp_path / "runs" / "subdistill" / "deep").mkdir(parents=True)
+    _remove_empty_folders(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+    assert not (tmp_path / "runs" / "subdistill").exists()
+    kept.unlink()
+    _remove_empty_folders(tmp_path)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, False), ("false", False), ("no", False), ("True", True)])
+def test_resuming_is_asked_for_in_words(tmp_path, given, expected):
+    assert _resume_option(config(tmp_path, resume_from_checkpoint=given)) is expected
+
+
+def test_a_checkpoint_of_the_run_may_be_named_from_anywhere(tmp_path, monkeypatch):
+    for step in (2, 4):
+        touch(tmp_path / "out" / "runs" / "kd" / f"checkpoint-{step}" / "trainer_state.json", '{"global_step": 2}')
+    monkeypatch.chdir(tmp_path)
+    named = tmp_path / "out" / "runs" / "kd" / "checkpoint-2"
+    for text in (str(named), "out/runs/kd/checkpoint-2", "./out/../out/runs/kd/checkpoint-2"):
+        resume = _resume_option(config("out", resume_from_checkpoint=text))
+        assert Path(_checkpoint(resume, Path("out/runs/kd"))).resolve() == named
+        assert _checkpoint(resume, Path("out/runs/subdistill")) is None
+    assert _checkpoint(True, Path("out/runs/kd")) == "out/runs/kd/checkpoint-4"
+    assert _checkpoint(False, Path("out/runs/kd")) is None
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    elsewhere = touch(tmp_path / "other" / "runs" / "kd" / "checkpoint-2" / "trainer_state.json").parent
+    for path in (elsewhere, tmp_path / "out" / "runs" / "kd" / "checkpoint-2"):
+        with pytest.raises(
+            SubDistillError, match="expected true, for the last checkpoint, or a checkpoint's folder in"
+        ):
+            _resume_option(config(tmp_path / "out", resume_from_checkpoint=str(path)))
+
+
+# The table
+
+
+def test_the_table_has_a_row_for_each_classifier():
+    report = {
+        "results": [
+            {"method": "teacher", "accuracy": 0.9, "parameters": 12345, "latency_ms": {"median": 3.14159}},
+            {"method": "subdistill", "accuracy": 1 / 3, "parameters": 67, "latency_ms": {"median": 0.2}},
+        ],
+        "classes": ["a", "b"],
+        "dataset": {"test_images": 18},
+        "latency_machine": "a machine",
+    }
+    for result, seconds in zip(report["results"], (None, 61.6), strict=True):
+        result["training_seconds"] = seconds
+    lines = [line.split() for line in results_table(report).strip().splitlines()]
+    assert lines[0] == ["accuracy", "parameters", "ms/image", "trained", "in"]
+    assert lines[2] == ["teacher", "90.0", "%", "12,345", "3.14"]
+    assert lines[3] == ["SubDistill", "33.3", "%", "67", "0.20", "62", "s"]
+    assert " ".join(lines[-1]) == "2 classes, 18 test images; a machine"
+
+
+@pytest.mark.parametrize(
+    ("images", "images_per_step", "epochs"),
+    [(100, 64, 600), (64, 64, 1200), (6400, 64, 60), (65, 64, 600), (3200, 64, 60), (640, 64, 120)],
+)
+def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(images, images_per_step, epochs):
+    assert enough_epochs(images, images_per_step) == epochs
