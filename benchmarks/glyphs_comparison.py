@@ -220,14 +220,18 @@ def report(entries: list[dict[str, Any]], chosen: dict[str, dict[str, Any]]) -> 
     lines = []
     for images in sorted({entry["train_images"] for entry in entries}):
         chosen_entries = [entry for entry in entries if entry["train_images"] == images]
-        pairs = sorted({(entry["superclass"], entry["seed"]) for entry in chosen_entries})
         accuracy = {(e["method"], e["superclass"], e["seed"]): e["test"] for e in chosen_entries}
+        started = sorted({(entry["superclass"], entry["seed"]) for entry in chosen_entries})
+        pairs = [pair for pair in started if all((method, *pair) in accuracy for method in METHODS)]
+        planned = len(FINAL_SUPERCLASSES) * len(SEEDS)
+        if len(pairs) < 2:
+            continue
         superclasses = sorted({superclass for superclass, _ in pairs})
         lines += [
             f"### {images} training images a class",
             "",
-            f"Test accuracy in %, mean ± standard error over {len(pairs)} runs ({len(superclasses)} superclasses x "
-            f"{len(pairs) // len(superclasses)} seeds); difference to KD paired by run.",
+            f"Test accuracy in %, mean ± standard error over {len(pairs)} of {planned} runs a method (superclasses x "
+            "seeds); difference to KD paired by run.",
             "",
             "| method | accuracy | difference to KD | " + " | ".join(superclasses) + " |",
             "|---|---|---|" + "---|" * len(superclasses),

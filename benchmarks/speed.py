@@ -13,7 +13,6 @@ import argparse
 import datetime
 import json
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -169,7 +168,8 @@ def _peak_memory(pair: str, count: int, queue: Any) -> None:
             lambda inputs: teacher(**inputs).logits[:, :CLASSES], teacher, layers, images(count, size, batch)
         )
     )
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage would count the parent's peak too
+    queue.put(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
 def memory(pair: str, counts: tuple[int, ...]) -> dict[str, Any]:
