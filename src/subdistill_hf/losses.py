@@ -69,6 +69,10 @@ class Centre(nn.Module):
             return values
         if not self.training:
             return values - self.running_mean[:, None]
+        fused = values.shape[0] * values.shape[2] > 1 and not _several_processes()  # torch refuses a lone position
+        if self.centring == "batch_norm" and fused:
+            unused = torch.ones_like(self.running_mean)  # the running variance: evaluation divides by nothing
+            return F.batch_norm(values, self.running_mean, unused, None, None, True, self.momentum, self.eps)
         mean = _mean_over_processes(values.mean(dim=(0, 2)))
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
@@ -83,12 +87,16 @@ class Centre(nn.Module):
         return f"{self.running_mean.shape[0]}, centring={self.centring!r}"
 
 
+def _several_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _mean_over_processes(mean: Tensor) -> Tensor:
     """Average a statistic over the processes of the default group; gradients flow to every process's share.
 
     Exact when the processes hold batches of one size, which `accelerate` ensures.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _several_processes():
         return mean
     return _AverageOverProcesses.apply(mean)  # type: ignore[no-any-return]
 
@@ -193,7 +201,7 @@ class SubspaceAlignment(nn.Module):
             dtype = self.centre.running_mean.dtype
             h, t = same_positions(student.with_values(student.values.to(dtype)), target)
             s = self.rotation(self.centre(h))
-            error: Tensor = (s - t.to(dtype)).square().sum(dim=1).mean()
+            error: Tensor = F.mse_loss(s, t.to(dtype), reduction="sum") / (s.shape[0] * s.shape[2])
             return error / self.energy
 
 
