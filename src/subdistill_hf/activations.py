@@ -120,6 +120,11 @@ def to_features(
     return Features(tensor.transpose(1, 2), grid, prefix)
 
 
+def height_and_width(pixels: Tensor) -> tuple[int, int]:
+    """Height and width of a batch of images `(B, c, H, W)`, in pixels."""
+    return int(pixels.shape[-2]), int(pixels.shape[-1])
+
+
 def first_tensor(output: Any) -> Tensor | None:
     """The tensor itself, or the first element of a tuple, list or mapping when that is a tensor."""
     if isinstance(output, Mapping):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.activations import Features, record, to_features
+from subdistill_hf.activations import Features, height_and_width, record, to_features
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.losses import SubspaceAlignment
 
@@ -61,8 +61,7 @@ class StudentWithAlignments(nn.Module):
         with record(self.student, [layer.name for layer in layers], copy=copied) as recorder:
             logits = logits_of(self.student(**inputs))
         recorder.check()
-        pixels = inputs["pixel_values"]
-        image_size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        image_size = height_and_width(inputs["pixel_values"])
         losses = []
         for pair, alignment in zip(self.pairs, self.alignments, strict=True):
             output = recorder.outputs[pair.student.name]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from subdistill_hf.activations import resolve_layers
+from subdistill_hf.activations import height_and_width, resolve_layers
 from subdistill_hf.data import ViewDataset, load_subtask, process
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.layers import AUTO, LayerShape, describe_layers, stage_outputs
@@ -50,7 +50,7 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
             yield {"pixel_values": process(teacher.processor, [images.image(index) for index in chosen])}
 
     example = {"pixel_values": process(teacher.processor, [images.image(0)])}
-    image_size = (int(example["pixel_values"].shape[2]), int(example["pixel_values"].shape[3]))
+    image_size = height_and_width(example["pixel_values"])
     with torch.no_grad():
         if options.layers == [AUTO]:
             names = stage_outputs(teacher.model, lambda: forward(example), image_size)

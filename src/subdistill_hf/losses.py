@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from subdistill_hf.activations import Features
-from subdistill_hf.subspaces import Subspace
+from subdistill_hf.subspaces import Subspace, several_processes
 
 Centring = Literal["mean", "batch_norm", "none"]
 RotationKind = Literal["orthogonal", "linear"]
@@ -69,7 +69,7 @@ class Centre(nn.Module):
             return values
         if not self.training:
             return values - self.running_mean[:, None]
-        fused = values.shape[0] * values.shape[2] > 1 and not _several_processes()  # torch refuses a lone position
+        fused = values.shape[0] * values.shape[2] > 1 and not several_processes()  # torch refuses a lone position
         if self.centring == "batch_norm" and fused:
             unused = torch.ones_like(self.running_mean)  # the running variance: evaluation divides by nothing
             return F.batch_norm(values, self.running_mean, unused, None, None, True, self.momentum, self.eps)
@@ -87,16 +87,12 @@ class Centre(nn.Module):
         return f"{self.running_mean.shape[0]}, centring={self.centring!r}"
 
 
-def _several_processes() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _mean_over_processes(mean: Tensor) -> Tensor:
     """Average a statistic over the processes of the default group; gradients flow to every process's share.
 
     Exact when the processes hold batches of one size, which `accelerate` ensures.
     """
-    if not _several_processes():
+    if not several_processes():
         return mean
     return _AverageOverProcesses.apply(mean)  # type: ignore[no-any-return]
 

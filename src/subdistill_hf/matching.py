@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.activations import evaluation_mode
+from subdistill_hf.activations import evaluation_mode, height_and_width
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layers import LayerPair, pair_layers
@@ -73,14 +73,10 @@ def match_models(
             layers,
             run_teacher,
             run_student,
-            _image_size(teacher_pixels),
-            _image_size(student_inputs["pixel_values"]),
+            height_and_width(teacher_pixels),
+            height_and_width(student_inputs["pixel_values"]),
             pairs,
         )
-
-
-def _image_size(pixels: Tensor) -> tuple[int, int]:
-    return (int(pixels.shape[-2]), int(pixels.shape[-1]))
 
 
 def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor | None) -> None:

@@ -14,6 +14,7 @@ from subdistill_hf.activations import (
     LayerError,
     evaluation_mode,
     first_tensor,
+    height_and_width,
     named_layers,
     to_features,
 )
@@ -157,5 +158,5 @@ def image_size_of(batch: Any) -> tuple[int, int] | None:
     """Height and width of the images of a batch: a tensor `(B, c, H, W)` or a mapping with `pixel_values`."""
     pixels = batch.get("pixel_values") if isinstance(batch, Mapping) else batch
     if isinstance(pixels, Tensor) and pixels.dim() == 4:
-        return (int(pixels.shape[2]), int(pixels.shape[3]))
+        return height_and_width(pixels)
     return None

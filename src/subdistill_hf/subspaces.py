@@ -116,7 +116,7 @@ class Moments:
 
     def synchronised(self) -> Moments:
         """The moments over all processes of the default process group (itself when there is only one)."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not several_processes():
             return self
         names = ("mean", "scatter", "context_sum", "context_scatter", "cross_scatter")
         parts: list[list[Tensor]] = []
@@ -143,6 +143,11 @@ class Moments:
     def cross_covariance(self) -> Tensor:
         """C_ac = E[(a - μ) cᵀ], `(d, d)`."""
         return self.cross_scatter / self.count
+
+
+def several_processes() -> bool:
+    """Whether a process group is up, whose processes share their statistics."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _columns(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.activations import Features, record, to_features
+from subdistill_hf.activations import Features, height_and_width, record, to_features
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses import SubspaceAlignment
@@ -90,14 +90,14 @@ class Teaching:
     @torch.no_grad()
     def _run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
         """One pass; features are projected the moment a layer returns, so that none is kept."""
-        taught = dict(
-            zip((pair.teacher.name for pair in distillation.pairs), range(len(distillation.pairs)), strict=True)
-        )
-        image_size = (int(pixel_values.shape[-2]), int(pixel_values.shape[-1]))
+        taught = {
+            pair.teacher.name: (pair.teacher, alignment)
+            for pair, alignment in zip(distillation.pairs, distillation.alignments, strict=True)
+        }
+        image_size = height_and_width(pixel_values)
 
         def project(name: str, output: Any) -> Features:
-            layer = distillation.pairs[taught[name]].teacher
-            alignment = distillation.alignments[taught[name]]
+            layer, alignment = taught[name]
             assert isinstance(alignment, SubspaceAlignment)
             return alignment.target(to_features(output, name, image_size, layer.channels_last))
 
