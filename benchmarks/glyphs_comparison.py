@@ -60,11 +60,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     from subdistill_hf.config import SubDistillConfig
-    from subdistill_hf.data import ViewCollator, ViewDataset, load_subtask
+    from subdistill_hf.data import load_subtask
     from subdistill_hf.evaluation import Classifier, predict, score
     from subdistill_hf.models import build_student, load_teacher
     from subdistill_hf.subtask import match_teacher
     from subdistill_hf.trainer import SubDistillTrainer
+    from subdistill_hf.views import ViewCollator, ViewDataset
 
     images = job["train_images"]
     data = load_subtask(

@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import ImageColumns, ViewCollator, ViewDataset
+from subdistill_hf.data import ImageColumns
 from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, render
 from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.views import ViewCollator, ViewDataset
 
 # accelerate collects garbage at each training: what the imports made need not be searched every time.
 gc.freeze()

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from helpers import CLASS_IDS, NAMES, processor, resnet, teacher_resnet, views, weights_of
-from subdistill_hf.data import process
 from subdistill_hf.evaluation import Classifier, measure_latency, predict, score
+from subdistill_hf.views import process
 
 
 def test_a_classifier_answers_with_the_subtasks_outputs_in_evaluation_mode():

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from helpers import NAMES, glyph_rows, processor, resnet, save_teacher, vit
-from subdistill_hf.data import process
 from subdistill_hf.glyphs import CLASS_NAMES
 from subdistill_hf.models import (
     ModelError,
@@ -20,6 +19,7 @@ from subdistill_hf.models import (
     load_teacher,
     weights_digest,
 )
+from subdistill_hf.views import process
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from helpers import (
     weights_of,
     write_image_folder,
 )
-from subdistill_hf.data import ViewCollator
 from subdistill_hf.subspaces import load_subspaces, save_subspaces
+from subdistill_hf.views import ViewCollator
 
 GLOBAL_BATCH = 8
 

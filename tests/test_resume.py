@@ -26,8 +26,8 @@ from helpers import (
     weights_of,
 )
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE, STATE_FILE, last_complete_checkpoint
-from subdistill_hf.data import ViewCollator
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.views import ViewCollator
 
 STEPS = 24
 

@@ -5,8 +5,8 @@ import torch
 
 from helpers import CLASS_IDS, processor, resnet, teacher_resnet, trainer, views
 from subdistill_hf.activations import Features
-from subdistill_hf.data import ViewCollator
 from subdistill_hf.teacher_cache import MAX_BYTES, CacheError, TeacherCache
+from subdistill_hf.views import ViewCollator
 
 CPU = torch.device("cpu")
 HALF = 2**-11  # the largest relative error of rounding to half precision

@@ -32,12 +32,12 @@ from helpers import (
 )
 from subdistill_hf.activations import LayerError
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE
-from subdistill_hf.data import ViewCollator
 from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError
 from subdistill_hf.losses import Rotation
 from subdistill_hf.models import weights_digest
 from subdistill_hf.subspaces import Moments, Subspace, SubspaceError
 from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.views import ViewCollator
 
 STAGES = [f"resnet.encoder.stages.{index}" for index in range(4)]
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}

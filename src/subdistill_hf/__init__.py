@@ -9,8 +9,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from subdistill_hf.config import SubDistillConfig as SubDistillConfig
-    from subdistill_hf.data import ViewCollator as ViewCollator
-    from subdistill_hf.data import ViewDataset as ViewDataset
     from subdistill_hf.data import load_subtask as load_subtask
     from subdistill_hf.errors import SubDistillError as SubDistillError
     from subdistill_hf.layers import LayerPair as LayerPair
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from subdistill_hf.subspaces import Subspace as Subspace
     from subdistill_hf.subtask import Subtask as Subtask
     from subdistill_hf.trainer import SubDistillTrainer as SubDistillTrainer
+    from subdistill_hf.views import ViewCollator as ViewCollator
+    from subdistill_hf.views import ViewDataset as ViewDataset
 
 _HOME = {
     "LayerPair": "layers",
@@ -35,8 +35,8 @@ _HOME = {
     "SubspaceAlignment": "losses",
     "Subtask": "subtask",
     "TaskOptions": "options",
-    "ViewCollator": "data",
-    "ViewDataset": "data",
+    "ViewCollator": "views",
+    "ViewDataset": "views",
     "build_student": "models",
     "distill": "run",
     "load_subtask": "data",

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.data import ViewDataset, process
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
+from subdistill_hf.views import ViewDataset, process
 
 
 @dataclass(frozen=True)

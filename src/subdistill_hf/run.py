@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import AUGMENTATIONS, EMBEDDED_DATASETS, SubtaskData, ViewCollator, ViewDataset, load_subtask
+from subdistill_hf.data import EMBEDDED_DATASETS, SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.evaluation import Classifier, measure_latency, predict, score
 from subdistill_hf.model_card import render_card
@@ -41,6 +41,7 @@ from subdistill_hf.progress import MethodProgress
 from subdistill_hf.subtask import match_teacher
 from subdistill_hf.tables import table
 from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.views import AUGMENTATIONS, ViewCollator, ViewDataset
 
 REPORT_FILE = "report.json"
 RUNS_FOLDER = "runs"

@@ -1,0 +1,197 @@
+"""Augmented views of images, and their batches for both networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as image_functional
+
+from subdistill_hf.data import DataError, ImageColumns
+
+AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
+DECODE_AHEAD_BYTES = 512 * 2**20
+PAD = 4
+
+
+class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Augmented views of images; a view depends only on (seed, epoch, image), never on a hidden global state.
+
+    Small datasets of equally sized images are decoded once, when the dataset is made, and augmented batch-wise.
+
+    Args:
+        dataset: images and labels.
+        columns: their columns.
+        augmentation: `"none"`, `"pad_crop"` (pad by 4 and crop back), or `"resized_crop"` (8 to 100 % of the area).
+        flip: mirror half of the views.
+        size: height and width of `resized_crop` views.
+        seed: of the augmentation.
+        views: number of different views of each image; epochs cycle through them. As many as epochs by default.
+
+    Raises:
+        DataError: for an unknown augmentation, an empty dataset, or an image that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        columns: ImageColumns,
+        augmentation: str = "none",
+        flip: bool = False,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        views: int | None = None,
+    ) -> None:
+        if augmentation not in AUGMENTATIONS:
+            raise DataError(f"unknown augmentation {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
+        if len(dataset) == 0:
+            raise DataError("the dataset has no images")
+        self.dataset, self.columns = dataset, columns
+        self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
+        self.labels: list[int] = list(dataset[columns.label])
+        self.views, self.view = views, 0
+        self._random = self._draw(0)
+        self._decoded = self._decode_all()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the views of another epoch (called by the trainer)."""
+        view = epoch if self.views is None else epoch % self.views
+        if view != self.view:
+            self.view = view
+            self._random = self._draw(view)
+
+    def _draw(self, view: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """One row of uniform numbers per image."""
+        return np.random.default_rng([self.seed, view]).random((len(self.labels), 5))
+
+    def _decode(self, index: int) -> Tensor:
+        try:
+            image = self.dataset[index][self.columns.image].convert("RGB")
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            AttributeError,
+        ) as error:  # what PIL raises for damaged files
+            raise DataError(
+                f"image {index}{self._file(index)} (class {self.labels[index]}) cannot be decoded: {error}. "
+                "Remove or replace it"
+            ) from error
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def _file(self, index: int) -> str:
+        """Where an image comes from, if the dataset knows."""
+        encoded = self.dataset.cast_column(self.columns.image, datasets.Image(decode=False))[index]
+        path = (encoded[self.columns.image] or {}).get("path")
+        return f", {path}" if path else ""
+
+    def _decode_all(self) -> Tensor | None:
+        first = self._decode(0)
+        if first.numel() * len(self) > DECODE_AHEAD_BYTES:
+            return None
+        images = [first]
+        for index in range(1, len(self)):
+            image = self._decode(index)
+            if image.shape != first.shape:
+                return None
+            images.append(image)
+        return torch.stack(images)
+
+    def image(self, index: int) -> Tensor:
+        """One image without augmentation, `(3, H, W)` bytes."""
+        return self._decode(index) if self._decoded is None else self._decoded[index]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """A batch of views: `image` `(3, H, W)` bytes, `labels`, and the places `index` and `view`."""
+        return [
+            {"image": self._view(index), "labels": self.labels[index], "index": index, "view": self.view}
+            for index in indices
+        ]
+
+    def _view(self, index: int) -> Tensor:
+        image = self.image(index)
+        draw = self._random[index]
+        if self.augmentation == "pad_crop":
+            image = _pad_crop(image, draw)
+        elif self.augmentation == "resized_crop":
+            image = _resized_crop(image, draw, self.size or (image.shape[1], image.shape[2]))
+        if self.flip and draw[4] < 0.5:
+            image = image.flip(2)
+        return image
+
+
+def _pad_crop(image: Tensor, draw: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
+    """Shift by up to `PAD` pixels each way; what is uncovered repeats the border."""
+    height, width = image.shape[1:]
+    rows = torch.arange(height).add(int(draw[0] * (2 * PAD + 1)) - PAD).clamp(0, height - 1)
+    columns = torch.arange(width).add(int(draw[1] * (2 * PAD + 1)) - PAD).clamp(0, width - 1)
+    return image[:, rows][:, :, columns]
+
+
+def _resized_crop(image: Tensor, draw: np.ndarray[Any, np.dtype[np.float64]], size: tuple[int, int]) -> Tensor:
+    """A crop of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3, resized to `size`."""
+    height, width = image.shape[1:]
+    area = height * width * (0.08 + 0.92 * draw[0])
+    ratio = (3 / 4) ** (1 - 2 * draw[1])
+    crop_width = min(width, max(1, round((area * ratio) ** 0.5)))
+    crop_height = min(height, max(1, round((area / ratio) ** 0.5)))
+    top, left = int(draw[2] * (height - crop_height + 1)), int(draw[3] * (width - crop_width + 1))
+    view: Tensor = image_functional.resized_crop(
+        image, top, left, crop_height, crop_width, list(size), InterpolationMode.BICUBIC, antialias=True
+    )
+    return view
+
+
+class ViewCollator:
+    """Collate views into `pixel_values` for the student, `teacher_pixel_values`, `labels`, `index` and `view`.
+
+    Each network gets the input it was trained on, from the same view; when both processors do the same, the
+    teacher reads the student's.
+
+    Args:
+        processor: the student's image processor.
+        teacher_processor: the teacher's, if there is a teacher.
+    """
+
+    def __init__(self, processor: Any, teacher_processor: Any | None = None) -> None:
+        self.processor = processor
+        same = teacher_processor is None or _preprocessing(teacher_processor) == _preprocessing(processor)
+        self.teacher_processor = None if same else teacher_processor
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Process a list of `ViewDataset` items."""
+        images = [example["image"] for example in examples]
+        batch = {"pixel_values": process(self.processor, images)}
+        if self.teacher_processor is not None:
+            batch["teacher_pixel_values"] = process(self.teacher_processor, images)
+        for name in ("labels", "index", "view"):
+            batch[name] = torch.tensor([example[name] for example in examples])
+        return batch
+
+
+def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
+    """Apply an image processor to byte images `(3, H, W)`; gives `(B, 3, H', W')`."""
+    inputs: Sequence[Any] = images
+    if type(processor).__name__ == "TimmWrapperImageProcessor":  # scales PIL images only
+        inputs = [image_functional.to_pil_image(image) for image in images]
+    values: Tensor = processor(images=list(inputs), return_tensors="pt")["pixel_values"]
+    return values
+
+
+def _preprocessing(processor: Any) -> dict[str, Any]:
+    """What a processor does to an image, for comparison."""
+    described = dict(processor.to_dict())
+    for name in ("_processor_class", "image_processor_type", "architecture", "pretrained_cfg"):
+        described.pop(name, None)
+    return described

@@ -1,0 +1,167 @@
+"""Augmented views of images and their batches."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import functional as image_functional
+
+from helpers import COLUMNS, NAMES, processor, save_teacher, subtask_rows, views
+from subdistill_hf.data import DataError
+from subdistill_hf.models import build_student, load_teacher
+from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_a_view_depends_only_on_seed_view_and_image(augmentation):
+    options = {"augmentation": augmentation, "flip": True, "seed": 5}
+    one, other = views(**options), views(**options)
+    for view in (3, 0):
+        one.set_epoch(view)
+        other.set_epoch(view)
+        together = one.__getitems__(list(range(12)))
+        backwards = [other[index] for index in reversed(range(12))][::-1]
+        for index in range(12):
+            assert torch.equal(together[index]["image"], backwards[index]["image"])
+            assert (together[index]["index"], together[index]["view"]) == (index, view)
+            assert together[index]["labels"] == subtask_rows()["fine_label"][index]
+
+
+def test_views_are_the_same_when_other_processes_load_them():
+    dataset = views(augmentation="pad_crop", flip=True)
+    dataset.set_epoch(2)
+    here = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
+    loader = DataLoader(dataset, batch_size=5, num_workers=2, multiprocessing_context="fork")
+    assert torch.equal(torch.cat([batch["image"] for batch in loader]), here)
+
+
+@pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
+def test_seeds_and_views_change_most_images(augmentation):
+    def images(seed, view):
+        dataset = views(augmentation=augmentation, seed=seed)
+        dataset.set_epoch(view)
+        return torch.stack([dataset[index]["image"] for index in range(len(dataset))])
+
+    first = images(0, 0)
+    for other in (images(1, 0), images(0, 1), images(1, 1)):
+        assert (first != other).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_epochs_cycle_through_a_given_number_of_views():
+    dataset = views(augmentation="pad_crop", views=3)
+    seen = []
+    for epoch in range(7):
+        dataset.set_epoch(epoch)
+        assert dataset[0]["view"] == epoch % 3
+        seen.append(torch.stack([dataset[index]["image"] for index in range(len(dataset))]))
+    for epoch in range(7):
+        for other in range(7):
+            assert torch.equal(seen[epoch], seen[other]) == (epoch % 3 == other % 3)
+
+
+def test_without_augmentation_a_view_is_the_image():
+    dataset = views()
+    for index in (0, 7, 23):
+        image = np.asarray(subtask_rows()[index]["img"])
+        assert np.array_equal(dataset[index]["image"].permute(1, 2, 0).numpy(), image)
+        assert torch.equal(dataset.image(index), dataset[index]["image"])
+
+
+def test_a_crop_is_a_shift_of_at_most_four_pixels_that_repeats_the_border():
+    dataset = views(augmentation="pad_crop")
+    shifts = set()
+    for index in range(len(dataset)):
+        padded = np.pad(np.asarray(subtask_rows()[index]["img"]), ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge")
+        view = dataset[index]["image"].permute(1, 2, 0).numpy()
+        fits = [
+            (row, column)
+            for row in range(2 * PAD + 1)
+            for column in range(2 * PAD + 1)
+            if np.array_equal(padded[row : row + 32, column : column + 32], view)
+        ]
+        assert fits
+        shifts.add(fits[0])
+    assert len(shifts) > 10
+
+
+def test_about_half_of_the_views_are_mirrored():
+    plain, flipped = views(16), views(16, flip=True)
+    mirrored = 0
+    for index in range(len(plain)):
+        before, after = plain[index]["image"], flipped[index]["image"]
+        assert torch.equal(after, before) or torch.equal(after, before.flip(2))
+        mirrored += not torch.equal(after, before)
+    assert 12 < mirrored < 36
+
+
+def test_images_of_different_sizes_are_cropped_to_one_size():
+    rows = [Image.fromarray(np.full((20 + 4 * index, 40, 3), 9 * index, dtype=np.uint8)) for index in range(4)]
+    rows = datasets.Dataset.from_dict({"img": rows, "fine_label": [0, 1, 0, 1]}, features=two_classes())
+    dataset = ViewDataset(rows, COLUMNS, "resized_crop", size=(24, 16))
+    assert [tuple(dataset[index]["image"].shape) for index in range(4)] == [(3, 24, 16)] * 4
+    assert dataset.image(3).shape == (3, 32, 40)
+    assert dataset[3]["image"].unique().tolist() == [27]
+
+
+def two_classes():
+    return datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})
+
+
+def test_grey_and_transparent_images_become_rgb():
+    rows = [Image.new("L", (8, 8), 77), Image.new("RGBA", (8, 8), (1, 2, 3, 255)), Image.new("1", (8, 8), 1)]
+    rows = datasets.Dataset.from_dict({"img": rows, "fine_label": [0, 1, 0]}, features=two_classes())
+    dataset = ViewDataset(rows, COLUMNS)
+    assert [dataset[index]["image"][:, 0, 0].tolist() for index in range(3)] == [[77] * 3, [1, 2, 3], [255] * 3]
+
+
+def test_an_unknown_augmentation_and_an_empty_dataset_are_refused():
+    with pytest.raises(DataError, match="unknown augmentation 'mixup': expected one of none, pad_crop, resized_crop"):
+        views(augmentation="mixup")
+    with pytest.raises(DataError, match="no images"):
+        ViewDataset(subtask_rows().select([]), COLUMNS)
+
+
+# Batches
+
+
+def test_each_network_gets_its_own_preprocessing_of_the_same_view():
+    dataset = views(augmentation="pad_crop", flip=True)
+    student, teacher = processor(24, mean=0.25), processor(40)
+    items = dataset.__getitems__([3, 0, 9])
+    batch = ViewCollator(student, teacher)(items)
+    assert set(batch) == {"pixel_values", "teacher_pixel_values", "labels", "index", "view"}
+    for name, own in (("pixel_values", student), ("teacher_pixel_values", teacher)):
+        images = [image_functional.to_pil_image(item["image"]) for item in items]
+        alone = torch.cat([own(images=image, return_tensors="pt")["pixel_values"] for image in images])
+        torch.testing.assert_close(batch[name], alone, rtol=0, atol=0)
+    assert batch["labels"].tolist() == [dataset.labels[index] for index in (3, 0, 9)]
+    assert batch["index"].tolist() == [3, 0, 9]
+    assert batch["view"].tolist() == [0, 0, 0]
+
+
+def test_the_teacher_reads_the_students_pixels_where_both_are_prepared_alike(tmp_path):
+    items = views().__getitems__([0, 1])
+    assert "teacher_pixel_values" not in ViewCollator(processor(), processor())(items)
+    assert "teacher_pixel_values" not in ViewCollator(processor())(items)
+    assert "teacher_pixel_values" in ViewCollator(processor(), processor(mean=0.4))(items)
+    assert "teacher_pixel_values" in ViewCollator(processor(), processor(size=33))(items)
+    teacher = load_teacher(str(save_teacher(tmp_path)))  # a processor that was written and read
+    student = build_student("resnet:widths=8-8", NAMES, teacher.processor)
+    assert "teacher_pixel_values" not in ViewCollator(student.processor, teacher.processor)(items)
+
+
+def test_timm_processors_of_different_preprocessing_are_told_apart():
+    names = ["timm/test_resnet", "timm/mobilenetv4_conv_small"]
+    small, large = (build_student(name, NAMES, processor()).processor for name in names)
+    items = views().__getitems__([0, 1])
+    batch = ViewCollator(small, large)(items)
+    assert batch["pixel_values"].shape == (2, 3, 160, 160)
+    assert batch["teacher_pixel_values"].shape == (2, 3, 224, 224)
+    image = image_functional.to_pil_image(items[1]["image"])
+    alone = large(images=image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(batch["teacher_pixel_values"][1:], alone, rtol=0, atol=0)
+    assert "teacher_pixel_values" not in ViewCollator(small, small)(items)
