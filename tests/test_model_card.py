@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 
-from subdistill_hf.model_card import binomial_error, published_result, render_card, standing
+from subdistill_hf.model_card import published_result, render_card, standing
+from subdistill_hf.wording import binomial_error
 
 EXPECTED = Path(__file__).parent / "data" / "expected_card.md"
 CLASSES = ["club", "diamond", "heart", "spade", "joker"]

@@ -1,26 +1,22 @@
-"""The body of a run: what is loaded, which methods are trained from which start, and what may be overwritten."""
+"""The body of a run: which methods are trained from which start, and what may be overwritten."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from helpers import NAMES, assert_equal_weights, config, save_teacher, weights_of, write_image_folder
-from subdistill_hf.data import SubtaskData
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.run import (
     _check_folder,
     _checkpoint,
-    _load,
     _methods,
     _prepare,
     _remove_empty_folders,
     _resume_option,
-    enough_epochs,
-    results_table,
 )
+from subdistill_hf.task import load_task
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -56,7 +52,7 @@ def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
 
 
 def test_every_method_starts_from_the_same_student_and_sees_the_same_views(inputs, tmp_path):
-    task = _load(options(inputs), config(tmp_path / "out", method="subdistill"))
+    task = load_task(options(inputs), config(tmp_path / "out", method="subdistill"))
     runs = [_prepare(task, method, announce=False) for method in ("scratch", "kd", "subdistill")]
     assert [len(run.trainer.pairs) for run in runs] == [0, 0, 3]
     assert [run.trainer.teaching is None for run in runs] == [True, False, False]
@@ -74,45 +70,6 @@ def test_every_method_starts_from_the_same_student_and_sees_the_same_views(input
     batch = next(iter(runs[2].trainer.get_train_dataloader()))
     assert batch["pixel_values"].shape[2:] == (32, 32)
     assert batch["teacher_pixel_values"].shape[2:] == (40, 40)
-
-
-def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
-    task = _load(options(inputs, classes=[NAMES[2], NAMES[0]]), config(tmp_path / "out"))
-    assert isinstance(task.data, SubtaskData)
-    assert task.data.subtask.names == (NAMES[2], NAMES[0])
-    assert task.data.subtask.dataset_ids == (2, 0)  # folders in the order of their names
-    assert task.data.subtask.teacher_ids == (12, 10)
-    run = _prepare(task, "kd", announce=False)
-    assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
-    assert run.trainer.teaching.class_ids.tolist() == [12, 10]
-
-
-@pytest.mark.parametrize(
-    ("side", "given", "expected"),
-    [
-        (32, {}, ("pad_crop", True)),
-        (80, {}, ("resized_crop", True)),
-        (80, {"augmentation": "none", "flip": False}, ("none", False)),
-    ],
-)
-def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side, given, expected):
-    for split in ("train", "test"):
-        for name in NAMES[:2]:
-            (tmp_path / "images" / split / name).mkdir(parents=True)
-            for index in range(2):
-                Image.new("RGB", (side, side), (index, 2, 3)).save(tmp_path / "images" / split / name / f"{index}.png")
-    task = _load(
-        options(inputs, dataset=str(tmp_path / "images"), classes=list(NAMES[:2]), **given), config(tmp_path / "out")
-    )
-    assert (task.augmentation, task.flip) == expected
-    assert (task.views(_prepare(task, "scratch", False).student).flip) == expected[1]
-
-
-def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):
-    teacher = save_teacher(tmp_path / "teacher")
-    given = options(inputs, dataset="digits", classes=["superclass:even"], teacher=str(teacher))
-    with pytest.raises(SubDistillError, match="the teacher has no class 'zero'"):
-        _load(given, config(tmp_path / "out"))
 
 
 # Folders
@@ -195,33 +152,3 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
             SubDistillError, match="expected true, for the last checkpoint, or a checkpoint's folder in"
         ):
             _resume_option(config(tmp_path / "out", resume_from_checkpoint=str(path)))
-
-
-# The table
-
-
-def test_the_table_has_a_row_for_each_classifier():
-    report = {
-        "results": [
-            {"method": "teacher", "accuracy": 0.9, "parameters": 12345, "latency_ms": {"median": 3.14159}},
-            {"method": "subdistill", "accuracy": 1 / 3, "parameters": 67, "latency_ms": {"median": 0.2}},
-        ],
-        "classes": ["a", "b"],
-        "dataset": {"test_images": 18},
-        "latency_machine": "a machine",
-    }
-    for result, seconds in zip(report["results"], (None, 61.6), strict=True):
-        result["training_seconds"] = seconds
-    lines = [line.split() for line in results_table(report).strip().splitlines()]
-    assert lines[0] == ["accuracy", "parameters", "ms/image", "trained", "in"]
-    assert lines[2] == ["teacher", "90.0", "%", "12,345", "3.14"]
-    assert lines[3] == ["SubDistill", "33.3", "%", "67", "0.20", "62", "s"]
-    assert " ".join(lines[-1]) == "2 classes, 18 test images; a machine"
-
-
-@pytest.mark.parametrize(
-    ("images", "images_per_step", "epochs"),
-    [(100, 64, 600), (64, 64, 1200), (6400, 64, 60), (65, 64, 600), (3200, 64, 60), (640, 64, 120)],
-)
-def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(images, images_per_step, epochs):
-    assert enough_epochs(images, images_per_step) == epochs

@@ -1,11 +1,13 @@
-"""Measure classifiers on the subtask's test images: accuracy, agreement with the teacher, latency."""
+"""Measure classifiers on the subtask's test images: accuracy, agreement with the teacher, latency and its machine."""
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,3 +107,13 @@ def measure_latency(
 def _median_and_quartiles(values: list[float]) -> dict[str, float]:
     low, median, high = statistics.quantiles(values, n=4)
     return {"median": median, "low": low, "high": high, "runs": len(values)}
+
+
+def processor_name() -> str:
+    """The name of the CPU, as the system gives it."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

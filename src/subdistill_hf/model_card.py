@@ -25,29 +25,13 @@ from subdistill_hf.wording import (
     joined,
     latency_range,
     markdown_table,
+    method_label,
     milliseconds,
     ratio_in_words,
     slug,
     table_cell,
     without_local_paths,
 )
-
-__all__ = [
-    "METHOD_LABELS",
-    "binomial_error",
-    "format_percent",
-    "method_label",
-    "published_result",
-    "render_card",
-    "standing",
-]
-
-METHOD_LABELS: Final[dict[str, str]] = {
-    "teacher": "Teacher",
-    "scratch": "From scratch (labels only)",
-    "kd": "Logit distillation (KD)",
-    "subdistill": "SubDistill",
-}
 
 # The Hub documents "adapter", "merge", "quantized" and "finetune"; "distill" was asked for
 # (huggingface_hub#3985) but is not among them. The student shares no weight with the teacher, so the first
@@ -132,18 +116,6 @@ def published_result(report: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("expected the result of at least one student in report['results'], found none")
     wanted = report.get("published", "subdistill")
     return next((result for result in students if result["method"] == wanted), students[-1])
-
-
-def method_label(method: str) -> str:
-    """Name a method for readers.
-
-    Args:
-        method: its name in the report.
-
-    Returns:
-        The label of a known method, else the name itself.
-    """
-    return METHOD_LABELS.get(method, method)
 
 
 def standing(report: Mapping[str, Any]) -> list[str]:

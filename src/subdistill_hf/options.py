@@ -12,6 +12,14 @@ METHODS: dict[str, str] = {
 }
 """What can be trained: name to description."""
 
+METHOD_LABELS: dict[str, str] = {
+    "teacher": "Teacher",
+    "scratch": "From scratch (labels only)",
+    "kd": "Logit distillation (KD)",
+    "subdistill": "SubDistill",
+}
+"""How tables and plots call the teacher and the methods."""
+
 
 @dataclass
 class TaskOptions:
@@ -157,7 +165,7 @@ class InspectOptions:
 
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
-    "num_train_epochs": 0.0,  # as many as make a whole training, see `run.enough_epochs`
+    "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
     "eval_strategy": "steps",
     "eval_steps": 0.1,
     "save_strategy": "steps",

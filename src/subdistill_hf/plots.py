@@ -17,7 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from sklearn.isotonic import isotonic_regression
 
-from subdistill_hf.model_card import format_percent, method_label, published_result
+from subdistill_hf.model_card import published_result
+from subdistill_hf.wording import format_percent, method_label
 
 __all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_subspaces", "plot_training"]
 

@@ -7,6 +7,20 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from subdistill_hf.options import METHOD_LABELS
+
+
+def method_label(method: str) -> str:
+    """Name a method for readers.
+
+    Args:
+        method: its name in the report.
+
+    Returns:
+        The label of a known method, else the name itself.
+    """
+    return METHOD_LABELS.get(method, method)
+
 
 def format_percent(fraction: float | None) -> str | None:
     """Write a share in percent.

@@ -1,0 +1,181 @@
+"""The report of a run: everything the card and the plots say, measured once, when the training is over."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.evaluation import Classifier, measure_latency, predict, processor_name, score
+from subdistill_hf.layers import LayerPair
+from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, weights_digest
+from subdistill_hf.options import DistillationOptions
+from subdistill_hf.subspaces import Subspace
+from subdistill_hf.tables import table
+from subdistill_hf.task import Task
+from subdistill_hf.wording import method_label
+
+VERSIONED = ("subdistill-hf", "torch", "transformers", "timm", "datasets", "accelerate")
+SHOWN_ARGUMENTS = (
+    *(field.name for field in fields(DistillationOptions)),
+    "learning_rate",
+    "per_device_train_batch_size",
+    "num_train_epochs",
+    "max_steps",
+    "lr_scheduler_type",
+    "weight_decay",
+    "warmup_steps",
+    "gradient_accumulation_steps",
+    "seed",
+    "bf16",
+    "fp16",
+)
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """The student of one method after its training.
+
+    Attributes:
+        model: the trained network.
+        student: what it was built as: its name and processor.
+        pairs: the paired layers; none without an alignment.
+        subspaces: of the teacher layers, by name.
+        history: the trainer's log.
+        resumed: whether a part of the training lies before this run, and was not timed.
+    """
+
+    model: nn.Module
+    student: LoadedModel
+    pairs: Sequence[LayerPair]
+    subspaces: Mapping[str, Subspace]
+    history: list[dict[str, Any]]
+    resumed: bool
+
+    @property
+    def training_seconds(self) -> float | None:
+        """How long the training took, when all of it was timed."""
+        history = [] if self.resumed else self.history
+        return next((entry["train_runtime"] for entry in history if "train_runtime" in entry), None)
+
+
+def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str | None) -> dict[str, Any]:
+    """Measure the teacher and the students on the test images, and collect what else is known of the run.
+
+    Args:
+        task: what all methods shared.
+        trained: method to trained student; `task.config.method` is the one that is published.
+        command: how to run this again.
+
+    Returns:
+        The report; `usage` and the student's `size_bytes` are `None` until the student is written.
+    """
+    config, published = task.config, trained[task.config.method]
+    return {
+        "published": config.method,
+        "created": datetime.date.today().isoformat(),
+        "dataset": _described_dataset(task),
+        "classes": list(task.data.subtask.names),
+        "teacher": _described_teacher(task.teacher),
+        "student": {
+            "recipe": published.student.name,
+            "model_class": type(published.student.model).__name__,
+            "parameters": count_parameters(published.student.model),
+            "size_bytes": None,
+            "image_size": list(image_size_of(published.student.processor)),
+        },
+        "results": _results(task, trained),
+        "latency_machine": f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
+        "subspaces": [
+            {
+                "teacher_layer": pair.teacher.name,
+                "student_layer": pair.student.name,
+                **published.subspaces[pair.teacher.name].described(),
+            }
+            for pair in published.pairs
+        ],
+        "hyperparameters": changed_options(config),
+        "histories": {method: student.history for method, student in trained.items()},
+        "versions": {name.replace("-", "_"): importlib.metadata.version(name) for name in VERSIONED},
+        "usage": None,
+        "command": command,
+    }
+
+
+def _results(task: Task, trained: Mapping[str, TrainedStudent]) -> list[dict[str, Any]]:
+    """The figures of the teacher and of each student."""
+    subtask, test = task.data.subtask, task.test
+    classifiers = {"teacher": Classifier(task.teacher.model, task.teacher.processor, subtask.teacher_ids)}
+    classifiers |= {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
+    logits = {name: predict(classifier, test) for name, classifier in classifiers.items()}
+    latencies = measure_latency(classifiers, test)
+    return [
+        {
+            "method": name,
+            **score(logits[name], test, subtask.names, logits["teacher"] if name != "teacher" else None),
+            "parameters": count_parameters(classifier.model),
+            "latency_ms": latencies[name],
+            "training_seconds": trained[name].training_seconds if name in trained else None,
+        }
+        for name, classifier in classifiers.items()
+    ]
+
+
+def _described_dataset(task: Task) -> dict[str, Any]:
+    data = task.data
+    return {
+        "name": data.name,
+        "hub_id": data.hub_id,
+        "train_images": len(data.train),
+        "validation_images": len(data.validation),
+        "test_images": len(data.test),
+        "test_split": data.test_split,
+        "train_images_per_class": data.images_per_class(),
+        "augmentation": task.augmentation + (" and mirroring" if task.flip else ""),
+    }
+
+
+def _described_teacher(teacher: LoadedModel) -> dict[str, Any]:
+    return {
+        "name": teacher.name,
+        "hub_id": teacher.hub_id,
+        "revision": teacher.revision,
+        "digest": weights_digest(teacher.model),
+        "model_class": type(teacher.model).__name__,
+        "parameters": count_parameters(teacher.model),
+        "license": teacher.license,
+        "teacher_classes": len(teacher.labels),
+    }
+
+
+def changed_options(config: SubDistillConfig) -> dict[str, Any]:
+    """The options that shape the result and differ from their defaults."""
+    defaults = SubDistillConfig(output_dir=config.output_dir, use_cpu=config.use_cpu)
+    values = {name: (getattr(config, name), getattr(defaults, name)) for name in SHOWN_ARGUMENTS}
+    return {name: getattr(value, "value", value) for name, (value, default) in values.items() if value != default}
+
+
+def results_table(report: Mapping[str, Any]) -> str:
+    """The results as a table for the terminal."""
+    header: tuple[str, ...] = ("", "accuracy", "parameters", "ms/image", "trained in")
+    rows = [header]
+    for result in report["results"]:
+        seconds = result["training_seconds"]
+        rows.append(
+            (
+                method_label(result["method"]),
+                f"{100 * result['accuracy']:.1f} %",
+                f"{result['parameters']:,}",
+                f"{result['latency_ms']['median']:.2f}",
+                "" if seconds is None else f"{seconds:.0f} s",
+            )
+        )
+    lines = table(rows, numbers_from=1)
+    count = report["dataset"]["test_images"]
+    return f"\n{lines}\n\n{len(report['classes'])} classes, {count} test images; {report['latency_machine']}"

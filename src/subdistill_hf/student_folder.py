@@ -1,0 +1,67 @@
+"""The folder that a run leaves: the student, its processor, an example image, plots, the report and the card."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.model_card import render_card
+from subdistill_hf.plots import plot_all
+
+REPORT_FILE = "report.json"
+EXAMPLE_FILE = "example.png"
+
+_USAGE = """\
+from transformers import pipeline
+
+classify = pipeline("image-classification", model={model!r})
+for answer in classify({image!r}):
+    print(f"{{answer['label']}}: {{answer['score']:.3f}}")"""
+
+
+def write_student(folder: Path, model: Any, processor: Any, example: Image.Image, report: dict[str, Any]) -> None:
+    """Write the folder of a trained student, and into the report what is known once it is written.
+
+    Args:
+        folder: where to; files of an earlier student are replaced.
+        model: the trained student, with `save_pretrained`.
+        processor: its image processor.
+        example: an image of the test split, which the card's snippet classifies.
+        report: see `report.build_report`; its `usage` and `size_bytes` are filled in.
+
+    Raises:
+        SubDistillError: when the saved student does not load in a fresh process.
+    """
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    report["student"]["size_bytes"] = (folder / "model.safetensors").stat().st_size
+    example.convert("RGB").save(folder / EXAMPLE_FILE)
+    drawn = plot_all(report, folder)
+    _save_report(report, folder)  # whatever happens to the card, the figures are kept
+    report["usage"] = _run_usage(folder)
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        render_card(report, plots=drawn).save(folder / "README.md")
+    for note in noted:
+        print(f"note: {note.message}", file=sys.stderr)
+    _save_report(report, folder)
+
+
+def _save_report(report: dict[str, Any], folder: Path) -> None:
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _run_usage(folder: Path) -> dict[str, str]:
+    """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
+    code = _USAGE.format(model=".", image=EXAMPLE_FILE)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SubDistillError(f"the saved student does not load in a fresh process:\n{done.stderr}")
+    return {"code": code, "output": done.stdout.strip()}

@@ -1,0 +1,125 @@
+"""What all methods of a run share: images, teacher, and the subtask's classes in both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.data import EMBEDDED_DATASETS, SubtaskData, load_subtask
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, load_teacher
+from subdistill_hf.options import TaskOptions
+from subdistill_hf.subtask import match_teacher
+from subdistill_hf.views import AUGMENTATIONS, ViewDataset
+
+SMALL_IMAGE = 64
+MIN_EPOCHS = 60
+MIN_STEPS = 1200
+
+
+@dataclass
+class Task:
+    """What all methods of a run share.
+
+    Attributes:
+        options: what was asked for.
+        config: training arguments.
+        data: the images of the subtask, with its classes matched to the teacher's.
+        test: the test images.
+        teacher: frozen.
+        augmentation: of the training images.
+        flip: mirror half of them.
+    """
+
+    options: TaskOptions
+    config: SubDistillConfig
+    data: SubtaskData
+    test: ViewDataset
+    teacher: LoadedModel
+    augmentation: str
+    flip: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the student goes."""
+        return Path(self.config.output_dir)
+
+    def views(self, student: LoadedModel) -> ViewDataset:
+        """The augmented training images, large enough for both networks."""
+        sizes = [image_size_of(student.processor), image_size_of(self.teacher.processor)]
+        return ViewDataset(
+            self.data.train,
+            self.data.columns,
+            self.augmentation,
+            self.flip,
+            size=max(sizes),
+            seed=self.config.seed,
+            views=self.config.teacher_views,
+        )
+
+    def plain(self, split: str) -> ViewDataset:
+        """The images of a split as they are."""
+        return ViewDataset(getattr(self.data, split), self.data.columns)
+
+
+def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
+    """Load images and teacher, match their classes, and settle what the options leave open.
+
+    Args:
+        options: teacher, dataset and classes.
+        config: training arguments; without epochs and steps it is given enough epochs.
+
+    Raises:
+        SubDistillError: for options that do not fit together, or an image that cannot be decoded.
+    """
+    if options.augmentation != "auto" and options.augmentation not in AUGMENTATIONS:
+        raise SubDistillError(
+            f"augmentation={options.augmentation!r}: expected auto or one of {', '.join(AUGMENTATIONS)}"
+        )
+    with config.main_process_first(desc="loading images"):
+        data = load_subtask(
+            options.dataset,
+            options.classes,
+            options.train_images_per_class,
+            options.validation_fraction,
+            config.seed,
+        )
+    teacher = load_teacher(options.teacher, options.trust_remote_code)
+    subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
+    data = SubtaskData(**{**vars(data), "subtask": subtask})
+    test = ViewDataset(data.test, data.columns)  # decoded before training, so that a damaged image is found now
+    if config.max_steps <= 0 and config.num_train_epochs <= 0:
+        images_per_step = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+        config.num_train_epochs = enough_epochs(len(data.train), images_per_step)
+    augmentation = options.augmentation
+    if augmentation == "auto":
+        augmentation = "pad_crop" if max(test.image(0).shape) <= SMALL_IMAGE else "resized_crop"
+    flip = options.dataset not in EMBEDDED_DATASETS if options.flip is None else options.flip
+    return Task(options, config, data, test, teacher, augmentation, flip)
+
+
+def enough_epochs(images: int, images_per_step: int) -> float:
+    """The epochs of a run that was given neither epochs nor steps: at least `MIN_EPOCHS`, and `MIN_STEPS` steps."""
+    return float(max(MIN_EPOCHS, math.ceil(MIN_STEPS / math.ceil(images / images_per_step))))
+
+
+def announce(task: Task) -> None:
+    """Print what a run works with."""
+    data, config = task.data, task.config
+    print(
+        f"{config.world_size} process{'es' if config.world_size > 1 else ''} on {config.device.type}, "
+        f"{torch.get_num_threads()} threads each"
+    )
+    print(f"teacher  {task.teacher.name}: {count_parameters(task.teacher.model):,} parameters")
+    counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
+    print(f"images   {data.name}: {counts}")
+    print("subtask  output: class (label in the dataset, output of the teacher)")
+    assert data.subtask.teacher_ids is not None
+    for output, (name, label, teacher_id) in enumerate(
+        zip(data.subtask.names, data.subtask.dataset_ids, data.subtask.teacher_ids, strict=True)
+    ):
+        print(f"         {output}: {name} ({label}, {teacher_id})")

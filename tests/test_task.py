@@ -1,0 +1,78 @@
+"""What all methods of a run share: labels, augmentation, and how long to train."""
+
+import pytest
+from PIL import Image
+
+from helpers import NAMES, config, save_teacher, write_image_folder
+from subdistill_hf.data import SubtaskData
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.options import TaskOptions
+from subdistill_hf.run import _prepare
+from subdistill_hf.task import enough_epochs, load_task
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distill")
+    save_teacher(folder / "teacher", size=40)
+    write_image_folder(folder / "images")
+    return folder
+
+
+def options(inputs, **changed):
+    defaults = {
+        "teacher": str(inputs / "teacher"),
+        "dataset": str(inputs / "images"),
+        "classes": list(NAMES),
+        "student": "resnet:widths=8-8-8,image=32",
+    }
+    return TaskOptions(**defaults | changed)
+
+
+def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
+    task = load_task(options(inputs, classes=[NAMES[2], NAMES[0]]), config(tmp_path / "out"))
+    assert isinstance(task.data, SubtaskData)
+    assert task.data.subtask.names == (NAMES[2], NAMES[0])
+    assert task.data.subtask.dataset_ids == (2, 0)  # folders in the order of their names
+    assert task.data.subtask.teacher_ids == (12, 10)
+    run = _prepare(task, "kd", announce=False)
+    assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
+    assert run.trainer.teaching.class_ids.tolist() == [12, 10]
+
+
+@pytest.mark.parametrize(
+    ("side", "given", "expected"),
+    [
+        (32, {}, ("pad_crop", True)),
+        (80, {}, ("resized_crop", True)),
+        (80, {"augmentation": "none", "flip": False}, ("none", False)),
+    ],
+)
+def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side, given, expected):
+    for split in ("train", "test"):
+        for name in NAMES[:2]:
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for index in range(2):
+                Image.new("RGB", (side, side), (index, 2, 3)).save(tmp_path / "images" / split / name / f"{index}.png")
+    task = load_task(
+        options(inputs, dataset=str(tmp_path / "images"), classes=list(NAMES[:2]), **given), config(tmp_path / "out")
+    )
+    assert (task.augmentation, task.flip) == expected
+    assert (task.views(_prepare(task, "scratch", False).student).flip) == expected[1]
+
+
+def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):
+    teacher = save_teacher(tmp_path / "teacher")
+    given = options(inputs, dataset="digits", classes=["superclass:even"], teacher=str(teacher))
+    with pytest.raises(SubDistillError, match="the teacher has no class 'zero'"):
+        load_task(given, config(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("images", "images_per_step", "epochs"),
+    [(100, 64, 600), (64, 64, 1200), (6400, 64, 60), (65, 64, 600), (3200, 64, 60), (640, 64, 120)],
+)
+def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(images, images_per_step, epochs):
+    assert enough_epochs(images, images_per_step) == epochs
