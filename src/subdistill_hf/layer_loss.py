@@ -1,0 +1,46 @@
+"""What every loss of a layer pair is to the trainer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.activations import Features
+
+
+class LayerLoss(nn.Module):
+    """A loss of one layer pair, with whatever it learns.
+
+    A subclass says what of the teacher it compares with (`read`; it may be computed once per view and kept), and how
+    (`compare`). Both run outside autocast, in float32 where the features have less.
+    """
+
+    @torch.no_grad()
+    def target(self, teacher: Features) -> Features:
+        """What is compared with of the teacher's features `(B, d, P)`, without gradient."""
+        with torch.autocast(teacher.values.device.type, enabled=False):
+            return self.read(_at_least_float32(teacher))
+
+    def forward(self, student: Features, target: Features) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            student: student features `(B, K, P')`; gradients flow to them.
+            target: what `target` gave.
+        """
+        with torch.autocast(student.values.device.type, enabled=False):
+            return self.compare(_at_least_float32(student), _at_least_float32(target))
+
+    def read(self, teacher: Features) -> Features:
+        """The target of features `(B, d, P)`: by default a copy, since a later layer may change them in place."""
+        return teacher.with_values(teacher.values.clone())
+
+    def compare(self, student: Features, target: Features) -> Tensor:
+        """The loss of student features `(B, K, P')` against what `read` gave."""
+        raise NotImplementedError
+
+
+def _at_least_float32(features: Features) -> Features:
+    if features.values.dtype in (torch.float16, torch.bfloat16):
+        return features.with_values(features.values.float())
+    return features
