@@ -63,18 +63,18 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from subdistill_hf.data import load_subtask
     from subdistill_hf.evaluation import Classifier, predict, score
     from subdistill_hf.models import build_student, load_teacher
+    from subdistill_hf.options import DataOptions
     from subdistill_hf.subtask import match_teacher
     from subdistill_hf.trainer import SubDistillTrainer
     from subdistill_hf.views import ViewCollator, ViewDataset
 
     images = job["train_images"]
-    data = load_subtask(
-        "glyphs-100",
-        [f"superclass:{job['superclass']}"],
+    options = DataOptions(
+        classes=[f"superclass:{job['superclass']}"],
         train_images_per_class=images + VALIDATION_IMAGES,
         validation_fraction=VALIDATION_IMAGES / (images + VALIDATION_IMAGES),
-        seed=job["seed"],
     )
+    data = load_subtask(options, job["seed"])
     teacher = load_teacher(job["teacher"])
     subtask = match_teacher(data.subtask, teacher.model.config.id2label, data.class_names)
     set_seed(job["seed"])

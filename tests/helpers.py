@@ -21,8 +21,8 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from subdistill_hf.columns import ImageColumns
 from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import ImageColumns
 from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, render
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator, ViewDataset

@@ -6,10 +6,12 @@ import datasets
 import numpy as np
 import pytest
 
-from helpers import CLASS_IDS, COLUMNS, NAMES, damaged_png, glyph_rows, whole_png, write_image_folder
-from subdistill_hf.data import DataError, ImageColumns, _class_names, _test_rows, load_subtask
-from subdistill_hf.glyphs import CLASS_NAMES, render
-from subdistill_hf.subtask import SubtaskError, resolve_classes
+from helpers import CLASS_IDS, COLUMNS, NAMES, damaged_png, whole_png, write_image_folder
+from subdistill_hf.data import load_subtask
+from subdistill_hf.errors import DataError
+from subdistill_hf.glyphs import render
+from subdistill_hf.options import DataOptions
+from subdistill_hf.subtask import SubtaskError
 from subdistill_hf.views import ViewDataset
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -27,6 +29,10 @@ def image_folder(tmp_path_factory):
     return folder
 
 
+def load(dataset, classes=NAMES, seed=0, **options):
+    return load_subtask(DataOptions(str(dataset), list(classes), **options), seed)
+
+
 def pixels(dataset, column="image"):
     return [np.asarray(image.convert("RGB")).tobytes() for image in dataset[column]]
 
@@ -35,14 +41,14 @@ def pixels(dataset, column="image"):
 
 
 def test_images_of_other_classes_are_never_decoded(image_folder):
-    data = load_subtask(str(image_folder), NAMES)
+    data = load(image_folder, NAMES)
     assert [len(ViewDataset(part, data.columns)) for part in (data.train, data.validation, data.test)] == [15, 3, 9]
     assert data.class_names == ("damaged", "untrained", *NAMES)
     assert data.images_per_class() == dict.fromkeys(NAMES, 5)
 
 
 def test_a_damaged_image_of_a_chosen_class_is_named_by_index_and_file(image_folder):
-    data = load_subtask(str(image_folder), [NAMES[0], "damaged"])
+    data = load(image_folder, [NAMES[0], "damaged"])
     with pytest.raises(DataError, match=r"^image 0, .*damaged.\d\.png \(class 1\) cannot be decoded: .+Remove or rep"):
         ViewDataset(data.train, data.columns)
 
@@ -63,7 +69,7 @@ def test_a_missing_image_is_named_by_index():
 
 
 def test_labels_are_the_students_outputs_in_the_order_of_the_classes(image_folder):
-    data = load_subtask(str(image_folder), [NAMES[2], NAMES[0]])
+    data = load(image_folder, [NAMES[2], NAMES[0]])
     assert data.subtask.names == (NAMES[2], NAMES[0])
     for part, split in ((data.train, "train"), (data.validation, "train"), (data.test, "test")):
         assert part.features["label"].names == [NAMES[2], NAMES[0]]
@@ -75,103 +81,74 @@ def test_labels_are_the_students_outputs_in_the_order_of_the_classes(image_folde
 
 
 def test_splits_are_disjoint_stratified_and_the_same_for_a_seed(image_folder):
-    data = load_subtask(str(image_folder), NAMES, validation_fraction=0.5)
+    data = load(image_folder, NAMES, validation_fraction=0.5)
     train, validation = set(pixels(data.train)), set(pixels(data.validation))
     assert len(train) == len(validation) == 9
     assert not train & validation
     assert np.bincount(data.train["label"]).tolist() == np.bincount(data.validation["label"]).tolist() == [3, 3, 3]
-    again = load_subtask(str(image_folder), NAMES, validation_fraction=0.5)
+    again = load(image_folder, NAMES, validation_fraction=0.5)
     assert pixels(again.train) == pixels(data.train)
     assert pixels(again.validation) == pixels(data.validation)
-    other = load_subtask(str(image_folder), NAMES, validation_fraction=0.5, seed=1)
+    other = load(image_folder, NAMES, validation_fraction=0.5, seed=1)
     assert set(pixels(other.train)) != train
 
 
 def test_the_choice_of_a_classs_images_does_not_depend_on_the_other_classes(image_folder):
-    alone = load_subtask(str(image_folder), NAMES[:2], validation_fraction=0.5)
-    more = load_subtask(str(image_folder), NAMES, validation_fraction=0.5)
+    alone = load(image_folder, NAMES[:2], validation_fraction=0.5)
+    more = load(image_folder, NAMES, validation_fraction=0.5)
     assert set(pixels(alone.train)) == {
         image for image, label in zip(pixels(more.train), more.train["label"], strict=True) if label < 2
     }
 
 
 def test_a_limit_counts_validation_images_and_takes_a_part_of_what_there_is(image_folder):
-    data = load_subtask(str(image_folder), NAMES, train_images_per_class=4, validation_fraction=0.25)
+    data = load(image_folder, NAMES, train_images_per_class=4, validation_fraction=0.25)
     assert np.bincount(data.train["label"]).tolist() == [3, 3, 3]
     assert np.bincount(data.validation["label"]).tolist() == [1, 1, 1]
-    whole = load_subtask(str(image_folder), NAMES)
+    whole = load(image_folder, NAMES)
     assert set(pixels(data.train)) <= set(pixels(whole.train)) | set(pixels(whole.validation))
     assert len(data.test) == 9
 
 
 def test_every_class_keeps_an_image_on_each_side_of_the_split(image_folder):
     for fraction in (0.01, 0.99):
-        data = load_subtask(str(image_folder), NAMES, train_images_per_class=2, validation_fraction=fraction)
+        data = load(image_folder, NAMES, train_images_per_class=2, validation_fraction=fraction)
         assert np.bincount(data.train["label"]).tolist() == np.bincount(data.validation["label"]).tolist() == [1, 1, 1]
 
 
 def test_a_class_without_training_images_is_refused(image_folder):
     with pytest.raises(SubtaskError, match="class 'untrained' has 0 training images: expected at least 2"):
-        load_subtask(str(image_folder), [NAMES[0], "untrained"])
+        load(image_folder, [NAMES[0], "untrained"])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
 def test_a_validation_share_that_leaves_one_side_empty_is_refused(image_folder, fraction):
     with pytest.raises(DataError, match="validation_fraction"):
-        load_subtask(str(image_folder), NAMES, validation_fraction=fraction)
+        load(image_folder, NAMES, validation_fraction=fraction)
 
 
 def test_a_limit_of_one_image_is_refused(image_folder):
     with pytest.raises(DataError, match="train_images_per_class=1: expected at least 2"):
-        load_subtask(str(image_folder), NAMES, train_images_per_class=1)
+        load(image_folder, NAMES, train_images_per_class=1)
 
 
 def test_a_folder_without_images_or_test_split_is_refused(tmp_path, image_folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty' cannot be loaded: .*Expected glyphs-100 or digits, a folder"):
-        load_subtask(str(tmp_path / "empty"), NAMES)
+        load(tmp_path / "empty", NAMES)
     shutil.copytree(image_folder / "train", tmp_path / "flat")
     with pytest.raises(DataError, match="has no test or validation split, only train"):
-        load_subtask(str(tmp_path / "flat"), NAMES)
+        load(tmp_path / "flat", NAMES)
 
 
 def test_a_dataset_on_the_hub_that_cannot_be_had_is_refused(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="dataset 'nobody/nothing' cannot be loaded"):
-        load_subtask("nobody/nothing", NAMES)
+        load("nobody/nothing", NAMES)
 
 
 def test_a_superclass_stands_for_its_classes():
-    data = load_subtask("digits", ["superclass:odd"], train_images_per_class=5)
+    data = load("digits", ["superclass:odd"], train_images_per_class=5)
     assert data.subtask.names == ("one", "three", "five", "seven", "nine")
     assert data.subtask.dataset_ids == (1, 3, 5, 7, 9)
-    assert (data.name, data.hub_id, data.test_split) == ("digits", None, "test")
-
-
-def test_superclasses_are_read_from_the_coarse_column():
-    chess_and_dice = glyph_rows((10, 14, 21, 12, 20), 2)
-    names, superclasses = _class_names(datasets.DatasetDict(train=chess_and_dice))
-    assert names == list(CLASS_NAMES)
-    assert superclasses["chess_pieces"] == [CLASS_NAMES[class_id] for class_id in (10, 12, 14)]
-    assert superclasses["dice"] == [CLASS_NAMES[20], CLASS_NAMES[21]]
-    assert resolve_classes(["superclass:dice"], names, superclasses).dataset_ids == (20, 21)
-
-
-def test_a_test_split_with_secret_labels_gives_way_to_the_validation_split():
-    secret = glyph_rows().map(lambda row: {"fine_label": -1}, load_from_cache_file=False, keep_in_memory=True)
-    splits = datasets.DatasetDict(train=glyph_rows(), test=secret, validation=glyph_rows(CLASS_IDS, 4))
-    subtask = resolve_classes([CLASS_IDS[1], CLASS_IDS[0]], CLASS_NAMES)
-    name, rows = _test_rows(splits, COLUMNS, subtask, "mine")
-    assert name == "validation"
-    assert rows.tolist() == list(range(8))
-    del splits["validation"]
-    with pytest.raises(DataError, match="the test split of 'mine' has no image of the subtask's classes"):
-        _test_rows(splits, COLUMNS, subtask, "mine")
-
-
-def test_columns_are_found_by_their_types():
-    assert ImageColumns.of(glyph_rows().features) == COLUMNS
-    swapped = {name: glyph_rows().features[name] for name in ("coarse_label", "fine_label", "img")}
-    assert ImageColumns.of(datasets.Features(swapped)) == COLUMNS
-    with pytest.raises(DataError, match="expected an Image and a ClassLabel column, found text"):
-        ImageColumns.of(datasets.Features({"text": datasets.Value("string")}))
+    assert (data.name, data.hub_id, data.test_split, data.official_test) == ("digits", None, "test", True)

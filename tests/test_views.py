@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import functional as image_functional
 
 from helpers import COLUMNS, NAMES, processor, save_teacher, subtask_rows, views
-from subdistill_hf.data import DataError
+from subdistill_hf.errors import DataError
 from subdistill_hf.models import build_student, load_teacher
 from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset
 

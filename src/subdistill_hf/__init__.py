@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from subdistill_hf.losses import logit_distillation as logit_distillation
     from subdistill_hf.models import build_student as build_student
     from subdistill_hf.models import load_teacher as load_teacher
+    from subdistill_hf.options import DataOptions as DataOptions
     from subdistill_hf.options import TaskOptions as TaskOptions
     from subdistill_hf.run import distill as distill
     from subdistill_hf.subspaces import Moments as Moments
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from subdistill_hf.views import ViewDataset as ViewDataset
 
 _HOME = {
+    "DataOptions": "options",
     "LayerPair": "layers",
     "Moments": "subspaces",
     "SubDistillConfig": "config",

@@ -1,52 +1,22 @@
-"""Images of the subtask: load, filter before decoding, and split."""
+"""Images of the subtask: which rows are read, and how they are split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 
-from subdistill_hf.digits import DIGIT_SUPERCLASSES, load_digits_dataset
-from subdistill_hf.errors import SubDistillError
-from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASSES, load_glyphs
-from subdistill_hf.subtask import Subtask, SubtaskError, resolve_classes
+from subdistill_hf.columns import ImageColumns
+from subdistill_hf.errors import DataError
+from subdistill_hf.options import DataOptions
+from subdistill_hf.sources import EMBEDDED_DATASETS, Label, Source, is_local, open_source
+from subdistill_hf.splits import check_shares, held_out_test, train_and_validation
+from subdistill_hf.subtask import Subtask, resolve_classes
 
-EMBEDDED_DATASETS = ("glyphs-100", "digits")
-
-
-class DataError(SubDistillError):
-    """A dataset that cannot be used for the subtask."""
-
-
-@dataclass(frozen=True)
-class ImageColumns:
-    """The columns of an image dataset: the image, the class, and (if there is one) the superclass."""
-
-    image: str
-    label: str
-    superclass: str | None = None
-
-    @classmethod
-    def of(cls, features: datasets.Features) -> ImageColumns:
-        """Find the columns by their types: the only `Image`, the `ClassLabel` with most classes, the next one.
-
-        Raises:
-            DataError: when there is no image column or no class column.
-        """
-        images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-        labels = sorted(
-            (name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)),
-            key=lambda name: -features[name].num_classes,
-        )
-        if not images or not labels:
-            found = ", ".join(f"{name}: {kind}" for name, kind in features.items())
-            raise DataError(f"expected an Image and a ClassLabel column, found {found}")
-        return cls(images[0], labels[0], labels[1] if len(labels) > 1 else None)
+OFFICIAL_TEST_SPLITS = ("test", "validation")
 
 
 @dataclass(frozen=True)
@@ -60,9 +30,11 @@ class SubtaskData:
         class_names: all class names of the dataset.
         train: training images.
         validation: images held out of training, for choosing the checkpoint.
-        test: the official test split, for the final figures.
-        test_split: its name in the dataset.
+        test: the test images, for the final figures.
+        test_split: the split that they are, or where they were held out of, in words.
         columns: the image and label columns.
+        official_test: whether the test images are a split of the dataset's own.
+        revision: the commit of a dataset of the Hub.
     """
 
     name: str
@@ -74,6 +46,8 @@ class SubtaskData:
     test: datasets.Dataset
     test_split: str
     columns: ImageColumns
+    official_test: bool = True
+    revision: str | None = None
 
     def images_per_class(self) -> dict[str, int]:
         """Class name to number of training images."""
@@ -81,141 +55,129 @@ class SubtaskData:
         return dict(zip(self.subtask.names, counts.tolist(), strict=True))
 
 
-def load_subtask(
-    dataset: str,
-    classes: Sequence[str | int],
-    train_images_per_class: int | None = None,
-    validation_fraction: float = 0.2,
-    seed: int = 0,
-    processes: int | None = None,
-) -> SubtaskData:
+@dataclass(frozen=True)
+class _Classes:
+    """All classes of a dataset, by their ids: their names, and how the label column spells them."""
+
+    names: tuple[str, ...]
+    labels: tuple[Label, ...]
+
+
+def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = None) -> SubtaskData:
     """Load the images of the subtask's classes only; others are dropped before anything is decoded.
 
+    Training and validation images are chosen per class, the same for a seed; those of a smaller share or number are
+    among those of a larger one.
+
     Args:
-        dataset: an embedded dataset, a local folder, or an id of the Hub.
-        classes: see `resolve_classes`.
-        train_images_per_class: keep at most this many training images of each class, validation included.
-        validation_fraction: share of the training images held out for validation, per class, at least one image.
-        seed: of the choice of images.
+        options: dataset, classes, columns and splits.
+        seed: of the choice of training and validation images.
         processes: how many processes generate or read images.
 
     Raises:
         SubtaskError: for classes that are unknown or have no images.
-        DataError: for a dataset that cannot be loaded, or has no images, labels, or test split.
+        DataError: for a dataset that cannot be loaded, has no images, labels, or test split, or options that
+            contradict each other.
     """
-    if not 0 < validation_fraction < 1:
-        raise DataError(f"validation_fraction={validation_fraction}: expected a share between 0 and 1")
-    if train_images_per_class is not None and train_images_per_class < 2:
+    check_shares(options)
+    source = open_source(options, processes)
+    if options.train_split not in source.splits:
         raise DataError(
-            f"train_images_per_class={train_images_per_class}: expected at least 2, for training and validation"
+            f"expected a {options.train_split} split, found {', '.join(source.splits)}: choose one with --train_split"
         )
-    hub_id = None
-    if dataset == "glyphs-100":
-        subtask = resolve_classes(classes, CLASS_NAMES, SUPERCLASSES)
-        splits = load_glyphs(subtask.dataset_ids, num_proc=processes)
-    elif dataset == "digits":
-        splits = load_digits_dataset()
-        subtask = resolve_classes(classes, splits["train"].features["fine_label"].names, DIGIT_SUPERCLASSES)
-    else:
-        hub_id = None if Path(dataset).is_dir() else dataset
-        splits = _load_splits(dataset)
-        subtask = resolve_classes(classes, *_class_names(splits))
-    columns = ImageColumns.of(splits["train"].features)
-    class_names = tuple(splits["train"].features[columns.label].names)
-    test_split, test_rows = _test_rows(splits, columns, subtask, dataset)
-    train_rows, validation_rows = _split_rows(
-        np.asarray(splits["train"].with_format(None)[columns.label]),
-        subtask,
-        train_images_per_class,
-        validation_fraction,
-        seed,
+    columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
+    classes = _all_classes(source, columns, options.train_split)
+    subtask = resolve_classes(
+        options.classes, classes.names, lambda: _superclasses(source, columns, classes, options.train_split)
     )
+    labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
+    official = None if options.test_fraction else _official_test(source, columns, labels, options)
+    rows = _with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
+    outputs = np.asarray(rows[columns.label][:], dtype=np.int64)
+    test_rows, pool = held_out_test(outputs, subtask, options.test_fraction)
+    train_rows, validation_rows = train_and_validation(outputs, pool, subtask, options, seed)
+    if official is None:
+        test_split, test = f"held out of {options.train_split}", rows.select(test_rows)
+    else:
+        test_split, test = official[0], _with_subtask_labels(official[1], columns, subtask, labels)
+    local = is_local(options.dataset)
     return SubtaskData(
-        name=dataset if hub_id or dataset in EMBEDDED_DATASETS else Path(dataset).name,
-        hub_id=hub_id,
+        name=options.dataset.rstrip("/").rpartition("/")[2] if local else options.dataset,
+        hub_id=None if local or options.dataset in EMBEDDED_DATASETS else options.dataset,
         subtask=subtask,
-        class_names=class_names,
-        train=_with_subtask_labels(splits["train"].select(train_rows), columns, subtask),
-        validation=_with_subtask_labels(splits["train"].select(validation_rows), columns, subtask),
-        test=_with_subtask_labels(splits[test_split].select(test_rows), columns, subtask),
+        class_names=classes.names,
+        train=rows.select(train_rows),
+        validation=rows.select(validation_rows),
+        test=test,
         test_split=test_split,
         columns=columns,
+        official_test=official is not None,
+        revision=source.revision,
     )
 
 
-def _load_splits(dataset: str) -> datasets.DatasetDict:
-    """A local folder of images, or a dataset of the Hub."""
-    try:
-        if Path(dataset).is_dir():
-            return datasets.load_dataset("imagefolder", data_dir=dataset)
-        return datasets.load_dataset(dataset)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"dataset {dataset!r} cannot be loaded: {error}. Expected {' or '.join(EMBEDDED_DATASETS)}, a folder of "
-            "images (train/CLASS/NAME.png, test/CLASS/NAME.png), or the id of an image dataset on the Hub"
-        ) from error
+def _all_classes(source: Source, columns: ImageColumns, split: str) -> _Classes:
+    """The classes that the label column declares, or else the distinct texts or numbers in it, sorted.
+
+    As with `ClassLabel`, a negative number marks an image without a class.
+    """
+    kind = source.features[columns.label]
+    if isinstance(kind, datasets.ClassLabel):
+        return _Classes(tuple(kind.names), tuple(range(kind.num_classes)))
+    found = {label for label in source.column(split, columns.label).tolist() if label is not None and label == label}
+    labels: list[Label] = sorted(label for label in found if isinstance(label, str) or label >= 0)
+    return _Classes(tuple(str(label) for label in labels), tuple(labels))
 
 
-def _test_rows(
-    splits: datasets.DatasetDict, columns: ImageColumns, subtask: Subtask, dataset: str
-) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]:
-    """The first official split with labelled images of the subtask, and their rows: some keep test labels secret."""
-    official = [name for name in ("test", "validation") if name in splits]
+def _superclasses(source: Source, columns: ImageColumns, classes: _Classes, split: str) -> Mapping[str, Sequence[str]]:
+    """The classes of each superclass, read from the label columns."""
+    if columns.superclass is None:
+        return {}
+    kind = source.features[columns.superclass]
+    fine, coarse = (source.column(split, name).tolist() for name in (columns.label, columns.superclass))
+    by_label = dict(zip(classes.labels, classes.names, strict=True))
+    owner: dict[str, str] = {}
+    for label, superclass in sorted({pair for pair in zip(fine, coarse, strict=True) if pair[0] in by_label}):
+        name = kind.names[superclass] if isinstance(kind, datasets.ClassLabel) else str(superclass)
+        if owner.setdefault(by_label[label], name) != name:
+            raise DataError(
+                f"column {columns.superclass!r} holds no superclasses of {columns.label!r}: class {by_label[label]!r} "
+                f"is in {owner[by_label[label]]!r} and {name!r}. Choose another with --superclass_column"
+            )
+    grouped: dict[str, list[str]] = {}
+    for class_name, name in owner.items():
+        grouped.setdefault(name, []).append(class_name)
+    return grouped
+
+
+def _official_test(
+    source: Source, columns: ImageColumns, labels: Sequence[Label], options: DataOptions
+) -> tuple[str, datasets.Dataset]:
+    """The first official split with labelled images of the subtask, and these: some keep test labels secret."""
+    wanted = OFFICIAL_TEST_SPLITS if options.test_split is None else (options.test_split,)
+    official = [name for name in wanted if name in source.splits and name != options.train_split]
     if not official:
-        raise DataError(f"dataset {dataset!r} has no test or validation split, only {', '.join(splits)}")
+        raise DataError(
+            f"dataset {options.dataset!r} has no {' or '.join(wanted)} split, only "
+            f"{', '.join(source.splits)}: choose one with --test_split, or hold out a share of the training images "
+            "with --test_fraction 0.2"
+        )
     for name in official:
-        labels = np.asarray(splits[name].with_format(None)[columns.label])
-        rows = np.flatnonzero(np.isin(labels, subtask.dataset_ids))
+        rows = source.rows(name, columns, labels)
         if len(rows):
             return name, rows
-    raise DataError(f"the {' and '.join(official)} split of {dataset!r} has no image of the subtask's classes")
+    raise DataError(f"the {' and '.join(official)} split of {options.dataset!r} has no image of the subtask's classes")
 
 
-def _class_names(splits: datasets.DatasetDict) -> tuple[list[str], dict[str, list[str]]]:
-    """All class names, and the classes of each superclass, read from the label columns without decoding images."""
-    if "train" not in splits:
-        raise DataError(f"expected a train split, found {', '.join(splits)}")
-    train = splits["train"]
-    columns = ImageColumns.of(train.features)
-    names: list[str] = list(train.features[columns.label].names)
-    if columns.superclass is None:
-        return names, {}
-    pairs = set(zip(train[columns.superclass], train[columns.label], strict=True))
-    grouped: dict[str, list[str]] = {name: [] for name in train.features[columns.superclass].names}
-    for coarse, fine in sorted(pairs):
-        grouped[train.features[columns.superclass].names[coarse]].append(names[fine])
-    return names, grouped
-
-
-def _split_rows(
-    labels: np.ndarray[Any, np.dtype[np.int64]],
-    subtask: Subtask,
-    limit: int | None,
-    fraction: float,
-    seed: int,
-) -> tuple[list[int], list[int]]:
-    """Rows for training and for validation, stratified by class and the same for a seed."""
-    train: list[int] = []
-    validation: list[int] = []
-    for name, class_id in zip(subtask.names, subtask.dataset_ids, strict=True):
-        rows = np.flatnonzero(labels == class_id)
-        if len(rows) < 2:
-            raise SubtaskError(f"class {name!r} has {len(rows)} training images: expected at least 2")
-        rows = np.random.default_rng([seed, class_id]).permutation(rows)[:limit]
-        held_out = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        validation += rows[:held_out].tolist()
-        train += rows[held_out:].tolist()
-    return sorted(train), sorted(validation)
-
-
-def _with_subtask_labels(dataset: datasets.Dataset, columns: ImageColumns, subtask: Subtask) -> datasets.Dataset:
-    """Replace the label column by the student's outputs, and drop the other columns."""
-    outputs = {class_id: output for output, class_id in enumerate(subtask.dataset_ids)}
-    labels = [outputs[label] for label in dataset[columns.label]]
-    kept = dataset.select_columns([columns.image])
+def _with_subtask_labels(
+    rows: datasets.Dataset, columns: ImageColumns, subtask: Subtask, labels: Sequence[Label]
+) -> datasets.Dataset:
+    """Replace the label column by the student's outputs."""
+    outputs = {label: output for output, label in enumerate(labels)}
+    own = [outputs[label] for label in rows[columns.label][:]]
     feature = datasets.ClassLabel(names=list(subtask.names))
     with _without_bars():
-        return kept.add_column(columns.label, labels, feature=feature)
+        return rows.select_columns([columns.image]).add_column(columns.label, own, feature=feature)
 
 
 @contextmanager

@@ -11,3 +11,7 @@ class DistillationError(SubDistillError):
 
 class NonFiniteLossError(SubDistillError):
     """A part of the loss became NaN or infinite."""
+
+
+class DataError(SubDistillError):
+    """A dataset that cannot be used for the subtask."""

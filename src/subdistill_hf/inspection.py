@@ -37,7 +37,7 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     """
     if options.basis not in BASES:
         raise SubspaceError(f"unknown basis {options.basis!r}: expected one of {', '.join(BASES)}")
-    data = load_subtask(options.dataset, options.classes, options.train_images_per_class, seed=options.seed)
+    data = load_subtask(options, options.seed)
     teacher = load_teacher(options.teacher, options.trust_remote_code)
     subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
     images = ViewDataset(data.train, data.columns)

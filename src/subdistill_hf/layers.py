@@ -14,7 +14,6 @@ from subdistill_hf.activations import (
     LayerError,
     evaluation_mode,
     first_tensor,
-    layer_modules,
     named_layers,
     record,
     resolve_layers,
@@ -173,17 +172,15 @@ def stage_outputs(
 
 def _numbered_blocks(model: nn.Module) -> list[str]:
     """Modules with a numbered name (`stages.2`, `layer3`, `blocks.11`) that are in no other such module."""
-    modules = layer_modules(model)
-    parents = {name.rpartition(".")[0] for name in modules}
     numbered = [
         name
-        for name, module in modules.items()
+        for name, module in model.named_modules()
         if NUMBERED_BLOCK.fullmatch(name.rpartition(".")[2])
-        and name in parents
+        and any(True for _ in module.children())
         and "Norm" not in type(module).__name__
     ]
     if not numbered:  # a plain chain of single modules
-        numbered = [name for name in modules if name.rpartition(".")[2].isdigit()]
+        numbered = [name for name, _ in model.named_modules() if name.rpartition(".")[2].isdigit()]
     outermost: list[str] = []
     for name in numbered:
         if not any(name.startswith(f"{other}.") for other in outermost):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.activations import evaluation_mode, height_and_width
-from subdistill_hf.adapters import base_of
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layers import LayerPair, pair_layers
@@ -70,7 +69,7 @@ def match_models(
             return []
         return pair_layers(
             teaching.teacher,
-            base_of(student),
+            student,
             layers,
             run_teacher,
             run_student,

@@ -22,7 +22,70 @@ METHOD_LABELS: dict[str, str] = {
 
 
 @dataclass
-class TaskOptions:
+class DataOptions:
+    """Which images: dataset, classes, columns and splits."""
+
+    dataset: str = field(
+        default="glyphs-100",
+        metadata={
+            "help": "Dataset: glyphs-100 or digits (embedded), the id of an image dataset on the Hub, a local folder "
+            "of images (train/CLASS/NAME.png, test/CLASS/NAME.png) or of parquet files (train-*.parquet, "
+            "test-*.parquet), or one parquet file."
+        },
+    )
+    classes: list[str] = field(
+        default_factory=lambda: ["superclass:chess_pieces"],
+        metadata={
+            "help": "Classes of the subtask, separated by spaces: names or one of their synonyms, ids, WordNet ids, "
+            "superclass:NAME, subtask:NAME (the paper's, of ImageNet), or all."
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration (subset) of the dataset, where it has several."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the images; found by its type."})
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the classes: ClassLabel, texts or whole numbers; found by its type."},
+    )
+    superclass_column: str | None = field(
+        default=None, metadata={"help": "Column of the superclasses; by default another, coarser ClassLabel."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split for training and validation."})
+    test_split: str | None = field(
+        default=None,
+        metadata={"help": "Split for the final figures; by default test, or validation where test has no labels."},
+    )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Hold out this share of the train split, per class, for the final figures: for datasets without a "
+            "test split. The same images for every seed."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the dataset as a stream and keep only the subtask's images, without downloading it."},
+    )
+    train_images_per_class: int | None = field(
+        default=None,
+        metadata={"help": "Use at most this many training images of each class (validation images included)."},
+    )
+    train_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Use this share of each class's training images (validation images included)."},
+    )
+    validation_fraction: float = field(
+        default=0.2,
+        metadata={"help": "Share of the training images that is held out for validation, per class."},
+    )
+
+
+@dataclass
+class TaskOptions(DataOptions):
     """What to distil: teacher, student, dataset and classes."""
 
     teacher: str = field(
@@ -38,25 +101,6 @@ class TaskOptions:
             "help": "Student: a recipe (resnet:widths=16-24-32-48, vit:hidden=72,layers=4, timm/NAME), the id of a "
             "pretrained model on the Hub, or a local folder. It gets one output per class of the subtask."
         },
-    )
-    dataset: str = field(
-        default="glyphs-100",
-        metadata={
-            "help": "Dataset: glyphs-100 or digits (embedded), the id of an image dataset on the Hub, or a local "
-            "folder of images, train/CLASS/NAME.png and test/CLASS/NAME.png."
-        },
-    )
-    classes: list[str] = field(
-        default_factory=lambda: ["superclass:chess_pieces"],
-        metadata={"help": "Classes of the subtask: names, ids, or superclass:NAME, separated by spaces."},
-    )
-    train_images_per_class: int | None = field(
-        default=None,
-        metadata={"help": "Use at most this many training images of each class (validation images included)."},
-    )
-    validation_fraction: float = field(
-        default=0.2,
-        metadata={"help": "Share of the training images that is held out for validation, per class."},
     )
     augmentation: str = field(
         default="auto",
@@ -140,17 +184,10 @@ class DistillationOptions:
 
 
 @dataclass
-class InspectOptions:
+class InspectOptions(DataOptions):
     """Which subspaces to look at."""
 
     teacher: str = field(default="glyphs-resnet", metadata={"help": "Teacher, as for distill."})
-    dataset: str = field(default="glyphs-100", metadata={"help": "Dataset, as for distill."})
-    classes: list[str] = field(
-        default_factory=lambda: ["superclass:chess_pieces"], metadata={"help": "Classes, as for distill."}
-    )
-    train_images_per_class: int | None = field(
-        default=None, metadata={"help": "Use at most this many training images of each class."}
-    )
     layers: list[str] = field(
         default_factory=lambda: ["auto"],
         metadata={"help": "Teacher layers by module name or regular expression, or auto: the stages."},

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import EMBEDDED_DATASETS, SubtaskData, load_subtask
+from subdistill_hf.data import SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, load_teacher
 from subdistill_hf.options import TaskOptions
-from subdistill_hf.subtask import match_teacher
+from subdistill_hf.sources import EMBEDDED_DATASETS
+from subdistill_hf.subtask import match_teacher, matching_table
 from subdistill_hf.views import AUGMENTATIONS, ViewDataset
 
 SMALL_IMAGE = 64
@@ -81,13 +82,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
             f"augmentation={options.augmentation!r}: expected auto or one of {', '.join(AUGMENTATIONS)}"
         )
     with config.main_process_first(desc="loading images"):
-        data = load_subtask(
-            options.dataset,
-            options.classes,
-            options.train_images_per_class,
-            options.validation_fraction,
-            config.seed,
-        )
+        data = load_subtask(options, config.seed)
     teacher = load_teacher(options.teacher, options.trust_remote_code)
     subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
     data = SubtaskData(**{**vars(data), "subtask": subtask})
@@ -117,9 +112,4 @@ def announce(task: Task) -> None:
     print(f"teacher  {task.teacher.name}: {count_parameters(task.teacher.model):,} parameters")
     counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
     print(f"images   {data.name}: {counts}")
-    print("subtask  output: class (label in the dataset, output of the teacher)")
-    assert data.subtask.teacher_ids is not None
-    for output, (name, label, teacher_id) in enumerate(
-        zip(data.subtask.names, data.subtask.dataset_ids, data.subtask.teacher_ids, strict=True)
-    ):
-        print(f"         {output}: {name} ({label}, {teacher_id})")
+    print(f"subtask\n{matching_table(data.subtask, task.teacher.labels)}")

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as image_functional
 
-from subdistill_hf.data import DataError, ImageColumns
+from subdistill_hf.columns import ImageColumns
+from subdistill_hf.errors import DataError
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
 DECODE_AHEAD_BYTES = 512 * 2**20

@@ -1,0 +1,114 @@
+"""Which columns of a dataset hold the image, the class and the superclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import datasets
+
+from subdistill_hf.errors import DataError
+
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls")
+SUPERCLASS_NAMES = ("coarse_label", "superclass")
+
+
+@dataclass(frozen=True)
+class ImageColumns:
+    """The columns of an image dataset: the image, the class, and (if there is one) the superclass."""
+
+    image: str
+    label: str
+    superclass: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        features: datasets.Features,
+        image: str | None = None,
+        label: str | None = None,
+        superclass: str | None = None,
+    ) -> ImageColumns:
+        """Take the columns that were named, and find the others by their types.
+
+        The image is the only `Image` column. The class is the only `ClassLabel` column; of several the one with a
+        usual name, or of two the one with more classes. Without a `ClassLabel` column it is the only column of texts
+        or whole numbers, or the one with a usual name. The superclass is another `ClassLabel` column with fewer
+        classes: the only one, or the one with a usual name.
+
+        Args:
+            features: the types of all columns.
+            image: name of the image column.
+            label: name of the class column: `ClassLabel`, texts or whole numbers.
+            superclass: name of the superclass column, likewise.
+
+        Raises:
+            DataError: when a named column is not there or has another type, or several would do.
+        """
+        images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+        image = _given(image, "image_column", images, features) or _only(images, "image", features)
+        label = _given(label, "label_column", _label_columns(features), features) or _find_label(features)
+        superclass = _given(superclass, "superclass_column", _label_columns(features), features)
+        return cls(image, label, superclass or _find_superclass(features, label))
+
+
+def _given(name: str | None, option: str, possible: list[str], features: datasets.Features) -> str | None:
+    if name is None or name in possible:
+        return name
+    problem = f"has type {features[name]}" if name in features else "is not there"
+    raise DataError(
+        f"{option}={name!r} {problem}: expected one of {', '.join(possible) or 'none'} in {_described(features)}"
+    )
+
+
+def _only(names: list[str], what: str, features: datasets.Features) -> str:
+    if len(names) == 1:
+        return names[0]
+    option = f"--{what}_column"
+    if names:
+        raise DataError(f"several columns may hold the {what}: {', '.join(names)}. Choose one with {option}")
+    raise DataError(f"expected a column for the {what}, found {_described(features)}. Name it with {option}")
+
+
+def _class_label_columns(features: datasets.Features) -> list[str]:
+    return [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+
+
+def _label_columns(features: datasets.Features) -> list[str]:
+    """Columns that can tell classes: `ClassLabel`, texts and whole numbers."""
+    return [
+        name
+        for name, kind in features.items()
+        if isinstance(kind, datasets.ClassLabel)
+        or (
+            isinstance(kind, datasets.Value)
+            and (kind.dtype in ("string", "large_string") or kind.dtype.startswith(("int", "uint")))
+        )
+    ]
+
+
+def _find_label(features: datasets.Features) -> str:
+    names = _class_label_columns(features)
+    found = names or _label_columns(features)
+    usual = [name for name in found if name in LABEL_NAMES]
+    if len(usual) == 1:
+        return usual[0]
+    if len(names) == 2:
+        finer, coarser = sorted(names, key=lambda name: -int(features[name].num_classes))
+        if features[finer].num_classes > features[coarser].num_classes:
+            return finer
+    return _only(found, "label", features)
+
+
+def _find_superclass(features: datasets.Features, label: str) -> str | None:
+    if not isinstance(features[label], datasets.ClassLabel):
+        return None
+    classes = features[label].num_classes
+    coarser = [name for name in _class_label_columns(features) if features[name].num_classes < classes]
+    if len(coarser) > 1:
+        coarser = [name for name in coarser if name in SUPERCLASS_NAMES]
+    return coarser[0] if len(coarser) == 1 else None
+
+
+def _described(features: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}: {type(kind).__name__}" for name, kind in features.items())

@@ -1,0 +1,75 @@
+"""Why a dataset cannot be had, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import datasets
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+from subdistill_hf.errors import DataError
+
+TRANSPORT_ERROR = cast("type[Exception]", HfHubHTTPError.__bases__[0])
+"""What the HTTP client raises without an answer; which client it is depends on the version of huggingface_hub."""
+
+WHAT_IS_EXPECTED = (
+    "Expected glyphs-100 or digits, a folder of images (train/CLASS/NAME.png, test/CLASS/NAME.png), parquet files, or "
+    "the id of an image dataset on the Hub"
+)
+
+
+@contextmanager
+def explained(dataset: str, revision: str | None = None) -> Iterator[None]:
+    """Turn what the client libraries raise inside the block into one message that says what to do.
+
+    Args:
+        dataset: the folder, file or id that was asked for.
+        revision: the branch, tag or commit that was asked for.
+
+    Raises:
+        DataError: for whatever kept the dataset from being read.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError, TRANSPORT_ERROR, datasets.exceptions.DatasetsError) as error:
+        reason = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+        text = None if Path(dataset).exists() else _remote_reason(dataset)
+        if text is None:
+            at = f" at revision {revision!r}" if revision else ""
+            text = f"dataset {dataset!r} cannot be loaded{at}: {reason or error}. {WHAT_IS_EXPECTED}"
+        raise DataError(text) from error
+
+
+def _remote_reason(dataset: str) -> str | None:
+    """Ask the Hub what stands in the way; `None` when it is not the access."""
+    page = f"{HfApi().endpoint}/datasets/{dataset}"
+    try:
+        HfApi().auth_check(dataset, repo_type="dataset")
+    except GatedRepoError:
+        return (
+            f"dataset {dataset!r} is gated: accept its terms at {page}, log in with `hf auth login` and try again, or "
+            "choose another --dataset"
+        )
+    except RepositoryNotFoundError:
+        return (
+            f"dataset {dataset!r} cannot be loaded: it is not on the Hub, or is private. Check its name; if it is "
+            f"private, log in with `hf auth login`. {WHAT_IS_EXPECTED}"
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code == 401:
+            return f"dataset {dataset!r} cannot be loaded: the Hub refuses your token. Log in with `hf auth login`"
+        return None
+    except (OfflineModeIsEnabled, TRANSPORT_ERROR, OSError) as error:
+        return (
+            f"dataset {dataset!r} cannot be loaded: the Hub cannot be reached ({error}). Check the network and "
+            f"HF_HUB_OFFLINE, or choose a dataset of this machine. {WHAT_IS_EXPECTED}"
+        )
+    except ValueError:  # not a name that the Hub knows
+        return None
+    return None

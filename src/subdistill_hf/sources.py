@@ -1,0 +1,243 @@
+"""Where rows come from: embedded data, a folder, parquet files or the Hub; read only as far as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+import fsspec
+import numpy as np
+from datasets.packaged_modules.parquet.parquet import Parquet
+
+from subdistill_hf.columns import ImageColumns
+from subdistill_hf.dataset_errors import explained
+from subdistill_hf.digits import load_digits_dataset
+from subdistill_hf.errors import DataError
+from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, load_glyphs
+from subdistill_hf.options import DataOptions
+
+EMBEDDED_DATASETS = ("glyphs-100", "digits")
+SAVED = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
+STREAM_BATCH = 1000
+
+Label = int | str
+Labels = np.ndarray[Any, np.dtype[Any]]
+
+
+class Source(Protocol):
+    """A dataset that can be read in parts.
+
+    Attributes:
+        features: the types of its columns.
+        splits: the names of its splits.
+        revision: the commit, for a dataset of the Hub.
+    """
+
+    features: datasets.Features
+    splits: tuple[str, ...]
+    revision: str | None
+
+    def column(self, split: str, name: str) -> Labels:
+        """The labels of all rows of a split, without reading an image."""
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The rows with one of these labels, in the order of the split: image and label, nothing decoded."""
+
+
+def open_source(options: DataOptions, processes: int | None = None) -> Source:
+    """Find a dataset and the types of its columns; of a Hub dataset or parquet files no row is read yet.
+
+    Args:
+        options: the dataset, its configuration and revision, and whether to stream it.
+        processes: how many processes generate or read images.
+
+    Raises:
+        DataError: for a dataset that is not there, or cannot be had.
+    """
+    if options.dataset == "glyphs-100":
+        return GlyphSource(processes)
+    if options.dataset == "digits":
+        return TableSource(load_digits_dataset())
+    with explained(options.dataset, options.dataset_revision):
+        if any(Path(options.dataset, name).is_file() for name in SAVED):
+            return TableSource(datasets.load_from_disk(options.dataset))
+        builder = _builder(options)
+        if isinstance(builder, Parquet):
+            return ParquetSource(options, builder, processes)
+        if options.streaming:
+            return StreamSource(builder, _commit(options, builder))
+        builder.download_and_prepare(num_proc=processes)
+        return TableSource(builder.as_dataset(), _commit(options, builder))
+
+
+def is_local(dataset: str) -> bool:
+    """Whether a dataset is a folder or a file on this machine."""
+    return Path(dataset).exists()
+
+
+def _builder(options: DataOptions, **arguments: Any) -> Any:
+    """The builder that `datasets` chooses; `arguments` are options of that builder."""
+    path = Path(options.dataset)
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise DataError(f"{options.dataset}: expected a folder or a .parquet file")
+        return datasets.load_dataset_builder("parquet", data_files={"train": str(path)}, **arguments)
+    name, revision = options.dataset_config, options.dataset_revision
+    return datasets.load_dataset_builder(options.dataset, name, revision=revision, **arguments)
+
+
+def _commit(options: DataOptions, builder: Any) -> str | None:
+    return None if is_local(options.dataset) else builder.hash
+
+
+class GlyphSource:
+    """glyphs-100: each image depends on its place alone, so only those asked for are made."""
+
+    per_class = {"train": 500, "test": 100}  # noqa: RUF012
+    features = datasets.Features(
+        {
+            "img": datasets.Image(),
+            "fine_label": datasets.ClassLabel(names=list(CLASS_NAMES)),
+            "coarse_label": datasets.ClassLabel(names=list(SUPERCLASS_NAMES)),
+        }
+    )
+    splits: tuple[str, ...] = ("train", "test")
+    revision: str | None = None
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.processes = processes
+
+    def column(self, split: str, name: str) -> Labels:
+        """The labels of all rows of a split, without making an image."""
+        labels = np.repeat(np.arange(len(CLASS_NAMES)), self.per_class[split])
+        return labels if name == "fine_label" else labels // (len(CLASS_NAMES) // len(SUPERCLASS_NAMES))
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The images of these classes."""
+        chosen = load_glyphs([int(label) for label in labels], num_proc=self.processes)[split]
+        return chosen.select_columns([columns.image, columns.label])
+
+
+class TableSource:
+    """A dataset whose rows are on this machine already: labels are looked at, images are left alone."""
+
+    def __init__(self, tables: Any, revision: str | None = None) -> None:
+        if not isinstance(tables, datasets.DatasetDict):
+            tables = datasets.DatasetDict({"train": tables})
+        self.tables, self.revision = tables, revision
+        self.splits: tuple[str, ...] = tuple(tables)
+        self.features: datasets.Features = next(iter(tables.values())).features
+
+    def column(self, split: str, name: str) -> Labels:
+        """The labels of all rows of a split."""
+        return np.asarray(self.tables[split].with_format(None)[name][:])
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The rows with one of these labels, by their places."""
+        found = np.flatnonzero(np.isin(self.column(split, columns.label), list(labels)))
+        return self.tables[split].select(found).select_columns([columns.image, columns.label])
+
+
+class ParquetSource:
+    """Parquet files, here or on the Hub: other columns and the rows of other classes are dropped as files are read.
+
+    What is kept lies in the `datasets` cache, under a name of its own for each choice of classes.
+    """
+
+    def __init__(self, options: DataOptions, builder: Any, processes: int | None = None) -> None:
+        self.options, self.processes = options, processes
+        self.splits: tuple[str, ...] = tuple(str(split) for split in builder.as_streaming_dataset())
+        self.features: datasets.Features = builder.info.features  # known once the splits are
+        self.revision = _commit(options, builder)
+
+    def column(self, split: str, name: str) -> Labels:
+        """The labels of all rows of a split; no other column is read."""
+        with explained(self.options.dataset, self.options.dataset_revision):
+            builder = _builder(self.options, columns=[name])
+            if self.options.streaming:
+                batches = builder.as_streaming_dataset(split).with_format("arrow").iter(STREAM_BATCH)
+                parts = [batch[name].to_numpy() for batch in batches]
+                return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+            return np.asarray(self._prepared(builder, split).with_format("arrow")[:][name])
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The rows with one of these labels, chosen by a filter that the parquet reader applies."""
+        kept = [columns.image, columns.label]
+        with explained(self.options.dataset, self.options.dataset_revision):
+            builder = _builder(self.options, columns=kept, filters=[(columns.label, "in", list(labels))])
+            if not self.options.streaming:
+                return self._prepared(builder, split).select_columns(kept)
+            if not np.isin(self.column(split, columns.label), list(labels)).any():
+                return _empty(self.features, kept)  # as where test labels are secret: no image is read
+            return _stored(builder, split, columns, labels, builder.info.features or self.features)
+
+    def _prepared(self, builder: Any, split: str) -> datasets.Dataset:
+        """What the builder keeps of a split, in the cache."""
+        builder.info.size_in_bytes = builder.info.download_size  # of all rows, or so the disk would seem too small
+        builder.download_and_prepare(verification_mode="no_checks", num_proc=self.processes)
+        if builder.info.splits[split].num_examples == 0:
+            return _empty(self.features, builder.config.columns)
+        return builder.as_dataset(split)
+
+
+class StreamSource:
+    """A dataset in another format, read row by row without downloading it first."""
+
+    def __init__(self, builder: Any, revision: str | None = None) -> None:
+        self.builder, self.revision = builder, revision
+        self.streams = builder.as_streaming_dataset()
+        self.splits: tuple[str, ...] = tuple(str(split) for split in self.streams)
+        self.features: datasets.Features = next(iter(self.streams.values())).features
+        if self.features is None:
+            raise DataError("the types of the columns are not known before reading: leave out --streaming")
+
+    def column(self, split: str, name: str) -> Labels:
+        """The labels of all rows of a split; passes over the whole split."""
+        stream = self.streams[split]
+        images = [column for column, kind in self.features.items() if isinstance(kind, datasets.Image)]
+        for image in images:
+            stream = stream.cast_column(image, datasets.Image(decode=False))
+        return np.asarray([row[name] for row in stream])
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The rows with one of these labels, written to the cache as they come by."""
+        return _stored(self.builder, split, columns, labels, self.features)
+
+
+def _empty(features: datasets.Features, columns: Sequence[str]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict(
+        {name: [] for name in columns}, features=datasets.Features({name: features[name] for name in columns})
+    )
+
+
+def _stored(
+    builder: Any, split: str, columns: ImageColumns, labels: Sequence[Label], features: datasets.Features
+) -> datasets.Dataset:
+    """Write the chosen rows of a stream to the cache, where a later run and other processes find them."""
+    kept = [columns.image, columns.label]
+    key = datasets.fingerprint.Hasher.hash([builder.cache_dir, split, kept, list(labels)])
+    return datasets.Dataset.from_generator(
+        _chosen,
+        features=datasets.Features({name: features[name] for name in kept}),
+        gen_kwargs={"builder": builder, "split": split, "columns": columns, "labels": list(labels)},
+        fingerprint=key,
+    )
+
+
+def _chosen(builder: Any, split: str, columns: ImageColumns, labels: list[Label]) -> Iterator[dict[str, Any]]:
+    """The rows of a stream with one of these labels; their images are carried as they are encoded."""
+    stream = builder.as_streaming_dataset(split).cast_column(columns.image, datasets.Image(decode=False))
+    wanted = set(labels)
+    for row in stream:
+        if row[columns.label] in wanted:
+            yield {columns.image: _with_bytes(row[columns.image]), columns.label: row[columns.label]}
+
+
+def _with_bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An encoded image that needs no network: read now, unless it is a file of this machine."""
+    if image is None or image["bytes"] is not None or Path(image["path"]).is_file():
+        return image
+    with fsspec.open(image["path"], "rb") as file:
+        return image | {"bytes": file.read()}
