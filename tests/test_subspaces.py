@@ -312,6 +312,13 @@ def test_constant_activations_are_refused(kind, value, dtype):
         Subspace.fit(moments, 2, kind)
 
 
+def test_activations_too_small_for_the_loss_are_refused():
+    activation, context = draw()
+    with pytest.raises(SubspaceError, match="activations do not vary"):
+        Subspace.fit(Moments.of(activation.double() * 1e-20, context.double()), 2)
+    assert Subspace.fit(Moments.of(activation.double() * 1e-15, context.double()), 2).energy > 0
+
+
 def test_a_tiny_variation_about_a_large_mean_is_no_constant():
     activation = torch.full((5, 3, 7), 1000.0, dtype=torch.float32)
     activation[2, 1, 4] = torch.nextafter(activation[2, 1, 4], torch.tensor(2000.0))

@@ -274,7 +274,10 @@ class Subspace:
                 "layer"
             )
         covariance = moments.covariance
-        rounding = (64 * torch.finfo(torch.float64).eps) ** 2 * float(moments.mean.square().sum())
+        rounding = max(
+            (64 * torch.finfo(torch.float64).eps) ** 2 * float(moments.mean.square().sum()),
+            torch.finfo(torch.float32).tiny,  # the loss, in float32, divides by the variance
+        )
         if not float(covariance.trace()) > rounding:
             raise SubspaceError("the layer's activations do not vary over the images: there is nothing to match")
         matrix = random_matrix(moments, seed) if kind == "random" else BASES[kind](moments)
