@@ -9,13 +9,13 @@ from transformers import TrainingArguments
 from subdistill_hf.cli import make_parser
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.options import METHODS, DistillationOptions, InspectOptions, TaskOptions
+from subdistill_hf.options import DistillationOptions, InspectOptions, TaskOptions
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("method", "fitnets", "method='fitnets': expected one of subdistill, kd, scratch"),
+        ("method", "fitnets", "method='fitnets': expected one of scratch, kd, ce_kd"),
         ("basis", "prcaposdef", "basis='prcaposdef': expected one of prca, "),
         ("centring", "batchnorm", "centring='batchnorm': expected one of mean, batch_norm, none"),
         ("rotation", "cayley", "rotation='cayley': expected one of orthogonal, linear"),
@@ -47,6 +47,9 @@ def test_weights_that_leave_nothing_to_train_are_refused(tmp_path):
         ("subdistill", {"task": 0.25, "kd": 2.0, "layer": 3.0}),
         ("kd", {"task": 0.25, "kd": 2.0, "layer": 0.0}),
         ("scratch", {"task": 0.25, "kd": 0.0, "layer": 0.0}),
+        ("ce_kd", {"task": 0.25, "kd": 2.0, "layer": 0.0}),
+        ("dkd", {"task": 0.25, "kd": 2.0, "layer": 0.0}),
+        ("fitnet", {"task": 0.25, "kd": 2.0, "layer": 3.0}),
     ],
 )
 def test_each_method_uses_its_own_weights(method, weights):
@@ -54,8 +57,29 @@ def test_each_method_uses_its_own_weights(method, weights):
     assert options.weights() == weights
 
 
-def test_scratch_learns_from_labels_even_where_their_weight_is_zero_by_default():
-    assert DistillationOptions(method="scratch").weights() == {"task": 1.0, "kd": 0.0, "layer": 0.0}
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        ("scratch", (1, 0, 0)),
+        ("kd", (0, 1, 0)),
+        ("ce_kd", (1, 1, 0)),
+        ("dkd", (1, 1, 0)),
+        ("fitnet", (0, 1, 1)),
+        ("attention_transfer", (0, 1, 1000)),
+        ("vid", (0, 1, 1)),
+        ("vkd", (0, 1, 1)),
+        ("spkd", (0, 1, 3000)),
+        ("subdistill", (0, 1, 100)),
+    ],
+)
+def test_each_method_has_weights_of_its_own(method, weights):
+    assert tuple(DistillationOptions(method=method).weights().values()) == weights
+
+
+def test_a_method_is_not_made_another_by_a_weight_of_zero():
+    for method in ("scratch", "ce_kd"):
+        assert DistillationOptions(method=method, task_weight=0.0).weights()["task"] == 1
+    assert DistillationOptions(method="dkd", task_weight=0.0).weights() == {"task": 0, "kd": 1, "layer": 0}
 
 
 def test_defaults_are_the_papers_where_it_gives_them(tmp_path):
@@ -104,4 +128,3 @@ def test_the_command_line_reads_every_kind_of_option(tmp_path):
     assert (config.centring, config.positions, config.normalise_energy, config.teacher_views) == ("mean", 20, False, 4)
     assert config.learning_rate == 0.5
     assert config.load_best_model_at_end
-    assert set(METHODS) == {"subdistill", "kd", "scratch"}

@@ -252,7 +252,7 @@ def test_only_subdistill_and_nothing_optional(report):
 def test_other_methods(report):
     report["results"] = [result | {"method": "fitnet"} for result in report["results"][2:3]]
     card = render_card(report)
-    assert "with the method `fitnet`" in card.text
+    assert "with the method FitNet." in card.text
     assert published_result(report)["method"] == "fitnet"
     report["results"][0]["method"] = "kd"
     assert "distilled from the logits of the teacher `glyphs-resnet`" in render_card(report).text

@@ -47,8 +47,8 @@ def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
         "kd",
         "subdistill",
     ]
-    with pytest.raises(SubDistillError, match="compare='fitnet': expected methods among subdistill, kd, scratch"):
-        _methods(TaskOptions(compare=["kd", "fitnet"]), chosen)
+    with pytest.raises(SubDistillError, match="compare='fitnets': expected methods among scratch, kd, ce_kd"):
+        _methods(TaskOptions(compare=["kd", "fitnets"]), chosen)
 
 
 def test_every_method_starts_from_the_same_student_and_sees_the_same_views(inputs, tmp_path):
@@ -70,6 +70,19 @@ def test_every_method_starts_from_the_same_student_and_sees_the_same_views(input
     batch = next(iter(runs[2].trainer.get_train_dataloader()))
     assert batch["pixel_values"].shape[2:] == (32, 32)
     assert batch["teacher_pixel_values"].shape[2:] == (40, 40)
+
+
+def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
+    task = load_task(options(inputs), config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5))
+    weights = {
+        method: _prepare(task, method, announce=False).trainer.loss_weights
+        for method in ("kd", "fitnet", "subdistill")
+    }
+    assert weights == {
+        "kd": {"task": 0.0, "kd": 1.0, "layer": 0.0},
+        "fitnet": {"task": 0.0, "kd": 1.0, "layer": 1.0},
+        "subdistill": {"task": 0.5, "kd": 1.0, "layer": 7.0},
+    }
 
 
 # Folders

@@ -22,21 +22,20 @@ STATE_FILE = "subdistill.json"
 def save_distillation(
     folder: Path, state: Mapping[str, Any], subspaces: Mapping[str, Subspace], alignments: nn.Module
 ) -> None:
-    """Write a run's identity, and (for methods that have layers) its subspaces and alignments, to a checkpoint.
+    """Write a run's identity, and and where it has them its subspaces and the state of its layer losses.
 
     Args:
         folder: the checkpoint's folder; made if need be.
         state: what a resumed run must share, see `check_resumable`.
         subspaces: teacher layer name to subspace.
-        alignments: the modules of all layer pairs.
+        alignments: the losses of all layer pairs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     if subspaces:
         save_subspaces(subspaces, folder)
-        save_file(
-            {name: value.contiguous() for name, value in alignments.state_dict().items()}, folder / ALIGNMENTS_FILE
-        )
+    if state_of_losses := {name: value.contiguous() for name, value in alignments.state_dict().items()}:
+        save_file(state_of_losses, folder / ALIGNMENTS_FILE)
 
 
 def load_student(checkpoint: str | Path, student: Any) -> None:
@@ -50,7 +49,7 @@ def load_student(checkpoint: str | Path, student: Any) -> None:
 
 
 def load_alignments(checkpoint: str | Path, alignments: nn.Module) -> None:
-    """Read the alignments of a checkpoint into `alignments`; does nothing for methods without layers."""
+    """Read the losses of a checkpoint into `alignments`; does nothing where they have no state."""
     path = Path(checkpoint) / ALIGNMENTS_FILE
     if path.is_file():
         alignments.load_state_dict(load_file(path, device="cpu"))

@@ -8,7 +8,8 @@ from transformers import TrainingArguments
 
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS, ROTATIONS
-from subdistill_hf.options import METHODS, DistillationOptions
+from subdistill_hf.methods import METHODS
+from subdistill_hf.options import DistillationOptions
 from subdistill_hf.subspaces import BASES
 
 
@@ -52,9 +53,10 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
         ):
             if getattr(self, name) not in allowed:
                 raise SubDistillError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
-        for name in ("layer_weight", "kd_weight", "task_weight"):
-            if not getattr(self, name) >= 0:
-                raise SubDistillError(f"{name}={getattr(self, name)}: expected a weight of at least 0")
+        for name in ("layer_weight", "kd_weight", "task_weight", "dkd_beta"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise SubDistillError(f"{name}={value}: expected a weight of at least 0")
         if not self.temperature > 0:
             raise SubDistillError(f"temperature={self.temperature}: expected a positive number")
         if not any(self.weights().values()):

@@ -1,4 +1,4 @@
-"""The module that is trained: the student and the alignments of its layers, as one."""
+"""The module that is trained: the student and the losses of its layers, as one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.activations import Features, height_and_width, record, to_features
+from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.losses import SubspaceAlignment
 
@@ -30,17 +31,15 @@ def logits_of(output: Any) -> Tensor:
 
 
 class StudentWithAlignments(nn.Module):
-    """The student and its alignments, so that optimiser, clipping, checkpoints and DDP see both.
+    """The student and the losses of its layers, so that optimiser, clipping, checkpoints and DDP see both.
 
     Args:
         student: the student.
         pairs: layer pairs, in the order of `alignments`.
-        alignments: one alignment per pair; none for methods without a layer loss.
+        alignments: one loss per pair; none for methods without a layer loss.
     """
 
-    def __init__(
-        self, student: nn.Module, pairs: Sequence[LayerPair], alignments: Sequence[SubspaceAlignment]
-    ) -> None:
+    def __init__(self, student: nn.Module, pairs: Sequence[LayerPair], alignments: Sequence[LayerLoss]) -> None:
         super().__init__()
         self.student = student
         self.alignments = nn.ModuleList(alignments)
@@ -50,7 +49,7 @@ class StudentWithAlignments(nn.Module):
         """Run the student and compare its layers with the teacher's targets.
 
         Args:
-            targets: teacher layer name to projected features, for every pair.
+            targets: teacher layer name to what its loss compares with, for every pair.
             inputs: what the student takes.
 
         Returns:
@@ -71,11 +70,11 @@ class StudentWithAlignments(nn.Module):
 
     @torch.no_grad()
     def orthogonality_error(self) -> float:
-        """The largest deviation of any V Vᵀ from the identity (0 without alignments)."""
+        """The largest deviation of any V Vᵀ from the identity (0 without subspace alignments)."""
         errors = [0.0]
         for alignment in self.alignments:
-            assert isinstance(alignment, SubspaceAlignment)
-            matrix = alignment.rotation.matrix
-            identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-            errors.append(float((matrix @ matrix.T - identity).abs().max()))
+            if isinstance(alignment, SubspaceAlignment):
+                matrix = alignment.rotation.matrix
+                identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+                errors.append(float((matrix @ matrix.T - identity).abs().max()))
         return max(errors)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from subdistill_hf.activations import Features
+from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.subspaces import Subspace, several_processes
 
 Centring = Literal["mean", "batch_norm", "none"]
@@ -153,7 +154,7 @@ class Rotation(nn.Module):
         return torch.matmul(self.linear.weight, values)
 
 
-class SubspaceAlignment(nn.Module):
+class SubspaceAlignment(LayerLoss):
     """L = (1/e)·mean over images and positions of ‖V(h - mean h) - Uᵀ(a - μ)‖² (METHOD step 2).
 
     Predicting the mean costs exactly 1 under centring `mean` at full resolution, whatever the layer.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.activations import evaluation_mode, height_and_width
+from subdistill_hf.baselines import MIN_DKD_CLASSES
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layers import LayerPair, pair_layers
@@ -41,6 +42,7 @@ def match_models(
     teacher_pixels: Tensor,
     layers: Sequence[str] | None,
     pairs: int,
+    method: str,
 ) -> list[LayerPair]:
     """Run both models on an example, compare their classes, and pair their layers.
 
@@ -51,6 +53,7 @@ def match_models(
         teacher_pixels: what the teacher takes `(B, c, H, W)`.
         layers: the `layers` option; `None` for methods without layers.
         pairs: how many pairs `"auto"` makes at most.
+        method: what is trained; some need more than two classes.
 
     Raises:
         DistillationError: when the classes do not fit.
@@ -64,7 +67,7 @@ def match_models(
         return teaching.all_logits(teacher_pixels)
 
     with evaluation_mode(student), torch.no_grad():
-        _check_classes(run_student().shape[1], run_teacher().shape[1], teaching.class_ids)
+        _check_classes(run_student().shape[1], run_teacher().shape[1], teaching.class_ids, method)
         if layers is None:
             return []
         return pair_layers(
@@ -79,9 +82,14 @@ def match_models(
         )
 
 
-def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor | None) -> None:
+def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor | None, method: str) -> None:
     if student_outputs < 2:
         raise DistillationError(f"a subtask needs at least two classes, the student has {student_outputs}")
+    if method == "dkd" and student_outputs < MIN_DKD_CLASSES:
+        raise DistillationError(
+            f"method 'dkd' needs at least {MIN_DKD_CLASSES} classes, the student has {student_outputs}: it compares "
+            "the classes other than the labelled one with each other, and here there is one. Use 'kd'"
+        )
     if class_ids is None:
         if student_outputs != teacher_outputs:
             raise DistillationError(

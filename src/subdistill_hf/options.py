@@ -5,20 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-METHODS: dict[str, str] = {
-    "subdistill": "SubDistill: logit distillation and subspace alignment of the layers",
-    "kd": "logit distillation alone",
-    "scratch": "labels alone, no teacher",
-}
-"""What can be trained: name to description."""
-
-METHOD_LABELS: dict[str, str] = {
-    "teacher": "Teacher",
-    "scratch": "From scratch (labels only)",
-    "kd": "Logit distillation (KD)",
-    "subdistill": "SubDistill",
-}
-"""How tables and plots call the teacher and the methods."""
+from subdistill_hf.methods import METHODS
 
 
 @dataclass
@@ -129,7 +116,13 @@ class TaskOptions(DataOptions):
 class DistillationOptions:
     """How to distil; the fields that `SubDistillConfig` adds to transformers' `TrainingArguments`."""
 
-    method: str = field(default="subdistill", metadata={"help": f"What to train: {', '.join(METHODS)}."})
+    method: str = field(
+        default="subdistill",
+        metadata={
+            "help": "What the student learns from. "
+            + " ".join(f"{name}: {one.summary}." for name, one in METHODS.items())
+        },
+    )
     layers: list[str] = field(
         default_factory=lambda: ["auto"],
         metadata={
@@ -151,7 +144,10 @@ class DistillationOptions:
     )
     rotation: str = field(
         default="orthogonal",
-        metadata={"help": "Map of the student's features: orthogonal, or linear (an ablation)."},
+        metadata={
+            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), or "
+            "linear (an ablation)."
+        },
     )
     normalise_energy: bool = field(
         default=True, metadata={"help": "Divide each layer's loss by the energy of its subspace."}
@@ -160,10 +156,27 @@ class DistillationOptions:
         default=None,
         metadata={"help": "Positions drawn per image for the moments; all of them by default (the paper draws 20)."},
     )
-    layer_weight: float = field(default=100.0, metadata={"help": "Weight of the sum of the layer losses."})
+    layer_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the sum of the layer losses; by default the method's own ("
+            + ", ".join(f"{name} {one.layer_weight:g}" for name, one in METHODS.items() if one.layer_weight)
+            + ")."
+        },
+    )
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})
-    task_weight: float = field(default=0.0, metadata={"help": "Weight of the cross entropy with the labels."})
+    task_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the cross entropy with the labels; by default the method's own ("
+            + ", ".join(f"{name} {one.task_weight:g}" for name, one in METHODS.items() if one.task_weight)
+            + ", else 0)."
+        },
+    )
     temperature: float = field(default=4.0, metadata={"help": "Temperature of the logit distillation."})
+    dkd_beta: float = field(
+        default=8.0, metadata={"help": "Weight of the classes other than the labelled one in dkd."}
+    )
     teacher_views: int | None = field(
         default=None,
         metadata={
@@ -177,10 +190,16 @@ class DistillationOptions:
 
     def weights(self) -> dict[str, float]:
         """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""
-        if self.method == "scratch":
-            return {"task": self.task_weight or 1.0, "kd": 0.0, "layer": 0.0}
-        layer = self.layer_weight if self.method == "subdistill" else 0.0
-        return {"task": self.task_weight, "kd": self.kd_weight, "layer": layer}
+        method = METHODS[self.method]
+        task = method.task_weight if self.task_weight is None else self.task_weight
+        if method.needs_labels:
+            task = task or method.task_weight
+        layer = method.layer_weight if self.layer_weight is None else self.layer_weight
+        return {
+            "task": task,
+            "kd": self.kd_weight if method.needs_teacher else 0.0,
+            "layer": 0.0 if method.layer_weight is None or layer is None else layer,
+        }
 
 
 @dataclass

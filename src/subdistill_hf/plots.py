@@ -28,8 +28,19 @@ Log = Sequence[Mapping[str, float]]
 
 DPI: Final = 150
 
-# Colours of Okabe and Ito, which colour-blind readers tell apart.
-_METHOD_COLOURS: Final = {"scratch": "#777777", "kd": "#D55E00", "subdistill": "#0072B2"}
+# Colours of Okabe and Ito, which colour-blind readers tell apart; there are seven, so the rarer methods share shades.
+METHOD_COLOURS: Final = {
+    "scratch": "#777777",
+    "kd": "#D55E00",
+    "ce_kd": "#F2A673",
+    "dkd": "#8A3D00",
+    "fitnet": "#009E73",
+    "attention_transfer": "#CC79A7",
+    "vid": "#56B4E9",
+    "vkd": "#E69F00",
+    "spkd": "#B7A800",
+    "subdistill": "#0072B2",
+}
 _OTHER_COLOURS: Final = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _PART_COLOURS: Final = {"loss": "#222222", "loss_task": "#009E73", "loss_kd": "#D55E00"}
 _PART_LABELS: Final = {"loss": "total", "loss_task": "labels", "loss_kd": "teacher's logits"}
@@ -185,7 +196,7 @@ def _draw_accuracies(ax: Axes, accuracies: Curves) -> None:
     others = iter(_OTHER_COLOURS * len(accuracies))
     ends = []
     for method, (x, accuracy) in accuracies.items():
-        colour = _METHOD_COLOURS.get(method) or next(others)
+        colour = METHOD_COLOURS.get(method) or next(others)
         width = 2.2 if method == "subdistill" else 1.5
         ax.plot(x, accuracy, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
         ends.append((x[-1], accuracy[-1], f"{_short_label(method)} {format_percent(accuracy[-1])}", colour))
@@ -219,7 +230,7 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
 def _draw_spectrum(ax: Axes, eigenvalues: Sequence[float]) -> None:
     """Draw the eigenvalues in order; on a log axis when they span more than one order of magnitude."""
     directions = np.arange(1, len(eigenvalues) + 1)
-    ax.plot(directions, eigenvalues, color=_METHOD_COLOURS["subdistill"], linewidth=1.2, marker="o", markersize=3)
+    ax.plot(directions, eigenvalues, color=METHOD_COLOURS["subdistill"], linewidth=1.2, marker="o", markersize=3)
     if min(eigenvalues) > 0 and max(eigenvalues) > 10 * min(eigenvalues):
         _log_scale(ax, np.asarray(eigenvalues, dtype=np.float64))
     elif min(eigenvalues) > 0:
@@ -234,7 +245,7 @@ def _draw_energy_kept(ax: Axes, subspace: Mapping[str, Any]) -> None:
     directions = np.arange(len(kept))
     chance = directions / subspace["width"]
     ax.plot(directions, chance, color=_SOFT, linewidth=1.0, linestyle=(0, (3, 2)))
-    ax.plot(directions, kept, color=_METHOD_COLOURS["subdistill"], linewidth=2.0)
+    ax.plot(directions, kept, color=METHOD_COLOURS["subdistill"], linewidth=2.0)
     end: dict[str, Any] = {"textcoords": "offset points", "fontsize": _TEXT_SIZE, "ha": "right", "va": "bottom"}
     ax.annotate(str(format_percent(kept[-1])), (directions[-1], kept[-1]), xytext=(0, 3), color=_INK, **end)
     if kept[-1] - chance[-1] > 0.3:

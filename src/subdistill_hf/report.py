@@ -99,6 +99,7 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
                 **published.subspaces[pair.teacher.name].described(),
             }
             for pair in published.pairs
+            if pair.teacher.name in published.subspaces
         ],
         "hyperparameters": changed_options(config),
         "histories": {method: student.history for method, student in trained.items()},

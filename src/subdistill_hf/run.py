@@ -15,8 +15,9 @@ from transformers.utils import logging as transformers_logging
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.methods import METHODS
 from subdistill_hf.models import LoadedModel, build_student
-from subdistill_hf.options import METHODS, TaskOptions
+from subdistill_hf.options import TaskOptions
 from subdistill_hf.progress import MethodProgress
 from subdistill_hf.report import TrainedStudent, build_report, results_table
 from subdistill_hf.student_folder import REPORT_FILE, write_student
@@ -98,7 +99,7 @@ def _methods(options: TaskOptions, config: SubDistillConfig) -> list[str]:
     if unknown := [method for method in options.compare if method not in METHODS]:
         raise SubDistillError(f"compare={unknown[0]!r}: expected methods among {', '.join(METHODS)}")
     wanted = {config.method, *options.compare}
-    return [method for method in ("scratch", "kd", "subdistill") if method in wanted]
+    return [method for method in METHODS if method in wanted]
 
 
 def _check_folder(options: TaskOptions, config: SubDistillConfig) -> None:
@@ -134,7 +135,8 @@ def _remove_empty_folders(folder: Path) -> None:
 def _prepare(task: Task, method: str, announce: bool) -> _Run:
     """Everything of a method's training that can be refused, so that no other method is trained in vain."""
     config = copy.copy(task.config)
-    config.method = method
+    if method != config.method:  # the weights that were given are those of the main method
+        config.method, config.layer_weight, config.task_weight = method, None, None
     config.output_dir = str(task.folder / RUNS_FOLDER / method)
     set_seed(config.seed)  # every method starts from the same student
     student = build_student(

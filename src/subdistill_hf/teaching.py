@@ -1,4 +1,4 @@
-"""The teacher's side of a training: subtask logits and projected targets, computed or remembered."""
+"""The teacher's side of a training: subtask logits and the targets of its layers, computed or remembered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from subdistill_hf.activations import Features, height_and_width, record, to_features
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.losses import SubspaceAlignment
+from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.models import freeze, weights_digest
 from subdistill_hf.teacher_cache import TeacherCache
 
@@ -67,11 +67,11 @@ class Teaching:
         return (logits if self.class_ids is None else logits[:, self.class_ids]).float()
 
     def teach(self, inputs: Mapping[str, Tensor], distillation: StudentWithAlignments) -> Teach:
-        """Subtask logits, and the projected features of each paired layer.
+        """Subtask logits, and what the loss of each paired layer compares with.
 
         Args:
             inputs: `pixel_values` for the teacher; with a cache also `index` and `view`, which name the views.
-            distillation: its pairs and alignments say which layers, and how they are projected.
+            distillation: its pairs and their losses say which layers, and what of them.
 
         Raises:
             DistillationError: when there is a cache and the batch does not name its views.
@@ -89,7 +89,7 @@ class Teaching:
 
     @torch.no_grad()
     def _run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
-        """One pass; features are projected the moment a layer returns, so that none is kept."""
+        """One pass; each loss takes what it needs the moment a layer returns, so that no more is kept."""
         taught = {
             pair.teacher.name: (pair.teacher, alignment)
             for pair, alignment in zip(distillation.pairs, distillation.alignments, strict=True)
@@ -98,7 +98,7 @@ class Teaching:
 
         def project(name: str, output: Any) -> Features:
             layer, alignment = taught[name]
-            assert isinstance(alignment, SubspaceAlignment)
+            assert isinstance(alignment, LayerLoss)
             return alignment.target(to_features(output, name, image_size, layer.channels_last))
 
         with record(self.teacher, list(taught), transform=project) as recorder:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from subdistill_hf.activations import Features
+from subdistill_hf.baselines import BASELINES, decoupled_distillation
 from subdistill_hf.checkpoints import (
     check_resumable,
     last_complete_checkpoint,
@@ -26,6 +27,7 @@ from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.hub import StudentOnHub, plain_card
+from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
@@ -45,7 +47,8 @@ class SubDistillTrainer(StudentOnHub):
     """Trains a student in the relevant subspaces of a teacher (arXiv 2601.05913).
 
     Everything that `transformers.Trainer` does keeps working. `trainer.model` is the plain student: it is what is
-    evaluated, saved and pushed. During `train()` the student and its rotations are optimised as one module.
+    evaluated, saved and pushed. During `train()` the student and what its layer losses learn (rotations,
+    regressors) are optimised as one module.
 
     A batch is a mapping with `pixel_values` for the student, `labels`, and `teacher_pixel_values` where the
     teacher's preprocessing differs. Student and teacher are image-classification models of transformers, or any
@@ -130,6 +133,7 @@ class SubDistillTrainer(StudentOnHub):
             _for_teacher(batch)["pixel_values"],
             self.args.layers if self.loss_weights["layer"] else None,
             self.args.layer_pairs,
+            self.args.method,
         )
         check_subspaces(self.pairs, self.subspaces)
 
@@ -142,8 +146,12 @@ class SubDistillTrainer(StudentOnHub):
     def fit_subspaces(self) -> dict[str, Subspace]:
         """Fit the subspaces of all paired teacher layers in one pass over the images (METHOD step 1).
 
+        The compared methods have none.
+
         Each process reads its share of the images; the moments are merged, so the result is that of one process.
         """
+        if self.args.method in BASELINES:
+            return {}
         missing = [pair for pair in self.pairs if pair.teacher.name not in self.subspaces]
         if missing and self.teaching is not None:
             teaching = self.teaching
@@ -231,10 +239,17 @@ class SubDistillTrainer(StudentOnHub):
                 outputs["logits"].float(), labels, label_smoothing=smoothing
             )
         if weights["kd"] and teacher_logits is not None:
-            terms["kd"] = weights["kd"] * logit_distillation(outputs["logits"], teacher_logits, self.args.temperature)
+            terms["kd"] = weights["kd"] * self._logit_term(outputs["logits"], teacher_logits, labels)
         for pair, loss in zip(self.pairs, outputs["layer_losses"], strict=True):
             terms[f"layer/{pair.teacher.name}"] = weights["layer"] * loss
         return terms
+
+    def _logit_term(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        if self.args.method != "dkd":
+            return logit_distillation(student, teacher, self.args.temperature)
+        if labels is None:
+            raise DistillationError("decoupled distillation needs `labels` in the batch")
+        return decoupled_distillation(student, teacher, labels, self.args.temperature, beta=self.args.dkd_beta)
 
     def prediction_step(
         self,
@@ -305,7 +320,7 @@ class SubDistillTrainer(StudentOnHub):
         """Fit the subspaces (or read them from `checkpoint`) and make the module that is trained; `train` calls it."""
         if checkpoint is not None:
             check_resumable(checkpoint, self._identity())
-            if self.pairs:
+            if self.pairs and self.args.method not in BASELINES:
                 self.subspaces = load_subspaces(checkpoint)
         self.fit_subspaces()
         if self._distillation is None or self._distillation.student is not self.model:
@@ -321,17 +336,19 @@ class SubDistillTrainer(StudentOnHub):
     def _make_distillation(self) -> StudentWithAlignments:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)
-            alignments = [
-                SubspaceAlignment(
-                    self.subspaces[pair.teacher.name],
-                    pair.student.width,
-                    self.args.centring,
-                    self.args.rotation,
-                    self.args.normalise_energy,
-                )
-                for pair in self.pairs
-            ]
+            alignments = [self._layer_loss(pair) for pair in self.pairs]
         return StudentWithAlignments(self.model, self.pairs, alignments).to(self.args.device)
+
+    def _layer_loss(self, pair: LayerPair) -> LayerLoss:
+        if self.args.method in BASELINES:
+            return BASELINES[self.args.method](pair.teacher.width, pair.student.width)
+        return SubspaceAlignment(
+            self.subspaces[pair.teacher.name],
+            pair.student.width,
+            self.args.centring,
+            self.args.rotation,
+            self.args.normalise_energy,
+        )
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
@@ -353,7 +370,7 @@ class SubDistillTrainer(StudentOnHub):
         return prepared
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The parent's; an optimiser that the user made gets the rotations as a group of its own.
+        """The parent's; an optimiser that the user made gets what the layer losses learn as a group of its own.
 
         Raises:
             DistillationError: when it comes with a schedule, which knows nothing of that group.
@@ -361,18 +378,18 @@ class SubDistillTrainer(StudentOnHub):
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         alignments = self._distillation.alignments if self._distillation is not None else nn.ModuleList()
-        rotations = [weight for weight in alignments.parameters() if id(weight) not in known]
-        if rotations:
+        learned = [weight for weight in alignments.parameters() if id(weight) not in known]
+        if learned:
             if self.lr_scheduler is not None:
                 raise DistillationError(
-                    "the rotations cannot join an optimizer that has a schedule: pass optimizers=(optimizer, None), "
-                    "or optimizer_cls_and_kwargs=..."
+                    "what the layer losses learn cannot join an optimizer that has a schedule: pass "
+                    "optimizers=(optimizer, None), or optimizer_cls_and_kwargs=..."
                 )
-            optimizer.add_param_group({"params": rotations, "weight_decay": 0.0})
+            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
         return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The parent's, without the rotations: decay would pull them to where they started."""
+        """The parent's, without what the layer losses learn: decay would pull rotations to where they started."""
         names: list[str] = super().get_decay_parameter_names(model)
         return [name for name in names if not name.startswith("alignments.")]
 
@@ -393,7 +410,7 @@ class SubDistillTrainer(StudentOnHub):
             "classes": {"teacher_ids": class_ids, "names": list(labels.values())},
             "layers": [str(pair) for pair in self.pairs],
             "method": {name: getattr(args, name) for name in names},
-            "weights": dict(self.loss_weights, temperature=args.temperature),
+            "weights": dict(self.loss_weights, temperature=args.temperature, dkd_beta=args.dkd_beta),
         }
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

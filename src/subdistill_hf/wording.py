@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from subdistill_hf.options import METHOD_LABELS
+from subdistill_hf.methods import METHOD_LABELS
 
 
 def method_label(method: str) -> str:
