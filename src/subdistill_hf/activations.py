@@ -143,7 +143,7 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     Raises:
         LayerError: when a pattern matches no module; the message lists the nearest names.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    names = list(layer_modules(model))
     known = set(names)
     resolved: list[str] = []
     for pattern in patterns:
@@ -161,6 +161,22 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
             raise LayerError(f"no module of {type(model).__name__} is named or matches {pattern!r}; {hint}")
         resolved += [name for name in matches if name not in resolved]
     return resolved
+
+
+def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of `model` by name, without itself and without the insides of layers that hold a PEFT adapter.
+
+    A model has the same layers under the same names with an adapter as without.
+    """
+    modules: dict[str, nn.Module] = {}
+    inside: str | None = None
+    for name, module in model.named_modules():
+        if not name or (inside is not None and name.startswith(inside)):
+            continue
+        modules[name] = module
+        replaced = hasattr(module, "base_layer") or hasattr(module, "original_module")
+        inside = f"{name}." if replaced else None
+    return modules
 
 
 def named_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:

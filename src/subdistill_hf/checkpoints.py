@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from subdistill_hf.adapters import load_adapters
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.subspaces import Subspace, save_subspaces
 
@@ -39,11 +41,15 @@ def save_distillation(
 
 
 def load_student(checkpoint: str | Path, student: Any) -> None:
-    """Read the student's weights of a checkpoint into `student`, a `PreTrainedModel`.
+    """Read the student's weights of a checkpoint into `student`, a `PreTrainedModel` or a `PeftModel`.
 
     transformers writes some models (ViT is one) under the names of their first release, and only `from_pretrained`
-    reads these back: its Trainer would leave such weights as they are, with a warning (transformers#43701).
+    reads these back: its Trainer would leave such weights as they are, with a warning (transformers#43701). And an
+    adapter that it reads back as the best one is frozen.
     """
+    if isinstance(student, PeftModel):
+        load_adapters(student, checkpoint)
+        return
     loaded = type(student).from_pretrained(checkpoint, config=student.config, dtype=student.dtype)
     student.load_state_dict(loaded.state_dict())
 

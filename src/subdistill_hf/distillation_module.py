@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from subdistill_hf.activations import Features, height_and_width, record, to_features
+from subdistill_hf.adapters import base_of, frozen_batch_norms
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.losses import SubspaceAlignment
@@ -34,7 +36,7 @@ class StudentWithAlignments(nn.Module):
     """The student and the losses of its layers, so that optimiser, clipping, checkpoints and DDP see both.
 
     Args:
-        student: the student.
+        student: the student, with a PEFT adapter or without; layers are named as in the network under it.
         pairs: layer pairs, in the order of `alignments`.
         alignments: one loss per pair; none for methods without a layer loss.
     """
@@ -57,7 +59,7 @@ class StudentWithAlignments(nn.Module):
         """
         layers = [pair.student for pair in self.pairs]
         copied = [layer.name for layer in layers if layer.modified_in_place]
-        with record(self.student, [layer.name for layer in layers], copy=copied) as recorder:
+        with record(base_of(self.student), [layer.name for layer in layers], copy=copied) as recorder:
             logits = logits_of(self.student(**inputs))
         recorder.check()
         image_size = height_and_width(inputs["pixel_values"])
@@ -67,6 +69,14 @@ class StudentWithAlignments(nn.Module):
             features = to_features(output, pair.student.name, image_size, pair.student.channels_last)
             losses.append(alignment(features, targets[pair.teacher.name]))
         return {"logits": logits, "layer_losses": losses}
+
+    def train(self, mode: bool = True) -> StudentWithAlignments:
+        """Training mode; batch norms that an adapter does not save keep the statistics of the model under it."""
+        super().train(mode)
+        if isinstance(self.student, PeftModel):
+            for module in frozen_batch_norms(self.student):
+                module.eval()
+        return self
 
     @torch.no_grad()
     def orthogonality_error(self) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.activations import evaluation_mode, height_and_width
+from subdistill_hf.adapters import base_of
 from subdistill_hf.baselines import MIN_DKD_CLASSES
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.errors import DistillationError
@@ -72,7 +73,7 @@ def match_models(
             return []
         return pair_layers(
             teaching.teacher,
-            student,
+            base_of(student),
             layers,
             run_teacher,
             run_student,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,10 +270,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of all weights and buffers."""
+def weights_digest(model: nn.Module, names: Collection[str] | None = None) -> str:
+    """SHA-256 over names, shapes and values of all weights and buffers, or of those that are named."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if names is not None and name not in names:
+            continue
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
         digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")

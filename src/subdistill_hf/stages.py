@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from subdistill_hf.activations import LayerError, evaluation_mode, first_tensor, record, to_features
+from subdistill_hf.activations import LayerError, evaluation_mode, first_tensor, layer_modules, record, to_features
 
 DEFAULT_STAGES = 4
 # A last block that widens the channels more than this many times at the resolution of the block before it prepares
@@ -161,17 +161,19 @@ def stage_outputs(
 def _numbered_blocks(model: nn.Module) -> list[str]:
     """Modules with a numbered name (`stages.2`, `layer3`, `blocks.11`) that are in no other such module."""
     # without blocks, a plain chain of single modules
-    single = [name for name, _ in model.named_modules() if name.rpartition(".")[2].isdigit()]
+    single = [name for name in layer_modules(model) if name.rpartition(".")[2].isdigit()]
     return _outermost(_with_children(model) or single)
 
 
 def _with_children(model: nn.Module) -> list[str]:
     """Numbered modules that are made of others."""
+    modules = layer_modules(model)
+    parents = {name.rpartition(".")[0] for name in modules}
     return [
         name
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if NUMBERED_BLOCK.fullmatch(name.rpartition(".")[2])
-        and any(True for _ in module.children())
+        and name in parents
         and "Norm" not in type(module).__name__
     ]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.activations import Features, height_and_width, record, to_features
+from subdistill_hf.adapters import base_of
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layer_loss import LayerLoss
@@ -37,7 +38,7 @@ class Teaching:
         device: torch.device,
         precision: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        self.teacher = freeze(teacher).to(device)
+        self.teacher = base_of(freeze(teacher)).to(device)
         self.class_ids = None if class_ids is None else torch.tensor(list(class_ids), device=device)
         self.precision = precision
         self.cache: TeacherCache | None = None

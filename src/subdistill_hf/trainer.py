@@ -10,11 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from subdistill_hf.activations import Features
+from subdistill_hf.adapters import base_of, frozen_names, save_adapter
 from subdistill_hf.baselines import BASELINES, decoupled_distillation
 from subdistill_hf.checkpoints import (
     check_resumable,
@@ -33,7 +35,7 @@ from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
-from subdistill_hf.models import count_parameters, freeze
+from subdistill_hf.models import count_parameters, freeze, weights_digest
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.subspaces import Subspace, collect_moments, load_subspaces
 from subdistill_hf.teacher_cache import TeacherCache
@@ -48,7 +50,8 @@ class SubDistillTrainer(StudentOnHub):
 
     Everything that `transformers.Trainer` does keeps working. `trainer.model` is the plain student: it is what is
     evaluated, saved and pushed. During `train()` the student and what its layer losses learn (rotations,
-    regressors) are optimised as one module.
+    regressors) are optimised as one module. Student and teacher may be `PeftModel`s: layers are named as in the
+    network under the adapter, and of the student the adapter alone is trained, saved and pushed.
 
     A batch is a mapping with `pixel_values` for the student, `labels`, and `teacher_pixel_values` where the
     teacher's preprocessing differs. Student and teacher are image-classification models of transformers, or any
@@ -107,6 +110,7 @@ class SubDistillTrainer(StudentOnHub):
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._parts = LossParts()
         self._distillation: StudentWithAlignments | None = None
+        self._frozen_digest: str | None = None
         if self.train_dataset is not None:
             example = example_batch(self.train_dataset, self.data_collator)
             if self.teaching is not None:
@@ -406,12 +410,22 @@ class SubDistillTrainer(StudentOnHub):
                 "name": None if teaching is None else teaching.name,
                 "digest": None if teaching is None else teaching.digest,
             },
-            "student": {"model": type(self.model).__name__, "parameters": count_parameters(self.model)},
+            "student": self._identity_of_student(),
             "classes": {"teacher_ids": class_ids, "names": list(labels.values())},
             "layers": [str(pair) for pair in self.pairs],
             "method": {name: getattr(args, name) for name in names},
             "weights": dict(self.loss_weights, temperature=args.temperature, dkd_beta=args.dkd_beta),
         }
+
+    def _identity_of_student(self) -> dict[str, Any]:
+        """Its architecture; with an adapter, whose checkpoints hold no other weights, also the frozen ones."""
+        base = base_of(self.model)
+        identity = {"model": type(base).__name__, "parameters": count_parameters(self.model)}
+        if isinstance(self.model, PeftModel):
+            if self._frozen_digest is None:
+                self._frozen_digest = weights_digest(base, frozen_names(self.model))
+            identity["frozen"] = self._frozen_digest
+        return identity
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
@@ -438,14 +452,21 @@ class SubDistillTrainer(StudentOnHub):
 
     @property
     def _reads_own_student(self) -> bool:
-        """Whether the student is a whole model of transformers, see `load_student`."""
+        """Whether the student is a whole model of transformers or has an adapter, see `load_student`."""
         whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        return whole and isinstance(self.model, PreTrainedModel)
+        return whole and isinstance(self.model, PreTrainedModel | PeftModel)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save student and processor. The parent's pickled arguments are left out: they hold paths and tokens."""
+        folder = Path(output_dir or self.args.output_dir)
+        if isinstance(self.model, PeftModel) and state_dict is None:
+            if self.args.should_save:
+                save_adapter(self.model, folder)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(folder)
+            return
         super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        (folder / "training_args.bin").unlink(missing_ok=True)
 
     def describe_student(self, name: str) -> ModelCard:
         """A short card, of what the trainer knows; `distill` writes the full one."""
