@@ -98,7 +98,7 @@ def block_chain(model: nn.Module, forward: Callable[[], Any], image_size: tuple[
     Raises:
         LayerError: when no chain of blocks is found.
     """
-    modules = dict(model.named_modules())
+    modules = layer_modules(model)
     last_inner: dict[str, str] = {}
     for name in (blocks := _numbered_blocks(model)):
         if inner := _outermost(_with_children(modules[name])):
