@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -225,12 +225,15 @@ def with_adapter(
         base_model_name_or_path=base,
         revision=revision,
     )
+    return put_on(model, config)
+
+
+def put_on(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """Put an adapter of a configuration on a model, in place; its changes start as nothing."""
     with warnings.catch_warnings():
         # PEFT asks transformers for a property by its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        adapted: PeftModel = get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = base  # PEFT takes the model's own name
-    return adapted
+        return PeftModel(model, config)
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:

@@ -24,14 +24,35 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from subdistill_hf.adapter_loading import find_adapter, load_merged
+from subdistill_hf.adapters import head_modules
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.hub_revision import hub_revision
 
 TEACHERS_FOLDER = Path(__file__).parent / "teachers"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 
 
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+
+
 class ModelError(SubDistillError):
     """A teacher or a student that cannot be loaded or built."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from.
+
+    Attributes:
+        name: a Hub id, or the last part of a folder's name.
+        hub_id: its id, when it came from the Hub.
+        revision: the Hub commit, when known.
+    """
+
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,8 @@ class LoadedModel:
         hub_id: its id, when it came from the Hub.
         revision: the Hub commit, when known.
         license: when known.
+        base: the model that it was adapted from, when it came as a PEFT adapter.
+        without_head: whether its head is untrained.
     """
 
     model: nn.Module
@@ -53,6 +76,8 @@ class LoadedModel:
     hub_id: str | None = None
     revision: str | None = None
     license: str | None = None
+    base: Origin | None = None
+    without_head: bool = False
 
     @property
     def labels(self) -> dict[int, str]:
@@ -61,41 +86,66 @@ class LoadedModel:
         return {int(output): str(name) for output, name in config.id2label.items()}
 
 
-def load_teacher(name: str, trust_remote_code: bool = False) -> LoadedModel:
+def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = False) -> LoadedModel:
     """Load and freeze a teacher: evaluation mode, no gradients.
 
     Args:
-        name: an embedded teacher, a local folder, or an id of the Hub.
+        name: an embedded teacher, a local folder, or an id of the Hub; of a model, or of a PEFT adapter, which is
+            merged into its base model.
         trust_remote_code: run model code from the repository.
+        adaptable: take a model without a trained head, too.
 
     Raises:
         ModelError: when it cannot be loaded, or has no trained classification head.
     """
-    path = str(TEACHERS_FOLDER / name) if name in EMBEDDED_TEACHERS else name
-    local = Path(path).is_dir()
+    path, local = _place(name)
     try:
-        model, loading = AutoModelForImageClassification.from_pretrained(
-            path, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        adapter = find_adapter(path)
+        if adapter is None:
+            model, loading = AutoModelForImageClassification.from_pretrained(
+                path, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
+            missing, revision, base, source = loading["missing_keys"], hub_revision(path), None, path
+        else:
+            source, base_is_local = _place(adapter.base)
+            model = load_merged(adapter, source, trust_remote_code)
+            missing, revision = [], adapter.revision
+            base = _origin(adapter.base, source, base_is_local, hub_revision(source, adapter.base_revision))
+            source = str(adapter.folder) if adapter.has_processor else source
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"teacher {name!r} cannot be loaded: {error}. Expected an embedded teacher "
             f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
         ) from error
-    if missing := sorted(loading["missing_keys"]):
+    replaceable = head_modules(model) if missing and adaptable else []
+    if untrained := sorted(weight for weight in missing if weight.rpartition(".")[0] not in replaceable):
         raise ModelError(
-            f"teacher {name!r} has no trained weights for {', '.join(missing[:4])}: it is not a finished classifier "
-            "(a random head would teach nothing). Fine-tune it on the classes first"
+            f"teacher {name!r} has no trained weights for {', '.join(untrained[:4])}: it is not a finished classifier "
+            "(a random head would teach nothing). Fine-tune it on the classes first, as --adapt_teacher lora does"
         )
+    origin = _origin(name, path, local, revision)
+    embedded = (base.name if base else name) in EMBEDDED_TEACHERS
     return LoadedModel(
-        model=freeze(model),
-        processor=processor,
-        name=Path(path).name if local else name,
-        hub_id=None if local else name,
-        revision=getattr(model.config, "_commit_hash", None),
-        license="apache-2.0" if name in EMBEDDED_TEACHERS else None,
+        freeze(model),
+        processor,
+        origin.name,
+        origin.hub_id,
+        origin.revision,
+        license="apache-2.0" if embedded else None,
+        base=base,
+        without_head=bool(missing),
     )
+
+
+def _place(name: str) -> tuple[str, bool]:
+    """Where a model is read, and whether that is a folder."""
+    path = str(TEACHERS_FOLDER / name) if name in EMBEDDED_TEACHERS else name
+    return path, Path(path).is_dir()
+
+
+def _origin(name: str, path: str, local: bool, revision: str | None) -> Origin:
+    return Origin(Path(path).name) if local else Origin(name, name, revision)
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -145,7 +195,7 @@ def build_student(
             recipe, config=config, ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code
         )
         processor = AutoImageProcessor.from_pretrained(recipe, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"student {recipe!r} cannot be built: {error}. Expected a recipe "
             f"({', '.join(f'{kind}:...' for kind in _RECIPES)}, "
@@ -157,7 +207,7 @@ def build_student(
         processor,
         Path(recipe).name if local else recipe,
         None if local else recipe,
-        getattr(model.config, "_commit_hash", None),
+        hub_revision(recipe),
     )
 
 
