@@ -31,6 +31,7 @@ from subdistill_hf.subspaces import SUBSPACES_FILE
 from subdistill_hf.views import ViewDataset
 
 LEARNING = ("fitnet", "vid", "vkd", "subdistill")
+KEPT = [*((method, "orthogonal") for method in LEARNING), ("subdistill", "procrustes")]
 
 
 def parts_of(run):
@@ -140,12 +141,12 @@ def test_cached_targets_are_those_of_the_teacher_to_half_precision(tmp_path, met
 # Checkpoints
 
 
-@pytest.mark.parametrize("method", LEARNING)
-def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, method):
+@pytest.mark.parametrize(("method", "rotation"), KEPT)
+def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, method, rotation):
     def run(name):
         settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
         images = views(augmentation="pad_crop", flip=True, seed=5)
-        return trainer(tmp_path / name, train=images, method=method, **settings)
+        return trainer(tmp_path / name, train=images, method=method, rotation=rotation, **settings)
 
     whole = run("whole")
     whole.train()

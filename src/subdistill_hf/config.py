@@ -10,6 +10,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS, ROTATIONS
 from subdistill_hf.methods import METHODS
 from subdistill_hf.options import DistillationOptions
+from subdistill_hf.procrustes import PROCRUSTES
 from subdistill_hf.subspaces import BASES
 
 
@@ -49,7 +50,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             ("method", tuple(METHODS)),
             ("basis", tuple(BASES)),
             ("centring", CENTRINGS),
-            ("rotation", ROTATIONS),
+            ("rotation", (*ROTATIONS, PROCRUSTES)),
         ):
             if getattr(self, name) not in allowed:
                 raise SubDistillError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")

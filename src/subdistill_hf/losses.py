@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 
 from subdistill_hf.activations import Features
 from subdistill_hf.layer_loss import LayerLoss
+from subdistill_hf.procrustes import ProcrustesRotation
 from subdistill_hf.subspaces import Subspace, several_processes
 
 Centring = Literal["mean", "batch_norm", "none"]
@@ -163,7 +164,7 @@ class SubspaceAlignment(LayerLoss):
         subspace: the teacher layer's subspace, of dimension K' at most the student's width.
         student_width: channels K of the student layer.
         centring: see `Centre`.
-        rotation: see `Rotation`.
+        rotation: see `Rotation`, or `"procrustes"`, see `ProcrustesRotation`.
         normalise: divide by the energy e (off is an ablation of the paper).
     """
 
@@ -172,13 +173,17 @@ class SubspaceAlignment(LayerLoss):
         subspace: Subspace,
         student_width: int,
         centring: Centring = "mean",
-        rotation: RotationKind = "orthogonal",
+        rotation: RotationKind | Literal["procrustes"] = "orthogonal",
         normalise: bool = True,
     ) -> None:
         super().__init__()
         self.subspace = subspace
         self.centre = Centre(student_width, centring)
-        self.rotation = Rotation(student_width, subspace.dimensions, rotation)
+        self.rotation: Rotation | ProcrustesRotation
+        if rotation == "procrustes":
+            self.rotation = ProcrustesRotation(student_width, subspace.dimensions)
+        else:
+            self.rotation = Rotation(student_width, subspace.dimensions, rotation)
         self.energy = subspace.energy if normalise else 1.0
 
     @torch.no_grad()
@@ -197,7 +202,10 @@ class SubspaceAlignment(LayerLoss):
         with torch.autocast(student.values.device.type, enabled=False):
             dtype = self.centre.running_mean.dtype
             h, t = same_positions(student.with_values(student.values.to(dtype)), target)
-            s = self.rotation(self.centre(h))
+            if isinstance(self.rotation, ProcrustesRotation) and self.training:
+                centring = self.centre.centring
+                self.rotation.follow(h.detach(), t.to(dtype), centring != "none", centring == "batch_norm")
+            s = torch.matmul(self.rotation.matrix, self.centre(h))
             error: Tensor = F.mse_loss(s, t.to(dtype), reduction="sum") / (s.shape[0] * s.shape[2])
             return error / self.energy
 
