@@ -3,7 +3,14 @@
 import pytest
 
 from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASSES
-from subdistill_hf.subtask import Subtask, SubtaskError, match_teacher, resolve_classes
+from subdistill_hf.subtask import (
+    MissingClassesError,
+    Subtask,
+    SubtaskError,
+    match_teacher,
+    matching_table,
+    resolve_classes,
+)
 
 CHESS = SUPERCLASSES["chess_pieces"]
 IDS = tuple(CLASS_NAMES.index(name) for name in CHESS)
@@ -83,8 +90,9 @@ def test_a_teacher_with_other_labels_is_matched_by_name_or_synonym():
 
 def test_a_teacher_that_lacks_a_class_is_refused_with_near_matches_and_the_remedy():
     subtask = Subtask(("white_chess_king", "die_one"), (0, 1))
-    with pytest.raises(SubtaskError) as refused:
+    with pytest.raises(MissingClassesError) as refused:
         match_teacher(subtask, {0: "die_one", 1: "white king"}, ["a", "b", "c"])
+    assert refused.value.missing == ("white_chess_king",)
     text = str(refused.value)
     assert "the teacher has no class 'white_chess_king'; nearest: white king" in text
     assert "Choose classes that the teacher knows" in text
@@ -93,3 +101,35 @@ def test_a_teacher_that_lacks_a_class_is_refused_with_near_matches_and_the_remed
 def test_a_class_that_fits_several_outputs_of_the_teacher_is_refused():
     with pytest.raises(SubtaskError, match=r"'crane' matches several outputs of the teacher: 1 \(crane, bird\), 4"):
         match_teacher(Subtask(("crane", "dog"), (0, 1)), {1: "crane, bird", 4: "Crane", 6: "dog"}, ["crane", "dog"])
+
+
+def test_two_classes_that_fit_one_output_of_the_teacher_are_refused():
+    with pytest.raises(SubtaskError, match=r"classes 'cat' and 'tabby' both match output 3 of .* \(tabby, cat\)"):
+        match_teacher(Subtask(("cat", "tabby"), (0, 1)), {3: "tabby, cat", 4: "dog"}, ["cat", "tabby", "cow"])
+
+
+def test_all_stands_for_every_class_unless_a_class_has_that_name():
+    assert resolve_classes(["all"], ["a", "b", "c"]).dataset_ids == (0, 1, 2)
+    assert resolve_classes(["all", "none"], ["none", "some", "all"]).dataset_ids == (2, 0)
+
+
+def test_superclasses_are_asked_for_when_they_are_needed():
+    asked = []
+
+    def superclasses():
+        asked.append(1)
+        return SUPERCLASSES
+
+    assert resolve_classes(["die_one", "12"], CLASS_NAMES, superclasses).names == ("die_one", CHESS[2])
+    assert asked == []
+    assert resolve_classes(["superclass:chess_pieces"], CLASS_NAMES, superclasses).names == tuple(CHESS)
+
+
+def test_the_table_shows_what_was_matched_and_how():
+    matched = match_teacher(Subtask(("hound", "cat"), (7, 2)), {0: "cat", 5: "dog, hound"}, ["a"] * 10)
+    assert matching_table(matched, {0: "cat", 5: "dog, hound"}).splitlines() == [
+        "output  class  label  teacher's output, by name",
+        "------  -----  -----  -------------------------",
+        "0       hound  7      5 (dog, hound)",
+        "1       cat    2      0 (cat)",
+    ]

@@ -216,17 +216,19 @@ def _stored(
     builder: Any, split: str, columns: ImageColumns, labels: Sequence[Label], features: datasets.Features
 ) -> datasets.Dataset:
     """Write the chosen rows of a stream to the cache, where a later run and other processes find them."""
+    # `from_generator` takes lists for shards, and orders rows by them: the labels are a tuple
+    arguments = {"builder": builder, "split": split, "columns": columns, "labels": tuple(labels)}
     kept = [columns.image, columns.label]
     key = datasets.fingerprint.Hasher.hash([builder.cache_dir, split, kept, list(labels)])
     return datasets.Dataset.from_generator(
         _chosen,
         features=datasets.Features({name: features[name] for name in kept}),
-        gen_kwargs={"builder": builder, "split": split, "columns": columns, "labels": list(labels)},
+        gen_kwargs=arguments,
         fingerprint=key,
     )
 
 
-def _chosen(builder: Any, split: str, columns: ImageColumns, labels: list[Label]) -> Iterator[dict[str, Any]]:
+def _chosen(builder: Any, split: str, columns: ImageColumns, labels: tuple[Label, ...]) -> Iterator[dict[str, Any]]:
     """The rows of a stream with one of these labels; their images are carried as they are encoded."""
     stream = builder.as_streaming_dataset(split).cast_column(columns.image, datasets.Image(decode=False))
     wanted = set(labels)
