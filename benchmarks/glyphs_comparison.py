@@ -62,8 +62,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from subdistill_hf.config import SubDistillConfig
     from subdistill_hf.data import load_subtask
     from subdistill_hf.evaluation import Classifier, predict, score
-    from subdistill_hf.models import build_student, load_teacher
+    from subdistill_hf.models import load_teacher
     from subdistill_hf.options import DataOptions
+    from subdistill_hf.students import build_student
     from subdistill_hf.subtask import match_teacher
     from subdistill_hf.trainer import SubDistillTrainer
     from subdistill_hf.views import ViewCollator, ViewDataset

@@ -10,7 +10,8 @@ from torchvision.transforms import functional as image_functional
 
 from helpers import COLUMNS, NAMES, processor, save_teacher, subtask_rows, views
 from subdistill_hf.errors import DataError
-from subdistill_hf.models import build_student, load_teacher
+from subdistill_hf.models import load_teacher
+from subdistill_hf.students import build_student
 from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

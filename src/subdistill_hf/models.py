@@ -1,9 +1,9 @@
-"""Load teachers, build students for a subtask, and identify and count weights."""
+"""Load teachers, and identify, measure and count models."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-)
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from subdistill_hf.adapter_loading import find_adapter, load_merged
 from subdistill_hf.adapters import head_modules
@@ -151,154 +140,6 @@ def _origin(name: str, path: str, local: bool, revision: str | None) -> Origin:
 def freeze(model: nn.Module) -> nn.Module:
     """Put a model in evaluation mode and stop gradients to its parameters."""
     return model.eval().requires_grad_(False)
-
-
-def build_student(
-    recipe: str, names: Sequence[str], teacher_processor: Any, trust_remote_code: bool = False
-) -> LoadedModel:
-    """Build a student with one output per class.
-
-    Args:
-        recipe: `resnet:widths=16-24-32-48`, `vit:hidden=72,layers=4`, `timm/NAME`, a Hub id or a local folder.
-            Recipes of the first two kinds take `image=SIZE` (the teacher's by default) and more keys, see
-            `_resnet` and `_vit`.
-        names: the subtask's classes, in the order of the outputs.
-        teacher_processor: its size and normalisation are the default of recipes.
-        trust_remote_code: run model code from the repository.
-
-    Raises:
-        ModelError: for an unknown recipe or key, or a model that cannot be loaded.
-    """
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: output for output, name in enumerate(names)},
-    }
-    kind, separator, text = recipe.partition(":")
-    if separator and kind in _RECIPES:
-        options = _recipe_options(recipe, text)
-        try:
-            size = _positive("image", options.pop("image", image_size_of(teacher_processor)[0]))
-            model = _RECIPES[kind](size, options, labels)
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"student recipe {recipe!r}: {error}") from error
-        return LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
-    try:
-        if recipe.startswith("timm/") and not Path(recipe).is_dir():
-            preprocessing = _timm_preprocessing(recipe.removeprefix("timm/"))
-            config = TimmWrapperConfig(
-                architecture=recipe.removeprefix("timm/"), pretrained_cfg=preprocessing, **labels
-            )
-            model = TimmWrapperForImageClassification(config)
-            return LoadedModel(model, _timm_processor(config), recipe)
-        config = AutoConfig.from_pretrained(recipe, trust_remote_code=trust_remote_code, **labels)
-        model = AutoModelForImageClassification.from_pretrained(
-            recipe, config=config, ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code
-        )
-        processor = AutoImageProcessor.from_pretrained(recipe, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
-        raise ModelError(
-            f"student {recipe!r} cannot be built: {error}. Expected a recipe "
-            f"({', '.join(f'{kind}:...' for kind in _RECIPES)}, "
-            "timm/NAME), a folder, or the id of a model on the Hub"
-        ) from error
-    local = Path(recipe).is_dir()
-    return LoadedModel(
-        model,
-        processor,
-        Path(recipe).name if local else recipe,
-        None if local else recipe,
-        hub_revision(recipe),
-    )
-
-
-def _recipe_options(recipe: str, text: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for item in filter(None, text.split(",")):
-        key, separator, value = item.partition("=")
-        if not separator or not value:
-            raise ModelError(f"student recipe {recipe!r}: expected key=value, found {item!r}")
-        options[key.strip()] = value.strip()
-    return options
-
-
-def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
-    """A four-stage residual net of basic blocks; keys: widths (one per stage), depth (blocks per stage)."""
-    widths = [_positive("widths", width) for width in options.pop("widths", "16-24-32-48").split("-")]
-    depth = _positive("depth", options.pop("depth", 1))
-    _refuse_unknown(options, ("widths", "depth", "image"))
-    config = ResNetConfig(
-        embedding_size=widths[0],
-        hidden_sizes=widths,
-        depths=[depth] * len(widths),
-        layer_type="basic",
-        downsample_in_first_stage=False,
-        **labels,
-    )
-    model: nn.Module = ResNetForImageClassification(config)
-    return model
-
-
-def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
-    """A vision transformer; keys: hidden, layers, heads (hidden/24 by default), patch (an eighth of the image)."""
-    hidden, layers = _positive("hidden", options.pop("hidden", 72)), _positive("layers", options.pop("layers", 4))
-    heads = _positive("heads", options.pop("heads", max(1, hidden // 24)))
-    patch = _positive("patch", options.pop("patch", max(1, size // 8)))
-    _refuse_unknown(options, ("hidden", "layers", "heads", "patch", "image"))
-    if hidden % heads:
-        raise ValueError(f"hidden={hidden} is not divisible by heads={heads}")
-    config = ViTConfig(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-        image_size=size,
-        patch_size=patch,
-        **labels,
-    )
-    model: nn.Module = ViTForImageClassification(config)
-    return model
-
-
-_RECIPES = {"resnet": _resnet, "vit": _vit}
-
-
-def _positive(key: str, value: str | int) -> int:
-    """The whole number of at least 1 that a recipe gives for a key."""
-    if not str(value).isdecimal() or int(value) < 1:
-        raise ValueError(f"expected whole numbers of at least 1 for {key}, found {value!r}")
-    return int(value)
-
-
-def _refuse_unknown(options: dict[str, str], known: Sequence[str]) -> None:
-    if options:
-        raise ValueError(f"unknown key {next(iter(options))!r}: expected {', '.join(known)}")
-
-
-def _processor_of_size(size: int, template: Any) -> ViTImageProcessor:
-    """A processor with square input of `size`, normalised as the template normalises."""
-    mean, deviation = getattr(template, "image_mean", None), getattr(template, "image_std", None)
-    return ViTImageProcessor(
-        size={"height": size, "width": size}, image_mean=mean or [0.5] * 3, image_std=deviation or [0.5] * 3
-    )
-
-
-TIMM_PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
-
-
-def _timm_preprocessing(architecture: str) -> dict[str, Any]:
-    """How timm feeds an architecture; the student's configuration carries it, its processor is made from it."""
-    import timm
-
-    known = timm.get_pretrained_cfg(architecture)
-    described = {} if known is None else known.to_dict()
-    return {name: described[name] for name in TIMM_PREPROCESSING if name in described}
-
-
-def _timm_processor(config: Any) -> Any:
-    """The processor that `AutoImageProcessor` would make from the saved student."""
-    from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
-
-    return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
 
 
 def image_size_of(processor: Any) -> tuple[int, int]:

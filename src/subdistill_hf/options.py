@@ -85,8 +85,9 @@ class TaskOptions(DataOptions):
     student: str = field(
         default="resnet:widths=16-24-32-48",
         metadata={
-            "help": "Student: a recipe (resnet:widths=16-24-32-48, vit:hidden=72,layers=4, timm/NAME), the id of a "
-            "pretrained model on the Hub, or a local folder. It gets one output per class of the subtask."
+            "help": "Student: a new one by a recipe (resnet:widths=16-24-32-48, vit:hidden=72,layers=4, "
+            "convnext:widths=16-32-48-64, mobilenetv2:width=0.35, timm/NAME:width=0.5,image=64), or a pretrained one "
+            "by its id on the Hub or its local folder. It gets one output per class of the subtask."
         },
     )
     augmentation: str = field(

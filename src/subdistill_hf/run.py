@@ -16,11 +16,12 @@ from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.methods import METHODS
-from subdistill_hf.models import LoadedModel, build_student
+from subdistill_hf.models import LoadedModel
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.progress import MethodProgress
 from subdistill_hf.report import TrainedStudent, build_report, results_table
 from subdistill_hf.student_folder import REPORT_FILE, write_student
+from subdistill_hf.students import build_student
 from subdistill_hf.task import Task, announce, load_task
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator
