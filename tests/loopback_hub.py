@@ -147,9 +147,9 @@ class Fault:
     cut: bool = False
     seconds: float = 0.0
 
-    def refusal(self, method: str) -> Refusal | None:
+    def refusal(self, request: str) -> Refusal | None:
         later = {"Retry-After": str(self.retry_after)}
-        if self.status == 403 and method in ("GET", "HEAD"):
+        if self.status == 403 and request.startswith(("GET", "HEAD")) and "/auth-check" not in request:
             return Refusal(403, "GatedRepo", "Access to this repository is restricted: ask for access on its page.")
         return {
             None: None,
@@ -357,7 +357,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         try:
-            if refusal := fault.refusal(self.command):
+            if refusal := fault.refusal(request):
                 raise refusal
             status, headers, body = self.find_answer()
         except Refusal as refusal:
@@ -466,6 +466,13 @@ class _Handler(BaseHTTPRequestHandler):
             "library_name": card.get("library_name"),
             "siblings": [{"rfilename": file["path"], "size": file["size"], "blobId": file["oid"]} for file in files],
         }
+
+    @route("GET", f"{API}/auth-check(?P<write>/write)?")
+    def auth_check(self, name: str, kind: str, write: str = "") -> dict:
+        repo = self.repo(name, kind)
+        if write and not (self.signed_in() and repo.name.startswith(f"{self.hub.user}/")):
+            raise Refusal(403, "", f"You have no right to write to {repo.name}")
+        return {}
 
     @route("POST", f"{API}/branch/(?P<branch>[^/]+)")
     def make_branch(self, name: str, kind: str, branch: str) -> dict:

@@ -42,7 +42,8 @@ run = prepare("every_save", save_strategy="steps", save_steps=1, hub_always_push
 run.train()
 run.push_to_hub()
 
-run = prepare("checkpoint", save_strategy="steps", save_steps=2, hub_strategy="checkpoint")
+run = prepare("checkpoint", save_strategy="steps", save_steps=2, hub_strategy="checkpoint",
+              eval_strategy="steps", eval_steps=2, load_best_model_at_end=True)
 run.train()
 
 attempt("bad token", lambda: prepare("unborn", hub_token="hf_wrong"))
@@ -122,8 +123,13 @@ def test_no_commit_ever_held_more_than_the_student(hub, name):
 def test_a_whole_checkpoint_is_pushed_when_it_was_asked_for(hub):
     folder = hub.folder / "checkpoint" / "checkpoint-2"
     whole = {f"last-checkpoint/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    state = json.loads(whole.pop("last-checkpoint/trainer_state.json"))
     assert {"last-checkpoint/optimizer.pt", "last-checkpoint/alignments.safetensors"} < set(whole)
-    assert hub.files("user/checkpoint") == whole | {name: (folder / name).read_bytes() for name in STUDENT}
+    pushed = hub.files("user/checkpoint")
+    state_there = json.loads(pushed.pop("last-checkpoint/trainer_state.json"))
+    assert pushed == whole | {name: (folder / name).read_bytes() for name in STUDENT}
+    assert state["best_model_checkpoint"] == str(folder)
+    assert state_there == state | {"best_model_checkpoint": "checkpoint-2"}
 
 
 def test_a_fresh_process_without_this_package_gives_the_same_answers(hub):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from subdistill_hf.options import RUN_DEFAULTS, DistillationOptions, InspectOptions, TaskOptions
+from subdistill_hf.options import RUN_DEFAULTS, DistillationOptions, InspectOptions, PushOptions, TaskOptions
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -20,6 +20,7 @@ Distil a tiny image classifier for just the classes you need.
 commands:
   distill   train a student: subdistill distill --help
   inspect   show the subspaces of a teacher on a subtask: subdistill inspect --help
+  push      push the folder of a student to the Hub: subdistill push --help
   demo      the whole way on embedded data, in a few minutes
 """
 
@@ -33,13 +34,17 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
     """The parser of a command; without `all_arguments` it lists only this package's options, and imports no torch.
 
     Args:
-        command: `distill` or `inspect`.
+        command: `distill`, `inspect` or `push`.
         all_arguments: include every argument of transformers' `TrainingArguments`.
     """
     from transformers import HfArgumentParser
 
     if command == "inspect":
         return HfArgumentParser(InspectOptions, prog="subdistill inspect", allow_abbrev=False)
+    if command == "push":
+        parser = HfArgumentParser(PushOptions, prog="subdistill push", allow_abbrev=False)
+        parser.add_argument("folder", help="Folder of a student, as distill leaves it.")
+        return parser
     training: Any = DistillationOptions
     if all_arguments:
         from subdistill_hf.config import SubDistillConfig as training  # noqa: N813
@@ -56,29 +61,34 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 for options that do not fit (with a message, no traceback)."""
+    """Run a command.
+
+    Returns:
+        The exit status: 0; 1 for a student that did not get to the Hub; 2 for options that do not fit. The last two
+        come with a message, and no traceback.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    if command not in ("distill", "demo", "inspect"):
+    if command not in ("distill", "demo", "inspect", "push"):
         print(f"unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     rest = arguments[1:]
     if "-h" in rest or "--help" in rest or "--help-all" in rest:
-        make_parser("inspect" if command == "inspect" else "distill", "--help-all" in rest).print_help()
+        make_parser("distill" if command == "demo" else command, "--help-all" in rest).print_help()
         return 0
     if command == "demo":
-        rest = [*DEMO.split(), *rest]
+        command, rest = "distill", [*DEMO.split(), *rest]
 
-    from subdistill_hf.errors import SubDistillError
+    from subdistill_hf.errors import PushError, SubDistillError
 
     try:
-        _run("inspect" if command == "inspect" else "distill", rest)
+        _run(command, rest)
     except SubDistillError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, PushError) else 2
     return 0
 
 
@@ -93,16 +103,31 @@ def _run(command: str, arguments: list[str]) -> None:
         from subdistill_hf.inspection import inspect
 
         inspect(parsed[0])
+    elif command == "push":
+        from subdistill_hf.hub import push_folder
+
+        options, given = parsed
+        print(push_folder(given.folder, options.repo, options.private or None, options.revision))
     else:
         import torch.distributed
 
         from subdistill_hf.run import distill
 
         try:
-            distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *arguments]))
+            distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *_without_token(arguments)]))
         finally:  # a process that ends with its group open may abort
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
+
+
+def _without_token(arguments: Sequence[str]) -> list[str]:
+    """The arguments without `--hub_token` and its value, for the card."""
+    kept: list[str] = []
+    for previous, word in zip(["", *arguments], arguments, strict=False):
+        names = [text.partition("=")[0].replace("-", "_") for text in (previous, word)]
+        if "__hub_token" not in (names[1], names[0] if "=" not in previous else ""):
+            kept.append(word)
+    return kept
 
 
 if __name__ == "__main__":

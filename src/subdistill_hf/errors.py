@@ -15,3 +15,7 @@ class NonFiniteLossError(SubDistillError):
 
 class DataError(SubDistillError):
     """A dataset that cannot be used for the subtask."""
+
+
+class PushError(SubDistillError):
+    """A student that did not get to the Hub; its folder is as it was."""

@@ -1,160 +1,196 @@
-"""What of a run goes to the Hub: the student, its processor and its card, and nothing that tells of this machine."""
+"""Push a student's folder to the Hub: sign in, make or check the repository, upload in one commit."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from huggingface_hub import CommitOperationAdd, ModelCard, ModelCardData, create_commit
-from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
+from huggingface_hub import CommitOperationAdd, HfApi
 
-from subdistill_hf.checkpoints import ALIGNMENTS_FILE, STATE_FILE
-from subdistill_hf.layers import LayerPair
-from subdistill_hf.subspaces import SUBSPACES_FILE
+from subdistill_hf.errors import PushError, SubDistillError
+from subdistill_hf.hub_errors import HUB_ERRORS, explain
+from subdistill_hf.snippet import hub_code, local_code
+from subdistill_hf.student_files import CARD_FILE, WEIGHTS, check_clean, student_files
+from subdistill_hf.wording import file_size, slug
 
-logger = logging.getLogger(__name__)
-
-NOT_OF_THE_STUDENT = (
-    ALIGNMENTS_FILE,
-    STATE_FILE,
-    f"{SUBSPACES_FILE}.json",
-    f"{SUBSPACES_FILE}.safetensors",
-    TRAINER_STATE_NAME,
-    "report.json",
-)
+LONGEST_NAME: Final = 96
+LONGEST_CLASSES: Final = 40
 
 
-def student_files(folder: str | Path) -> dict[str, bytes]:
-    """The student's, its processor's and its card's files of a folder, by name; read now, whatever comes later."""
-    return {
-        path.name: path.read_bytes()
-        for path in sorted(Path(folder).iterdir())
-        if path.is_file()
-        and path.suffix in (".json", ".safetensors", ".py", ".md", ".png")
-        and path.name not in NOT_OF_THE_STUDENT
-    }
+@dataclass(frozen=True)
+class Destination:
+    """A repository that a student is pushed to.
+
+    Attributes:
+        repo: its id, `user/name`.
+        private: whether to make it private; what is usual for the account with `None`.
+        revision: the branch, made if need be; the main one with `None`.
+        token: that of the login or of HF_TOKEN with `None`.
+    """
+
+    repo: str
+    private: bool | None = None
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
 
 
-def _tell_if_it_failed(push: Future[Any]) -> None:
-    """Log the error of a push in the background, which nobody waits for."""
-    if (error := push.exception()) is not None:
-        logger.error(f"A checkpoint, whole in its folder, was not pushed; trainer.push_to_hub() tries again. {error}")
+def repository_name(teacher: str, student: str, dataset: str, classes: Sequence[str]) -> str:
+    """A name for the repository of a student, of what it was made of.
+
+    Args:
+        teacher: the teacher's name.
+        student: the student's recipe or name.
+        dataset: the dataset's name.
+        classes: the classes as they were asked for: names, or `superclass:NAME`.
+
+    Returns:
+        For example `glyphs-resnet-resnet-dice`; without the owner.
+    """
+    kind = student.partition(":")[0].rstrip("/").rpartition("/")[2].partition(".")[0]
+    subtask = "-".join(slug(str(entry).removeprefix("superclass:")) for entry in classes)
+    if len(subtask) > LONGEST_CLASSES:
+        subtask = f"{len(classes)}-classes-of-{slug(dataset.rpartition('/')[2])}"
+    name = "-".join([slug(teacher.rstrip("/").rpartition("/")[2]), slug(kind), subtask])
+    return re.sub(r"([-.])[-.]+", r"\1", name)[:LONGEST_NAME].strip("-.")
 
 
-class StudentOnHub(Trainer):
-    """transformers' Trainer, with pushes that hold the student alone: no pickled arguments, logs or local paths."""
+def sign_in(
+    repo: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+) -> Destination:
+    """Find out who pushes, before anything long is done.
 
-    push_in_progress: PushInProgress | None
+    Args:
+        repo: the repository's name or `user/name`.
+        private: see `Destination`.
+        revision: see `Destination`.
+        token: see `Destination`.
 
-    def describe_student(self, name: str) -> ModelCard:
-        """The card of the model under its name on the Hub."""
-        return plain_card(name, [], None, [], {})
+    Returns:
+        The destination, with its owner: the account, unless `repo` names another.
 
-    def create_model_card(self, language: str | None = None, model_name: str | None = None, **kwargs: Any) -> None:
-        """Write the card to the output folder."""
-        if self.is_world_process_zero():
-            name = model_name or (self.hub_model_id or self.args.output_dir).rstrip("/").split("/")[-1]
-            self.describe_student(name).save(Path(self.args.output_dir) / "README.md")
+    Raises:
+        PushError: without a token, with one that is not accepted, or without a Hub.
+    """
+    try:
+        account = HfApi(token=token).whoami(cache=True)["name"]
+    except HUB_ERRORS as error:
+        raise PushError(explain(error)) from error
+    if "/" not in repo:
+        repo = f"{account}/{repo[: LONGEST_NAME - len(account) - 1].strip('-.')}"
+    return Destination(repo, private, revision, token)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push the student of a checkpoint; the parent would push its pickled arguments too, with paths and tokens."""
-        args, folder = self.args, Path(checkpoint_folder)
-        if args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
-            return
-        if not (self.push_in_progress is None or self.push_in_progress.is_done() or args.hub_always_push):
-            return
-        self.callback_handler.on_push_begin(args, self.state, self.control)
-        files: dict[str, bytes | Path] = dict(student_files(folder))
-        if args.hub_strategy != HubStrategy.EVERY_SAVE:  # the user asked for whole checkpoints, to resume from
-            place = folder.name if args.hub_strategy == HubStrategy.ALL_CHECKPOINTS else "last-checkpoint"
-            files |= {f"{place}/{path.relative_to(folder)}": path for path in folder.rglob("*") if path.is_file()}
-        job = self._commit(files, f"Training in progress, step {self.state.global_step}", run_as_future=True)
-        job.add_done_callback(_tell_if_it_failed)
-        self.push_in_progress = PushInProgress([job])
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Save the student and push it with its processor and card; the parent would push logs and local paths too.
+def open_repository(destination: Destination) -> None:
+    """Make the repository unless it is there, and check that it can be written.
 
-        A `README.md` in the output folder is kept; without one a short card is written. Arguments as for
-        `Trainer.push_to_hub`.
-        """
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if not Path(self.args.output_dir, "README.md").is_file():
-            self.create_model_card(**kwargs)
-        self._finish_current_push()
-        files = student_files(self.args.output_dir)
-        return self._commit(files, commit_message, token=token, revision=revision, run_as_future=not blocking)
-
-    def _commit(
-        self,
-        files: Mapping[str, bytes | Path],
-        message: str | None,
-        run_as_future: bool,
-        token: str | None = None,
-        revision: str | None = None,
-    ) -> Any:
-        options: dict[str, Any] = {"run_as_future": run_as_future}  # bool: neither of the overloads
-        return create_commit(
-            self.hub_model_id,
-            [CommitOperationAdd(path, content) for path, content in files.items()],
-            commit_message=message or "End of training",
-            token=token or self.args.hub_token,
-            revision=revision or self.args.hub_revision,
-            **options,
+    Raises:
+        PushError: when it can not, or when it is public and should be private.
+    """
+    api = HfApi(token=destination.token)
+    try:
+        api.create_repo(destination.repo, private=destination.private, exist_ok=True)
+        api.auth_check(destination.repo, write=True)
+        public = destination.private and not api.model_info(destination.repo).private
+        if destination.revision is not None and not public:
+            api.create_branch(destination.repo, branch=destination.revision, exist_ok=True)
+    except HUB_ERRORS as error:
+        raise PushError(f"{destination.repo} cannot be written: {explain(error)}") from error
+    if public:
+        raise PushError(
+            f"{destination.repo} exists and is public, and private was asked for: make it private in its settings, "
+            "or give another name"
         )
 
 
-def plain_card(
-    name: str,
-    classes: Sequence[str],
-    teacher: str | None,
-    pairs: Sequence[LayerPair],
-    metrics: Mapping[str, float],
-) -> ModelCard:
-    """A short card for a student that was trained with the trainer alone, which knows neither dataset nor baselines.
+def upload(folder: Path, destination: Destination) -> str:
+    """Upload a student in one commit, which is whole or not at all.
+
+    The code of the card that reads the folder is replaced by code that reads the repository.
 
     Args:
-        name: the model's name.
-        classes: class names, in the order of the outputs.
-        teacher: the teacher's name; `None` without a teacher.
-        pairs: the paired layers.
-        metrics: of the last evaluation, by name.
+        folder: the student's folder; nothing is written to it.
+        destination: an open repository.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PushError: when anything fails; it holds the command that tries again.
     """
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["subdistill", "image-classification"],
+    with _retryable(folder, destination.repo, destination.private, destination.revision):
+        files = student_files(folder)
+        check_clean(files, folder)
+        if CARD_FILE in files:
+            card = files[CARD_FILE].decode("utf-8")
+            files[CARD_FILE] = card.replace(local_code(), hub_code(destination.repo, destination.revision)).encode()
+        print(f"pushing {len(files)} files, {file_size(sum(map(len, files.values())))}, to {destination.repo}")
+        commit = HfApi(token=destination.token).create_commit(
+            destination.repo,
+            [CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message="Student, processor and card",
+            revision=destination.revision,
+        )
+    return str(commit.commit_url)
+
+
+def push_folder(
+    folder: str | Path, repo: str | None = None, private: bool | None = None, revision: str | None = None
+) -> str:
+    """Push the student of a folder that `distill` or a trainer wrote.
+
+    Args:
+        folder: the folder.
+        repo: the repository's name or `user/name`; by default of teacher, student and classes.
+        private: see `Destination`.
+        revision: see `Destination`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PushError: when anything fails; nothing of the folder was changed.
+    """
+    folder = Path(folder)
+    if not (folder.is_dir() and any(WEIGHTS.fullmatch(path.name) for path in folder.iterdir())):
+        raise PushError(f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it")
+    with _retryable(folder, repo, private, revision):
+        destination = sign_in(repo or _name_of(folder), private, revision)
+        open_repository(destination)
+    return upload(folder, destination)
+
+
+def _name_of(folder: Path) -> str:
+    """A repository's name from the report of a run, or else the folder's."""
+    path = folder / "report.json"
+    if not path.is_file():
+        return slug(folder.resolve().name)
+    report = json.loads(path.read_text(encoding="utf-8"))
+    classes = report.get("subtask") or report["classes"]
+    return repository_name(report["teacher"]["name"], report["student"]["recipe"], report["dataset"]["name"], classes)
+
+
+@contextmanager
+def _retryable(folder: Path, repo: str | None, private: bool | None, revision: str | None) -> Iterator[None]:
+    """Say of any failure, or of an interruption, that the folder is whole, and what to run."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        raise _not_pushed(folder, repo, private, revision, "interrupted") from interruption
+    except HUB_ERRORS as error:
+        reason = str(error) if isinstance(error, SubDistillError) else explain(error)
+        raise _not_pushed(folder, repo, private, revision, reason) from error
+
+
+def _not_pushed(folder: Path, repo: str | None, private: bool | None, revision: str | None, reason: str) -> PushError:
+    words = ["subdistill", "push", str(folder), *(["--repo", repo] if repo else [])]
+    words += [*(["--private"] if private else []), *(["--revision", revision] if revision else [])]
+    return PushError(
+        f"{folder} was not pushed{f' to {repo}' if repo else ''}: {reason}. The folder is as it was; to try again: "
+        f"{shlex.join(words)}"
     )
-    lines = [f"# {name}", "", f"An image classifier for {len(classes)} classes: {', '.join(classes)}."]
-    if teacher is not None:
-        lines += ["", f"Distilled from `{teacher}` with [SubDistill](https://arxiv.org/abs/2601.05913)."]
-    lines += ["", "It knows nothing else: any other image is forced into one of these classes."]
-    if pairs:
-        lines += ["", "| teacher layer | student layer | subspace |", "|---|---|---|"]
-        lines += [
-            f"| `{pair.teacher.name}` | `{pair.student.name}` | {pair.dimensions} of {pair.teacher.width} |"
-            for pair in pairs
-        ]
-    if metrics:
-        lines += ["", "Last evaluation, on the images that were given to the trainer:", ""]
-        lines += [f"- {metric}: {value:.4f}" for metric, value in metrics.items()]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")

@@ -220,6 +220,22 @@ class InspectOptions(DataOptions):
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
 
 
+@dataclass
+class PushOptions:
+    """Where to push a student; the access token is that of `hf auth login` or of HF_TOKEN."""
+
+    repo: str | None = field(
+        default=None,
+        metadata={"help": "Repository: NAME or USER/NAME; by default named after teacher, student and classes."},
+    )
+    private: bool = field(
+        default=False, metadata={"help": "Make the repository private; otherwise it is what is usual for the account."}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, made if it is not there; by default the main one."}
+    )
+
+
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
     "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
@@ -231,5 +247,7 @@ RUN_DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.02,
     "load_best_model_at_end": True,
     "metric_for_best_model": "accuracy",
+    "hub_strategy": "end",  # one push, of the finished student
 }
-"""What the command line changes of the training arguments' defaults: it always has validation images."""
+"""What the command line changes of the training arguments' defaults: it always has validation images, and pushes
+only what is finished."""

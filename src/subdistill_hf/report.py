@@ -82,6 +82,7 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
         "created": datetime.date.today().isoformat(),
         "dataset": _described_dataset(task),
         "classes": list(task.data.subtask.names),
+        "subtask": [str(entry) for entry in task.options.classes],
         "teacher": _described_teacher(task.teacher),
         "student": {
             "recipe": published.student.name,

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import PushError, SubDistillError
+from subdistill_hf.hub import Destination, open_repository, repository_name, sign_in, upload
 from subdistill_hf.methods import METHODS
 from subdistill_hf.models import LoadedModel
 from subdistill_hf.options import TaskOptions
@@ -66,19 +68,25 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
 
     Raises:
         SubDistillError: for options that do not fit together, before anything is trained or written.
+        PushError: when the Hub can not be written, before anything is trained; or when the push fails at the end,
+            which leaves the folder whole.
     """
     transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     methods = _methods(options, config)
     _check_folder(options, config)
-    task = load_task(options, config)
     main = config.process_index == 0
+    destination = _destination(options, config) if main and config.push_to_hub else None
+    task = load_task(options, config)
     if main:
         announce(task)
     try:
         runs = {method: _prepare(task, method, announce=main) for method in methods}
+        if destination is not None:
+            open_repository(destination)
     except SubDistillError:
         _remove_empty_folders(task.folder)
         raise
+    _push_checkpoints(config, destination, runs[config.method].trainer)
     if main and not _resume_option(config):
         _remove_old_run(task.folder)
     for run in runs.values():
@@ -92,6 +100,8 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     write_student(task.folder, published.trainer.model, published.student.processor, example, report)
     print(results_table(report))
     print(f"\nThe student is in {task.folder}; its card is {task.folder / 'README.md'}")
+    if destination is not None:
+        print(upload(task.folder, destination))
     return report
 
 
@@ -101,6 +111,25 @@ def _methods(options: TaskOptions, config: SubDistillConfig) -> list[str]:
         raise SubDistillError(f"compare={unknown[0]!r}: expected methods among {', '.join(METHODS)}")
     wanted = {config.method, *options.compare}
     return [method for method in METHODS if method in wanted]
+
+
+def _destination(options: TaskOptions, config: SubDistillConfig) -> Destination:
+    """The repository that the student will be pushed to; signs in."""
+    name = config.hub_model_id or repository_name(
+        options.teacher, options.student, options.dataset, [str(entry) for entry in options.classes]
+    )
+    try:
+        return sign_in(name, config.hub_private_repo, config.hub_revision, config.hub_token)
+    except PushError as error:
+        raise PushError(f"push_to_hub: {error}. Nothing was trained") from error
+
+
+def _push_checkpoints(config: SubDistillConfig, destination: Destination | None, trainer: SubDistillTrainer) -> None:
+    """Let the trainer of the published method push while it trains, if that was asked for."""
+    if config.push_to_hub and config.hub_strategy != HubStrategy.END:
+        trainer.args.push_to_hub = True
+        trainer.args.hub_model_id = None if destination is None else destination.repo
+        trainer.init_hf_repo()
 
 
 def _check_folder(options: TaskOptions, config: SubDistillConfig) -> None:
@@ -138,6 +167,7 @@ def _prepare(task: Task, method: str, announce: bool) -> _Run:
     config = copy.copy(task.config)
     if method != config.method:  # the weights that were given are those of the main method
         config.method, config.layer_weight, config.task_weight = method, None, None
+    config.push_to_hub = False  # the finished student is pushed once, by `distill`
     config.output_dir = str(task.folder / RUNS_FOLDER / method)
     set_seed(config.seed)  # every method starts from the same student
     student = build_student(

@@ -14,16 +14,9 @@ from PIL import Image
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.model_card import render_card
 from subdistill_hf.plots import plot_all
+from subdistill_hf.snippet import EXAMPLE_FILE, local_code
 
 REPORT_FILE = "report.json"
-EXAMPLE_FILE = "example.png"
-
-_USAGE = """\
-from transformers import pipeline
-
-classify = pipeline("image-classification", model={model!r})
-for answer in classify({image!r}):
-    print(f"{{answer['label']}}: {{answer['score']:.3f}}")"""
 
 
 def write_student(folder: Path, model: Any, processor: Any, example: Image.Image, report: dict[str, Any]) -> None:
@@ -60,7 +53,7 @@ def _save_report(report: dict[str, Any], folder: Path) -> None:
 
 def _run_usage(folder: Path) -> dict[str, str]:
     """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
-    code = _USAGE.format(model=".", image=EXAMPLE_FILE)
+    code = local_code()
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SubDistillError(f"the saved student does not load in a fresh process:\n{done.stderr}")

@@ -28,7 +28,7 @@ from subdistill_hf.checkpoints import (
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.hub import StudentOnHub, plain_card
+from subdistill_hf.hub_trainer import StudentOnHub, plain_card
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.loss_parts import LossParts
