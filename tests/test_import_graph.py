@@ -11,7 +11,19 @@ import subdistill_hf
 
 PACKAGE = "subdistill_hf"
 ROOT = Path(subdistill_hf.__file__).parent
-CORE = {"activations", "relevance", "subspaces", "losses", "layers", "stages", "layer_loss", "baselines", "procrustes"}
+CORE = {
+    "activations",
+    "aligned_error",
+    "baselines",
+    "layer_loss",
+    "layers",
+    "losses",
+    "procrustes",
+    "relevance",
+    "rotations",
+    "stages",
+    "subspaces",
+}
 CORE_HELPERS = {"errors", "tables"}  # of the standard library alone
 CORE_MAY_IMPORT = {"torch", "safetensors"}
 MAY_IMPORT_TRAINER = {"__init__", "cli", "run"}

@@ -33,7 +33,7 @@ from helpers import (
 from subdistill_hf.activations import LayerError
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE
 from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError
-from subdistill_hf.losses import Rotation
+from subdistill_hf.losses import Centre
 from subdistill_hf.models import weights_digest
 from subdistill_hf.subspaces import Moments, Subspace, SubspaceError
 from subdistill_hf.trainer import SubDistillTrainer
@@ -415,7 +415,7 @@ def test_the_users_optimizer_gets_the_rotations_too(tmp_path):
     moved = {
         name
         for name, value in weights_of(run.distillation.alignments).items()
-        if "original" in name and not torch.equal(value, before[name])
+        if name.endswith("rotation.free") and not torch.equal(value, before[name])
     }
     assert len(moved) == 4
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
@@ -642,11 +642,11 @@ def test_bf16_leaves_weights_and_rotations_in_float32(tmp_path):
     runs = {flag: trainer(tmp_path, max_steps=3, bf16=flag, learning_rate=1e-2) for flag in (False, True)}
     run, dtypes = runs[True], {}
     run.prepare_distillation()
-    for module in (run.distillation.alignments[1].rotation, run.model.resnet.embedder.embedder.convolution):
+    for module in (run.distillation.alignments[1].centre, run.model.resnet.embedder.embedder.convolution):
         module.register_forward_hook(lambda module, given, output: dtypes.update({type(module): output.dtype}))
     for each in runs.values():
         each.train()
-    assert dtypes == {Rotation: torch.float32, nn.Conv2d: torch.bfloat16}
+    assert dtypes == {Centre: torch.float32, nn.Conv2d: torch.bfloat16}
     assert all(math.isfinite(value) for entry in logged(run) for value in parts(entry).values())
     assert {weight.dtype for weight in run.distillation.parameters()} == {torch.float32}
     assert run.distillation.orthogonality_error() < 1e-5
@@ -746,7 +746,7 @@ def test_a_fresh_process_with_transformers_alone_gives_the_answers_of_the_last_e
         tmp_path / "run",
         max_steps=60,
         task_weight=2.0,
-        layer_weight=0.01,
+        layer_weight=1.0,
         learning_rate=1e-2,
         logging_steps=60,
         parts={"processing_class": processor()},

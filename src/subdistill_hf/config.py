@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.losses import CENTRINGS, ROTATIONS
+from subdistill_hf.losses import CENTRINGS
 from subdistill_hf.methods import METHODS
 from subdistill_hf.options import DistillationOptions
 from subdistill_hf.procrustes import PROCRUSTES
+from subdistill_hf.rotations import ROTATIONS
 from subdistill_hf.subspaces import BASES
 
 

@@ -7,17 +7,16 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from subdistill_hf.activations import Features
+from subdistill_hf.aligned_error import aligned_error
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.procrustes import ProcrustesRotation
-from subdistill_hf.subspaces import Subspace, several_processes
+from subdistill_hf.rotations import Rotation, RotationKind
+from subdistill_hf.subspaces import Subspace
 
 Centring = Literal["mean", "batch_norm", "none"]
-RotationKind = Literal["orthogonal", "linear"]
 CENTRINGS: tuple[Centring, ...] = ("mean", "batch_norm", "none")
-ROTATIONS: tuple[RotationKind, ...] = ("orthogonal", "linear")
 
 
 def same_positions(student: Features, target: Features) -> tuple[Tensor, Tensor]:
@@ -43,7 +42,7 @@ def same_positions(student: Features, target: Features) -> tuple[Tensor, Tensor]
 
 
 class Centre(nn.Module):
-    """Subtract the mean over batch and positions; with `batch_norm` also divide by the standard deviation.
+    """How student features are centred before they are rotated, with the running mean that evaluation uses.
 
     In training the statistics are those of the batch (of all processes together when there are several) and
     gradients flow through them; in evaluation the running mean is subtracted and nothing is divided, for both
@@ -51,108 +50,40 @@ class Centre(nn.Module):
 
     Args:
         width: number of channels K.
-        centring: `"mean"` (the paper's formula), `"batch_norm"` (the released code), or `"none"`.
+        centring: `"mean"` (the paper's formula), `"batch_norm"` (the released code, which also divides by the
+            standard deviation), or `"none"`.
         momentum: weight of the newest batch in the running mean.
         eps: added to the batch variance under `batch_norm`.
     """
 
     running_mean: Tensor
 
-    def __init__(self, width: int, centring: Centring = "mean", momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, width: int, centring: Centring, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
         if centring not in CENTRINGS:
             raise ValueError(f"unknown centring {centring!r}: expected one of {', '.join(CENTRINGS)}")
         self.centring, self.momentum, self.eps = centring, momentum, eps
         self.register_buffer("running_mean", torch.zeros(width))
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Centre `(B, K, P)`."""
-        if self.centring == "none":
-            return values
-        if not self.training:
-            return values - self.running_mean[:, None]
-        fused = values.shape[0] * values.shape[2] > 1 and not several_processes()  # torch refuses a lone position
-        if self.centring == "batch_norm" and fused:
-            unused = torch.ones_like(self.running_mean)  # the running variance: evaluation divides by nothing
-            return F.batch_norm(values, self.running_mean, unused, None, None, True, self.momentum, self.eps)
-        mean = _mean_over_processes(values.mean(dim=(0, 2)))
-        with torch.no_grad():
+    def forward(self, values: Tensor, target: Tensor, rotation: Rotation | ProcrustesRotation) -> Tensor:
+        """Compare h `(B, K, P)`, centred, with t `(B, K', P)`: mean ‖V D(h - m) - t‖²."""
+        from_batch = self.training and self.centring != "none"
+        error, mean = aligned_error(
+            values,
+            target,
+            rotation.matrix,
+            centre=None if from_batch else self.running_mean,
+            divide=from_batch and self.centring == "batch_norm",
+            eps=self.eps,
+            keeps_length=rotation.keeps_length,
+        )
+        if from_batch:
             self.running_mean.lerp_(mean, self.momentum)
-        centred = values - mean[:, None]
-        if self.centring == "batch_norm":
-            variance = _mean_over_processes(centred.square().mean(dim=(0, 2)))
-            centred = centred * torch.rsqrt(variance + self.eps)[:, None]
-        return centred
+        return error
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
         return f"{self.running_mean.shape[0]}, centring={self.centring!r}"
-
-
-def _mean_over_processes(mean: Tensor) -> Tensor:
-    """Average a statistic over the processes of the default group; gradients flow to every process's share.
-
-    Exact when the processes hold batches of one size, which `accelerate` ensures.
-    """
-    if not several_processes():
-        return mean
-    return _AverageOverProcesses.apply(mean)  # type: ignore[no-any-return]
-
-
-class _AverageOverProcesses(torch.autograd.Function):
-    """All-reduce to the average, forward and backward."""
-
-    @staticmethod
-    def forward(ctx: object, mean: Tensor) -> Tensor:
-        """Average over processes."""
-        total = mean.clone()
-        torch.distributed.all_reduce(total)
-        return total / torch.distributed.get_world_size()
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        """The loss is averaged over processes too, so the gradient of the average is the average gradient."""
-        total = gradient.clone()
-        torch.distributed.all_reduce(total)
-        return total / torch.distributed.get_world_size()
-
-
-class Rotation(nn.Module):
-    """A learned linear map V from student channels to subspace coordinates, orthogonal by parametrisation.
-
-    V is `(K', K)` with K' ≤ K: square orthogonal when the student is as wide as the subspace, orthonormal
-    rows when the student is wider than the teacher's layer (K > d, so K' = d). It is kept in float32 and
-    applied outside autocast.
-
-    Args:
-        student_width: student channels K.
-        dimensions: subspace dimensions K'.
-        kind: `"orthogonal"`, or `"linear"` for a free map (an ablation of the paper).
-    """
-
-    def __init__(self, student_width: int, dimensions: int, kind: RotationKind = "orthogonal") -> None:
-        super().__init__()
-        if kind not in ROTATIONS:
-            raise ValueError(f"unknown rotation {kind!r}: expected one of {', '.join(ROTATIONS)}")
-        if dimensions > student_width and kind == "orthogonal":
-            raise ValueError(
-                f"a student layer of {student_width} channels cannot be rotated onto {dimensions} dimensions"
-                f": expected at most {student_width}"
-            )
-        self.linear = nn.Linear(student_width, dimensions, bias=False)
-        nn.init.orthogonal_(self.linear.weight)
-        if kind == "orthogonal":
-            # Cayley is the cheapest of torch's maps at these widths (benchmarks/speed.py, "rotation").
-            parametrizations.orthogonal(self.linear, orthogonal_map="cayley")
-
-    @property
-    def matrix(self) -> Tensor:
-        """V, `(K', K)`."""
-        return self.linear.weight
-
-    def forward(self, values: Tensor) -> Tensor:
-        """V h: `(B, K, P)` to `(B, K', P)`."""
-        return torch.matmul(self.linear.weight, values)
 
 
 class SubspaceAlignment(LayerLoss):
@@ -172,7 +103,7 @@ class SubspaceAlignment(LayerLoss):
         self,
         subspace: Subspace,
         student_width: int,
-        centring: Centring = "mean",
+        centring: Centring,
         rotation: RotationKind | Literal["procrustes"] = "orthogonal",
         normalise: bool = True,
     ) -> None:
@@ -186,28 +117,20 @@ class SubspaceAlignment(LayerLoss):
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
         self.energy = subspace.energy if normalise else 1.0
 
-    @torch.no_grad()
-    def target(self, teacher: Features) -> Features:
-        """t = Uᵀ(a - μ) of the teacher's features `(B, d, P)`, without gradient, `(B, K', P)`."""
-        with torch.autocast(teacher.values.device.type, enabled=False):
-            return teacher.with_values(self.subspace.project(teacher.values.float()))
+    def read(self, teacher: Features) -> Features:
+        """t = Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
+        return teacher.with_values(self.subspace.project(teacher.values))
 
-    def forward(self, student: Features, target: Features) -> Tensor:
-        """The loss of one batch, a scalar.
-
-        Args:
-            student: student features `(B, K, P')`; gradients flow to them.
-            target: what `target` gave, `(B, K', P)`.
-        """
-        with torch.autocast(student.values.device.type, enabled=False):
-            dtype = self.centre.running_mean.dtype
-            h, t = same_positions(student.with_values(student.values.to(dtype)), target)
-            if isinstance(self.rotation, ProcrustesRotation) and self.training:
-                centring = self.centre.centring
-                self.rotation.follow(h.detach(), t.to(dtype), centring != "none", centring == "batch_norm")
-            s = torch.matmul(self.rotation.matrix, self.centre(h))
-            error: Tensor = F.mse_loss(s, t.to(dtype), reduction="sum") / (s.shape[0] * s.shape[2])
-            return error / self.energy
+    def compare(self, student: Features, target: Features) -> Tensor:
+        """The loss of student features `(B, K, P')` against t `(B, K', P)`."""
+        dtype = self.centre.running_mean.dtype
+        h, t = same_positions(student.with_values(student.values.to(dtype)), target)
+        t = t.to(dtype)
+        if isinstance(self.rotation, ProcrustesRotation) and self.training:
+            centring = self.centre.centring
+            self.rotation.follow(h.detach(), t, centring != "none", centring == "batch_norm")
+        error: Tensor = self.centre(h, t, self.rotation)
+        return error / self.energy
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

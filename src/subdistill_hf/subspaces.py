@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -249,7 +250,7 @@ class Subspace:
     total_energy: float
     count: int
     kind: str = "prca"
-    _cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
+    _cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -333,22 +334,26 @@ class Subspace:
             self.kind,
         )
 
-    def _tensors(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Basis and mean in the dtype and on the device of `values`, converted once."""
+    def _tensors(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U, μ and Uᵀμ in the dtype and on the device of `values`, converted once."""
         key = (values.device, values.dtype)
         if key not in self._cast:
-            self._cast[key] = (self.basis.to(*key), self.mean.to(*key)[:, None])
+            offset = torch.matmul(self.basis.T, self.mean)
+            self._cast[key] = (self.basis.to(*key), self.mean.to(*key), offset.to(*key))
         return self._cast[key]
 
     def project(self, values: Tensor) -> Tensor:
         """t = Uᵀ(a - μ) (METHOD step 2): activations `(B, d, P)` to coordinates `(B, K, P)`."""
-        basis, mean = self._tensors(values)
-        return torch.matmul(basis.T, values - mean)
+        basis, _, offset = self._tensors(values)  # Uᵀa - Uᵀμ: a - μ would be a copy of all activations
+        if values.transpose(1, 2).is_contiguous():
+            return F.linear(values.transpose(1, 2), basis.T, -offset).transpose(1, 2)
+        maps = basis.T.expand(len(values), -1, -1)
+        return torch.baddbmm(offset[:, None], maps, values, beta=-1)
 
     def reconstruct(self, coordinates: Tensor) -> Tensor:
         """μ + U t: coordinates `(B, K, P)` to the nearest activations in the subspace `(B, d, P)`."""
-        basis, mean = self._tensors(coordinates)
-        return mean + torch.matmul(basis, coordinates)
+        basis, mean, _ = self._tensors(coordinates)
+        return mean[:, None] + torch.matmul(basis, coordinates)
 
     def described(self) -> dict[str, Any]:
         """Every figure but the basis itself, JSON-able."""

@@ -1,0 +1,106 @@
+"""The error from moments against the error written out position by position, and its gradients."""
+
+import itertools
+
+import pytest
+import torch
+
+from subdistill_hf.aligned_error import aligned_error
+
+LAYOUTS = {
+    "maps": lambda values: values,
+    "tokens": lambda values: values.transpose(1, 2).contiguous().transpose(1, 2),
+    "neither": lambda values: values.repeat_interleave(2, dim=2)[:, :, ::2],
+}
+SHAPES = [(3, 4, 4, 6), (2, 6, 4, 1), (2, 4, 6, 2), (1, 3, 3, 1)]  # images, K, K', positions
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def example(shape, layout="maps", target_layout="maps", seed=0):
+    images, width, dimensions, positions = shape
+    values = LAYOUTS[layout](random(images, width, positions, seed=seed) + 3)
+    target = LAYOUTS[target_layout](random(images, dimensions, positions, seed=seed + 1))
+    return values, target, random(dimensions, width, seed=seed + 2)
+
+
+def orthogonal(matrix):
+    return torch.linalg.qr(matrix).Q
+
+
+def slow_error(values, target, matrix, centre, divide, eps=1e-5):
+    """Sums written out over images and positions; plain autograd differentiates it."""
+    rows = [values[image, :, position] for image, position in itertools.product(*map(range, values[:, 0].shape))]
+    targets = [target[image, :, position] for image, position in itertools.product(*map(range, values[:, 0].shape))]
+    if centre is None:
+        centre = sum(rows) / len(rows)
+    rows = [row - centre for row in rows]
+    if divide:
+        variance = sum(row.square() for row in rows) / len(rows)
+        rows = [row / (variance + eps).sqrt() for row in rows]
+    return sum((matrix @ row - t).square().sum() for row, t in zip(rows, targets, strict=True)) / len(rows)
+
+
+@pytest.mark.parametrize("keeps_length", [True, False])
+@pytest.mark.parametrize("divide", [True, False], ids=["divided", "undivided"])
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed centre", "batch mean"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_slow_error_and_its_gradients(shape, fixed, divide, keeps_length):
+    if keeps_length and shape[1] != shape[2]:
+        shape = (shape[0], shape[1], shape[1], shape[3])
+    values, target, matrix = example(shape)
+    matrix = orthogonal(matrix) if keeps_length else matrix
+    centre = torch.arange(shape[1]).double() if fixed else None
+    gradients = []
+    for function in (slow_error, aligned_error):
+        inputs = [values.clone().requires_grad_(), matrix.clone().requires_grad_()]
+        if function is aligned_error:
+            error, _ = aligned_error(inputs[0], target, inputs[1], centre, divide, 1e-5, keeps_length)
+        else:
+            error = slow_error(inputs[0], target, inputs[1], centre, divide)
+        gradients.append([error, *torch.autograd.grad(3 * error, inputs)])
+    if keeps_length:  # off the orthogonal matrices the two differ: compare along them
+        for each in gradients:
+            pulled = matrix.T @ each[2]
+            each[2] = pulled - pulled.T
+    for expected, result in zip(*gradients, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("keeps_length", [True, False])
+@pytest.mark.parametrize("target_layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_in_memory_does_not_matter(layout, target_layout, keeps_length):
+    results = []
+    for layouts in (("maps", "maps"), (layout, target_layout)):
+        values, target, matrix = example((3, 4, 4, 5), *layouts)
+        error, _ = aligned_error(values.requires_grad_(), target, orthogonal(matrix), None, True, 1e-5, keeps_length)
+        results.append([error, *torch.autograd.grad(error, values)])
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+
+
+def test_many_channels_at_few_positions():
+    """Where a product per image would be larger than the features, one product is taken of all."""
+    values, target, matrix = example((2, 40, 40, 1))
+    error, mean = aligned_error(values, target, orthogonal(matrix), None, False, 1e-5, True)
+    torch.testing.assert_close(error, slow_error(values, target, orthogonal(matrix), None, False))
+    torch.testing.assert_close(mean, values.mean(dim=(0, 2)))
+
+
+def test_no_gradient_reaches_the_target():
+    values, target, matrix = example((3, 4, 4, 5))
+    aligned_error(values.requires_grad_(), target.requires_grad_(), matrix)[0].backward()
+    assert values.grad.abs().max() > 0
+    assert target.grad is None
+
+
+@pytest.mark.parametrize("divide", [True, False])
+def test_float32_holds_with_channels_of_a_large_mean(divide):
+    values, target, matrix = example((8, 4, 4, 50))
+    values, matrix = (values + 1e4).float(), orthogonal(matrix)
+    error, _ = aligned_error(values, target.float(), matrix.float(), None, divide, 1e-5, True)
+    expected = slow_error(values.double(), target, matrix, None, divide)
+    torch.testing.assert_close(error.double(), expected, rtol=1e-5, atol=0)

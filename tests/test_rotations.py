@@ -1,0 +1,59 @@
+"""The map of the student's channels: orthogonal whatever its parameters, and its gradients."""
+
+import pytest
+import torch
+
+from subdistill_hf.rotations import Rotation
+
+SHAPES = [(6, 6), (6, 4), (5, 1)]  # K, K'
+
+
+def made(width, dimensions, seed=0):
+    torch.manual_seed(seed)
+    rotation = Rotation(width, dimensions).double()
+    with torch.no_grad():
+        rotation.free.normal_(std=2)
+    return rotation
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_are_orthonormal_whatever_the_parameters(shape):
+    matrix = made(*shape).matrix
+    assert matrix.shape == shape[::-1]
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(shape[1]).double(), rtol=0, atol=1e-6)
+
+
+def test_the_cayley_transform():
+    rotation = made(6, 6)
+    free = rotation.free.detach()
+    skew = torch.tril(free, -1) - torch.tril(free, -1).T
+    one = torch.eye(6).double()
+    expected = torch.linalg.solve(one + skew / 2, one - skew / 2) @ rotation.base
+    torch.testing.assert_close(rotation.matrix, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_are_the_finite_differences(shape):
+    rotation = made(*shape)
+
+    def matrix(free):
+        return torch.func.functional_call(rotation, {"free": free}, (torch.eye(shape[0]).double(),))
+
+    assert torch.autograd.gradcheck(matrix, rotation.free.detach().clone().requires_grad_())
+
+
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_starts_from_a_given_matrix_and_can_leave_it(shape, kind):
+    start = made(*shape, seed=3).matrix.detach().float()
+    rotation = Rotation(*shape, kind)
+    rotation.start_from(start)
+    torch.testing.assert_close(rotation.matrix, start, rtol=0, atol=1e-6)
+    (rotation.matrix * torch.arange(start.numel()).view_as(start)).sum().backward()
+    torch.optim.SGD(rotation.parameters(), lr=0.1).step()
+    assert (rotation.matrix - start).abs().max() > 1e-2
+
+
+def test_a_student_narrower_than_the_subspace_cannot_be_rotated():
+    with pytest.raises(ValueError, match="4 channels cannot be rotated onto 6 dimensions"):
+        Rotation(4, 6)
