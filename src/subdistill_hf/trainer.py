@@ -31,6 +31,7 @@ from subdistill_hf.errors import DistillationError
 from subdistill_hf.hub_trainer import StudentOnHub, plain_card
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
+from subdistill_hf.lone_images import norm_of_one_position, refuse_lone_image
 from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
@@ -111,10 +112,14 @@ class SubDistillTrainer(StudentOnHub):
         self._parts = LossParts()
         self._distillation: StudentWithAlignments | None = None
         self._frozen_digest: str | None = None
+        self._norm_of_one_position: str | None = None
         if self.train_dataset is not None:
-            example = example_batch(self.train_dataset, self.data_collator)
+            example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
             if self.teaching is not None:
                 self._match(self.teaching, example)
+            self._norm_of_one_position = norm_of_one_position(self.model, _for_student(example))
+            if self._norm_of_one_position and 1 in (args.train_batch_size, self._training_images):
+                refuse_lone_image(self._norm_of_one_position)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -127,9 +132,8 @@ class SubDistillTrainer(StudentOnHub):
         autocast: AbstractContextManager[Any] = self.accelerator.autocast()
         return autocast
 
-    def _match(self, teaching: Teaching, example: dict[str, Tensor]) -> None:
+    def _match(self, teaching: Teaching, batch: dict[str, Tensor]) -> None:
         """Check that the models fit, with one example, and pair their layers."""
-        batch = self._prepare_inputs(example)
         self.pairs = match_models(
             self.model,
             teaching,
@@ -140,6 +144,24 @@ class SubDistillTrainer(StudentOnHub):
             self.args.method,
         )
         check_subspaces(self.pairs, self.subspaces)
+
+    @property
+    def _training_images(self) -> int | None:
+        """How many images a pass over the training dataset has, where it knows."""
+        dataset: Any = self.train_dataset
+        return len(dataset) if hasattr(dataset, "__len__") else None
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
+        """The parent's; a last batch of one image is left out where the student cannot be trained on it."""
+        chosen, images = self.args.dataloader_drop_last, self._training_images
+        # several processes complete their last batches
+        alone = self.args.world_size == 1 and images is not None and images % self._train_batch_size == 1
+        self.args.dataloader_drop_last = chosen or (self._norm_of_one_position is not None and alone)
+        try:
+            loader: torch.utils.data.DataLoader[Any] = super().get_train_dataloader()
+        finally:
+            self.args.dataloader_drop_last = chosen
+        return loader
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""
@@ -210,6 +232,8 @@ class SubDistillTrainer(StudentOnHub):
             logits = logits_of(model(**_for_student(inputs)))
             loss = F.cross_entropy(logits.float(), labels) if labels is not None else logits.new_zeros(())
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+        if self._norm_of_one_position and len(inputs["pixel_values"]) == 1:
+            refuse_lone_image(self._norm_of_one_position)
         teacher_logits: Tensor | None = None
         targets: dict[str, Features] = {}
         if self.teaching is not None:
