@@ -1,5 +1,6 @@
 """The evaluate metrics against hand-computed values and scikit-learn."""
 
+import evaluate
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -7,6 +8,7 @@ from sklearn.calibration import calibration_curve
 from transformers import EvalPrediction
 
 from subdistill_hf.metrics import (
+    MODULES,
     CalibrationError,
     SubtaskAccuracy,
     TeacherAgreement,
@@ -101,6 +103,62 @@ def test_built_without_hub_or_files(metric, tmp_path):
     assert not (tmp_path / "cache").exists()
     assert metric(cache_dir=str(tmp_path / "cache"), keep_in_memory=False).compute(**inputs)
     assert (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("metric", [SubtaskAccuracy, TeacherAgreement])
+def test_scores_count_as_their_largest(metric, random_labels):
+    predictions, references = random_labels
+    scores = np.eye(5)[predictions] + np.random.default_rng(1).random((400, 5)) * 0.4
+    assert metric().compute(predictions=scores, references=references) == metric().compute(
+        predictions=predictions, references=references
+    )
+
+
+def test_names_and_the_teachers_answers_can_be_given_when_a_metric_is_made():
+    named = SubtaskAccuracy(classes=["club", "heart", "spade"])
+    assert list(named.compute(predictions=PREDICTIONS, references=REFERENCES)["per_class_accuracy"]) == [
+        "club",
+        "heart",
+        "spade",
+    ]
+    assert list(
+        named.compute(predictions=PREDICTIONS, references=REFERENCES, classes=["a", "b", "c"])["per_class_accuracy"]
+    ) == ["a", "b", "c"]
+    agreement = TeacherAgreement(teacher=PREDICTIONS)
+    assert agreement.compute(predictions=PREDICTIONS, references=REFERENCES) == {"teacher_agreement": 1.0}
+    with pytest.raises(ValueError, match="expected 2 predictions of the teacher, found 7"):
+        agreement.compute(predictions=[0, 1], references=[0, 1])
+
+
+def test_the_metrics_combine(random_labels):
+    teacher, references = random_labels
+    probabilities = np.random.default_rng(2).dirichlet([0.4] * 5, 400)
+    combined = evaluate.combine([SubtaskAccuracy(), TeacherAgreement(teacher=teacher), CalibrationError()])
+    together = combined.compute(predictions=probabilities, references=references)
+    predictions = probabilities.argmax(axis=1)
+    assert together == {
+        **SubtaskAccuracy().compute(predictions=predictions, references=references),
+        **TeacherAgreement().compute(predictions=predictions, references=teacher),
+        **CalibrationError().compute(predictions=probabilities, references=references),
+    }
+    prefixed = evaluate.combine({"student": SubtaskAccuracy(), "again": SubtaskAccuracy()}, force_prefix=True)
+    assert prefixed.compute(predictions=[0, 1], references=[0, 0])["student_accuracy"] == 0.5
+
+
+def test_evaluate_loads_the_metrics_from_their_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+    given = {"predictions": [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], "references": [0, 1, 0]}
+    classes = {
+        "subtask_accuracy": SubtaskAccuracy,
+        "teacher_agreement": TeacherAgreement,
+        "calibration_error": CalibrationError,
+    }
+    assert MODULES.keys() == classes.keys()
+    for name, metric in classes.items():
+        loaded = evaluate.load(MODULES[name], cache_dir=str(tmp_path / "cache"))
+        assert isinstance(loaded, metric)
+        assert loaded.compute(**given) == metric().compute(**given)
 
 
 def test_compute_metrics_of_the_trainer(random_labels):

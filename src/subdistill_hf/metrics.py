@@ -1,12 +1,17 @@
 """`evaluate` metrics of a subtask: accuracy, agreement with the teacher, calibration.
 
-The metrics are built directly (`SubtaskAccuracy()`), not through `evaluate.load`, so they need no hub; and
-they keep what they are given in memory, so they write no file.
+The metrics are built directly (`SubtaskAccuracy()`), so they need no hub, and they keep what they are given in memory,
+so they write no file. `evaluate.load(MODULES["subtask_accuracy"])` loads them as `evaluate` loads its own, off line.
+
+They combine (`evaluate.combine`), since all of them take the student's probabilities. `evaluate.evaluator` hands a
+metric the indices of the predicted classes, which is enough for the first two; `ProbabilityEvaluator` hands it the
+probabilities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import evaluate
@@ -14,7 +19,20 @@ import numpy as np
 from datasets import Features, List, Value
 from sklearn import metrics as sklearn_metrics
 
-__all__ = ["CalibrationError", "SubtaskAccuracy", "TeacherAgreement", "compute_metrics", "confusion_matrix"]
+__all__ = [
+    "MODULES",
+    "CalibrationError",
+    "SubtaskAccuracy",
+    "TeacherAgreement",
+    "compute_metrics",
+    "confusion_matrix",
+]
+
+MODULES: Final = {
+    name: str(Path(__file__).parent / "evaluate_modules" / name)
+    for name in ("subtask_accuracy", "teacher_agreement", "calibration_error")
+}
+"""The folder of each metric, for `evaluate.load`."""
 
 _CLASS_INDICES: Final = {"predictions": Value("int64"), "references": Value("int64")}
 _PROBABILITIES: Final = {"predictions": List(Value("float64")), "references": Value("int64")}
@@ -37,35 +55,54 @@ class _InMemoryMetric(evaluate.Metric):
         # The parent makes its cache folder even when it will not write there: no use on a read-only home.
         return self._data_dir_root if self.keep_in_memory else super()._build_data_dir()  # type: ignore[no-any-return]
 
+    def _infer_feature_from_batch(self, batch: dict[str, Any]) -> Any:
+        # The parent looks at the first image, which an empty batch has not; `_compute` says what is missing.
+        empty = isinstance(self.features, list) and not len(batch["predictions"])
+        return self.features[0] if empty else super()._infer_feature_from_batch(batch)
+
 
 class SubtaskAccuracy(_InMemoryMetric):
     """Accuracy, balanced accuracy and the accuracy of each class.
 
-    `compute(predictions=, references=, classes=None)` takes class indices `(N,)`, and optionally the classes'
-    names in the order of those indices. It returns `accuracy`, `balanced_accuracy` (the mean of the classes'
-    accuracies) and `per_class_accuracy` (name, or index as text, to accuracy). A class without any image is
-    left out of both. It raises `ValueError` without images, or on an index without a name.
+    `compute(predictions=, references=, classes=None)` takes class indices `(N,)`, or for the predictions the scores of
+    all classes `(N, C)`, and optionally the classes' names in the order of those indices. It returns `accuracy`,
+    `balanced_accuracy` (the mean of the classes' accuracies) and `per_class_accuracy` (name, or index as text, to
+    accuracy). A class without any image is left out of both. It raises `ValueError` without images, or on an index
+    without a name.
+
+    Args:
+        classes: the names, where `compute` is not given any.
+        **options: the other arguments of `evaluate.Metric`.
     """
+
+    def __init__(self, *, classes: Sequence[str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._classes = classes
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="Accuracy over the images, over the classes, and of each class.",
             citation="",
-            inputs_description="predictions, references: class indices; classes: their names (optional).",
-            features=Features(_CLASS_INDICES),
+            inputs_description="predictions: class indices or scores; references: class indices; classes: names.",
+            features=[Features(_CLASS_INDICES), Features(_PROBABILITIES)],
         )
 
     def _compute(
-        self, predictions: Sequence[int], references: Sequence[int], classes: Sequence[str] | None = None
+        self,
+        predictions: Sequence[int] | Sequence[Sequence[float]],
+        references: Sequence[int],
+        classes: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         _require_images(references)
+        predicted = _predicted_classes(predictions)
+        classes = self._classes if classes is None else classes
         if classes is not None:
-            _require_named(classes, predictions=predictions, references=references)
+            _require_named(classes, predictions=predicted, references=references)
         present = np.unique(references)
-        recalls = sklearn_metrics.recall_score(references, predictions, labels=present, average=None)
+        recalls = sklearn_metrics.recall_score(references, predicted, labels=present, average=None)
         names = [str(index) if classes is None else classes[index] for index in present]
         return {
-            "accuracy": float(sklearn_metrics.accuracy_score(references, predictions)),
+            "accuracy": float(sklearn_metrics.accuracy_score(references, predicted)),
             "balanced_accuracy": float(np.mean(recalls)),
             "per_class_accuracy": dict(zip(names, recalls.tolist(), strict=True)),
         }
@@ -74,21 +111,36 @@ class SubtaskAccuracy(_InMemoryMetric):
 class TeacherAgreement(_InMemoryMetric):
     """Share of the images that student and teacher put in the same class, right or wrong.
 
-    `compute(predictions=, references=)` takes the student's and the teacher's class indices `(N,)`, both
-    among the classes of the subtask, and returns `teacher_agreement`. It raises `ValueError` without images.
+    `compute(predictions=, references=)` takes the student's and the teacher's class indices `(N,)` among the classes
+    of the subtask, or the student's scores of all classes `(N, C)`, and returns `teacher_agreement`. It raises
+    `ValueError` without images.
+
+    Args:
+        teacher: the teacher's class indices. With them the references are not looked at, so that they can be the
+            labels: for `evaluate.combine`, and for an evaluator.
+        **options: the other arguments of `evaluate.Metric`.
     """
+
+    def __init__(self, *, teacher: Sequence[int] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._teacher = None if teacher is None else list(teacher)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="Share of the images that student and teacher put in the same class.",
             citation="",
-            inputs_description="predictions: the student's class indices; references: the teacher's.",
-            features=Features(_CLASS_INDICES),
+            inputs_description="predictions: the student's indices or scores; references: the teacher's indices.",
+            features=[Features(_CLASS_INDICES), Features(_PROBABILITIES)],
         )
 
-    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+    def _compute(
+        self, predictions: Sequence[int] | Sequence[Sequence[float]], references: Sequence[int]
+    ) -> dict[str, float]:
         _require_images(references)
-        return {"teacher_agreement": float(sklearn_metrics.accuracy_score(references, predictions))}
+        teacher = references if self._teacher is None else self._teacher
+        if len(teacher) != len(predictions):
+            raise ValueError(f"expected {len(predictions)} predictions of the teacher, found {len(teacher)}")
+        return {"teacher_agreement": float(sklearn_metrics.accuracy_score(teacher, _predicted_classes(predictions)))}
 
 
 class CalibrationError(_InMemoryMetric):
@@ -174,6 +226,13 @@ def confusion_matrix(predictions: Sequence[int], references: Sequence[int], clas
         return [[0] * len(classes) for _ in classes]
     counts = sklearn_metrics.confusion_matrix(references, predictions, labels=np.arange(len(classes)))
     return counts.tolist()  # type: ignore[no-any-return]
+
+
+def _predicted_classes(predictions: Sequence[int] | Sequence[Sequence[float]]) -> list[int]:
+    """Class indices `(N,)`, of indices or of scores `(N, C)`."""
+    values = np.asarray(predictions)
+    indices: list[int] = (values.argmax(axis=1) if values.ndim == 2 else values).tolist()
+    return indices
 
 
 def _require_images(references: Sequence[int]) -> None:
