@@ -143,7 +143,8 @@ def test_a_folder_without_images_or_test_split_is_refused(tmp_path, image_folder
 
 def test_a_dataset_on_the_hub_that_cannot_be_had_is_refused(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="dataset 'nobody/nothing' cannot be loaded"):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="dataset 'nobody/nothing' cannot be loaded: the Hub cannot be reached"):
         load("nobody/nothing", NAMES)
 
 

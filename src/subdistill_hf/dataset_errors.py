@@ -38,12 +38,19 @@ def explained(dataset: str, revision: str | None = None) -> Iterator[None]:
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, TRANSPORT_ERROR, datasets.exceptions.DatasetsError) as error:
-        reason = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
         text = None if Path(dataset).exists() else _remote_reason(dataset)
-        if text is None:
-            at = f" at revision {revision!r}" if revision else ""
-            text = f"dataset {dataset!r} cannot be loaded{at}: {reason or error}. {WHAT_IS_EXPECTED}"
-        raise DataError(text) from error
+        raise DataError(text or _local_reason(dataset, revision, error)) from error
+
+
+def _local_reason(dataset: str, revision: str | None, error: Exception) -> str:
+    """What the client libraries say, and what may help."""
+    generated = isinstance(error, datasets.exceptions.DatasetGenerationError)
+    reason = str(error.__cause__ if generated and error.__cause__ else error).strip().rstrip(".")
+    at = f" at revision {revision!r}" if revision else ""
+    text = f"dataset {dataset!r} cannot be loaded{at}: {reason}."
+    if reason.startswith("Not enough disk space"):
+        return f"{text} --streaming reads it without a copy on disk of what is not kept"
+    return f"{text} {WHAT_IS_EXPECTED}" if isinstance(error, FileNotFoundError) else text
 
 
 def _remote_reason(dataset: str) -> str | None:
