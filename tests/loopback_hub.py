@@ -149,7 +149,7 @@ class Fault:
 
     def refusal(self, request: str) -> Refusal | None:
         later = {"Retry-After": str(self.retry_after)}
-        if self.status == 403 and request.startswith(("GET", "HEAD")) and "/auth-check" not in request:
+        if self.status == 403 and request.startswith(("GET", "HEAD")) and "/auth-check/write" not in request:
             return Refusal(403, "GatedRepo", "Access to this repository is restricted: ask for access on its page.")
         return {
             None: None,
