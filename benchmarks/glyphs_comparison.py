@@ -90,7 +90,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             save_strategy="no",
             disable_tqdm=True,
             logging_strategy="no",
-            teacher_views=VIEWS,
+            teacher_cache=VIEWS,
             **METHODS[job["method"]],
             **job["options"],
         )

@@ -185,6 +185,7 @@ def config(folder, **options):
         "report_to": "none",
         "disable_tqdm": True,
         "seed": 3,
+        "teacher_cache_dir": str(Path(folder) / "targets"),
     }
     return SubDistillConfig(**defaults | options)
 

@@ -25,7 +25,10 @@ from subdistill_hf.options import DistillationOptions, InspectOptions, TaskOptio
         ("temperature", 0.0, "temperature=0.0: expected a positive number"),
         ("layer_pairs", 0, "layer_pairs=0: expected at least 1"),
         ("positions", 0, "positions=0"),
-        ("teacher_views", 0, "teacher_views=0"),
+        ("teacher_cache", 0, "teacher_cache='0'"),
+        ("teacher_cache", "some", "teacher_cache='some': expected off, or a number of views"),
+        ("teacher_cache_limit", 0.0, "teacher_cache_limit=0.0"),
+        ("teacher_cache_precision", "int8", "teacher_cache_precision='int8'"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_field(tmp_path, option, value, message):
@@ -118,13 +121,13 @@ def test_the_command_line_reads_every_kind_of_option(tmp_path):
     arguments = (
         f"--output_dir {tmp_path} --classes 3 superclass:dice white_chess_king --layers a.0=b.0 a.1=b.1 "
         "--centring mean --positions 20 --normalise_energy false --flip true --method subdistill --compare scratch kd "
-        "--learning_rate 0.5 --train_images_per_class 25 --teacher_views 4"
+        "--learning_rate 0.5 --train_images_per_class 25 --teacher_cache 4"
     )
     task, config = make_parser().parse_args_into_dataclasses(arguments.split(), look_for_args_file=False)
     assert task.classes == ["3", "superclass:dice", "white_chess_king"]
     assert task.compare == ["scratch", "kd"]
     assert (task.flip, task.train_images_per_class) == (True, 25)
     assert config.layers == ["a.0=b.0", "a.1=b.1"]
-    assert (config.centring, config.positions, config.normalise_energy, config.teacher_views) == ("mean", 20, False, 4)
+    assert (config.centring, config.positions, config.normalise_energy, config.views) == ("mean", 20, False, 4)
     assert config.learning_rate == 0.5
     assert config.load_best_model_at_end

@@ -132,9 +132,9 @@ def test_cached_targets_are_those_of_the_teacher_to_half_precision(tmp_path, met
         run.train()
         return run, [entry["loss"] for entry in parts_of(run)]
 
-    cached, ours = losses(teacher_views=2)
+    cached, ours = losses(teacher_cache=2)
     _, theirs = losses()
-    assert cached.teaching.cache.filled == 24 * 2
+    assert cached.teaching.cache.views == 2
     assert ours == pytest.approx(theirs, rel=5e-3)
 
 

@@ -29,7 +29,12 @@ from subdistill_hf.subspaces import load_subspaces, save_subspaces
 from subdistill_hf.views import ViewCollator
 
 GLOBAL_BATCH = 8
-COMPARED = {"vid": {"method": "vid"}, "vkd": {"method": "vkd"}, "procrustes": {"rotation": "procrustes"}}
+COMPARED = {
+    "vid": {"method": "vid"},
+    "vkd": {"method": "vkd"},
+    "procrustes": {"rotation": "procrustes"},
+    "cached": {"teacher_cache": "2", "teacher_cache_precision": "float32"},
+}
 
 
 def followed(folder, processes, **options):
@@ -38,7 +43,8 @@ def followed(folder, processes, **options):
     accelerate's seeded sampler gives every process one order of the images, and each global batch to the processes
     in turn, so that the global batches are those of one process; an epoch of 24 images has three.
     """
-    images = views(augmentation="pad_crop", flip=True, seed=5)
+    count = int(options["teacher_cache"]) if "teacher_cache" in options else None
+    images = views(augmentation="pad_crop", flip=True, seed=5, views=count)
     parts = {"data_collator": ViewCollator(processor(), processor(40)), "fit_dataset": views(9)}
     return trainer(
         folder,
@@ -173,7 +179,7 @@ def test_two_processes_follow_one_at_the_same_global_batch(two_processes, one_pr
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_what_other_layer_losses_keep_is_that_of_one_process_too(two_processes, tmp_path, name):
+def test_other_layer_losses_and_a_teacher_cache_follow_one_process_too(two_processes, tmp_path, name):
     """After 4 steps of 1e-3, which Adam makes that large for the smallest gradient too: weights to 1e-4."""
     run = followed(tmp_path, 1, max_steps=4, **COMPARED[name])
     run.train()

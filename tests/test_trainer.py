@@ -868,15 +868,7 @@ def test_arguments_of_another_class_are_refused(tmp_path):
         SubDistillTrainer(resnet(), TrainingArguments(output_dir=str(tmp_path)), teacher=teacher_resnet())
 
 
-def test_teacher_views_need_places_and_a_length(tmp_path):
-    run = trainer(tmp_path, teacher_views=1)
-    run.data_collator = lambda items: {
-        name: value
-        for name, value in ViewCollator(processor(), processor())(items).items()
-        if name not in ("index", "view")
-    }
-    with pytest.raises(SubDistillError, match="teacher_views needs `index` and `view` in the batch"):
-        run.train()
-    streamed = trainer(tmp_path, teacher_views=1, train=InOrder(views(), range(24)))
-    with pytest.raises(SubDistillError, match="teacher_views needs a dataset with a length, found a streamed one"):
+def test_a_teacher_cache_needs_a_length(tmp_path):
+    streamed = trainer(tmp_path, teacher_cache=1, train=InOrder(views(), range(24)))
+    with pytest.raises(SubDistillError, match="teacher_cache needs a dataset with a length, found a streamed one"):
         streamed.train()

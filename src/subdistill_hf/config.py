@@ -13,6 +13,7 @@ from subdistill_hf.options import DistillationOptions
 from subdistill_hf.procrustes import PROCRUSTES
 from subdistill_hf.rotations import ROTATIONS
 from subdistill_hf.subspaces import BASES
+from subdistill_hf.target_files import PRECISIONS
 
 
 @dataclass
@@ -52,6 +53,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             ("basis", tuple(BASES)),
             ("centring", CENTRINGS),
             ("rotation", (*ROTATIONS, PROCRUSTES)),
+            ("teacher_cache_precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise SubDistillError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
@@ -63,7 +65,12 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             raise SubDistillError(f"temperature={self.temperature}: expected a positive number")
         if not any(self.weights().values()):
             raise SubDistillError("task_weight, kd_weight and layer_weight are all 0: there is nothing to train")
-        for name in ("layer_pairs", "positions", "teacher_views"):
+        self.teacher_cache = str(self.teacher_cache)
+        if self.teacher_cache != "off" and not (self.teacher_cache.isdecimal() and int(self.teacher_cache) > 0):
+            raise SubDistillError(f"teacher_cache={self.teacher_cache!r}: expected off, or a number of views")
+        if not self.teacher_cache_limit > 0:
+            raise SubDistillError(f"teacher_cache_limit={self.teacher_cache_limit}: expected GiB above 0")
+        for name in ("layer_pairs", "positions"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SubDistillError(f"{name}={value}: expected at least 1")

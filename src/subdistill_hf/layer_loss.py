@@ -35,6 +35,10 @@ class LayerLoss(nn.Module):
         """The target of features `(B, d, P)`: by default a copy, since a later layer may change them in place."""
         return teacher.with_values(teacher.values.clone())
 
+    def identity(self) -> str:
+        """What `read` depends on beside the teacher's features: by default nothing."""
+        return "activations"
+
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of student features `(B, K, P')` against what `read` gave."""
         raise NotImplementedError

@@ -121,6 +121,10 @@ class SubspaceAlignment(LayerLoss):
         """t = Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
         return teacher.with_values(self.subspace.project(teacher.values))
 
+    def identity(self) -> str:
+        """Digest of the subspace."""
+        return f"subspace {self.subspace.digest}"
+
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of student features `(B, K, P')` against t `(B, K', P)`."""
         dtype = self.centre.running_mean.dtype

@@ -178,16 +178,33 @@ class DistillationOptions:
     dkd_beta: float = field(
         default=8.0, metadata={"help": "Weight of the classes other than the labelled one in dkd."}
     )
-    teacher_views: int | None = field(
-        default=None,
+    teacher_cache: str = field(
+        default="off",
         metadata={
-            "help": "Number of augmented views per image. The teacher sees each once and its targets are kept in "
-            "memory, so that later epochs cost no teacher pass. By default every epoch makes new views."
+            "help": "Number of augmented views of each image, or off. The teacher sees each view once, before "
+            "training; what is needed of it (subspace coordinates and logits) is kept on disk, for this run and "
+            "others, and no later step costs a teacher pass. With off every epoch makes new views, which the "
+            "teacher sees."
         },
+    )
+    teacher_cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the kept targets; by default in the cache of datasets."}
+    )
+    teacher_cache_limit: float = field(
+        default=20.0,
+        metadata={"help": "GiB that kept targets may take; those that were not used for longest make room."},
+    )
+    teacher_cache_precision: str = field(
+        default="float16", metadata={"help": "Precision of kept targets: float16 or float32."}
     )
     teacher_bf16: bool = field(
         default=False, metadata={"help": "Run the teacher in bfloat16 (the student is not affected)."}
     )
+
+    @property
+    def views(self) -> int | None:
+        """Number of views that the teacher cache holds; `None` when it is off."""
+        return None if self.teacher_cache == "off" else int(self.teacher_cache)
 
     def weights(self) -> dict[str, float]:
         """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""

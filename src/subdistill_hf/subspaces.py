@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
@@ -354,6 +355,12 @@ class Subspace:
         """μ + U t: coordinates `(B, K, P)` to the nearest activations in the subspace `(B, d, P)`."""
         basis, mean, _ = self._tensors(coordinates)
         return mean[:, None] + torch.matmul(basis, coordinates)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of mean and basis, in hexadecimal digits."""
+        values = torch.cat([self.mean[:, None], self.basis], dim=1).cpu().contiguous()
+        return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 
     def described(self) -> dict[str, Any]:
         """Every figure but the basis itself, JSON-able."""

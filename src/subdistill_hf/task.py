@@ -59,7 +59,7 @@ class Task:
             self.flip,
             size=max(sizes),
             seed=self.config.seed,
-            views=self.config.teacher_views,
+            views=self.config.views,
         )
 
     def plain(self, split: str) -> ViewDataset:

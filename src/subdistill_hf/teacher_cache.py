@@ -1,122 +1,127 @@
-"""Keep the teacher's targets of each augmented view, so that the teacher sees each view once."""
+"""The teacher's targets of every augmented view, read from files and sent along with the batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from subdistill_hf.activations import Features
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.target_files import CacheError, TargetFile
 
-MAX_BYTES = 4 * 2**30
+LOGITS = "teacher_logits"
+TARGETS = "teacher_targets"
 
 Targets = tuple[Tensor, dict[str, Features]]
 
 
-class CacheError(SubDistillError):
-    """A cache that cannot be made or used."""
-
-
 @dataclass(frozen=True)
-class _Slot:
-    """Where one layer's target lies in a row, and its shape."""
+class StoredLayer:
+    """How the targets of one layer lie in their file.
 
-    start: int
-    stop: int
-    shape: tuple[int, int]
+    Attributes:
+        file: one row per (view, image): `(K, P)`, or `(P, K)` for tokens.
+        grid: height and width of the spatial grid.
+        prefix: class and register tokens before the grid.
+        tokens: whether a row is `(P, K)`.
+    """
+
+    file: TargetFile
     grid: tuple[int, int]
     prefix: int
+    tokens: bool
+
+    def pack(self, features: Features) -> Tensor:
+        """Features `(B, K, P)` as rows."""
+        return features.values.transpose(1, 2) if self.tokens else features.values
+
+    def unpack(self, rows: Tensor) -> Features:
+        """Rows as features `(B, K, P)`, in float32."""
+        values = rows.float()
+        return Features(values.transpose(1, 2) if self.tokens else values, self.grid, self.prefix)
 
 
 class TeacherCache:
-    """Logits and projected targets of every (image, view), in memory and in half precision.
-
-    Rows are filled when a view is first met. What is returned is always what a row holds, whether it was just
-    computed or not, so that a first and a later meeting give the same numbers.
+    """Logits and layer targets of every (image, view), mapped into memory.
 
     Args:
         images: number of images.
         views: number of views of each.
+        logits: file of the logits `(views * images, C)`.
+        layers: teacher layer name to how its targets are stored.
     """
 
-    def __init__(self, images: int, views: int) -> None:
+    def __init__(self, images: int, views: int, logits: TargetFile, layers: Mapping[str, StoredLayer]) -> None:
         self.images, self.views = images, views
-        self._rows: Tensor | None = None
-        self._filled = torch.zeros(images * views, dtype=torch.bool)
-        self._slots: dict[str, _Slot] = {}
-        self._classes = 0
+        self.logits, self.layers = logits, dict(layers)
+        self._mapped: dict[str, Tensor] = {}
 
     @property
-    def filled(self) -> int:
-        """Number of views whose targets are known."""
-        return int(self._filled.sum())
+    def files(self) -> dict[str, TargetFile]:
+        """All files: that of the logits under the empty name, and those of the layers."""
+        return {"": self.logits, **{name: layer.file for name, layer in self.layers.items()}}
 
-    @property
-    def bytes(self) -> int:
-        """Memory that the rows take."""
-        return 0 if self._rows is None else self._rows.numel() * self._rows.element_size()
-
-    def targets(
-        self, image: Tensor, view: Tensor, compute: Callable[[Tensor], Targets], device: torch.device
-    ) -> Targets:
-        """The targets of a batch; the teacher runs on the views that are new.
-
-        Args:
-            image: place of each image in the dataset `(B,)`.
-            view: number of each view `(B,)`.
-            compute: takes places in the batch `(M,)`, gives logits `(M, C)` and features of those.
-            device: where the targets go.
+    def rows(self, image: Tensor, view: Tensor) -> Tensor:
+        """Rows of views: image numbers `(B,)` and view numbers `(B,)` to places in the files `(B,)`.
 
         Raises:
-            CacheError: for a view that is out of range, a cache larger than `MAX_BYTES`, or a target that half
-                precision cannot hold.
+            CacheError: for a view that is not in the cache.
         """
-        row = (image * self.views + view).cpu()
-        if int(row.min()) < 0 or int(row.max()) >= len(self._filled) or int(view.max()) >= self.views:
+        outside = (image < 0) | (image >= self.images) | (view < 0) | (view >= self.views)
+        if bool(outside.any()):
             raise CacheError(
                 f"expected images below {self.images} and views below {self.views}, found image {int(image.max())} "
                 f"and view {int(view.max())}: the dataset must give as many views as the cache holds"
             )
-        missing = torch.nonzero(~self._filled[row]).flatten()
-        if len(missing):
-            self._store(row[missing], *compute(missing.to(device)))
-        assert self._rows is not None
-        return self._unpack(self._rows[row].to(device).float())
+        return view * self.images + image
 
-    def _store(self, rows: Tensor, logits: Tensor, features: Mapping[str, Features]) -> None:
-        if self._rows is None:
-            self._allocate(logits, features)
-        assert self._rows is not None
-        parts = [logits, *(features[name].values.flatten(1) for name in self._slots)]
-        packed = torch.cat([part.float() for part in parts], dim=1).to("cpu", torch.float16)
-        if not bool(packed.isfinite().all()):
-            raise CacheError(
-                "a target of the teacher is too large for half precision (65504): use no cache (teacher_views unset)"
-            )
-        self._rows[rows] = packed
-        self._filled[rows] = True
+    def read(self, image: Tensor, view: Tensor) -> dict[str, Any]:
+        """What a batch carries of some views: `teacher_logits` `(B, C)` and `teacher_targets`, rows by layer name."""
+        rows = self.rows(image, view)
+        taken = {name: self._open(name, file)[rows] for name, file in self.files.items()}
+        return {LOGITS: taken.pop(""), TARGETS: taken}
 
-    def _allocate(self, logits: Tensor, features: Mapping[str, Features]) -> None:
-        self._classes = start = logits.shape[1]
-        for name, layer in features.items():
-            shape = (layer.values.shape[1], layer.values.shape[2])
-            stop = start + shape[0] * shape[1]
-            self._slots[name] = _Slot(start, stop, shape, layer.grid, layer.prefix)
-            start = stop
-        size = len(self._filled) * start * 2
-        if size > MAX_BYTES:
-            raise CacheError(
-                f"the targets of {self.images} images x {self.views} views take {size / 2**30:.1f} GiB, more than "
-                f"{MAX_BYTES / 2**30:.0f} GiB: use fewer views, or no cache (teacher_views unset)"
-            )
-        self._rows = torch.empty((len(self._filled), start), dtype=torch.float16)
+    def targets(self, batch: Mapping[str, Any]) -> Targets:
+        """Logits and features of a batch that carries what `read` gave, wherever it is now."""
+        features = {name: layer.unpack(batch[TARGETS][name]) for name, layer in self.layers.items()}
+        return batch[LOGITS].float(), features
 
-    def _unpack(self, rows: Tensor) -> Targets:
-        features = {
-            name: Features(rows[:, slot.start : slot.stop].reshape(-1, *slot.shape), slot.grid, slot.prefix)
-            for name, slot in self._slots.items()
-        }
-        return rows[:, : self._classes], features
+    def _open(self, name: str, file: TargetFile) -> Tensor:
+        if name not in self._mapped:
+            path = file.find()
+            if path is None:
+                raise CacheError(f"the targets in {file.folder} were deleted during the run: start it again")
+            self._mapped[name] = file.mapped(path)
+        return self._mapped[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process maps the files itself."""
+        return {**self.__dict__, "_mapped": {}}
+
+
+class CachedCollator:
+    """Collate a batch for the student, and add the teacher's targets of its views.
+
+    Args:
+        collate: gives `index` and `view` with each batch.
+        cache: where the targets are.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]], cache: TeacherCache) -> None:
+        self.collate, self.cache = collate, cache
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """The batch with its targets."""
+        batch = dict(self.collate(examples))
+        return {**batch, **self.cache.read(torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"]))}
+
+
+def default_folder() -> Path:
+    """Where targets are kept: beside the datasets of the Hub's libraries."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / "subdistill_hf" / "targets"

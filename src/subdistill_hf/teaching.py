@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from subdistill_hf.activations import Features, height_and_width, record, to_features
 from subdistill_hf.adapters import base_of
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
-from subdistill_hf.errors import DistillationError
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.models import freeze, weights_digest
-from subdistill_hf.teacher_cache import TeacherCache
+from subdistill_hf.teacher_cache import LOGITS, TeacherCache
 
 Teach = tuple[Tensor, dict[str, Features]]
 
@@ -67,29 +66,32 @@ class Teaching:
         logits = self.all_logits(pixel_values)
         return (logits if self.class_ids is None else logits[:, self.class_ids]).float()
 
-    def teach(self, inputs: Mapping[str, Tensor], distillation: StudentWithAlignments) -> Teach:
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher runs."""
+        return next(self.teacher.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its matrix products."""
+        with self.precision():
+            kind = self.device.type
+            autocast = torch.is_autocast_enabled(kind)
+            return torch.get_autocast_dtype(kind) if autocast else next(self.teacher.parameters()).dtype
+
+    def teach(self, inputs: Mapping[str, Any], distillation: StudentWithAlignments) -> Teach:
         """Subtask logits, and what the loss of each paired layer compares with.
 
         Args:
-            inputs: `pixel_values` for the teacher; with a cache also `index` and `view`, which name the views.
+            inputs: `pixel_values` for the teacher, or the targets that a `CachedCollator` added.
             distillation: its pairs and their losses say which layers, and what of them.
-
-        Raises:
-            DistillationError: when there is a cache and the batch does not name its views.
         """
-        if self.cache is None:
-            return self._run(inputs["pixel_values"], distillation)
-        if "index" not in inputs or "view" not in inputs:
-            raise DistillationError(
-                "teacher_views needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
-            )
-        pixels = inputs["pixel_values"]
-        return self.cache.targets(
-            inputs["index"], inputs["view"], lambda places: self._run(pixels[places], distillation), pixels.device
-        )
+        if self.cache is not None and LOGITS in inputs:
+            return self.cache.targets(inputs)
+        return self.run(inputs["pixel_values"], distillation)
 
     @torch.no_grad()
-    def _run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
+    def run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
         """One pass; each loss takes what it needs the moment a layer returns, so that no more is kept."""
         taught = {
             pair.teacher.name: (pair.teacher, alignment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from subdistill_hf.activations import Features
 from subdistill_hf.adapters import base_of, frozen_names, save_adapter
 from subdistill_hf.baselines import BASELINES, decoupled_distillation
+from subdistill_hf.cache_building import CacheRequest, check_views, open_cache
 from subdistill_hf.checkpoints import (
     check_resumable,
     last_complete_checkpoint,
@@ -39,10 +41,11 @@ from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models import count_parameters, freeze, weights_digest
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.subspaces import Subspace, collect_moments, load_subspaces
-from subdistill_hf.teacher_cache import TeacherCache
+from subdistill_hf.teacher_cache import LOGITS, TARGETS, CachedCollator
 from subdistill_hf.teaching import Teaching
+from subdistill_hf.views import ViewCollator
 
-NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view")
+NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view", LOGITS, TARGETS)
 WITHOUT_CONTEXT = ("pca", "random", "identity")
 
 
@@ -74,6 +77,7 @@ class SubDistillTrainer(StudentOnHub):
     """
 
     model: nn.Module
+    data_collator: Any
 
     def __init__(
         self,
@@ -350,16 +354,49 @@ class SubDistillTrainer(StudentOnHub):
             check_resumable(checkpoint, self._identity())
             if self.pairs and self.args.method not in BASELINES:
                 self.subspaces = load_subspaces(checkpoint)
+        if self.teaching is not None and self.args.views is not None:
+            check_views(self.train_dataset, self.args.views)
         self.fit_subspaces()
         if self._distillation is None or self._distillation.student is not self.model:
             self._distillation = self._make_distillation()
         if self.teaching is not None:
             freeze(self.teaching.teacher)  # whatever was done to it since
-            if self.teaching.cache is None and self.args.teacher_views is not None:
-                if not hasattr(self.train_dataset, "__len__"):
-                    raise DistillationError("teacher_views needs a dataset with a length, found a streamed one")
-                self.teaching.cache = TeacherCache(len(self.train_dataset), self.args.teacher_views)
+            views = self.args.views
+            if views is not None and self.teaching.cache is None:
+                self.teaching.cache = open_cache(
+                    self.teaching,
+                    self._distillation,
+                    self.train_dataset,
+                    self.data_collator,
+                    self._cache_request(views),
+                )
         return self._distillation
+
+    def _cache_request(self, views: int) -> CacheRequest:
+        args = self.args
+        return CacheRequest(
+            views=views,
+            folder=args.teacher_cache_dir,
+            limit=int(args.teacher_cache_limit * 2**30),
+            precision=args.teacher_cache_precision,
+            batch_size=args.per_device_train_batch_size,
+            local_rank=args.local_process_index,
+            local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size)),
+            show=args.process_index == 0 and not args.disable_tqdm,
+        )
+
+    def get_train_dataloader(self) -> Any:
+        """The parent's; with a teacher cache its batches carry the teacher's targets."""
+        cache = None if self.teaching is None else self.teaching.cache
+        if cache is None:
+            return super().get_train_dataloader()
+        whole = self.data_collator
+        student = whole.for_student() if isinstance(whole, ViewCollator) else whole
+        self.data_collator = CachedCollator(student, cache)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = whole
 
     def _make_distillation(self) -> StudentWithAlignments:
         with torch.random.fork_rng(devices=[]):
@@ -530,6 +567,6 @@ def _for_student(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_teacher(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the teacher takes of a batch: its own pixels, or else the student's, and the places of the views."""
-    places = {name: inputs[name] for name in ("index", "view") if name in inputs}
-    return {"pixel_values": inputs.get("teacher_pixel_values", inputs["pixel_values"]), **places}
+    """What is the teacher's of a batch: its own pixels, or else the student's, and targets that come with it."""
+    targets = {name: inputs[name] for name in (LOGITS, TARGETS) if name in inputs}
+    return {"pixel_values": inputs.get("teacher_pixel_values", inputs["pixel_values"]), **targets}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,16 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what every view depends on: the images, the augmentation and its seed."""
+        digest = hashlib.sha256(repr((self.augmentation, self.flip, self.size, self.seed, PAD, len(self))).encode())
+        if self._decoded is None:
+            digest.update(self.dataset._fingerprint.encode())
+        else:
+            digest.update(self._decoded.numpy().tobytes())
+        return digest.hexdigest()
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the views of another epoch (called by the trainer)."""
@@ -169,6 +180,10 @@ class ViewCollator:
         self.processor = processor
         same = teacher_processor is None or _preprocessing(teacher_processor) == _preprocessing(processor)
         self.teacher_processor = None if same else teacher_processor
+
+    def for_student(self) -> ViewCollator:
+        """The same without the teacher's pixels, for batches that the teacher does not see."""
+        return ViewCollator(self.processor)
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Process a list of `ViewDataset` items."""

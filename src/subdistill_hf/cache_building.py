@@ -1,0 +1,276 @@
+"""Run the teacher once over every augmented view, or find what an earlier run has kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from subdistill_hf.activations import Features
+from subdistill_hf.distillation_module import StudentWithAlignments
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.layer_loss import LayerLoss
+from subdistill_hf.subspaces import several_processes
+from subdistill_hf.target_files import CacheError, TargetFile, make_room
+from subdistill_hf.teacher_cache import StoredLayer, TeacherCache, default_folder
+from subdistill_hf.teaching import Teaching
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CacheRequest:
+    """How targets are to be kept.
+
+    Attributes:
+        views: number of views of each image.
+        folder: where; `None` takes `default_folder`.
+        limit: bytes that all targets there may take.
+        precision: `"float16"` or `"float32"`.
+        batch_size: images of one pass of the teacher.
+        local_rank: number of this process on its machine.
+        local_processes: number of processes on this machine.
+        show: print what is done, with a progress bar.
+    """
+
+    views: int
+    folder: str | None
+    limit: int
+    precision: str
+    batch_size: int
+    local_rank: int = 0
+    local_processes: int = 1
+    show: bool = True
+
+
+def open_cache(
+    teaching: Teaching,
+    distillation: StudentWithAlignments,
+    dataset: Any,
+    collate: Callable[[list[Any]], Mapping[str, Any]],
+    request: CacheRequest,
+) -> TeacherCache:
+    """The targets of all views, from files that exist or are made now.
+
+    Args:
+        teaching: the teacher.
+        distillation: its pairs and their losses say which layers, and what of them.
+        dataset: with `views`, `fingerprint` and `set_epoch`, and `index` and `view` in its examples (`ViewDataset`).
+        collate: gives `pixel_values` or `teacher_pixel_values` for the teacher, `index` and `view`.
+        request: how they are kept.
+
+    Raises:
+        DistillationError: for batches that do not say which view is which.
+        CacheError: when the targets are larger than allowed, or than half precision can hold.
+    """
+    folder = Path(request.folder) if request.folder else default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = _describe(teaching, distillation, dataset, collate, request, folder)
+    missing = _missing(cache, request)
+    if missing:
+        needed = sum(cache.files[name].size for name in missing)
+        if request.local_rank == 0:
+            keep = {file.name for name, file in cache.files.items() if name not in missing}
+            make_room(folder, needed, request.limit, keep)
+        if request.show:
+            tqdm.write(f"teacher  its targets of {len(dataset)} images x {request.views} views: {_size(needed)}")
+        _build(teaching, distillation, dataset, collate, request, cache, missing)
+        dataset.set_epoch(0)
+    elif request.show:
+        tqdm.write(f"teacher  its targets of {len(dataset)} images x {request.views} views are there already")
+    return cache
+
+
+def check_views(dataset: Any, views: int) -> None:
+    """Refuse a dataset whose views cannot be told apart.
+
+    Args:
+        dataset: needs a length, `views`, `fingerprint` and `set_epoch`, as `ViewDataset` has them.
+        views: number of views that are to be kept.
+
+    Raises:
+        DistillationError: naming what is missing.
+    """
+    if not hasattr(dataset, "__len__"):
+        raise DistillationError("teacher_cache needs a dataset with a length, found a streamed one")
+    lacking = [name for name in ("views", "fingerprint", "set_epoch") if not hasattr(dataset, name)]
+    if lacking:
+        raise DistillationError(
+            f"teacher_cache needs a dataset that says which view is which, as ViewDataset does: "
+            f"{type(dataset).__name__} has no {', '.join(lacking)}. Use one, or teacher_cache='off'"
+        )
+    if dataset.views != views:
+        raise DistillationError(
+            f"teacher_cache={views} needs a dataset of {views} views an image, found views={dataset.views}: pass "
+            f"views={views} to the dataset"
+        )
+
+
+def _examples(dataset: Any, places: Sequence[int]) -> list[Any]:
+    if hasattr(dataset, "__getitems__"):
+        examples: list[Any] = dataset.__getitems__(list(places))
+        return examples
+    return [dataset[place] for place in places]
+
+
+def _pixels(batch: Mapping[str, Any]) -> Tensor:
+    if "index" not in batch or "view" not in batch:
+        raise DistillationError(
+            "teacher_cache needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
+        )
+    pixels: Tensor = batch.get("teacher_pixel_values", batch["pixel_values"])
+    return pixels
+
+
+def _describe(
+    teaching: Teaching,
+    distillation: StudentWithAlignments,
+    dataset: Any,
+    collate: Callable[[list[Any]], Mapping[str, Any]],
+    request: CacheRequest,
+    folder: Path,
+) -> TeacherCache:
+    """Which files hold the targets; two images tell their shapes, and what the teacher's preprocessing makes."""
+    dataset.set_epoch(0)
+    pixels = _pixels(collate(_examples(dataset, range(min(2, len(dataset))))))
+    logits, features = teaching.run(pixels.to(teaching.device), distillation)
+    common = {
+        "format": FORMAT,
+        "teacher": teaching.digest,
+        "teacher_precision": str(teaching.dtype),
+        "images": dataset.fingerprint,
+        "views": request.views,
+        "first_pixels": hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest(),
+    }
+    classes = None if teaching.class_ids is None else teaching.class_ids.tolist()
+    rows = len(dataset) * request.views
+
+    def file(description: Mapping[str, Any], shape: Sequence[int]) -> TargetFile:
+        return TargetFile(folder, {**common, **description}, (rows, *shape), request.precision)
+
+    layers = {}
+    for pair, loss in zip(distillation.pairs, distillation.alignments, strict=True):
+        assert isinstance(loss, LayerLoss)
+        found = features[pair.teacher.name]
+        tokens = found.values.transpose(1, 2).is_contiguous()
+        shape = found.values.shape[1:][::-1] if tokens else found.values.shape[1:]
+        what = {"layer": pair.teacher.name, "target": loss.identity(), "grid": list(found.grid), "tokens": tokens}
+        layers[pair.teacher.name] = StoredLayer(file(what, shape), found.grid, found.prefix, tokens)
+    return TeacherCache(len(dataset), request.views, file({"classes": classes}, logits.shape[1:]), layers)
+
+
+def _missing(cache: TeacherCache, request: CacheRequest) -> list[str]:
+    """Names of the files that must be made, the same in all processes; damaged ones are deleted."""
+    missing = []
+    if request.local_rank == 0:
+        for name, file in cache.files.items():
+            reason = file.check()
+            if reason is not None:
+                missing.append(name)
+            if reason not in (None, "not there"):
+                warnings.warn(f"kept targets of the teacher are {reason}: they are made again", stacklevel=2)
+                file.remove()
+    if several_processes():
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, missing)
+        missing = [name for name in cache.files if any(name in names for names in gathered)]
+    return missing
+
+
+def _build(
+    teaching: Teaching,
+    distillation: StudentWithAlignments,
+    dataset: Any,
+    collate: Callable[[list[Any]], Mapping[str, Any]],
+    request: CacheRequest,
+    cache: TeacherCache,
+    missing: Sequence[str],
+) -> None:
+    """One pass over all views, each process of a machine over its share of the images."""
+    token = [uuid.uuid4().hex]
+    if several_processes():
+        torch.distributed.broadcast_object_list(token, src=0)
+    group = torch.distributed.get_rank() - request.local_rank if several_processes() else 0
+    files = {name: cache.files[name] for name in missing}
+    parts = {name: file.folder / f".{file.name}-{token[0]}-{group}.part" for name, file in files.items()}
+    try:
+        if request.local_rank == 0:
+            _remove_leftovers(next(iter(files.values())).folder)
+            for name, file in files.items():
+                file.begin(parts[name])
+        _wait()
+        arrays = {name: file.mapped(parts[name], writable=True) for name, file in files.items()}
+        kind = next(iter(arrays.values())).dtype
+        for rows, logits, features in _views(teaching, distillation, dataset, collate, request, cache):
+            for name, array in arrays.items():
+                values = logits if name == "" else cache.layers[name].pack(features[name])
+                kept = values.to("cpu", kind)
+                if not bool(kept.isfinite().all()):
+                    raise CacheError(
+                        "a target of the teacher is not finite or too large for half precision (65504): use "
+                        "teacher_cache_precision=float32, or teacher_cache=off"
+                    )
+                array[rows] = kept
+        del arrays
+        _wait()
+        if request.local_rank == 0:
+            for name, file in files.items():
+                file.publish(parts[name])
+        _wait()
+    finally:
+        if request.local_rank == 0:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+
+
+def _views(
+    teaching: Teaching,
+    distillation: StudentWithAlignments,
+    dataset: Any,
+    collate: Callable[[list[Any]], Mapping[str, Any]],
+    request: CacheRequest,
+    cache: TeacherCache,
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Features]]]:
+    """Rows, logits and features of this process's share, batch by batch."""
+    share = range(request.local_rank, len(dataset), request.local_processes)
+    with ExitStack() as stack:
+        bar = stack.enter_context(
+            tqdm(total=len(share) * request.views, desc="teacher", unit=" images", disable=not request.show)
+        )
+        for view in range(request.views):
+            dataset.set_epoch(view)
+            for start in range(0, len(share), request.batch_size):
+                batch = collate(_examples(dataset, share[start : start + request.batch_size]))
+                pixels = _pixels(batch)
+                logits, features = teaching.run(pixels.to(teaching.device), distillation)
+                yield cache.rows(torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"])), logits, features
+                bar.update(len(pixels))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left, but not what another run may be writing now."""
+    for path in folder.glob(".*.part"):
+        try:
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()
+        except OSError:  # another run was faster
+            continue
+
+
+def _wait() -> None:
+    if several_processes():
+        torch.distributed.barrier()
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

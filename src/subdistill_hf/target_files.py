@@ -1,0 +1,170 @@
+"""Files of a teacher's targets: memory-mapped safetensors that are whole or not there, and checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subdistill_hf.errors import SubDistillError
+
+TENSOR = "targets"
+BLOCK = 2**22
+_TYPES: dict[str, tuple[str, type[np.generic]]] = {"float16": ("F16", np.float16), "float32": ("F32", np.float32)}
+PRECISIONS = tuple(_TYPES)
+
+
+class CacheError(SubDistillError):
+    """A cache that cannot be made or used."""
+
+
+@dataclass(frozen=True)
+class TargetFile:
+    """One array of targets, a row per (view, image), under a name that says what it was made from.
+
+    The array lies in `NAME-DIGEST.safetensors`, `NAME.json` says which and what it holds. The JSON is written last
+    and in one move, so what a killed process leaves is never taken for targets; and since the digest of the bytes is
+    part of the file's name, two runs that write the same targets do not disturb each other.
+
+    Attributes:
+        folder: where the files are.
+        description: everything that the targets depend on.
+        shape: of the array; rows first.
+        precision: `"float16"` or `"float32"`.
+    """
+
+    folder: Path
+    description: Mapping[str, Any]
+    shape: tuple[int, ...]
+    precision: str = "float16"
+
+    @property
+    def name(self) -> str:
+        """Digest of the description, shape and precision."""
+        whole = {"of": dict(self.description), "shape": list(self.shape), "precision": self.precision}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return int(np.prod(self.shape)) * np.dtype(_TYPES[self.precision][1]).itemsize
+
+    @property
+    def _index(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    def find(self) -> Path | None:
+        """The file with the array, if there is one; its bytes are not looked at."""
+        try:
+            entry = json.loads(self._index.read_text(encoding="utf-8"))
+            path = self.folder / Path(entry["file"]).name
+            whole = path.stat().st_size == len(self._header()) + self.size
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return path if whole else None
+
+    def check(self) -> str | None:
+        """Why the array cannot be used, or `None` when it is there and every byte is what was written."""
+        if not self._index.is_file():
+            return "not there"
+        path = self.find()
+        if path is None:
+            return "truncated or incomplete"
+        if digest_of(path) != json.loads(self._index.read_text(encoding="utf-8")).get("sha256"):
+            return "damaged (its bytes have changed)"
+        os.utime(self._index)  # when it was last used, for `make_room`
+        return None
+
+    def begin(self, temporary: Path) -> None:
+        """Take the space of the array in a file that is not valid yet."""
+        header = self._header()
+        with temporary.open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + self.size)
+
+    def mapped(self, path: Path, writable: bool = False) -> Tensor:
+        """The array in `path`, mapped into memory; changes reach the file only when it is writable."""
+        kind = _TYPES[self.precision][1]
+        array = np.memmap(path, kind, "r+" if writable else "c", len(self._header()), self.shape)
+        return torch.from_numpy(array)
+
+    def publish(self, temporary: Path) -> None:
+        """Make a completely written file the array."""
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        digest = digest_of(temporary)
+        path = self.folder / f"{self.name}-{digest[:16]}.safetensors"
+        temporary.replace(path)
+        entry = {"file": path.name, "sha256": digest, "precision": self.precision, "of": dict(self.description)}
+        index = temporary.with_suffix(".json")
+        index.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        index.replace(self._index)
+
+    def remove(self) -> None:
+        """Delete the array."""
+        for path in self.folder.glob(f"{self.name}*"):
+            path.unlink(missing_ok=True)
+
+    def _header(self) -> bytes:
+        entry = {"dtype": _TYPES[self.precision][0], "shape": list(self.shape), "data_offsets": [0, self.size]}
+        text = json.dumps({TENSOR: entry}).encode()
+        text += b" " * (-len(text) % 64)
+        return len(text).to_bytes(8, "little") + text
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def make_room(folder: Path, needed: int, limit: int, keep: Collection[str]) -> list[str]:
+    """Delete the arrays that were not used for longest until `needed` more bytes fit; returns their names.
+
+    Args:
+        folder: where the files are.
+        needed: bytes that will be written.
+        limit: bytes that all files together may take.
+        keep: names of arrays that stay.
+
+    Raises:
+        CacheError: when they do not fit the limit or the disk, before anything is deleted.
+    """
+    gib = 2**30
+    arrays = {path: path.stat() for path in folder.glob("*.json")}
+    sizes = {path: sum(part.stat().st_size for part in folder.glob(f"{path.stem}-*.safetensors")) for path in arrays}
+    kept = sum(size for path, size in sizes.items() if path.stem in keep)
+    if needed + kept > limit:
+        raise CacheError(
+            f"the teacher's targets take {(needed + kept) / gib:.2f} GiB, more than "
+            f"teacher_cache_limit={limit / gib:g}: use fewer views (teacher_cache=N), a higher limit, or "
+            "teacher_cache=off"
+        )
+    gone: list[str] = []
+    total = sum(sizes.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free + total - kept:
+        raise CacheError(
+            f"the teacher's targets take {needed / gib:.2f} GiB, and the disk of {folder} has {free / gib:.2f} GiB "
+            "left: use fewer views (teacher_cache=N), another teacher_cache_dir, or teacher_cache=off"
+        )
+    for path in sorted(arrays, key=lambda path: arrays[path].st_mtime):
+        if path.stem not in keep and (total + needed > limit or needed > free):
+            path.unlink(missing_ok=True)
+            for part in folder.glob(f"{path.stem}-*.safetensors"):
+                part.unlink(missing_ok=True)
+            total, free = total - sizes[path], free + sizes[path]
+            gone.append(path.stem)
+    return gone
