@@ -2,11 +2,13 @@
 
 import pytest
 from huggingface_hub.errors import (
+    BadRequestError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
 )
 from huggingface_hub.utils import get_session
 
@@ -33,6 +35,7 @@ def refusal(status, message=None, kind=HfHubHTTPError):
         (refusal(404), ["no such repository or branch", "(HTTP 404: Not Found)"]),
         (refusal(412, "A commit has happened since"), ["changed the repository at the same time", "HTTP 412"]),
         (refusal(429, "Too many"), ["wait a few minutes", "(HTTP 429: Too many)"]),
+        (refusal(400, "Bad name"), ["the Hub refuses this (HTTP 400: Bad name)"]),
         (refusal(500), ["a fault of its own", "(HTTP 500: Internal Server Error)"]),
         (refusal(403, kind=GatedRepoError), ["is gated: ask for access on"]),
         (LocalTokenNotFoundError("Token is required to call ..."), ["nobody is logged in", "hf auth login"]),
@@ -51,6 +54,33 @@ def test_each_failure_says_what_to_do(error, parts):
     assert "\n" not in said
     for part in parts:
         assert part in said
+
+
+def wrapped(error, cause):
+    cause.__cause__ = HTTPError("as the HTTP library has it")
+    try:
+        raise error from cause
+    except type(error) as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (wrapped(OSError("Can't load the model"), refusal(500, "Busy")), "the Hub has a fault of its own"),
+        (
+            wrapped(RuntimeError("Error while uploading 'a.b'."), refusal(429)),
+            "uploading 'a.b': the Hub asks for fewer",
+        ),
+        (wrapped(ValueError("Invalid metadata"), refusal(400, "x", BadRequestError)), "Invalid metadata"),
+        (
+            wrapped(OSError("There is no weight file"), refusal(404, "x", RemoteEntryNotFoundError)),
+            "There is no weight",
+        ),
+    ],
+)
+def test_what_other_libraries_wrap_is_found_unless_their_words_are_better(error, said):
+    assert said in explain(error)
 
 
 def test_a_lost_connection_is_told_from_one_that_is_slow():

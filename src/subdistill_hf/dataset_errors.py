@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import datasets
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from subdistill_hf.errors import DataError
-
-TRANSPORT_ERROR = cast("type[Exception]", HfHubHTTPError.__bases__[0])
-"""What the HTTP client raises without an answer; which client it is depends on the version of huggingface_hub."""
+from subdistill_hf.hub_errors import HTTPError, explain
 
 WHAT_IS_EXPECTED = (
     "Expected glyphs-100 or digits, a folder of images (train/CLASS/NAME.png, test/CLASS/NAME.png), parquet files, or "
@@ -37,7 +34,7 @@ def explained(dataset: str, revision: str | None = None) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (OSError, ValueError, RuntimeError, TRANSPORT_ERROR, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
         text = None if Path(dataset).exists() else _remote_reason(dataset)
         raise DataError(text or _local_reason(dataset, revision, error)) from error
 
@@ -45,7 +42,7 @@ def explained(dataset: str, revision: str | None = None) -> Iterator[None]:
 def _local_reason(dataset: str, revision: str | None, error: Exception) -> str:
     """What the client libraries say, and what may help."""
     generated = isinstance(error, datasets.exceptions.DatasetGenerationError)
-    reason = str(error.__cause__ if generated and error.__cause__ else error).strip().rstrip(".")
+    reason = explain(error.__cause__ if generated and error.__cause__ else error).rstrip(".")
     at = f" at revision {revision!r}" if revision else ""
     text = f"dataset {dataset!r} cannot be loaded{at}: {reason}."
     if reason.startswith("Not enough disk space"):
@@ -72,7 +69,7 @@ def _remote_reason(dataset: str) -> str | None:
         if error.response.status_code == 401:
             return f"dataset {dataset!r} cannot be loaded: the Hub refuses your token. Log in with `hf auth login`"
         return None
-    except (OfflineModeIsEnabled, TRANSPORT_ERROR, OSError) as error:
+    except (OfflineModeIsEnabled, HTTPError, OSError) as error:
         return (
             f"dataset {dataset!r} cannot be loaded: the Hub cannot be reached ({error}). Check the network and "
             f"HF_HUB_OFFLINE, or choose a dataset of this machine. {WHAT_IS_EXPECTED}"

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, cast
 
-from huggingface_hub import constants, errors
+from huggingface_hub import constants
 from huggingface_hub.errors import (
+    BadRequestError,
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
 
-# The base of all that the HTTP library raises: httpx or httpx2, whichever the client uses.
-HTTPError: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+HTTPError = cast("type[Exception]", HfHubHTTPError.__bases__[0])
+"""The base of all that the HTTP library raises, also without an answer; the client's version decides which library."""
 
 HUB_ERRORS: Final[tuple[type[Exception], ...]] = (HTTPError, OSError, ValueError, RuntimeError)
 """What the client raises: refusals and lost connections; no token, a full disk; names and metadata not valid; and what
 it wraps around the failure of one file."""
+
+_OF_THE_CLIENT: Final = (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled)
 
 LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN"
 
@@ -36,11 +41,36 @@ def explain(error: BaseException) -> str:
     """Say what went wrong and what to do about it.
 
     Args:
-        error: what the client raised, see `HUB_ERRORS`.
+        error: what the client raised, see `HUB_ERRORS`; or what another library made of it, whose words may say less.
 
     Returns:
         One sentence without a full stop; it holds the status and the words of the server, if there were any.
     """
+    wrapped = next((link for link in _chain(error) if isinstance(link, _OF_THE_CLIENT)), None)
+    said = _said(wrapped or error)
+    if isinstance(error, RuntimeError) and wrapped is not None:  # it names the file
+        return f"{_text(error).rstrip('.')}: {said}"
+    return said
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what led to it, but for what its wrapping says better.
+
+    A file that is not there is often only tried, and a bad request is bad in a way that the client knows of.
+    """
+    while error is not None:
+        if isinstance(error, EntryNotFoundError | BadRequestError):
+            return
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _said(error: BaseException) -> str:
+    """The same for one error."""
     endpoint = constants.ENDPOINT
     if isinstance(error, LocalTokenNotFoundError):
         return f"nobody is logged in to {endpoint}: {LOG_IN}"
@@ -51,14 +81,12 @@ def explain(error: BaseException) -> str:
         return f"{repo} is gated: ask for access on {endpoint}/{repo}, then {LOG_IN}"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        advice = _STATUS.get(status) or "the Hub has a fault of its own: try again later"
+        otherwise = "the Hub refuses this" if status < 500 else "the Hub has a fault of its own: try again later"
+        advice = _STATUS.get(status, otherwise)
         said = error.server_message or error.response.headers.get("X-Error-Message") or error.response.reason_phrase
         return f"{advice.format(endpoint=endpoint)} (HTTP {status}: {said})"
     if isinstance(error, HTTPError):
         kind = type(error).__name__
         what = "did not answer in time" if "Timeout" in kind else "was not reached, or the connection was lost"
         return f"{endpoint} {what} ({kind}{f': {error}' if str(error) else ''})"
-    text = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HUB_ERRORS):
-        return f"{text.rstrip('.')}: {explain(error.__cause__)}"
-    return text
+    return _text(error)

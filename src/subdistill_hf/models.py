@@ -16,13 +16,14 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from subdistill_hf.adapter_loading import find_adapter, load_merged
 from subdistill_hf.adapters import head_modules
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.hub_errors import HTTPError, explain
 from subdistill_hf.hub_revision import hub_revision
 
 TEACHERS_FOLDER = Path(__file__).parent / "teachers"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 
 
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+LOADING_ERRORS = (HTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
 
 
 class ModelError(SubDistillError):
@@ -104,7 +105,7 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise ModelError(
-            f"teacher {name!r} cannot be loaded: {error}. Expected an embedded teacher "
+            f"teacher {name!r} cannot be loaded: {explain(error)}. Expected an embedded teacher "
             f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
         ) from error
     replaceable = head_modules(model) if missing and adaptable else []

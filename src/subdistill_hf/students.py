@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from subdistill_hf.activations import evaluation_mode
+from subdistill_hf.hub_errors import explain
 from subdistill_hf.hub_revision import hub_revision
 from subdistill_hf.models import LOADING_ERRORS, LoadedModel, ModelError, image_size_of
 from subdistill_hf.recipe_values import factor, positive, refuse_unknown
@@ -97,7 +98,7 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     except UNBUILDABLE as error:
         raise ModelError(
-            f"student {source!r} cannot be built: {error}. Expected a recipe "
+            f"student {source!r} cannot be built: {explain(error)}. Expected a recipe "
             f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub"
         ) from error
     _check_mostly_trained(source, model, loading["missing_keys"])
