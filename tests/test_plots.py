@@ -8,7 +8,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from subdistill_hf import plots
+from subdistill_hf import drawing, plots
 from subdistill_hf.plots import PLOTS, plot_all, plot_confusion, plot_subspaces, plot_training
 from test_model_card import make_history, make_report
 
@@ -22,8 +22,8 @@ def report():
 def figures(monkeypatch):
     """The figures that are saved during the test."""
     saved = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: saved.append(figure) or save(figure, path))
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path))
     return saved
 
 
@@ -52,7 +52,7 @@ def test_files_have_their_size(change, report, figures, tmp_path):
     for path, figure in zip(paths, figures, strict=True):
         with Image.open(path) as image:
             assert image.format == "PNG"
-            assert image.size == tuple((figure.get_size_inches() * plots.DPI).astype(int))
+            assert image.size == tuple((figure.get_size_inches() * drawing.DPI).astype(int))
             assert len(image.convert("L").getcolors()) > 50
 
 

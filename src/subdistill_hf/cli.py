@@ -7,7 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from subdistill_hf.options import RUN_DEFAULTS, DistillationOptions, InspectOptions, PushOptions, TaskOptions
+from subdistill_hf.options import (
+    RUN_DEFAULTS,
+    BenchmarkOptions,
+    DistillationOptions,
+    InspectOptions,
+    PushOptions,
+    TaskOptions,
+)
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -20,6 +27,7 @@ Distil a tiny image classifier for just the classes you need.
 commands:
   distill   train a student: subdistill distill --help
   inspect   show the subspaces of a teacher on a subtask: subdistill inspect --help
+  benchmark compare methods over a grid of runs: subdistill benchmark --help
   push      push the folder of a student to the Hub: subdistill push --help
   demo      the whole way on embedded data, in a few minutes
 """
@@ -34,7 +42,7 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
     """The parser of a command; without `all_arguments` it lists only this package's options, and imports no torch.
 
     Args:
-        command: `distill`, `inspect` or `push`.
+        command: `distill`, `inspect`, `push` or `benchmark`.
         all_arguments: include every argument of transformers' `TrainingArguments`.
     """
     from transformers import HfArgumentParser
@@ -44,6 +52,12 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
     if command == "push":
         parser = HfArgumentParser(PushOptions, prog="subdistill push", allow_abbrev=False)
         parser.add_argument("folder", help="Folder of a student, as distill leaves it.")
+        return parser
+    if command == "benchmark":
+        parser = HfArgumentParser(BenchmarkOptions, prog="subdistill benchmark", allow_abbrev=False)
+        parser.add_argument(
+            "config", help="YAML file of the grid: methods, subtasks, training images, seeds, students."
+        )
         return parser
     training: Any = DistillationOptions
     if all_arguments:
@@ -72,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    if command not in ("distill", "demo", "inspect", "push"):
+    if command not in ("distill", "demo", "inspect", "push", "benchmark"):
         print(f"unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     rest = arguments[1:]
@@ -108,6 +122,11 @@ def _run(command: str, arguments: list[str]) -> None:
 
         options, given = parsed
         print(push_folder(given.folder, options.repo, options.private or None, options.revision))
+    elif command == "benchmark":
+        from subdistill_hf.benchmark.command import benchmark
+
+        options, given = parsed
+        benchmark(given.config, options, command=shlex.join(["subdistill", "benchmark", *arguments]))
     else:
         import torch.distributed
 

@@ -253,6 +253,23 @@ class PushOptions:
     )
 
 
+@dataclass
+class BenchmarkOptions:
+    """Where the results of a benchmark go, and how many processes train."""
+
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the results, benchmark-NAME by default; runs that it holds are not repeated."},
+    )
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Runs at a time, a process each: by default as many as there are GPUs, else CPU cores. 0 runs "
+            "them one by one in this process."
+        },
+    )
+
+
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
     "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`

@@ -11,12 +11,22 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
-from sklearn.isotonic import isotonic_regression
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
+from subdistill_hf.drawing import (
+    CURVE_PANEL,
+    GRID,
+    INK,
+    METHOD_COLOURS,
+    OTHER_COLOURS,
+    PERCENT,
+    SOFT,
+    TEXT_SIZE,
+    figure_of_panels,
+    label_ends,
+    save_figure,
+    set_heading,
+)
 from subdistill_hf.model_card import published_result
 from subdistill_hf.wording import format_percent, method_label
 
@@ -26,29 +36,9 @@ Array = npt.NDArray[np.float64]
 Curves = dict[str, tuple[Array, Array]]  # name: x and y, each (points,)
 Log = Sequence[Mapping[str, float]]
 
-DPI: Final = 150
-
-# Colours of Okabe and Ito, which colour-blind readers tell apart; there are seven, so the rarer methods share shades.
-METHOD_COLOURS: Final = {
-    "scratch": "#777777",
-    "kd": "#D55E00",
-    "ce_kd": "#F2A673",
-    "dkd": "#8A3D00",
-    "fitnet": "#009E73",
-    "attention_transfer": "#CC79A7",
-    "vid": "#56B4E9",
-    "vkd": "#E69F00",
-    "spkd": "#B7A800",
-    "subdistill": "#0072B2",
-}
-_OTHER_COLOURS: Final = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _PART_COLOURS: Final = {"loss": "#222222", "loss_task": "#009E73", "loss_kd": "#D55E00"}
 _PART_LABELS: Final = {"loss": "total", "loss_task": "labels", "loss_kd": "teacher's logits"}
 _LAYER_PART: Final = "loss_layer/"
-_INK, _SOFT, _GRID = "#333333", "#777777", "#E5E5E5"
-_TITLE_SIZE, _TEXT_SIZE = 10.0, 8.5
-_PERCENT: Final = PercentFormatter(1.0, decimals=0, symbol=" %")
-_CURVE_PANEL: Final = (5.4, 3.1)  # inches
 _MOST_POINTS: Final = 120  # of a curve; beyond, neighbours are averaged
 _MOST_LAYER_LABELS: Final = 6
 _MOST_COUNTED_CLASSES: Final = 30
@@ -74,14 +64,14 @@ def plot_training(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     if not panels:
         return None
     columns = min(len(panels), 2)
-    figure, axes = _grid(-(-len(panels) // columns), columns, panel=_CURVE_PANEL)
+    figure, axes = figure_of_panels(-(-len(panels) // columns), columns, panel=CURVE_PANEL)
     for panel, ax in zip(panels, axes, strict=False):
         if panel == "accuracy":
             _draw_accuracies(ax, accuracies)
         else:
             _draw_losses(ax, method_label(panel), losses[panel])
         ax.set_xlabel(unit)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_subspaces(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
@@ -100,7 +90,7 @@ def plot_subspaces(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
     has_spectra = any(subspace.get("eigenvalues") for subspace in subspaces)
     rows, columns = (2 if has_spectra else 1), min(len(subspaces), 4)
     bands = -(-len(subspaces) // columns)
-    figure, axes = _grid(rows * bands, columns, panel=(3.0 if columns > 1 else 4.8, 2.5))
+    figure, axes = figure_of_panels(rows * bands, columns, panel=(3.0 if columns > 1 else 4.8, 2.5))
     names = _short_names([subspace["teacher_layer"] for subspace in subspaces])
     for index, (name, subspace) in enumerate(zip(names, subspaces, strict=True)):
         band, column = divmod(index, columns)
@@ -108,13 +98,13 @@ def plot_subspaces(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
         if eigenvalues := subspace.get("eigenvalues"):
             _draw_spectrum(panels[0], eigenvalues)
         head = panels[0] if eigenvalues else panels[-1]
-        _title(head, f"{name}: K = {subspace['dimensions']} of {subspace['width']}")
+        set_heading(head, f"{name}: K = {subspace['dimensions']} of {subspace['width']}")
         _draw_energy_kept(panels[-1], subspace)
         panels[-1].set_xlabel("number of directions")
         if column == 0:
             panels[0].set_ylabel("eigenvalue")
             panels[-1].set_ylabel("energy kept")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_confusion(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
@@ -142,7 +132,7 @@ def plot_confusion(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
     cell = max(0.45, min(name_width + 0.1, 0.9)) if len(classes) <= 8 else 0.42 if counted else 0.14
     side, slanted = max(1.6, cell * len(classes)), name_width > cell
     width, height = side + name_width + 1.7, side + (0.7 * name_width if slanted else 0.1) + 0.9
-    figure, (ax,) = _grid(1, 1, panel=(width, height), compress=True)
+    figure, (ax,) = figure_of_panels(1, 1, panel=(width, height), compress=True)
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -153,21 +143,21 @@ def plot_confusion(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
         ax.set_xticks(ax.get_xticks(), classes, rotation=45, ha="right", rotation_mode="anchor")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(FixedLocator([index - 0.5 for index in range(len(classes) + 1)]))
-    ax.grid(which="minor", color=_GRID, linewidth=0.6)
-    ax.tick_params(which="both", length=0, labelsize=_TEXT_SIZE if counted else 6)
+    ax.grid(which="minor", color=GRID, linewidth=0.6)
+    ax.tick_params(which="both", length=0, labelsize=TEXT_SIZE if counted else 6)
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     if counted:
         for true, predicted in np.argwhere(counts):
-            colour = "white" if shares[true, predicted] > 0.55 else _INK
+            colour = "white" if shares[true, predicted] > 0.55 else INK
             count = counts[true, predicted]
-            ax.text(predicted, true, count, ha="center", va="center", color=colour, fontsize=_TEXT_SIZE)
-    bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 3 / side), aspect=20, format=_PERCENT)
-    bar.set_label("share of the true class", color=_INK, fontsize=_TEXT_SIZE)
-    bar.ax.tick_params(labelsize=_TEXT_SIZE, colors=_INK, length=0)
+            ax.text(predicted, true, count, ha="center", va="center", color=colour, fontsize=TEXT_SIZE)
+    bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 3 / side), aspect=20, format=PERCENT)
+    bar.set_label("share of the true class", color=INK, fontsize=TEXT_SIZE)
+    bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, length=0)
     bar.outline.set_visible(False)
-    _title(ax, f"{_short_label(published['method'])}: {counts.sum():,} test images")
-    return _save(figure, path)
+    set_heading(ax, f"{_short_label(published['method'])}: {counts.sum():,} test images")
+    return save_figure(figure, path)
 
 
 PLOTS: Final[dict[str, Callable[[Mapping[str, Any], str | os.PathLike[str]], Path | None]]] = {
@@ -193,16 +183,16 @@ def plot_all(report: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[
 
 def _draw_accuracies(ax: Axes, accuracies: Curves) -> None:
     """Draw one labelled curve a method."""
-    others = iter(_OTHER_COLOURS * len(accuracies))
+    others = iter(OTHER_COLOURS * len(accuracies))
     ends = []
     for method, (x, accuracy) in accuracies.items():
         colour = METHOD_COLOURS.get(method) or next(others)
         width = 2.2 if method == "subdistill" else 1.5
         ax.plot(x, accuracy, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
         ends.append((x[-1], accuracy[-1], f"{_short_label(method)} {format_percent(accuracy[-1])}", colour))
-    ax.yaxis.set_major_formatter(_PERCENT)
-    _title(ax, "Accuracy on the validation images")
-    _label_ends(ax, ends)
+    ax.yaxis.set_major_formatter(PERCENT)
+    set_heading(ax, "Accuracy on the validation images")
+    label_ends(ax, ends)
 
 
 def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
@@ -215,7 +205,7 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
     unlabelled = layers[1:-1] if len(layers) > _MOST_LAYER_LABELS else []
     ends = []
     for name, (x, loss) in parts.items():
-        colour = colours.get(name, _SOFT)
+        colour = colours.get(name, SOFT)
         width = 1.8 if name == "loss" else 1.2
         ax.plot(x, loss, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
         if name not in unlabelled and len(parts) > 1:
@@ -223,8 +213,8 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
     if all((loss > 0).all() for _, loss in parts.values()):
         _log_scale(ax, np.concatenate([loss for _, loss in parts.values()]))
     ax.set_ylabel("loss")
-    _title(ax, f"Training loss: {label}")
-    _label_ends(ax, ends)
+    set_heading(ax, f"Training loss: {label}")
+    label_ends(ax, ends)
 
 
 def _draw_spectrum(ax: Axes, eigenvalues: Sequence[float]) -> None:
@@ -244,15 +234,15 @@ def _draw_energy_kept(ax: Axes, subspace: Mapping[str, Any]) -> None:
     kept = np.concatenate([[0.0], np.cumsum(subspace["energies"]) / subspace["total_energy"]])
     directions = np.arange(len(kept))
     chance = directions / subspace["width"]
-    ax.plot(directions, chance, color=_SOFT, linewidth=1.0, linestyle=(0, (3, 2)))
+    ax.plot(directions, chance, color=SOFT, linewidth=1.0, linestyle=(0, (3, 2)))
     ax.plot(directions, kept, color=METHOD_COLOURS["subdistill"], linewidth=2.0)
-    end: dict[str, Any] = {"textcoords": "offset points", "fontsize": _TEXT_SIZE, "ha": "right", "va": "bottom"}
-    ax.annotate(str(format_percent(kept[-1])), (directions[-1], kept[-1]), xytext=(0, 3), color=_INK, **end)
+    end: dict[str, Any] = {"textcoords": "offset points", "fontsize": TEXT_SIZE, "ha": "right", "va": "bottom"}
+    ax.annotate(str(format_percent(kept[-1])), (directions[-1], kept[-1]), xytext=(0, 3), color=INK, **end)
     if kept[-1] - chance[-1] > 0.3:
-        ax.annotate("random", (directions[-1], chance[-1]), xytext=(0, 2), color=_SOFT, **end)
+        ax.annotate("random", (directions[-1], chance[-1]), xytext=(0, 2), color=SOFT, **end)
     ax.set_ylim(0, 1.18)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.yaxis.set_major_formatter(_PERCENT)
+    ax.yaxis.set_major_formatter(PERCENT)
     ax.set_xlim(0, len(kept) - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -303,72 +293,3 @@ def _log_scale(ax: Axes, values: Array) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
-    """Name each curve beside its end, in its colour, moving names apart as little as possible."""
-    ax.margins(x=0)
-    first, last = ax.get_xlim()
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=last - first > 3))
-    if not ends:
-        return
-    ax.set_ylim(ax.get_ylim())
-    to_axes = ax.transScale + ax.transLimits
-    ends = sorted(ends, key=lambda end: end[1])
-    height = np.array([to_axes.transform((x, y))[1] for x, y, _, _ in ends])
-    # Least squares under "each name at least one line above the one before" is an isotonic regression.
-    line = 1.3 * _TEXT_SIZE / 72 / (0.7 * _CURVE_PANEL[1])
-    steps = line * np.arange(len(ends))
-    places = isotonic_regression(height - steps).clip(0, max(0.0, 1 - steps[-1])) + steps
-    for (x, y, text, colour), place in zip(ends, places, strict=True):
-        ax.annotate(
-            text,
-            xy=(x, y),
-            xytext=(1.05, place),
-            textcoords="axes fraction",
-            annotation_clip=False,
-            color=colour,
-            fontsize=_TEXT_SIZE,
-            va="center",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.7,
-                "shrinkA": 1,
-                "shrinkB": 0,
-                "relpos": (0, 0.5),
-            },
-        )
-
-
-def _grid(rows: int, columns: int, panel: tuple[float, float], compress: bool = False) -> tuple[Figure, list[Axes]]:
-    """Make a figure of equal panels, sized in inches, without touching pyplot's global state."""
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.03, compress=compress)
-    figure = Figure(figsize=(columns * panel[0], rows * panel[1]), dpi=DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color(_SOFT)
-        ax.grid(color=_GRID, linewidth=0.6)
-        ax.set_axisbelow(True)
-        ax.tick_params(which="both", labelsize=_TEXT_SIZE, colors=_INK, length=2)
-        for label in (ax.xaxis.label, ax.yaxis.label):
-            label.set(fontsize=_TEXT_SIZE, color=_INK)
-    return figure, axes
-
-
-def _title(ax: Axes, text: str) -> None:
-    """Head a panel from its left edge."""
-    ax.set_title(text, loc="left", fontsize=_TITLE_SIZE, color=_INK, fontweight="bold")
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write the figure, without its empty panels, as a PNG that depends on the report alone."""
-    for ax in figure.axes:
-        if not ax.has_data():
-            ax.remove()
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None})
-    return target

@@ -162,14 +162,9 @@ def _remove_empty_folders(folder: Path) -> None:
             path.rmdir()
 
 
-def _prepare(task: Task, method: str, announce: bool) -> _Run:
-    """Everything of a method's training that can be refused, so that no other method is trained in vain."""
-    config = copy.copy(task.config)
-    if method != config.method:  # the weights that were given are those of the main method
-        config.method, config.layer_weight, config.task_weight = method, None, None
-    config.push_to_hub = False  # the finished student is pushed once, by `distill`
-    config.output_dir = str(task.folder / RUNS_FOLDER / method)
-    set_seed(config.seed)  # every method starts from the same student
+def build_trainer(task: Task, config: SubDistillConfig) -> tuple[SubDistillTrainer, LoadedModel]:
+    """The trainer of one method, and its student; the same student for a seed, whatever the method."""
+    set_seed(config.seed)
     student = build_student(
         task.options.student, task.data.subtask.names, task.teacher.processor, task.options.trust_remote_code
     )
@@ -186,6 +181,17 @@ def _prepare(task: Task, method: str, announce: bool) -> _Run:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    return trainer, student
+
+
+def _prepare(task: Task, method: str, announce: bool) -> _Run:
+    """Everything of a method's training that can be refused, so that no other method is trained in vain."""
+    config = copy.copy(task.config)
+    if method != config.method:  # the weights that were given are those of the main method
+        config.method, config.layer_weight, config.task_weight = method, None, None
+    config.push_to_hub = False  # the finished student is pushed once, by `distill`
+    config.output_dir = str(task.folder / RUNS_FOLDER / method)
+    trainer, student = build_trainer(task, config)
     if not config.disable_tqdm:
         trainer.add_callback(MethodProgress(method))
     if announce and trainer.pairs:

@@ -1,0 +1,92 @@
+"""The `benchmark` command: tune, train what is missing, tell."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+
+from subdistill_hf.benchmark.config import Benchmark, BenchmarkError, Options, read_benchmark
+from subdistill_hf.benchmark.jobs import Job, Row, Setting, final_jobs, tune, untuned_jobs
+from subdistill_hf.benchmark.plots import plot_benchmark
+from subdistill_hf.benchmark.statistics import compare
+from subdistill_hf.benchmark.store import Results
+from subdistill_hf.benchmark.tables import markdown, write_table
+from subdistill_hf.benchmark.training import check, train_job
+from subdistill_hf.benchmark.workers import run_jobs
+from subdistill_hf.options import BenchmarkOptions
+
+RUNS_FILE = "runs.jsonl"
+TABLE_FILE = "results.csv"
+CHOSEN_FILE = "chosen.yaml"
+REPORT_FILE = "README.md"
+
+
+def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "subdistill benchmark") -> Path:
+    """Run what is missing of a grid, and write the results; a run that is finished is never repeated.
+
+    The folder gets `runs.jsonl` (every run, as it ends), `results.csv` (the final runs), `chosen.yaml` (the tuned
+    hyper-parameters), `README.md` (the tables) and plots.
+
+    Args:
+        config: the YAML file, see `Benchmark`.
+        options: the folder, and how many processes.
+        command: how to make it again, for the report.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SubDistillError: for a file or options that do not fit, before anything is trained.
+    """
+    grid = read_benchmark(config)
+    folder = Path(options.output_dir or f"benchmark-{Path(config).stem}")
+    if folder.is_file():
+        raise BenchmarkError(f"output_dir={str(folder)!r} is a file: expected a folder")
+    if options.workers is not None and options.workers < 0:
+        raise BenchmarkError(f"workers={options.workers}: expected at least 0")
+    check(untuned_jobs(grid))
+    results = Results(folder / RUNS_FILE)
+    gpus = torch.cuda.device_count()
+    workers = options.workers if options.workers is not None else (gpus or torch.multiprocessing.cpu_count())
+
+    def run_all(jobs: Sequence[Job]) -> list[Row]:
+        missing = {job.key: job for job in jobs if job.key not in results.rows}
+        if missing:
+            print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are done; {max(workers, 1)} at a time", flush=True)
+        for number, (job, row) in enumerate(run_jobs(list(missing.values()), train_job, workers, gpus), start=1):
+            results.add(row)
+            print(f"[{number}/{len(missing)}] {job}: {_told(row)}", flush=True)
+        return [{**results.rows[job.key], **job.described()} for job in jobs]
+
+    chosen = tune(grid, run_all)
+    _write_chosen(chosen, folder / CHOSEN_FILE)
+    rows = run_all(final_jobs(grid, chosen))
+    _report(grid, rows, chosen, folder, command)
+    return folder
+
+
+def _write_chosen(chosen: Mapping[Setting, Options], path: Path) -> None:
+    entries = [{**asdict(setting), "options": options} for setting, options in chosen.items()]
+    path.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
+
+
+def _report(grid: Benchmark, rows: list[Row], chosen: Mapping[Setting, Options], folder: Path, command: str) -> None:
+    write_table(rows, folder / TABLE_FILE)
+    comparisons = compare(rows, list(grid.methods))
+    drawn = plot_benchmark(grid, comparisons, folder)
+    machines = sorted({row["machine"] for row in rows if "machine" in row})
+    today = datetime.date.today().isoformat()
+    text = markdown(grid, comparisons, chosen, machines, command, today, [path.name for path in drawn])
+    (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+    print(f"\n{text}\nThe results are in {folder}")
+
+
+def _told(row: Row) -> str:
+    if row.get("error"):
+        return str(row["error"])
+    return f"validation {100 * row['validation']:.1f}, test {100 * row['test']:.1f} ({row['seconds']:.0f} s)"

@@ -1,0 +1,247 @@
+"""Read a benchmark's YAML file, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.methods import METHODS
+
+Options = dict[str, Any]
+WEIGHT_FACTOR = "layer_weight_factor"
+SCIENTIFIC = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+
+
+class BenchmarkError(SubDistillError):
+    """A benchmark file that cannot be read, or runs that cannot be made of it."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the hyper-parameters of each method are chosen, on validation images.
+
+    Attributes:
+        stages: each a mapping from whom it is for to the trials: a list of options, or lists of values whose every
+            combination is tried. Whom: the name of a method in the file, what it is (`fitnet`), `layer` for methods
+            with layer losses, `logit` for those without, or `all`; the first of these that is there counts. A stage
+            starts from the best of the stage before, and `{}` is that best itself.
+        subtasks: name to classes, other than the final ones; without them, each final subtask is tuned by itself.
+        seeds: of the tuning runs.
+        train_images: the size at which all sizes are tuned; without it, each is tuned by itself.
+        student: the student with which all students are tuned; without it, each is tuned by itself.
+    """
+
+    stages: Sequence[Mapping[str, Any]]
+    subtasks: Mapping[str, list[str]]
+    seeds: Sequence[int]
+    train_images: float | None = None
+    student: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A grid of runs: methods x subtasks x training images x seeds x students.
+
+    Attributes:
+        name: the heading of the table.
+        methods: name in the table to options, of which `method` says what it is (by default the name itself).
+        subtasks: name to classes, as `--classes` takes them.
+        students: recipes, folders or ids, as `--student` takes them.
+        train_images: training images a class, or, below 1, shares of them.
+        seeds: of everything random in a run.
+        task: teacher, dataset and augmentation: the options of `subdistill distill` that say what to distil.
+        training: options and training arguments that all runs share.
+        validation_images: validation images a class, beside the training images; without it, `validation_fraction` of
+            the training images is held out.
+        reference: the method that others are compared with.
+        tuning: how hyper-parameters are chosen; without it each method has those of its options.
+    """
+
+    name: str
+    methods: Mapping[str, Options]
+    subtasks: Mapping[str, list[str]]
+    students: Sequence[str]
+    train_images: Sequence[float]
+    seeds: Sequence[int]
+    task: Options
+    training: Options
+    validation_images: int | None = None
+    reference: str = "kd"
+    tuning: Tuning | None = None
+
+    def kind(self, method: str) -> str:
+        """What a method of the table is: a key of `METHODS`."""
+        return str(self.methods[method].get("method", method))
+
+    def trials(self, stage: Mapping[str, Any], method: str) -> list[Options]:
+        """The options that a stage tries for a method.
+
+        Raises:
+            BenchmarkError: when the stage has nothing for it.
+        """
+        kind = self.kind(method)
+        family = "logit" if METHODS[kind].layer_weight is None else "layer"
+        for key in (method, kind, family, "all"):
+            if key in stage:
+                return _combinations(stage[key])
+        raise BenchmarkError(
+            f"a stage of tuning has trials for {', '.join(stage)} but none for {method!r}: name it, or give {kind!r}, "
+            f"{family!r} or 'all'"
+        )
+
+
+def read_benchmark(path: str | Path) -> Benchmark:
+    """Read and check a benchmark's YAML file.
+
+    Raises:
+        BenchmarkError: naming the file, the entry and what was expected.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchmarkError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise BenchmarkError(f"{path} is not YAML: {error}") from error
+    try:
+        return _benchmark(content)
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{path}: {error}") from error
+
+
+def _benchmark(content: Any) -> Benchmark:
+    entries = _entries(content, "the file")
+    _refuse_unknown(entries, [field.name for field in fields(Benchmark)], "entry")
+    for name in ("methods", "subtasks", "students", "train_images", "seeds"):
+        if not entries.get(name):
+            raise BenchmarkError(f"{name} is missing or empty")
+    benchmark = Benchmark(
+        name=str(entries.get("name", "benchmark")),
+        methods=_methods(entries["methods"]),
+        subtasks=_subtasks(entries["subtasks"], "subtasks"),
+        students=[str(student) for student in _list(entries["students"])],
+        train_images=[_size(size) for size in _list(entries["train_images"])],
+        seeds=[_whole(seed, "seeds") for seed in _list(entries["seeds"])],
+        task=_mapping(entries.get("task", {}), "task"),
+        training=_mapping(entries.get("training", {}), "training"),
+        validation_images=None
+        if entries.get("validation_images") is None
+        else _whole(entries["validation_images"], "validation_images"),
+        reference=str(entries.get("reference", "kd")),
+        tuning=None if entries.get("tuning") is None else _tuning(entries["tuning"]),
+    )
+    if benchmark.reference not in benchmark.methods:
+        raise BenchmarkError(
+            f"reference is {benchmark.reference!r}: expected one of the methods, {', '.join(benchmark.methods)}"
+        )
+    if benchmark.validation_images is not None and any(size < 1 for size in benchmark.train_images):
+        raise BenchmarkError("validation_images needs train_images in whole numbers, not shares")
+    if benchmark.tuning is not None:
+        _check_tuning(benchmark, benchmark.tuning)
+    return benchmark
+
+
+def _check_tuning(benchmark: Benchmark, tuning: Tuning) -> None:
+    """Every method gets as many trials, on subtasks that are not the final ones."""
+    for number, stage in enumerate(tuning.stages, start=1):
+        counts = {method: len(benchmark.trials(stage, method)) for method in benchmark.methods}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{method} {count}" for method, count in counts.items())
+            raise BenchmarkError(f"stage {number} of tuning is not the same number of trials for all methods: {told}")
+    final = {tuple(classes): name for name, classes in benchmark.subtasks.items()}
+    for name, classes in tuning.subtasks.items():
+        if tuple(classes) in final or name in benchmark.subtasks:
+            raise BenchmarkError(f"{name!r} is among the tuning subtasks and the final ones: expected others")
+
+
+def _tuning(content: Any) -> Tuning:
+    entries = _entries(content, "tuning")
+    _refuse_unknown(entries, [field.name for field in fields(Tuning)], "entry of tuning")
+    if not entries.get("stages"):
+        raise BenchmarkError("tuning has no stages")
+    size = entries.get("train_images")
+    student = entries.get("student")
+    return Tuning(
+        stages=[_mapping(stage, "a stage of tuning") for stage in _list(entries["stages"])],
+        subtasks=_subtasks(entries.get("subtasks") or {}, "subtasks of tuning"),
+        seeds=[_whole(seed, "seeds of tuning") for seed in _list(entries.get("seeds", [0]))],
+        train_images=None if size is None else _size(size),
+        student=None if student is None else str(student),
+    )
+
+
+def _methods(content: Any) -> dict[str, Options]:
+    if isinstance(content, list):
+        content = {str(name): {} for name in content}
+    methods = {}
+    for name, options in _mapping(content, "methods").items():
+        methods[name] = _mapping(options or {}, f"method {name!r}")
+        kind = methods[name].get("method", name)
+        if kind not in METHODS:
+            raise BenchmarkError(f"method {name!r} is {kind!r}: expected `method:` to be one of {', '.join(METHODS)}")
+    return methods
+
+
+def _subtasks(content: Any, where: str) -> dict[str, list[str]]:
+    """Name to classes; an entry of a list is its own name, `superclass:` and `subtask:` apart."""
+    if isinstance(content, list):
+        content = {str(entry).rpartition(":")[2]: entry for entry in content}
+    return {name: [str(one) for one in _list(classes)] for name, classes in _entries(content, where).items()}
+
+
+def _combinations(trials: Any) -> list[Options]:
+    if isinstance(trials, Mapping):
+        values = [_list(value) for value in trials.values()]
+        return [dict(zip(trials, chosen, strict=True)) for chosen in itertools.product(*values)]
+    return [_mapping(trial or {}, "a trial of tuning") for trial in _list(trials)]
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    return {name: _number(value) for name, value in _entries(content, where).items()}
+
+
+def _entries(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        raise BenchmarkError(f"{where} is {content!r}: expected names with values")
+    return {str(name): value for name, value in content.items()}
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as text."""
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _number(one) for name, one in value.items()}
+    return float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
+
+
+def _list(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [content]
+
+
+def _whole(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BenchmarkError(f"{where} has {value!r}: expected whole numbers")
+    return value
+
+
+def _size(value: Any) -> float:
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    if not valid or (value > 1 and value != int(value)):
+        raise BenchmarkError(f"train_images has {value!r}: expected numbers of images a class, or shares below 1")
+    return int(value) if value > 1 or isinstance(value, int) else float(value)
+
+
+def _refuse_unknown(entries: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    for name in entries:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"
+            raise BenchmarkError(f"{name!r} is no {what}; {hint}")

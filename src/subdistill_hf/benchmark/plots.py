@@ -1,0 +1,157 @@
+"""The figures of a benchmark: accuracy against training images, paired differences, cost against accuracy."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from subdistill_hf.benchmark.config import Benchmark
+from subdistill_hf.benchmark.statistics import Comparison
+from subdistill_hf.benchmark.tables import images_in_words, label_of
+from subdistill_hf.drawing import (
+    CURVE_PANEL,
+    INK,
+    METHOD_COLOURS,
+    PERCENT,
+    SOFT,
+    TEXT_SIZE,
+    VARIANT_COLOURS,
+    figure_of_panels,
+    label_ends,
+    save_figure,
+    set_heading,
+)
+
+MARKERS: Final = "osD^vP*X"
+LINE: Final = 0.28  # inches a method
+
+
+def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
+    """Draw every figure that there is data for.
+
+    Args:
+        benchmark: the grid.
+        comparisons: what its final runs say.
+        folder: where the files go.
+
+    Returns:
+        The files written.
+    """
+    found = [comparison for comparison in comparisons if comparison.blocks]
+    if not found:
+        return []
+    colours = _colours(benchmark)
+    drawn = [
+        _plot_differences(benchmark, found, colours, folder / "paired_differences.png"),
+        _plot_costs(benchmark, found, colours, folder / "cost_against_accuracy.png"),
+    ]
+    if len({comparison.train_images for comparison in found}) > 1:
+        path = folder / "accuracy_against_training_images.png"
+        drawn.insert(0, _plot_accuracies(benchmark, found, colours, path))
+    return drawn
+
+
+def _colours(benchmark: Benchmark) -> dict[str, str]:
+    """One colour a method: its own for the first of a kind, others for its variants."""
+    others = cycle(VARIANT_COLOURS)
+    colours: dict[str, str] = {}
+    for method in benchmark.methods:
+        own = METHOD_COLOURS.get(benchmark.kind(method))
+        colours[method] = own if own is not None and own not in colours.values() else next(others)
+    return colours
+
+
+def _plot_accuracies(
+    benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path
+) -> Path:
+    """One panel a student: mean accuracy and standard error against training images."""
+    students = list(dict.fromkeys(comparison.student for comparison in comparisons))
+    figure, axes = figure_of_panels(len(students), 1, panel=(CURVE_PANEL[0] + 1.5, CURVE_PANEL[1] + 0.8))
+    for ax, student in zip(axes, students, strict=True):
+        of_student = sorted(
+            (comparison for comparison in comparisons if comparison.student == student),
+            key=lambda comparison: comparison.train_images,
+        )
+        sizes = np.array([comparison.train_images for comparison in of_student], dtype=np.float64)
+        places = np.arange(len(sizes), dtype=np.float64)
+        teacher = [statistics.mean(comparison.teacher) for comparison in of_student]
+        ax.plot(places, teacher, color=SOFT, linewidth=1, linestyle=":")
+        ends = [(places[-1], teacher[-1], "Teacher", SOFT)]
+        for method in benchmark.methods:
+            estimates = [comparison.accuracy(method) for comparison in of_student]
+            means = [estimate.mean for estimate in estimates]
+            errors = np.nan_to_num([estimate.error for estimate in estimates])
+            ours = benchmark.kind(method) == "subdistill"
+            ax.errorbar(
+                places, means, errors, color=colours[method], linewidth=2.2 if ours else 1.3, marker="o", ms=3.5
+            )
+            ends.append((places[-1], means[-1], label_of(benchmark, method), colours[method]))
+        ax.yaxis.set_major_formatter(PERCENT)
+        set_heading(ax, f"Test accuracy, student {student}")
+        label_ends(ax, ends)
+        ax.set_xticks(places, [f"{100 * size:g} %" if size < 1 else f"{size:g}" for size in sizes])
+        ax.set_xlabel("training images" if sizes[0] < 1 else "training images a class")
+    return save_figure(figure, path)
+
+
+def _plot_differences(
+    benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path
+) -> Path:
+    """One panel a student and size: difference of each method to the reference, with its interval and every run."""
+    methods = [method for method in benchmark.methods if method != benchmark.reference]
+    columns = min(2, len(comparisons))
+    height = 0.9 + LINE * len(methods)
+    figure, axes = figure_of_panels(-(-len(comparisons) // columns), columns, panel=(5.6, height))
+    for ax, comparison in zip(axes, comparisons, strict=False):
+        for place, method in enumerate(reversed(methods)):
+            estimate = comparison.difference(method, benchmark.reference)
+            pairs = zip(comparison.accuracies[method], comparison.accuracies[benchmark.reference], strict=True)
+            every = [ours - theirs for ours, theirs in pairs]
+            ax.scatter(every, [place] * len(every), s=7, color=colours[method], alpha=0.35, linewidths=0)
+            interval = float(np.nan_to_num(estimate.interval))
+            ax.errorbar(estimate.mean, place, xerr=interval, color=colours[method], marker="o", ms=5, capsize=2)
+        ax.axvline(0, color=SOFT, linewidth=1)
+        ax.set_yticks(range(len(methods)), [label_of(benchmark, method) for method in reversed(methods)])
+        ax.xaxis.set_major_formatter(PERCENT)
+        ax.margins(y=0.08)
+        _two_lines(ax, f"Difference to {label_of(benchmark, benchmark.reference)}", comparison)
+    return save_figure(figure, path)
+
+
+def _plot_costs(benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path) -> Path:
+    """One panel a student and size: mean accuracy against the median seconds of training."""
+    columns = min(2, len(comparisons))
+    figure, axes = figure_of_panels(-(-len(comparisons) // columns), columns, panel=(5.6, 3.6))
+    for ax, comparison in zip(axes, comparisons, strict=False):
+        ends = []
+        for method, marker in zip(benchmark.methods, cycle(MARKERS), strict=False):
+            seconds, estimate = statistics.median(comparison.seconds[method]), comparison.accuracy(method)
+            error = float(np.nan_to_num(estimate.error))
+            ax.errorbar(seconds, estimate.mean, yerr=error, color=colours[method], marker=marker, markersize=5)
+            ends.append((seconds, estimate.mean, label_of(benchmark, method), colours[method]))
+        ax.yaxis.set_major_formatter(PERCENT)
+        _two_lines(ax, "Test accuracy against training time", comparison)
+        label_ends(ax, ends)
+        ax.margins(x=0.08)
+        ax.autoscale(axis="x")
+        ax.set_xlabel("median seconds of training")
+    return save_figure(figure, path)
+
+
+def _two_lines(ax: Axes, heading: str, comparison: Comparison) -> None:
+    """A heading, and under it which runs."""
+    set_heading(ax, f"{heading}\n")
+    ax.text(
+        0,
+        1.02,
+        f"{images_in_words(comparison.train_images)}, student {comparison.student}",
+        transform=ax.transAxes,
+        fontsize=TEXT_SIZE,
+        color=INK,
+    )

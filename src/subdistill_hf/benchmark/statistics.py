@@ -1,0 +1,123 @@
+"""What the final runs say: means, paired differences with their intervals, and ranks."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.stats import rankdata, t
+
+from subdistill_hf.benchmark.jobs import Row
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its uncertainty.
+
+    Attributes:
+        mean: of the values.
+        error: its standard error; NaN for one value.
+        interval: half the width of its 95 % confidence interval (Student's t); NaN for one value.
+        count: number of values.
+    """
+
+    mean: float
+    error: float
+    interval: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """The estimate from independent values, at least one."""
+        count = len(values)
+        error = statistics.stdev(values) / math.sqrt(count) if count > 1 else math.nan
+        quantile = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) if count > 1 else math.nan
+        return cls(statistics.mean(values), error, quantile * error, count)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods with one student at one number of training images.
+
+    Attributes:
+        student: the student's recipe.
+        train_images: training images a class, or a share of them.
+        accuracies: method to test accuracy of each block, in the blocks' order.
+        seconds: method to training time of each block.
+        teacher: the teacher's accuracy of each block.
+        blocks: subtask and seed of the runs that all methods have finished.
+        planned: number of blocks in the grid.
+        failed: method to number of runs that ended in a loss that was not finite.
+    """
+
+    student: str
+    train_images: float
+    accuracies: Mapping[str, Sequence[float]]
+    seconds: Mapping[str, Sequence[float]]
+    teacher: Sequence[float]
+    blocks: Sequence[tuple[str, int]]
+    planned: int
+    failed: Mapping[str, int]
+
+    def accuracy(self, method: str) -> Estimate:
+        """Of a method, over all blocks."""
+        return Estimate.of(self.accuracies[method])
+
+    def difference(self, method: str, reference: str) -> Estimate:
+        """Of a method to another, paired by subtask and seed."""
+        pairs = zip(self.accuracies[method], self.accuracies[reference], strict=True)
+        return Estimate.of([ours - theirs for ours, theirs in pairs])
+
+    def mean_ranks(self) -> dict[str, float]:
+        """Each method's rank among all, 1 for the best, averaged over the blocks; ties share theirs."""
+        ranks = [rankdata([-value for value in block]) for block in zip(*self.accuracies.values(), strict=True)]
+        columns = [[float(rank) for rank in column] for column in zip(*ranks, strict=True)]
+        return dict(zip(self.accuracies, map(statistics.mean, columns), strict=True))
+
+    def by_subtask(self, method: str) -> dict[str, float]:
+        """Mean accuracy of a method on each subtask."""
+        found: dict[str, list[float]] = {}
+        for (subtask, _), value in zip(self.blocks, self.accuracies[method], strict=True):
+            found.setdefault(subtask, []).append(value)
+        return {subtask: statistics.mean(values) for subtask, values in found.items()}
+
+
+def compare(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
+    """Group final rows by student and training images, and keep the blocks that all methods have finished.
+
+    Args:
+        rows: of the final runs; those not finished yet are absent.
+        methods: the methods, in the table's order.
+    """
+    groups: dict[tuple[str, float], dict[tuple[str, int], dict[str, Row]]] = {}
+    for row in rows:
+        group = groups.setdefault((row["student"], row["train_images"]), {})
+        group.setdefault((row["subtask"], row["seed"]), {})[row["method"]] = row
+    comparisons = []
+    for (student, size), blocks in groups.items():
+        whole = {
+            block: found
+            for block, found in blocks.items()
+            if all(method in found and found[method]["test"] is not None for method in methods)
+        }
+        failed = {
+            method: sum(found.get(method, {}).get("error") is not None for found in blocks.values())
+            for method in methods
+        }
+        comparisons.append(
+            Comparison(
+                student=student,
+                train_images=size,
+                accuracies={method: [found[method]["test"] for found in whole.values()] for method in methods},
+                seconds={method: [found[method]["seconds"] for found in whole.values()] for method in methods},
+                teacher=[next(iter(found.values()))["teacher_test"] for found in whole.values()],
+                blocks=list(whole),
+                planned=len(blocks),
+                failed={method: count for method, count in failed.items() if count},
+            )
+        )
+    return comparisons

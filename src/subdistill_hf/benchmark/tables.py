@@ -1,0 +1,206 @@
+"""The results of a benchmark as Markdown and as one tidy table."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from subdistill_hf.benchmark.config import Benchmark, Options
+from subdistill_hf.benchmark.jobs import Row, Setting
+from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison, Estimate
+from subdistill_hf.methods import METHODS
+from subdistill_hf.wording import markdown_table, table_cell
+
+COLUMNS = (
+    "method",
+    "subtask",
+    "student",
+    "train_images",
+    "seed",
+    "test",
+    "validation",
+    "teacher_test",
+    "test_agreement",
+    "seconds",
+    "steps",
+    "images",
+    "parameters",
+    "tuned",
+    "machine",
+    "error",
+    "key",
+)
+
+
+def images_in_words(size: float) -> str:
+    """A number of training images a class, or a share of them."""
+    return f"{100 * size:g} % of the training images" if isinstance(size, float) else f"{size} training images a class"
+
+
+def label_of(benchmark: Benchmark, method: str) -> str:
+    """What readers call a method: the label of the method that it is, or the name that the file gives it."""
+    return METHODS[method].label if method in METHODS else method
+
+
+def write_table(rows: Sequence[Row], path: Path) -> None:
+    """Write one line a final run, `COLUMNS` in order."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "tuned": options_in_words(row["tuned"])})
+
+
+def options_in_words(options: Options) -> str:
+    """Options as `name value, name value`."""
+    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in options.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def markdown(
+    benchmark: Benchmark,
+    comparisons: Sequence[Comparison],
+    chosen: Mapping[Setting, Options],
+    machines: Sequence[str],
+    command: str,
+    date: str,
+    plots: Sequence[str] = (),
+) -> str:
+    """The whole report.
+
+    Args:
+        benchmark: the grid.
+        comparisons: what the final runs say.
+        chosen: the tuned hyper-parameters.
+        machines: where the runs were trained.
+        command: how to make it again.
+        date: of the report.
+        plots: file names of the plots.
+    """
+    lines = [
+        f"# {benchmark.name}",
+        "",
+        f"Made by `{command}` on {date}; trained on {'; '.join(machines) or 'nothing yet'}.",
+        "",
+        _protocol(benchmark),
+        "",
+    ]
+    lines += [f"![{Path(name).stem.replace('_', ' ')}]({name})\n" for name in plots]
+    for comparison in comparisons:
+        lines += _section(benchmark, comparison)
+    if chosen:
+        table = markdown_table(_chosen_rows(benchmark, chosen))
+        lines += ["## Hyper-parameters chosen on validation images", "", table, ""]
+    return "\n".join(lines)
+
+
+def _protocol(benchmark: Benchmark) -> str:
+    """In words: what was tuned where, and what the figures are."""
+    subtasks = ", ".join(benchmark.subtasks)
+    text = f"Final subtasks: {subtasks}. Seeds: {', '.join(map(str, benchmark.seeds))}."
+    tuning = benchmark.tuning
+    if tuning is None:
+        return f"{text} Nothing was tuned: each method has the options of the file."
+    trials = [len(benchmark.trials(stage, next(iter(benchmark.methods)))) for stage in tuning.stages]
+    where = (
+        f"of other subtasks ({', '.join(tuning.subtasks)})" if tuning.subtasks else "of each final subtask by itself"
+    )
+    count = " then ".join(map(str, trials))
+    return f"{text} Every method had the same number of trials ({count}), judged on validation images {where}."
+
+
+def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
+    heading = f"## {images_in_words(comparison.train_images)}, student `{comparison.student}`"
+    if not comparison.blocks:
+        return [heading, "", "No subtask and seed is finished with all methods yet.", ""]
+    subtasks = list(dict.fromkeys(subtask for subtask, _ in comparison.blocks))
+    ranks = comparison.mean_ranks()
+    rows: list[dict[str, str | None]] = [_teacher_row(comparison, subtasks)]
+    for method in benchmark.methods:
+        of_subtask = comparison.by_subtask(method)
+        difference = comparison.difference(method, benchmark.reference)
+        rows.append(
+            {
+                "method": table_cell(label_of(benchmark, method)),
+                "accuracy": _with_error(comparison.accuracy(method)),
+                "difference": None if method == benchmark.reference else _with_interval(difference),
+                "mean rank": f"{ranks[method]:.2f}",
+                "seconds": f"{statistics.median(comparison.seconds[method]):.1f}",
+                **{table_cell(subtask): f"{100 * of_subtask[subtask]:.1f}" for subtask in subtasks},
+            }
+        )
+    runs = f"{len(comparison.blocks)} of {comparison.planned} runs a method (subtasks x seeds)"
+    note = (
+        f"Test accuracy in %, mean ± standard error over {runs}; difference to "
+        f"{label_of(benchmark, benchmark.reference)}, paired by run, with its {100 * CONFIDENCE:.0f} % confidence "
+        "interval; rank among the methods of a run, 1 the best; median seconds of training."
+    )
+    if comparison.failed:
+        told = ", ".join(f"{label_of(benchmark, method)} {count}" for method, count in comparison.failed.items())
+        note += f" Runs that ended in a loss that was not finite, and are left out for all methods: {told}."
+    return [heading, "", note, "", markdown_table(rows), "", *_best_layer_methods(benchmark, comparison)]
+
+
+def _teacher_row(comparison: Comparison, subtasks: Sequence[str]) -> dict[str, str | None]:
+    by_subtask: dict[str, list[float]] = {subtask: [] for subtask in subtasks}
+    for (subtask, _), value in zip(comparison.blocks, comparison.teacher, strict=True):
+        by_subtask[subtask].append(value)
+    return {
+        "method": "Teacher",
+        "accuracy": f"{100 * statistics.mean(comparison.teacher):.1f}",
+        "difference": None,
+        "mean rank": None,
+        "seconds": None,
+        **{table_cell(subtask): f"{100 * statistics.mean(values):.1f}" for subtask, values in by_subtask.items()},
+    }
+
+
+def _best_layer_methods(benchmark: Benchmark, comparison: Comparison) -> list[str]:
+    """SubDistill against the best of the other layer methods, where both are there."""
+    ours = [method for method in benchmark.methods if benchmark.kind(method) == "subdistill"]
+    others = [
+        method
+        for method in benchmark.methods
+        if METHODS[benchmark.kind(method)].layer_weight is not None and method not in ours
+    ]
+    if not ours or not others:
+        return []
+    best = max(others, key=lambda method: comparison.accuracy(method).mean)
+    lines = [
+        f"- {label_of(benchmark, method)} and the best of the other layer methods, {label_of(benchmark, best)}: "
+        f"{_with_interval(comparison.difference(method, best))} (standard error "
+        f"{_points(comparison.difference(method, best).error)})"
+        for method in ours
+    ]
+    return [*lines, ""]
+
+
+def _chosen_rows(benchmark: Benchmark, chosen: Mapping[Setting, Options]) -> list[dict[str, str | None]]:
+    return [
+        {
+            "method": table_cell(label_of(benchmark, setting.method)),
+            "student": f"`{setting.student}`" if len(benchmark.students) > 1 else None,
+            "training images": f"{setting.train_images:g}",
+            "subtask": setting.subtask,
+            "options": table_cell(options_in_words(options)) or None,
+        }
+        for setting, options in chosen.items()
+    ]
+
+
+def _points(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _with_error(estimate: Estimate) -> str:
+    return f"{100 * estimate.mean:.1f} ± {_points(estimate.error)}"
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if math.isnan(estimate.interval):
+        return f"{100 * estimate.mean:+.1f}"
+    low, high = estimate.mean - estimate.interval, estimate.mean + estimate.interval
+    return f"{100 * estimate.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

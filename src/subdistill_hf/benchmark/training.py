@@ -1,0 +1,113 @@
+"""One run of a benchmark: train a student, measure it on validation and test images."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from subdistill_hf.benchmark.config import BenchmarkError
+from subdistill_hf.benchmark.jobs import Job, Row
+from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.data import load_subtask
+from subdistill_hf.errors import NonFiniteLossError, SubDistillError
+from subdistill_hf.evaluation import Classifier, predict, processor_name, score
+from subdistill_hf.models import count_parameters
+from subdistill_hf.options import TaskOptions
+from subdistill_hf.run import build_trainer
+from subdistill_hf.task import load_task
+
+QUIET: dict[str, Any] = {
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_strategy": "no",
+    "save_strategy": "no",
+}
+
+
+def config_of(job: Job, folder: str) -> SubDistillConfig:
+    """The training arguments of a run; what the benchmark says of logging and saving counts."""
+    return SubDistillConfig(**{**QUIET, **job.training, "seed": job.seed, "output_dir": folder})
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """Refuse options that do not exist or do not fit, and subtasks without enough images, before anything is trained.
+
+    Raises:
+        BenchmarkError: naming the run.
+    """
+    for job in {_digest(job.training): job for job in jobs}.values():
+        try:
+            config_of(job, "unused")
+        except (TypeError, ValueError, SubDistillError) as error:
+            raise BenchmarkError(f"{job}: {error}") from error
+    largest = {_digest(job.task["classes"]): job for job in sorted(jobs, key=lambda job: job.train_images)}
+    for job in largest.values():
+        try:
+            data = load_subtask(TaskOptions(**job.task), job.seed)
+        except (TypeError, SubDistillError) as error:
+            raise BenchmarkError(f"{job}: {error}") from error
+        wanted = job.task.get("train_images_per_class", 0)
+        for output, name in enumerate(data.subtask.names):
+            labels = [*data.train[data.columns.label], *data.validation[data.columns.label]]
+            if (found := labels.count(output)) < wanted:
+                raise BenchmarkError(
+                    f"{job}: class {name!r} has {found} images: expected {wanted} to train and validate"
+                )
+
+
+def _digest(options: Any) -> str:
+    return json.dumps(options, sort_keys=True)
+
+
+def train_job(job: Job) -> Row:
+    """Train and measure; a loss that is not finite is a result too, without accuracies.
+
+    Returns:
+        `job.described()` with accuracies of student and teacher, agreement, seconds, steps and parameters.
+    """
+    _be_quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_of(job, folder)
+        task = load_task(TaskOptions(**job.task), config)
+        trainer, student = build_trainer(task, config)
+        try:
+            trained = trainer.train().metrics
+        except NonFiniteLossError as error:
+            return {**job.described(), "validation": None, "test": None, "error": str(error)}
+        seconds = round(trained["train_runtime"], 2)
+        row: Row = {
+            **job.described(),
+            "seconds": seconds,
+            "steps": trainer.state.global_step,
+        }
+        ours = Classifier(trainer.model, student.processor)
+        theirs = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
+        for split, images in (("validation", task.plain("validation")), ("test", task.test)):
+            teacher_logits = predict(theirs, images)
+            figures = score(predict(ours, images), images, task.data.subtask.names, teacher_logits)
+            row[split] = figures["accuracy"]
+            row[f"{split}_agreement"] = figures["teacher_agreement"]
+            row[f"teacher_{split}"] = score(teacher_logits, images, task.data.subtask.names, None)["accuracy"]
+        row["parameters"] = count_parameters(trainer.model)
+        row["images"] = len(task.data.train)
+        row["machine"] = machine()
+    return row
+
+
+@lru_cache(maxsize=1)
+def machine() -> str:
+    """Where a run was trained: the GPU or the CPU, and torch's version."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor_name()}, 1 thread a run"
+    return f"{name}, torch {torch.__version__.partition('+')[0]}"
+
+
+@lru_cache(maxsize=1)
+def _be_quiet() -> None:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

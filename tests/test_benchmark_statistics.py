@@ -1,0 +1,183 @@
+"""Means, intervals, paired differences and ranks; the table that tells them; the file that keeps the runs."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from subdistill_hf.benchmark.config import Benchmark, Tuning
+from subdistill_hf.benchmark.jobs import Setting
+from subdistill_hf.benchmark.plots import plot_benchmark
+from subdistill_hf.benchmark.statistics import Estimate, compare
+from subdistill_hf.benchmark.store import Results
+from subdistill_hf.benchmark.tables import COLUMNS, markdown, write_table
+
+METHODS = {"kd": {}, "fitnet": {}, "subdistill": {}, "PCA | basis": {"method": "subdistill"}}
+ACCURACIES = {  # a row a method, a column a block
+    "kd": [0.20, 0.30, 0.25, 0.35],
+    "fitnet": [0.50, 0.40, 0.55, 0.45],
+    "subdistill": [0.60, 0.60, 0.55, 0.65],
+    "PCA | basis": [0.60, 0.50, 0.65, 0.60],
+}
+BLOCKS = [("dice", 0), ("dice", 1), ("chess", 0), ("chess", 1)]
+
+
+def grid(**changes):
+    entries = {
+        "name": "Small grid",
+        "methods": METHODS,
+        "subtasks": {"dice": ["1"], "chess": ["2"]},
+        "students": ["small"],
+        "train_images": [10],
+        "seeds": [0, 1],
+        "task": {},
+        "training": {},
+    }
+    return Benchmark(**entries | changes)
+
+
+def rows(size=10, student="small"):
+    return [
+        {
+            "key": f"{method}-{subtask}-{seed}-{size}",
+            "method": method,
+            "subtask": subtask,
+            "student": student,
+            "train_images": size,
+            "seed": seed,
+            "tuned": {"learning_rate": 0.004, "max_steps": 7},
+            "test": accuracy,
+            "validation": accuracy,
+            "teacher_test": 0.9 if subtask == "dice" else 0.8,
+            "seconds": 1.5,
+            "machine": "a machine",
+        }
+        for method, accuracies in ACCURACIES.items()
+        for (subtask, seed), accuracy in zip(BLOCKS, accuracies, strict=True)
+    ]
+
+
+def test_an_estimate_is_students():
+    values = [0.2, 0.5, 0.3, 0.9]
+    estimate = Estimate.of(values)
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert estimate.mean == pytest.approx(np.mean(values))
+    assert estimate.error == pytest.approx(stats.sem(values))
+    assert (estimate.mean - estimate.interval, estimate.mean + estimate.interval) == pytest.approx((low, high))
+    lone = Estimate.of([0.4])
+    assert lone.mean == 0.4
+    assert math.isnan(lone.error)
+    assert math.isnan(lone.interval)
+
+
+def test_differences_are_paired_by_run():
+    (comparison,) = compare(rows(), list(METHODS))
+    difference = comparison.difference("subdistill", "kd")
+    result = stats.ttest_rel(ACCURACIES["subdistill"], ACCURACIES["kd"])
+    interval = result.confidence_interval(0.95)
+    assert difference.mean == pytest.approx(np.mean(ACCURACIES["subdistill"]) - np.mean(ACCURACIES["kd"]))
+    assert difference.mean - difference.interval == pytest.approx(interval.low)
+    assert difference.mean + difference.interval == pytest.approx(interval.high)
+
+
+def test_ranks_are_averaged_over_runs_and_ties_share_theirs():
+    (comparison,) = compare(rows(), list(METHODS))
+    ours, pca = (1.5 + 1 + 2.5 + 1) / 4, (1.5 + 2 + 1 + 2) / 4
+    expected = {"kd": 4.0, "fitnet": (3 + 3 + 2.5 + 3) / 4, "subdistill": ours, "PCA | basis": pca}
+    assert comparison.mean_ranks() == pytest.approx(expected)
+
+
+def test_only_runs_that_all_methods_have_finished_are_compared():
+    partial = [row for row in rows() if not (row["method"] == "fitnet" and row["subtask"] == "dice")]
+    failed = [row | {"test": None, "error": "NaN"} if row["key"] == "kd-chess-1-10" else row for row in partial]
+    (comparison,) = compare(failed, list(METHODS))
+    assert comparison.blocks == [("chess", 0)]
+    assert comparison.planned == 4
+    assert comparison.failed == {"kd": 1}
+    text = markdown(grid(), [comparison], {}, [], "make it", "2026-01-01")
+    assert "1 of 4 runs a method" in text
+    assert "left out for all methods: Logit distillation (KD) 1" in text
+    assert "| SubDistill | 55.0 ± unknown | +30.0 | " in text
+
+
+def test_each_student_and_size_is_compared_by_itself():
+    found = compare([*rows(), *rows(20), *rows(10, "large")], list(METHODS))
+    assert [(one.student, one.train_images) for one in found] == [("small", 10), ("small", 20), ("large", 10)]
+
+
+def test_the_table_says_what_was_measured_and_how():
+    chosen = {Setting("kd", "small", 10, None): {"learning_rate": 0.004, "temperature": 1}}
+    tuning = Tuning([{"all": [{}, {}]}, {"all": [{}]}], {"signs": ["3"]}, [0])
+    comparisons = compare(rows(), list(METHODS))
+    text = markdown(grid(tuning=tuning), comparisons, chosen, ["a machine"], "make it", "2026-01-01")
+    lines = text.splitlines()
+    assert lines[0] == "# Small grid"
+    assert "Made by `make it` on 2026-01-01; trained on a machine." in lines
+    assert "the same number of trials (2 then 1), judged on validation images of other subtasks (signs)" in text
+    assert "## 10 training images a class, student `small`" in lines
+    assert "| method | accuracy | difference | mean rank | seconds | dice | chess |" in lines
+    assert "| Teacher | 85.0 | – | – | – | 90.0 | 80.0 |" in lines  # noqa: RUF001
+    error = 100 * stats.sem(ACCURACIES["subdistill"])
+    (ours,) = [line for line in lines if line.startswith("| SubDistill |")]
+    assert ours.startswith(f"| SubDistill | 60.0 ± {error:.1f} | +32.5 (+")
+    assert ours.endswith("| 1.50 | 1.5 | 60.0 | 60.0 |")
+    assert any(line.startswith("| PCA \\| basis |") for line in lines)
+    assert "- SubDistill and the best of the other layer methods, FitNet: +12.5 (" in text
+    assert "| Logit distillation (KD) | 10 | learning_rate 0.004, temperature 1 |" in lines
+
+
+def test_an_unfinished_grid_says_so():
+    text = markdown(grid(), compare(rows()[:3], list(METHODS)), {}, [], "make it", "2026-01-01")
+    assert "No subtask and seed is finished with all methods yet." in text
+    assert "Nothing was tuned" in text
+
+
+def test_the_tidy_table_has_a_line_a_run(tmp_path):
+    write_table(rows(), tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert tuple(found[0]) == COLUMNS
+    assert len(found) == 16
+    assert [float(row["test"]) for row in found[:4]] == ACCURACIES["kd"]
+    assert found[0]["tuned"] == "learning_rate 0.004, max_steps 7"
+
+
+def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
+    one = compare(rows(), list(METHODS))
+    names = [path.name for path in plot_benchmark(grid(), one, tmp_path)]
+    assert names == ["paired_differences.png", "cost_against_accuracy.png"]
+    several = compare([*rows(), *rows(20)], list(METHODS))
+    names = [path.name for path in plot_benchmark(grid(train_images=[10, 20]), several, tmp_path)]
+    assert names[0] == "accuracy_against_training_images.png"
+    assert all((tmp_path / name).stat().st_size > 5000 for name in names)
+    assert plot_benchmark(grid(), compare(rows()[:3], list(METHODS)), tmp_path) == []
+
+
+# The file of runs
+
+
+def test_rows_are_found_again_and_a_line_that_was_cut_short_is_dropped(tmp_path):
+    path = tmp_path / "folder" / "runs.jsonl"
+    first = Results(path)
+    for row in rows()[:3]:
+        first.add(row)
+    assert Results(path).rows == first.rows
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rows()[3])[:40])
+    again = Results(path)
+    assert again.rows == first.rows
+    again.add(rows()[3])
+    assert list(Results(path).rows) == [row["key"] for row in rows()[:4]]
+    assert path.read_text(encoding="utf-8").count("\n") == 4
+
+
+@pytest.mark.parametrize("text", ["", '{"key": "a'])
+def test_a_file_without_a_whole_line_is_an_empty_one(tmp_path, text):
+    path = tmp_path / "runs.jsonl"
+    path.write_text(text, encoding="utf-8")
+    results = Results(path)
+    results.add({"key": "b"})
+    assert Results(path).rows == {"b": {"key": "b"}}
