@@ -156,13 +156,16 @@ class SubDistillTrainer(StudentOnHub):
         return len(dataset) if hasattr(dataset, "__len__") else None
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
-        """The parent's; a last batch of one image is left out where the student cannot be trained on it."""
+        """The parent's, with the teacher's targets where they are cached.
+
+        A last batch of one image is left out where the student cannot be trained on it.
+        """
         chosen, images = self.args.dataloader_drop_last, self._training_images
         # several processes complete their last batches
         alone = self.args.world_size == 1 and images is not None and images % self._train_batch_size == 1
         self.args.dataloader_drop_last = chosen or (self._norm_of_one_position is not None and alone)
         try:
-            loader: torch.utils.data.DataLoader[Any] = super().get_train_dataloader()
+            loader: torch.utils.data.DataLoader[Any] = self._loader_with_targets()
         finally:
             self.args.dataloader_drop_last = chosen
         return loader
@@ -385,8 +388,8 @@ class SubDistillTrainer(StudentOnHub):
             show=args.process_index == 0 and not args.disable_tqdm,
         )
 
-    def get_train_dataloader(self) -> Any:
-        """The parent's; with a teacher cache its batches carry the teacher's targets."""
+    def _loader_with_targets(self) -> Any:
+        """The parent's training batches; with a teacher cache they carry the teacher's targets."""
         cache = None if self.teaching is None else self.teaching.cache
         if cache is None:
             return super().get_train_dataloader()
