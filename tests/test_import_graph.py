@@ -26,7 +26,7 @@ CORE = {
 }
 CORE_HELPERS = {"errors", "tables"}  # of the standard library alone
 CORE_MAY_IMPORT = {"torch", "safetensors"}
-MAY_IMPORT_TRAINER = {"__init__", "cli", "run"}
+MAY_IMPORT_TRAINER = {"__init__", "adaptation", "cli", "run"}
 
 
 def module_name(path):

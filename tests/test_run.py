@@ -9,10 +9,10 @@ from helpers import NAMES, assert_equal_weights, config, save_teacher, weights_o
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.run import (
+    _build,
     _check_folder,
     _checkpoint,
     _methods,
-    _prepare,
     _remove_empty_folders,
     _resume_option,
 )
@@ -53,7 +53,7 @@ def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
 
 def test_every_method_starts_from_the_same_student_and_sees_the_same_views(inputs, tmp_path):
     task = load_task(options(inputs), config(tmp_path / "out", method="subdistill"))
-    runs = [_prepare(task, method, announce=False) for method in ("scratch", "kd", "subdistill")]
+    runs = [_build(task, method, announce=False) for method in ("scratch", "kd", "subdistill")]
     assert [len(run.trainer.pairs) for run in runs] == [0, 0, 3]
     assert [run.trainer.teaching is None for run in runs] == [True, False, False]
     first = runs[0]
@@ -75,8 +75,7 @@ def test_every_method_starts_from_the_same_student_and_sees_the_same_views(input
 def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
     task = load_task(options(inputs), config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5))
     weights = {
-        method: _prepare(task, method, announce=False).trainer.loss_weights
-        for method in ("kd", "fitnet", "subdistill")
+        method: _build(task, method, announce=False).trainer.loss_weights for method in ("kd", "fitnet", "subdistill")
     }
     assert weights == {
         "kd": {"task": 0.0, "kd": 1.0, "layer": 0.0},

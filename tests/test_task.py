@@ -7,7 +7,7 @@ from helpers import NAMES, config, save_teacher, write_image_folder
 from subdistill_hf.data import SubtaskData
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.options import TaskOptions
-from subdistill_hf.run import _prepare
+from subdistill_hf.run import _build
 from subdistill_hf.task import enough_epochs, load_task
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -37,7 +37,7 @@ def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
     assert task.data.subtask.names == (NAMES[2], NAMES[0])
     assert task.data.subtask.dataset_ids == (2, 0)  # folders in the order of their names
     assert task.data.subtask.teacher_ids == (12, 10)
-    run = _prepare(task, "kd", announce=False)
+    run = _build(task, "kd", announce=False)
     assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
     assert run.trainer.teaching.class_ids.tolist() == [12, 10]
 
@@ -60,7 +60,7 @@ def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side
         options(inputs, dataset=str(tmp_path / "images"), classes=list(NAMES[:2]), **given), config(tmp_path / "out")
     )
     assert (task.augmentation, task.flip) == expected
-    assert (task.views(_prepare(task, "scratch", False).student).flip) == expected[1]
+    assert (task.views(_build(task, "scratch", False).student).flip) == expected[1]
 
 
 def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):

@@ -128,7 +128,10 @@ def upload(folder: Path, destination: Destination) -> str:
         check_clean(files, folder)
         if CARD_FILE in files:
             card = files[CARD_FILE].decode("utf-8")
-            files[CARD_FILE] = card.replace(local_code(), hub_code(destination.repo, destination.revision)).encode()
+            for adapter in (False, True):
+                ours = hub_code(destination.repo, destination.revision, adapter)
+                card = card.replace(local_code(adapter), ours)
+            files[CARD_FILE] = card.encode()
         print(f"pushing {len(files)} files, {file_size(sum(map(len, files.values())))}, to {destination.repo}")
         commit = HfApi(token=destination.token).create_commit(
             destination.repo,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from subdistill_hf.card_adaptation import adaptation_facts, adaptation_note, lora_note
 from subdistill_hf.wording import (
     accuracy_with_error,
     binomial_error,
@@ -84,14 +85,15 @@ def render_card(
         label=method_label(published["method"]),
         title=_title(report),
         dataset=hub_link(report["dataset"]["name"], report["dataset"].get("hub_id"), "datasets/"),
-        teacher=hub_link(report["teacher"]["name"], report["teacher"].get("hub_id")),
+        teacher=hub_link(report["teacher"]["name"], report["teacher"].get("hub_id")) + adaptation_note(report),
         sizes=_sizes(report, published),
         standing=standing(report),
         results=markdown_table(_result_rows(report, published)),
         classes=markdown_table(_class_rows(report, published)),
         subspaces=markdown_table(_subspace_rows(report)),
         data_facts=_data_facts(report),
-        teacher_facts=_teacher_facts(report),
+        lora=lora_note(report),
+        teacher_facts=_teacher_facts(report) + adaptation_facts(report),
         exact=any(accuracy in (0, 1) for accuracy in published.get("per_class_accuracy", {}).values()),
         weakest=_weakest(published),
         plots=_plots(plots),

@@ -72,7 +72,36 @@ class DataOptions:
 
 
 @dataclass
-class TaskOptions(DataOptions):
+class AdaptationOptions:
+    """How a teacher that lacks the subtask's classes is fitted to their dataset."""
+
+    adapt_teacher: str = field(
+        default="no",
+        metadata={
+            "help": "What to do with a teacher that lacks the classes: refuse it (no), or fit it to the dataset "
+            "first, by a new head and low-rank changes of its body (lora), or a new head alone (head)."
+        },
+    )
+    adapt_classes: str = field(
+        default="subtask",
+        metadata={"help": "What the teacher is fitted to: the classes of the subtask, or all of the dataset's."},
+    )
+    adapt_target_modules: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Modules that get low-rank changes: names, ends of names, or regular expressions. By default the "
+            "linear maps of attention and MLPs, and 1x1 and 3x3 convolutions."
+        },
+    )
+    adapt_rank: int = field(default=8, metadata={"help": "Rank of the changes."})
+    adapt_epochs: float = field(
+        default=0.0, metadata={"help": "Passes over the images to fit the teacher; 0 takes enough."}
+    )
+    adapt_learning_rate: float = field(default=2e-3, metadata={"help": "Learning rate to fit the teacher."})
+
+
+@dataclass
+class TaskOptions(AdaptationOptions, DataOptions):
     """What to distil: teacher, student, dataset and classes."""
 
     teacher: str = field(
@@ -89,6 +118,18 @@ class TaskOptions(DataOptions):
             "convnext:widths=16-32-48-64, mobilenetv2:width=0.35, timm/NAME:width=0.5,image=64), or a pretrained one "
             "by its id on the Hub or its local folder. It gets one output per class of the subtask."
         },
+    )
+    student_lora: bool = field(
+        default=False,
+        metadata={"help": "Train low-rank changes and the head of a pretrained student, instead of all its weights."},
+    )
+    student_lora_rank: int = field(default=8, metadata={"help": "Rank of the student's changes."})
+    student_lora_target_modules: list[str] = field(
+        default_factory=list, metadata={"help": "The student's modules that get changes, as adapt_target_modules."}
+    )
+    student_lora_save: str = field(
+        default="merged",
+        metadata={"help": "Save the student as one plain model (merged), or as a PEFT adapter of its base (adapter)."},
     )
     augmentation: str = field(
         default="auto",

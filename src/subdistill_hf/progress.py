@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 
 class MethodProgress(ProgressCallback):
@@ -46,3 +46,11 @@ class MethodProgress(ProgressCallback):
                 self.shown[shown] = f"{float(logs[name]):.3f}"
         if self.training_bar is not None:
             self.training_bar.set_postfix(self.shown)
+
+
+def show_progress(trainer: Trainer, label: str | None) -> None:
+    """Give a trainer our bar in place of transformers' bar and prints; none without a label or with `disable_tqdm`."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if label is not None and not trainer.args.disable_tqdm:
+        trainer.add_callback(MethodProgress(label))

@@ -43,7 +43,7 @@ class TrainedStudent:
     """The student of one method after its training.
 
     Attributes:
-        model: the trained network.
+        model: the trained network; adapters are merged into it.
         student: what it was built as: its name and processor.
         pairs: the paired layers; none without an alignment.
         subspaces: of the teacher layers, by name.
@@ -83,12 +83,13 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
         "dataset": _described_dataset(task),
         "classes": list(task.data.subtask.names),
         "subtask": [str(entry) for entry in task.options.classes],
-        "teacher": _described_teacher(task.teacher),
+        "teacher": _described_teacher(task.teacher) | {"adaptation": task.adaptation},
         "student": {
             "recipe": published.student.name,
-            "model_class": type(published.student.model).__name__,
-            "parameters": count_parameters(published.student.model),
+            "model_class": type(published.model).__name__,
+            "parameters": count_parameters(published.model),
             "size_bytes": None,
+            "lora": None,
             "image_size": list(image_size_of(published.student.processor)),
         },
         "results": _results(task, trained),
@@ -153,6 +154,7 @@ def _described_teacher(teacher: LoadedModel) -> dict[str, Any]:
         "parameters": count_parameters(teacher.model),
         "license": teacher.license,
         "teacher_classes": len(teacher.labels),
+        "base": None if teacher.base is None else vars(teacher.base),
     }
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from peft import PeftModel
+from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging as transformers_logging
 
+from subdistill_hf.adaptation import Adaptation, adapt, announce_adaptation, plan_adaptation
+from subdistill_hf.adapters import merged
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.errors import PushError, SubDistillError
@@ -20,9 +24,10 @@ from subdistill_hf.hub import Destination, open_repository, repository_name, sig
 from subdistill_hf.methods import METHODS
 from subdistill_hf.models import LoadedModel
 from subdistill_hf.options import TaskOptions
-from subdistill_hf.progress import MethodProgress
+from subdistill_hf.progress import show_progress
 from subdistill_hf.report import TrainedStudent, build_report, results_table
 from subdistill_hf.student_folder import REPORT_FILE, write_student
+from subdistill_hf.student_lora import check_student_lora, described_lora, with_lora
 from subdistill_hf.students import build_student
 from subdistill_hf.task import Task, announce, load_task
 from subdistill_hf.trainer import SubDistillTrainer
@@ -43,7 +48,7 @@ class _Run:
         """What the report needs of it, after the training."""
         trainer = self.trainer
         return TrainedStudent(
-            trainer.model,
+            merged(copy.deepcopy(trainer.model)) if isinstance(trainer.model, PeftModel) else trainer.model,
             self.student,
             trainer.pairs,
             trainer.subspaces,
@@ -73,36 +78,57 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     """
     transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     methods = _methods(options, config)
+    check_student_lora(options)
     _check_folder(options, config)
     main = config.process_index == 0
     destination = _destination(options, config) if main and config.push_to_hub else None
     task = load_task(options, config)
-    if main:
-        announce(task)
     try:
-        runs = {method: _prepare(task, method, announce=main) for method in methods}
+        adaptation = _planned_adaptation(task)
+        task = task if adaptation is None else adaptation.task
+        if main:
+            announce(task)
+            print("" if adaptation is None else announce_adaptation(adaptation), end="")
+        runs = {method: _build(task, method, announce=main) for method in methods}
+        if adaptation is None:
+            _fit_subspaces(runs)
         if destination is not None:
             open_repository(destination)
     except SubDistillError:
         _remove_empty_folders(task.folder)
         raise
-    _push_checkpoints(config, destination, runs[config.method].trainer)
     if main and not _resume_option(config):
         _remove_old_run(task.folder)
+    if adaptation is not None:
+        task = adapt(adaptation, task.folder / RUNS_FOLDER)
+        runs = {method: _build(task, method, announce=False) for method in methods}
+        _fit_subspaces(runs)
+    _push_checkpoints(config, destination, runs[config.method].trainer)
     for run in runs.values():
         set_seed(config.seed)
         run.trainer.train(resume_from_checkpoint=run.checkpoint)
     if not main:
         return {}
-    report = build_report(task, {method: run.trained() for method, run in runs.items()}, command)
+    trained = {method: run.trained() for method, run in runs.items()}
+    report = build_report(task, trained, command)
     published = runs[config.method]
+    model: Any = trained[config.method].model
+    if isinstance(published.trainer.model, PeftModel):
+        report["student"]["lora"] = described_lora(published.trainer.model, options)
+        model = published.trainer.model if options.student_lora_save == "adapter" else model
     example = task.data.test[0][task.data.columns.image]
-    write_student(task.folder, published.trainer.model, published.student.processor, example, report)
+    write_student(task.folder, model, published.student.processor, example, report)
     print(results_table(report))
     print(f"\nThe student is in {task.folder}; its card is {task.folder / 'README.md'}")
     if destination is not None:
         print(upload(task.folder, destination))
     return report
+
+
+def _fit_subspaces(runs: Mapping[str, _Run]) -> None:
+    """What needs the teacher that will teach, and may still be refused: its subspaces, and checkpoints of another."""
+    for run in runs.values():
+        run.trainer.prepare_distillation(run.checkpoint)
 
 
 def _methods(options: TaskOptions, config: SubDistillConfig) -> list[str]:
@@ -162,14 +188,22 @@ def _remove_empty_folders(folder: Path) -> None:
             path.rmdir()
 
 
-def build_trainer(task: Task, config: SubDistillConfig) -> tuple[SubDistillTrainer, LoadedModel]:
-    """The trainer of one method, and its student; the same student for a seed, whatever the method."""
+def build_trainer(
+    task: Task, config: SubDistillConfig, label: str | None = None
+) -> tuple[SubDistillTrainer, LoadedModel]:
+    """The trainer of one method, and its student; the same student for a seed, whatever the method.
+
+    Args:
+        task: what all methods share.
+        config: of the method.
+        label: of its progress bar; without one there is no bar.
+    """
     set_seed(config.seed)
     student = build_student(
         task.options.student, task.data.subtask.names, task.teacher.processor, task.options.trust_remote_code
     )
     trainer = SubDistillTrainer(
-        student.model,
+        with_lora(student, task.options) if task.options.student_lora else student.model,
         config,
         teacher=task.teacher.model,
         teacher_class_ids=task.data.subtask.teacher_ids,
@@ -179,26 +213,28 @@ def build_trainer(task: Task, config: SubDistillConfig) -> tuple[SubDistillTrain
         data_collator=ViewCollator(student.processor, task.teacher.processor),
         processing_class=student.processor,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
+    show_progress(trainer, label)
     return trainer, student
 
 
-def _prepare(task: Task, method: str, announce: bool) -> _Run:
-    """Everything of a method's training that can be refused, so that no other method is trained in vain."""
+def _planned_adaptation(task: Task) -> Adaptation | None:
+    """How the teacher is to be adapted, if it lacks the classes."""
+    if not task.lacks_classes:
+        return None
+    return plan_adaptation(task, task.folder / RUNS_FOLDER, bool(_resume_option(task.config)))
+
+
+def _build(task: Task, method: str, announce: bool) -> _Run:
+    """The training of a method: models, layers and images that do not fit are refused here."""
     config = copy.copy(task.config)
     if method != config.method:  # the weights that were given are those of the main method
         config.method, config.layer_weight, config.task_weight = method, None, None
     config.push_to_hub = False  # the finished student is pushed once, by `distill`
     config.output_dir = str(task.folder / RUNS_FOLDER / method)
-    trainer, student = build_trainer(task, config)
-    if not config.disable_tqdm:
-        trainer.add_callback(MethodProgress(method))
+    trainer, student = build_trainer(task, config, method)
     if announce and trainer.pairs:
         print(f"\n{trainer.layer_preview()}\n")
-    checkpoint = _checkpoint(_resume_option(task.config), Path(config.output_dir))
-    trainer.prepare_distillation(checkpoint)
-    return _Run(trainer, student, checkpoint)
+    return _Run(trainer, student, _checkpoint(_resume_option(task.config), Path(config.output_dir)))
 
 
 def _resume_option(config: SubDistillConfig) -> bool | Path:

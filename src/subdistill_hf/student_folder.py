@@ -9,8 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from PIL import Image
 
+from subdistill_hf.adapters import ADAPTER_FILE, save_adapter
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.model_card import render_card
 from subdistill_hf.plots import plot_all
@@ -24,7 +26,7 @@ def write_student(folder: Path, model: Any, processor: Any, example: Image.Image
 
     Args:
         folder: where to; files of an earlier student are replaced.
-        model: the trained student, with `save_pretrained`.
+        model: the trained student, with `save_pretrained`; of a `PeftModel` the adapter is written.
         processor: its image processor.
         example: an image of the test split, which the card's snippet classifies.
         report: see `report.build_report`; its `usage` and `size_bytes` are filled in.
@@ -32,13 +34,21 @@ def write_student(folder: Path, model: Any, processor: Any, example: Image.Image
     Raises:
         SubDistillError: when the saved student does not load in a fresh process.
     """
-    model.save_pretrained(folder)
+    adapter = isinstance(model, PeftModel)
+    for stale in folder.glob("model*.safetensors*" if adapter else "adapter_*"):
+        stale.unlink()
+    if isinstance(model, PeftModel):
+        save_adapter(model, folder)
+        settings: Any = model.config
+        settings.save_pretrained(folder)  # which name the classes
+    else:
+        model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    report["student"]["size_bytes"] = (folder / "model.safetensors").stat().st_size
+    report["student"]["size_bytes"] = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
     example.convert("RGB").save(folder / EXAMPLE_FILE)
     drawn = plot_all(report, folder)
     _save_report(report, folder)  # whatever happens to the card, the figures are kept
-    report["usage"] = _run_usage(folder)
+    report["usage"] = _run_usage(folder, adapter)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         render_card(report, plots=drawn).save(folder / "README.md")
@@ -51,9 +61,9 @@ def _save_report(report: dict[str, Any], folder: Path) -> None:
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def _run_usage(folder: Path) -> dict[str, str]:
+def _run_usage(folder: Path, adapter: bool) -> dict[str, str]:
     """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
-    code = local_code()
+    code = local_code(adapter)
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SubDistillError(f"the saved student does not load in a fresh process:\n{done.stderr}")

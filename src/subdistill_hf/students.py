@@ -57,7 +57,7 @@ def build_student(
         "id2label": dict(enumerate(names)),
         "label2id": {name: output for output, name in enumerate(names)},
     }
-    if Path(recipe).is_dir() or not _is_new(recipe):
+    if not is_new(recipe):
         return _pretrained(recipe, labels, trust_remote_code)
     kind, _, text = recipe.partition(":")
     try:
@@ -76,8 +76,10 @@ def build_student(
     return student
 
 
-def _is_new(recipe: str) -> bool:
+def is_new(recipe: str) -> bool:
     """Whether a text asks for a student without trained weights."""
+    if Path(recipe).is_dir():
+        return False
     kind, separator, _ = recipe.partition(":")
     return (bool(separator) and kind in RECIPES) or (kind.startswith("timm/") and "." not in kind)
 

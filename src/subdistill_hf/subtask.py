@@ -199,8 +199,8 @@ def _with_matches(
         names = list(outputs.values())
         lacking = "; ".join(f"the teacher has no class {name!r}{nearest(name, names)}" for name in missing)
         raise MissingClassesError(
-            f"{lacking}. Choose classes that the teacher knows, or a teacher that was trained on this dataset; a head "
-            "is never made up",
+            f"{lacking}. Choose classes that the teacher knows, a teacher that was trained on this dataset, or "
+            "--adapt_teacher lora, which fits this one to it first; a head is never made up",
             missing,
         )
     owner: dict[int, str] = {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,9 +16,11 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, load_teacher
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.sources import EMBEDDED_DATASETS
-from subdistill_hf.subtask import match_teacher, matching_table
+from subdistill_hf.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.views import AUGMENTATIONS, ViewDataset
 
+ADAPT_TEACHER = ("no", "lora", "head")
+ADAPT_CLASSES = ("subtask", "all")
 SMALL_IMAGE = 64
 MIN_EPOCHS = 60
 MIN_STEPS = 1200
@@ -34,6 +38,8 @@ class Task:
         teacher: frozen.
         augmentation: of the training images.
         flip: mirror half of them.
+        lacks_classes: whether the teacher has to be adapted before it can teach the subtask.
+        adaptation: how it was adapted, if it was: see `adaptation.adapt`.
     """
 
     options: TaskOptions
@@ -43,6 +49,8 @@ class Task:
     teacher: LoadedModel
     augmentation: str
     flip: bool
+    lacks_classes: bool = False
+    adaptation: Mapping[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -77,15 +85,25 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     Raises:
         SubDistillError: for options that do not fit together, or an image that cannot be decoded.
     """
+    for name, allowed in (("adapt_teacher", ADAPT_TEACHER), ("adapt_classes", ADAPT_CLASSES)):
+        if getattr(options, name) not in allowed:
+            raise SubDistillError(f"{name}={getattr(options, name)!r}: expected {', '.join(allowed)}")
     if options.augmentation != "auto" and options.augmentation not in AUGMENTATIONS:
         raise SubDistillError(
             f"augmentation={options.augmentation!r}: expected auto or one of {', '.join(AUGMENTATIONS)}"
         )
     with config.main_process_first(desc="loading images"):
         data = load_subtask(options, config.seed)
-    teacher = load_teacher(options.teacher, options.trust_remote_code)
-    subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
-    data = SubtaskData(**{**vars(data), "subtask": subtask})
+    adaptable = options.adapt_teacher != "no"
+    teacher = load_teacher(options.teacher, options.trust_remote_code, adaptable)
+    lacks_classes = teacher.without_head
+    if not lacks_classes:
+        try:
+            data = replace(data, subtask=match_teacher(data.subtask, teacher.labels, data.class_names))
+        except MissingClassesError:
+            if not adaptable:
+                raise
+            lacks_classes = True
     test = ViewDataset(data.test, data.columns)  # decoded before training, so that a damaged image is found now
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         images_per_step = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
@@ -94,7 +112,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     if augmentation == "auto":
         augmentation = "pad_crop" if max(test.image(0).shape) <= SMALL_IMAGE else "resized_crop"
     flip = options.dataset not in EMBEDDED_DATASETS if options.flip is None else options.flip
-    return Task(options, config, data, test, teacher, augmentation, flip)
+    return Task(options, config, data, test, teacher, augmentation, flip, lacks_classes)
 
 
 def enough_epochs(images: int, images_per_step: int) -> float:
