@@ -1,0 +1,337 @@
+"""A short run for pairs of teacher and student families; each student is loaded again without this package.
+
+    python benchmarks/families.py                          # all pairs
+    python benchmarks/families.py --pairs vit-mobilenetv4  # some; the others' results stay
+
+For each pair a small teacher of the family is trained on twenty classes of glyphs-100 and saved to a folder; `distill`
+makes a student for five of them; and a fresh process, in which `import subdistill_hf` fails, loads the student with
+`pipeline` and classifies the test images. It must answer as the student did at the end of the run: the two confusion
+matrices must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.evaluation import processor_name
+from subdistill_hf.glyphs import CLASS_NAMES, load_glyphs
+from subdistill_hf.options import TaskOptions
+from subdistill_hf.run import distill
+
+RESULTS = Path(__file__).parent / "results" / "families.json"
+TEACHER_CLASSES = range(20)
+SUBTASK = ["superclass:chess_pieces"]
+TEACHER_IMAGES = 150  # of each class
+STUDENT_IMAGES = 50
+TEACHER_STEPS = 400
+STEPS = 240
+BATCH = 32
+TRANSFORMER = {"num_hidden_layers": 6, "num_attention_heads": 4, "image_size": 32, "patch_size": 4}
+
+Labels = dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """A teacher to build for some labels, the size of its images, and the student's recipe."""
+
+    teacher: Callable[[Labels], nn.Module]
+    size: int
+    student: str
+
+
+def vit(labels: Labels) -> nn.Module:
+    """A ViT of 6 blocks."""
+    return ViTForImageClassification(ViTConfig(hidden_size=96, intermediate_size=192, **TRANSFORMER, **labels))
+
+
+def deit(labels: Labels) -> nn.Module:
+    """A DeiT with a class and a distillation token and a head for each."""
+    config = DeiTConfig(hidden_size=96, intermediate_size=192, **TRANSFORMER, **labels)
+    return DeiTForImageClassificationWithTeacher(config)
+
+
+def dinov2(labels: Labels) -> nn.Module:
+    """A DINOv2 with four registers."""
+    config = Dinov2WithRegistersConfig(hidden_size=96, mlp_ratio=2, layerscale_value=0.1, **TRANSFORMER, **labels)
+    return Dinov2WithRegistersForImageClassification(config)
+
+
+def swin(labels: Labels) -> nn.Module:
+    """A Swin of four stages."""
+    config = SwinConfig(
+        embed_dim=32, depths=[1, 1, 2, 1], num_heads=[2, 4, 4, 8], window_size=2, image_size=32, patch_size=2, **labels
+    )
+    return SwinForImageClassification(config)
+
+
+def resnet(labels: Labels) -> nn.Module:
+    """A ResNet of four stages of basic blocks."""
+    config = ResNetConfig(
+        embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], layer_type="basic", **labels
+    )
+    return ResNetForImageClassification(config)
+
+
+def convnextv2(labels: Labels) -> nn.Module:
+    """A ConvNeXtV2 of four stages."""
+    config = ConvNextV2Config(hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 2, 1], patch_size=2, **labels)
+    return ConvNextV2ForImageClassification(config)
+
+
+def timm_model(architecture: str, **model_args: Any) -> Callable[[Labels], nn.Module]:
+    """A timm architecture as transformers loads it."""
+
+    def build(labels: Labels) -> nn.Module:
+        config = TimmWrapperConfig(architecture=architecture, model_args=model_args, **labels)
+        return TimmWrapperForImageClassification(config)
+
+    return build
+
+
+FASTVIT = timm_model("fastvit_t8", layers=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256))
+EFFICIENTFORMER = timm_model("efficientformerv2_s0", img_size=64, embed_dims=(24, 32, 64, 96), depths=(1, 1, 2, 2))
+
+PAIRS = {
+    "vit-mobilenetv4": Pair(vit, 32, "timm/mobilenetv4_conv_small:width=0.35,image=64"),
+    "resnet-vit": Pair(resnet, 64, "vit:hidden=48,layers=4,image=32"),
+    "swin-resnet": Pair(swin, 32, "resnet:widths=16-24-32-48,image=64"),
+    "convnextv2-timm-resnet": Pair(convnextv2, 32, "timm/resnet18:width=0.25,image=64"),
+    "dinov2-vit": Pair(dinov2, 32, "vit:hidden=48,layers=4"),
+    "deit-efficientnet": Pair(deit, 32, "timm/test_efficientnet:image=64"),
+    "fastvit-mobilenetv2": Pair(FASTVIT, 64, "mobilenetv2:width=0.25"),
+    "efficientformer-convnext": Pair(EFFICIENTFORMER, 64, "convnext:widths=16-24-32-48"),
+}
+
+
+# Teachers
+
+
+def glyph_images(class_ids: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+    """Images `(N, 3, 32, 32)` between -1 and 1, and their places in `class_ids`."""
+    rows = load_glyphs(class_ids, train_images_per_class=count, test_images_per_class=1)["train"]
+    pixels = torch.stack([torch.from_numpy(pixels) for pixels in rows.with_format("numpy")["img"]])
+    if pixels.dim() == 3:  # grey
+        pixels = pixels[..., None].expand(-1, -1, -1, 3)
+    labels = torch.tensor([list(class_ids).index(label) for label in rows["fine_label"]])
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, labels
+
+
+def train_teacher(
+    pair: Pair, names: Sequence[str], images: tuple[Tensor, Tensor], steps: int, folder: Path
+) -> nn.Module:
+    """Train a teacher of the pair on images and their labels, and save it with its processor."""
+    torch.manual_seed(0)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: output for output, name in enumerate(names)}}
+    model = pair.teacher(labels).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(1, steps))
+    pixels, targets = images
+    for _ in range(steps):
+        chosen = torch.randint(len(pixels), (BATCH,))
+        shift = torch.randint(-2, 3, (2,)).tolist()
+        inputs = F.interpolate(pixels[chosen].roll(shift, (2, 3)), pair.size, mode="bilinear")
+        loss = F.cross_entropy(model(pixel_values=inputs).logits, targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval().save_pretrained(folder)
+    size = {"height": pair.size, "width": pair.size}
+    ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
+    return model
+
+
+# Students
+
+IN_A_FRESH_PROCESS = """
+import json, sys
+sys.modules["subdistill_hf"] = None  # importing it fails
+from datasets import load_from_disk
+from transformers import pipeline
+
+images = load_from_disk(sys.argv[1])
+image, label = images.column_names
+pictures = [picture.convert("RGB") for picture in images[image]]
+for folder in sys.argv[2:]:
+    classify = pipeline("image-classification", model=folder, device="cpu")
+    answers = classify(pictures, top_k=1, batch_size=64)
+    confusion = [[0] * classify.model.config.num_labels for _ in range(classify.model.config.num_labels)]
+    for truth, answer in zip(images[label], answers):
+        confusion[truth][classify.model.config.label2id[answer[0]["label"]]] += 1
+    print(json.dumps(confusion))
+"""
+
+
+def run_pair(
+    pair: Pair, teacher: Path, folder: Path, steps: int, images: int, dataset: str, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Distil the pair's student from a teacher's folder; the report of the run."""
+    options = TaskOptions(
+        teacher=str(teacher),
+        student=pair.student,
+        dataset=dataset,
+        classes=list(classes),
+        train_images_per_class=images,
+    )
+    config = SubDistillConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH,
+        eval_strategy="steps",
+        eval_steps=0.25,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    return distill(options, config)
+
+
+def confusions_in_a_fresh_process(students: Sequence[Path], test_images: Any) -> list[list[list[int]]]:
+    """Images of each true class in each predicted class, for each student, from a process with transformers alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        test_images.save_to_disk(folder)
+        command = [sys.executable, "-c", IN_A_FRESH_PROCESS, folder, *map(str, students)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# The table
+
+HEADER = (
+    "| teacher | parameters | accuracy, % | student | parameters | accuracy, % | layer pairs | distilled in, s | "
+    "the same answers in a fresh process |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def result_of(pair: Pair, report: dict[str, Any], fresh: list[list[int]]) -> dict[str, Any]:
+    """What is kept of a run."""
+    results = {result["method"]: result for result in report["results"]}
+    figures = {
+        who: {name: results[method][name] for name in ("accuracy", "parameters")}
+        for who, method in (("teacher", "teacher"), ("student", "subdistill"))
+    }
+    return {
+        **figures,
+        "teacher_class": report["teacher"]["model_class"],
+        "recipe": pair.student,
+        "layers": [[entry["teacher_layer"], entry["student_layer"]] for entry in report["subspaces"]],
+        "seconds": results["subdistill"]["training_seconds"],
+        "test_images": sum(map(sum, fresh)),
+        "same_in_a_fresh_process": fresh == results["subdistill"]["confusion"],
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
+    }
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    """One line of the table."""
+    teacher, student = result["teacher"], result["student"]
+    same = f"yes, {result['test_images']} images" if result["same_in_a_fresh_process"] else "**no**"
+    pairs = ", ".join(f"{_end(ours)} → {_end(theirs)}" for ours, theirs in result["layers"])
+    return (
+        f"| {result['teacher_class']} ({name.partition('-')[0]}) | {teacher['parameters']:,} "
+        f"| {100 * teacher['accuracy']:.1f} | `{result['recipe']}` | {student['parameters']:,} "
+        f"| {100 * student['accuracy']:.1f} | {pairs} | {result['seconds']:.0f} | {same} |"
+    )
+
+
+def _end(name: str) -> str:
+    """A layer's name without the model's first part."""
+    return name.partition(".")[2]
+
+
+def document(results: dict[str, Any]) -> str:
+    """The page of results."""
+    made = "; ".join(sorted({f"{result['date']}, {result['machine']}" for result in results.values()}))
+    rows = [row(name, results[name]) for name in PAIRS if name in results]
+    return f"""# Pairs of teacher and student families
+
+Made by `benchmarks/families.py`: {made}.
+
+Each teacher is a small model of its family, trained on {len(TEACHER_CLASSES)} classes of glyphs-100
+({TEACHER_IMAGES} images each) for {TEACHER_STEPS} steps; each student was distilled for five of the classes
+({STUDENT_IMAGES} images each, a fifth of them for validation) for {STEPS} steps, {BATCH} images a step. The accuracies
+are on the 500 test images of the five classes. The runs are short: they show that the families work together, not how
+well they can. "The same answers" compares the confusion matrix at the end of the run with that of a `pipeline` in a
+fresh process that cannot import this package.
+
+{HEADER}
+{chr(10).join(rows)}
+"""
+
+
+def main() -> None:
+    """Run the chosen pairs, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    chosen = parser.parse_args().pairs
+    names = [CLASS_NAMES[class_id] for class_id in TEACHER_CLASSES]
+    images = glyph_images(TEACHER_CLASSES, TEACHER_IMAGES)
+    test = load_glyphs([CLASS_NAMES.index(name) for name in _subtask_names()])["test"]
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    for name in chosen:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            train_teacher(PAIRS[name], names, images, TEACHER_STEPS, folder / "teacher")
+            print(f"{name}: teacher trained in {time.perf_counter() - start:.0f} s", flush=True)
+            report = run_pair(
+                PAIRS[name], folder / "teacher", folder / "student", STEPS, STUDENT_IMAGES, "glyphs-100", SUBTASK
+            )
+            images_and_outputs = _with_outputs(test, report["classes"])
+            (fresh,) = confusions_in_a_fresh_process([folder / "student"], images_and_outputs)
+        results[name] = result_of(PAIRS[name], report, fresh)
+        print(row(name, results[name]), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        RESULTS.with_suffix(".md").write_text(document(results), encoding="utf-8")
+
+
+def _subtask_names() -> list[str]:
+    """The classes of the subtask."""
+    from subdistill_hf.glyphs import SUPERCLASSES
+
+    return list(SUPERCLASSES[SUBTASK[0].partition(":")[2]])
+
+
+def _with_outputs(rows: Any, classes: Sequence[str]) -> Any:
+    """Images, and the student's output for each one's class."""
+    outputs = [list(classes).index(CLASS_NAMES[label]) for label in rows["fine_label"]]
+    return rows.select_columns(["img"]).add_column("output", outputs)
+
+
+if __name__ == "__main__":
+    main()
