@@ -238,6 +238,13 @@ class DistillationOptions:
     teacher_cache_precision: str = field(
         default="float16", metadata={"help": "Precision of kept targets: float16 or float32."}
     )
+    channels_last: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the weights of convolutions, teacher's and student's, in channels-last memory while "
+            "training; by default on CPUs, and on accelerators with bf16 or fp16."
+        },
+    )
     teacher_bf16: bool = field(
         default=False, metadata={"help": "Run the teacher in bfloat16 (the student is not affected)."}
     )

@@ -28,6 +28,7 @@ class Teaching:
         class_ids: for each output of the student, the teacher's output of the same class; `None` takes all.
         device: where it runs.
         precision: makes the autocast context of its forward passes.
+        memory_format: how the weights of its convolutions lie in memory.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Teaching:
         class_ids: Sequence[int] | None,
         device: torch.device,
         precision: Callable[[], AbstractContextManager[Any]],
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        self.teacher = base_of(freeze(teacher)).to(device)
+        self.teacher = base_of(freeze(teacher)).to(device).to(memory_format=memory_format)
         self.class_ids = None if class_ids is None else torch.tensor(list(class_ids), device=device)
         self.precision = precision
         self.cache: TeacherCache | None = None
@@ -69,7 +71,8 @@ class Teaching:
     @property
     def device(self) -> torch.device:
         """Where the teacher runs."""
-        return next(self.teacher.parameters()).device
+        device: torch.device = next(self.teacher.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -110,7 +110,9 @@ class SubDistillTrainer(StudentOnHub):
         self.fit_dataset = fit_dataset
         self.teaching: Teaching | None = None
         if needs_teacher and teacher is not None:
-            self.teaching = Teaching(teacher, teacher_class_ids, args.device, self._teacher_precision)
+            self.teaching = Teaching(
+                teacher, teacher_class_ids, args.device, self._teacher_precision, self._memory_format
+            )
         self.pairs: list[LayerPair] = []
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._parts = LossParts()
@@ -129,6 +131,14 @@ class SubDistillTrainer(StudentOnHub):
     def loss_weights(self) -> dict[str, float]:
         """Weights of the labels, the logits and the layers; read anew, since a search may change the arguments."""
         return self.args.weights()  # type: ignore[no-any-return]
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        """How the weights of convolutions lie in memory while training (measured in benchmarks/speed.py)."""
+        args, wanted = self.args, self.args.channels_last
+        if wanted is None:
+            wanted = args.device.type == "cpu" or args.bf16 or args.fp16
+        return torch.channels_last if wanted else torch.contiguous_format
 
     def _teacher_precision(self) -> AbstractContextManager[Any]:
         if self.args.teacher_bf16:
@@ -335,7 +345,10 @@ class SubDistillTrainer(StudentOnHub):
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
         self.prepare_distillation(resume_from_checkpoint or None)
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.model.to(memory_format=torch.contiguous_format)
         self._share_buffers()
         return output
 
@@ -359,11 +372,13 @@ class SubDistillTrainer(StudentOnHub):
                 self.subspaces = load_subspaces(checkpoint)
         if self.teaching is not None and self.args.views is not None:
             check_views(self.train_dataset, self.args.views)
+        if self.teaching is not None:
+            freeze(self.teaching.teacher)  # whatever was done to it since
         self.fit_subspaces()
         if self._distillation is None or self._distillation.student is not self.model:
             self._distillation = self._make_distillation()
+        self._distillation.to(memory_format=self._memory_format)
         if self.teaching is not None:
-            freeze(self.teaching.teacher)  # whatever was done to it since
             views = self.args.views
             if views is not None and self.teaching.cache is None:
                 self.teaching.cache = open_cache(
