@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import datasets
 import fsspec
 import numpy as np
+import pyarrow.parquet as pq
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from subdistill_hf.columns import ImageColumns
@@ -148,8 +149,9 @@ class ParquetSource:
 
     def __init__(self, options: DataOptions, builder: Any, processes: int | None = None) -> None:
         self.options, self.processes = options, processes
-        self.splits: tuple[str, ...] = tuple(str(split) for split in builder.as_streaming_dataset())
-        self.features: datasets.Features = builder.info.features  # known once the splits are
+        files = builder.config.data_files
+        self.splits: tuple[str, ...] = tuple(str(split) for split in files)
+        self.features: datasets.Features = builder.info.features or _features_of(next(iter(files.values()))[0])
         self.revision = _commit(options, builder)
 
     def column(self, split: str, name: str) -> Labels:
@@ -180,6 +182,12 @@ class ParquetSource:
         if builder.info.splits[split].num_examples == 0:
             return _empty(self.features, builder.config.columns)
         return builder.as_dataset(split)
+
+
+def _features_of(file: str) -> datasets.Features:
+    """The types of the columns of a parquet file, from its last bytes."""
+    with fsspec.open(file, "rb") as opened:
+        return datasets.Features.from_arrow_schema(pq.read_schema(opened))
 
 
 class StreamSource:
