@@ -117,6 +117,9 @@ def test_cifars_superclasses_and_imagenets_subtasks_are_loaded_and_streamed(hub)
     assert few_cats["test_split"] == "validation"
     assert others["ids"] == [281, 283, 517]
     assert others["images"]["test"][0] == few_cats["images"]["test"][0]
+    offline = run(hub, few, cats, few | {"classes": ["tabby", "crane"]}, HF_HUB_OFFLINE="1")
+    assert offline[:2] == [others, few_cats]
+    assert "'ILSVRC/imagenet-1k' cannot be loaded: the Hub cannot be reached" in offline[2]
     tabbies = [[image for label, image in data["images"]["train"] if label == 0] for data in (few_cats, others)]
     assert tabbies[0] == tabbies[1]
     assert len(tabbies[0]) == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +19,10 @@ from subdistill_hf.dataset_errors import explained
 from subdistill_hf.digits import load_digits_dataset
 from subdistill_hf.errors import DataError
 from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, load_glyphs
+from subdistill_hf.known_datasets import KnownDataset, recall, remember
 from subdistill_hf.options import DataOptions
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED_DATASETS = ("glyphs-100", "digits")
 SAVED = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
@@ -64,9 +69,19 @@ def open_source(options: DataOptions, processes: int | None = None) -> Source:
     with explained(options.dataset, options.dataset_revision):
         if any(Path(options.dataset, name).is_file() for name in SAVED):
             return TableSource(datasets.load_from_disk(options.dataset))
-        builder = _builder(options)
+        try:
+            builder = _builder(options)
+        except (OSError, ValueError) as error:
+            known = None if options.streaming or is_local(options.dataset) else recall(options)
+            if known is None:
+                raise
+            logger.warning(f"{options.dataset} cannot be asked for ({error}): using what the cache holds of it")
+            return ParquetSource(options, known, processes)
         if isinstance(builder, Parquet):
-            return ParquetSource(options, builder, processes)
+            known = _learn(builder)
+            if not is_local(options.dataset):
+                remember(options, known)
+            return ParquetSource(options, known, processes)
         if options.streaming:
             return StreamSource(builder, _commit(options, builder))
         builder.download_and_prepare(num_proc=processes)
@@ -87,6 +102,16 @@ def _builder(options: DataOptions, **arguments: Any) -> Any:
         return datasets.load_dataset_builder("parquet", data_files={"train": str(path)}, **arguments)
     name, revision = options.dataset_config, options.dataset_revision
     return datasets.load_dataset_builder(options.dataset, name, revision=revision, **arguments)
+
+
+def _learn(builder: Any) -> KnownDataset:
+    """What parquet files hold, before any row is read."""
+    files = builder.config.data_files
+    features = builder.info.features
+    if features is None:
+        with fsspec.open(next(iter(files.values()))[0], "rb") as file:
+            features = datasets.Features.from_arrow_schema(pq.read_schema(file))
+    return KnownDataset(builder.config.name, builder.hash, tuple(str(split) for split in files), features)
 
 
 def _commit(options: DataOptions, builder: Any) -> str | None:
@@ -147,47 +172,42 @@ class ParquetSource:
     What is kept lies in the `datasets` cache, under a name of its own for each choice of classes.
     """
 
-    def __init__(self, options: DataOptions, builder: Any, processes: int | None = None) -> None:
-        self.options, self.processes = options, processes
-        files = builder.config.data_files
-        self.splits: tuple[str, ...] = tuple(str(split) for split in files)
-        self.features: datasets.Features = builder.info.features or _features_of(next(iter(files.values()))[0])
-        self.revision = _commit(options, builder)
+    def __init__(self, options: DataOptions, known: KnownDataset, processes: int | None = None) -> None:
+        self.processes, self.features, self.splits = processes, known.features, known.splits
+        self.revision = None if is_local(options.dataset) else known.revision
+        # what is read later is of the same commit, even if there is a new one meanwhile
+        if self.revision is not None:
+            options = replace(options, dataset_config=known.config, dataset_revision=known.revision)
+        self.options = options
 
     def column(self, split: str, name: str) -> Labels:
         """The labels of all rows of a split; no other column is read."""
-        with explained(self.options.dataset, self.options.dataset_revision):
+        with explained(self.options.dataset):
             builder = _builder(self.options, columns=[name])
             if self.options.streaming:
                 batches = builder.as_streaming_dataset(split).with_format("arrow").iter(STREAM_BATCH)
                 parts = [batch[name].to_numpy() for batch in batches]
                 return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-            return np.asarray(self._prepared(builder, split).with_format("arrow")[:][name])
+            return np.asarray(self._prepared(builder, split, [name]).with_format("arrow")[:][name])
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, chosen by a filter that the parquet reader applies."""
         kept = [columns.image, columns.label]
-        with explained(self.options.dataset, self.options.dataset_revision):
+        with explained(self.options.dataset):
             builder = _builder(self.options, columns=kept, filters=[(columns.label, "in", list(labels))])
             if not self.options.streaming:
-                return self._prepared(builder, split).select_columns(kept)
+                return self._prepared(builder, split, kept).select_columns(kept)
             if not np.isin(self.column(split, columns.label), list(labels)).any():
                 return _empty(self.features, kept)  # as where test labels are secret: no image is read
             return _stored(builder, split, columns, labels, builder.info.features or self.features)
 
-    def _prepared(self, builder: Any, split: str) -> datasets.Dataset:
+    def _prepared(self, builder: Any, split: str, columns: list[str]) -> datasets.Dataset:
         """What the builder keeps of a split, in the cache."""
         builder.info.size_in_bytes = builder.info.download_size  # of all rows, or so the disk would seem too small
         builder.download_and_prepare(verification_mode="no_checks", num_proc=self.processes)
         if builder.info.splits[split].num_examples == 0:
-            return _empty(self.features, builder.config.columns)
+            return _empty(self.features, columns)
         return builder.as_dataset(split)
-
-
-def _features_of(file: str) -> datasets.Features:
-    """The types of the columns of a parquet file, from its last bytes."""
-    with fsspec.open(file, "rb") as opened:
-        return datasets.Features.from_arrow_schema(pq.read_schema(opened))
 
 
 class StreamSource:
