@@ -142,7 +142,7 @@ def test_configurations_and_splits_of_a_hub_dataset_can_be_chosen(hub):
     assert "dataset 'user/two' cannot be loaded" in unnamed
     assert "large" in unnamed
     assert "small" in unnamed
-    assert "'user/two' cannot be loaded at revision 'nowhere': Revision 'nowhere' doesn't exist" in unknown
+    assert "'user/two' cannot be loaded at revision 'nowhere': there is no such repository or branch" in unknown
 
 
 def test_what_keeps_a_dataset_from_being_loaded_is_said_with_what_to_do(hub):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,7 @@ def test_the_commands_of_the_readme_are_understood():
     commands = re.findall(r"^subdistill (distill|inspect) (.*?)(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL)
     assert {command for command, _ in commands} == {"distill", "inspect"}
     for command, text in commands:
-        options = text.replace("\\\n", " ").split()
-        parsed = make_parser(command).parse_args_into_dataclasses([*options], look_for_args_file=False)
-        assert parsed[0].teacher == "glyphs-resnet"
+        options = shlex.split(text.replace("\\\n", " "))
+        parsed = make_parser(command).parse_args_into_dataclasses(options, look_for_args_file=False)
+        assert len(parsed[0].classes) >= 1
+        assert f"--classes {parsed[0].classes[0]}" in text
