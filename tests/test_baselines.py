@@ -266,6 +266,11 @@ def test_the_projection_of_vkd_stays_orthogonal(widths):
     torch.testing.assert_close(product, torch.eye(min(widths)), rtol=0, atol=1e-5)
 
 
+def test_targets_that_differ_are_not_taken_for_each_other():
+    """Kept targets are found by identity: the features themselves, or VkD's averages."""
+    assert {name for name in BASELINES if make(name).identity() != make("fitnet").identity()} == {"vkd"}
+
+
 def test_vid_starts_with_the_published_variance():
     torch.testing.assert_close(make("vid").variance, torch.full((6,), 5.0, dtype=torch.float64), rtol=1e-6, atol=0)
 

@@ -113,6 +113,10 @@ class OrthogonalProjection(LayerLoss):
         nn.init.orthogonal_(self.projection.weight)
         parametrizations.orthogonal(self.projection, orthogonal_map="cayley")
 
+    def identity(self) -> str:
+        """What `read` takes of the teacher."""
+        return "standardised average"
+
     def read(self, teacher: Features) -> Features:
         """The standardised average `(B, d, 1)`."""
         average = teacher.without_prefix().values.mean(dim=2)

@@ -32,7 +32,10 @@ QUIET: dict[str, Any] = {
 
 def config_of(job: Job, folder: str) -> SubDistillConfig:
     """The training arguments of a run; what the benchmark says of logging and saving counts."""
-    return SubDistillConfig(**{**QUIET, **job.training, "seed": job.seed, "output_dir": folder})
+    training = {**QUIET, **job.training, "seed": job.seed, "output_dir": folder}
+    if training.get("teacher_cache") is False:  # what YAML makes of `off`
+        training["teacher_cache"] = "off"
+    return SubDistillConfig(**training)
 
 
 def check(jobs: Sequence[Job]) -> None:
