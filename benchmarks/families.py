@@ -140,7 +140,7 @@ PAIRS = {
 def glyph_images(class_ids: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
     """Images `(N, 3, 32, 32)` between -1 and 1, and their places in `class_ids`."""
     rows = load_glyphs(class_ids, train_images_per_class=count, test_images_per_class=1)["train"]
-    pixels = torch.stack([torch.from_numpy(pixels) for pixels in rows.with_format("numpy")["img"]])
+    pixels = torch.stack([torch.tensor(pixels) for pixels in rows.with_format("numpy")["img"]])
     if pixels.dim() == 3:  # grey
         pixels = pixels[..., None].expand(-1, -1, -1, 3)
     labels = torch.tensor([list(class_ids).index(label) for label in rows["fine_label"]])
