@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, TrainerCallback
 
+from helpers import NAMES, processor, resnet, save_teacher, subtask_rows
 from subdistill_hf.cli import make_parser
+from subdistill_hf.students import build_student
 from subdistill_hf.trainer import SubDistillTrainer
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -97,6 +99,26 @@ def test_overriding_loss_terms_adds_a_logged_term(tmp_path):
         assert len(parts) == 6
         assert sum(parts) == pytest.approx(entry["loss"], rel=1e-3)
     assert len(logged) == 2
+
+
+def test_the_metrics_measure_a_students_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_teacher(tmp_path / "dice-expert", resnet(NAMES))
+    images = subtask_rows(4, "test").rename_columns({"img": "image", "fine_label": "label"})
+    names = {"images": images}
+    exec(code_after("<!-- metrics: start -->"), names)
+    assert list(names["measured"]["per_class_accuracy"]) == list(NAMES)
+    assert 0 <= names["measured"]["expected_calibration_error"] <= 1
+    assert NAMES[0] in capsys.readouterr().out
+
+
+def test_the_recipes_of_the_readme_can_be_built():
+    section = README[README.index("### Teachers and students") : README.index("Tested as teachers")]
+    new = [recipe for line in section.splitlines() if "| a new" in line for recipe in re.findall(r"`([^`]+)`", line)]
+    recipes = [recipe for recipe in new if ":" in recipe or recipe.startswith("timm/")]
+    assert len(recipes) == 6
+    for recipe in recipes:
+        assert build_student(recipe, NAMES, processor()).labels == dict(enumerate(NAMES))
 
 
 def test_the_commands_of_the_readme_are_understood():
