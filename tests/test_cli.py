@@ -205,6 +205,7 @@ def test_a_run_leaves_student_processor_card_report_and_plots(finished):
         "README.md",
         "config.json",
         "confusion.png",
+        "contact_sheet.png",
         "example.png",
         "model.safetensors",
         "preprocessor_config.json",

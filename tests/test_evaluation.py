@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from helpers import CLASS_IDS, NAMES, processor, resnet, teacher_resnet, views, weights_of
-from subdistill_hf.evaluation import Classifier, measure_latency, predict, score
+from subdistill_hf.evaluation import Classifier, count_operations, measure_latency, predict, score
 from subdistill_hf.views import process
 
 
@@ -81,3 +81,17 @@ def test_latency_is_measured_for_each_classifier_and_leaves_everything_as_it_was
         assert 0 < figures["low"] <= figures["median"] <= figures["high"]
         assert np.isfinite(figures["high"])
     assert classifiers["student"].model.training
+
+
+def test_operations_are_two_for_each_multiplication_with_its_addition():
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, pixel_values):
+            return self.head(self.convolution(pixel_values).relu().mean(dim=(2, 3)))
+
+    counted = count_operations(Classifier(Tiny(), processor()), views(2, "test"))
+    assert counted == 2 * (16 * 16 * 4 * 3 * 3 * 3 + 4 * 5)

@@ -346,7 +346,7 @@ def test_a_run_pushes_its_student_at_its_end_and_says_how_to_try_again(runs):
     titles = [commit.title for commit in runs.commits(name)]
     assert titles == ["initial commit", *(f"Training in progress, step {step}" for step in (1, 2)), titles[-1]]
     assert titles[-1] == "Student, processor and card"
-    assert set(runs.files(name)) == STUDENT | {"subspaces.png", "training_curves.png"}
+    assert set(runs.files(name)) == STUDENT | {"contact_sheet.png", "subspaces.png", "training_curves.png"}
     card = runs.files(name)["README.md"]
     for text in (card, (runs.folder / "out" / "report.json").read_bytes()):
         assert runs.token.encode() not in text

@@ -84,6 +84,7 @@ def make_report():
         "dataset": {
             "name": "glyphs-100",
             "hub_id": None,
+            "revision": None,
             "train_images": 2000,
             "validation_images": 500,
             "test_images": 500,
@@ -104,6 +105,9 @@ def make_report():
         },
         "student": {
             "recipe": "conv4-tiny",
+            "hub_id": None,
+            "revision": None,
+            "license": None,
             "model_class": "ResNetForImageClassification",
             "parameters": 42_913,
             "size_bytes": 179_304,
@@ -115,24 +119,29 @@ def make_report():
                 CONFUSIONS["teacher"],
                 parameters=11_223_140,
                 teacher_agreement=None,
+                operations=1_113_000_000,
                 latency_ms={"median": 20.4, "low": 19.8, "high": 22.91, "runs": 100},
                 training_seconds=None,
+                training_kilowatt_hours=None,
             ),
             *(
                 make_result(
                     method,
                     CONFUSIONS[method],
                     teacher_agreement=agreement,
+                    operations=4_318_000,
                     latency_ms={"median": 1.52, "low": 1.481, "high": 1.75, "runs": 100},
                     training_seconds=seconds,
+                    training_kilowatt_hours=energy,
                 )
-                for method, agreement, seconds in [
-                    ("scratch", 0.868, 48.2),
-                    ("kd", 0.922, 190.0),
-                    ("subdistill", 0.958, 203.7),
+                for method, agreement, seconds, energy in [
+                    ("scratch", 0.868, 48.2, 0.0009),
+                    ("kd", 0.922, 190.0, 0.00354),
+                    ("subdistill", 0.958, 203.7, 0.00379),
                 ]
             ),
         ],
+        "energy_source": "codecarbon 3.3.2",
         "latency_machine": "2 x AMD EPYC, 1 thread, batch 1, torch 2.15.0",
         "subspaces": subspaces,
         "hyperparameters": {"num_train_epochs": 20, "layer_weight": 100.0, "centring": "mean"},
@@ -167,7 +176,7 @@ def worsen(result, errors):
 
 
 def test_whole_card(report):
-    plots = ("training_curves.png", "subspaces.png", "confusion.png")
+    plots = ("training_curves.png", "subspaces.png", "confusion.png", "contact_sheet.png")
     before = copy.deepcopy(report)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -223,6 +232,28 @@ def test_unknown_license_warns_and_is_left_out(report):
     assert "License" not in card.text
 
 
+def test_a_student_that_was_pretrained_names_both_its_origins(report):
+    pretrained = {"recipe": "timm/resnet18.a1_in1k", "hub_id": "timm/resnet18.a1_in1k", "revision": "b" * 40}
+    report["teacher"]["hub_id"] = "me/glyphs-resnet"
+    report["student"] |= pretrained | {"license": "apache-2.0"}
+    card = render_card(report)
+    assert card.data.base_model == ["me/glyphs-resnet", "timm/resnet18.a1_in1k"]
+    assert card.data.license == "apache-2.0"
+    link = "[timm/resnet18.a1_in1k](https://huggingface.co/timm/resnet18.a1_in1k)"
+    assert f"- It started from the weights of {link}, revision `{'b' * 40}`\n" in card.text
+    for license_id, reason in (
+        ("mit", r"different licenses \(apache-2.0, mit\)"),
+        (None, "pretrained student 'timm/"),
+    ):
+        report["student"]["license"] = license_id
+        with pytest.warns(UserWarning, match=reason):
+            assert "license" not in render_card(report).data.to_dict()
+    report["results"] = report["results"][:2]
+    report["student"]["license"] = "mit"
+    card = render_card(report)
+    assert (card.data.base_model, card.data.license) == ("timm/resnet18.a1_in1k", "mit")
+
+
 def test_scratch_student_owes_the_teacher_nothing(report):
     report["teacher"]["hub_id"] = "me/glyphs-resnet"
     report["results"] = report["results"][:2]
@@ -237,7 +268,11 @@ def test_scratch_student_owes_the_teacher_nothing(report):
 
 def test_only_subdistill_and_nothing_optional(report):
     report["results"] = [
-        {key: value for key, value in report["results"][-1].items() if key not in {"latency_ms", "training_seconds"}}
+        {
+            key: value
+            for key, value in report["results"][-1].items()
+            if key not in {"latency_ms", "training_seconds", "operations", "training_kilowatt_hours"}
+        }
         | {"teacher_agreement": None}
     ]
     report |= {"usage": None, "command": None, "hyperparameters": {}, "subspaces": [], "histories": {}}

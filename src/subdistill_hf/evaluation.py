@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
@@ -74,6 +75,19 @@ def score(logits: Tensor, images: ViewDataset, classes: Sequence[str], teacher: 
         agreement = TeacherAgreement().compute(predictions=predictions, references=teacher.argmax(dim=1).tolist())
         result["teacher_agreement"] = agreement["teacher_agreement"]
     return result
+
+
+def count_operations(classifier: Classifier, images: ViewDataset) -> int:
+    """Floating-point operations of one image's forward pass, as PyTorch counts them.
+
+    Multiplications and additions of convolutions, matrix products and attention count as one each; the rest of a
+    network is not counted.
+    """
+    device = next(classifier.model.parameters()).device
+    pixels = process(classifier.processor, [images.image(0)]).to(device)
+    with FlopCounterMode(display=False) as counter:
+        classifier.logits(pixels)
+    return int(counter.get_total_flops())
 
 
 def measure_latency(

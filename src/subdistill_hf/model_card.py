@@ -12,25 +12,28 @@ from typing import Any, Final
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from subdistill_hf.card_adaptation import adaptation_facts, adaptation_note, lora_note
+from subdistill_hf.card_adaptation import adaptation_facts, adaptation_note
+from subdistill_hf.card_tables import (
+    class_rows,
+    data_facts,
+    result_rows,
+    sizes,
+    student_facts,
+    subspace_rows,
+    teacher_facts,
+    training_log_rows,
+)
 from subdistill_hf.wording import (
     accuracy_with_error,
     binomial_error,
-    code,
     count,
-    duration,
-    file_size,
     format_percent,
     hub_link,
     inline_code,
     joined,
-    latency_range,
     markdown_table,
     method_label,
-    milliseconds,
-    ratio_in_words,
     slug,
-    table_cell,
     without_local_paths,
 )
 
@@ -45,6 +48,7 @@ _PLOT_SECTIONS: Final = {
     "training": "Training curves",
     "subspace": "Subspaces",
     "confusion": "Confusion matrix",
+    "contact_sheet": "Training images of each class",
 }
 
 
@@ -56,7 +60,8 @@ def render_card(
     Args:
         report: what was measured, as in `report.json`. Whatever it lacks is left out of the card.
         plots: image files beside the card (`None` for a plot that was skipped); the card refers to each by
-            its file name alone, in the section that the name speaks of (training, subspaces, confusion).
+            its file name alone, in the section that the name speaks of (training, subspaces, confusion, contact
+            sheet).
         name: the model's name in the `model-index`, by default made of teacher, method and dataset.
 
     Returns:
@@ -68,6 +73,8 @@ def render_card(
     Warns:
         UserWarning: when the teacher's license is unknown; the metadata then has none.
     """
+    published = published_result(report)
+    training_log = training_log_rows(report, published)
     report = _publishable(report)
     published = published_result(report)
     environment = jinja2.Environment(
@@ -86,14 +93,16 @@ def render_card(
         title=_title(report),
         dataset=hub_link(report["dataset"]["name"], report["dataset"].get("hub_id"), "datasets/"),
         teacher=hub_link(report["teacher"]["name"], report["teacher"].get("hub_id")) + adaptation_note(report),
-        sizes=_sizes(report, published),
+        sizes=sizes(report, published),
         standing=standing(report),
-        results=markdown_table(_result_rows(report, published)),
-        classes=markdown_table(_class_rows(report, published)),
-        subspaces=markdown_table(_subspace_rows(report)),
-        data_facts=_data_facts(report),
-        lora=lora_note(report),
-        teacher_facts=_teacher_facts(report) + adaptation_facts(report),
+        results=markdown_table(result_rows(report, published)),
+        classes=markdown_table(class_rows(report, published)),
+        subspaces=markdown_table(subspace_rows(report)),
+        data_facts=data_facts(report),
+        teacher_facts=teacher_facts(report) + adaptation_facts(report),
+        student_facts=student_facts(report),
+        training_log=markdown_table(training_log),
+        energy=_energy(report),
         exact=any(accuracy in (0, 1) for accuracy in published.get("per_class_accuracy", {}).values()),
         weakest=_weakest(published),
         plots=_plots(plots),
@@ -166,27 +175,24 @@ def standing(report: Mapping[str, Any]) -> list[str]:
 
 def _card_data(report: Mapping[str, Any], published: Mapping[str, Any], name: str | None) -> ModelCardData:
     """Collect the metadata that the Hub reads."""
-    dataset, teacher, method = report["dataset"], report["teacher"], published["method"]
+    dataset, teacher, student = report["dataset"], report["teacher"], report["student"]
+    method = published["method"]
     # A student trained on labels alone owes the teacher nothing: neither its lineage nor its license.
     distilled = method != "scratch"
-    base_model = teacher.get("hub_id") if distilled else None
-    license_of_teacher = teacher.get("license") if distilled else None
-    if license_of_teacher is None:
-        reason = (
-            f"the license of the teacher {teacher['name']!r} is unknown"
-            if distilled
-            else "a student trained from scratch takes no license from the teacher"
-        )
+    pretrained = bool(student.get("hub_id"))
+    bases = [teacher.get("hub_id")] if distilled else []
+    bases += [student["hub_id"]] if pretrained else []
+    bases = list(dict.fromkeys(base for base in bases if base))
+    license_id, reason = _license(report, distilled, pretrained)
+    if reason is not None:
         warnings.warn(
-            f"{reason}: the card's metadata has no license; add one before publishing",
-            UserWarning,
-            stacklevel=3,
+            f"{reason}: the card's metadata has no license; add one before publishing", UserWarning, stacklevel=3
         )
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        license=license_of_teacher,
-        base_model=base_model,
+        license=license_id,
+        base_model=(bases if len(bases) > 1 else bases[0]) if bases else None,
         datasets=[dataset["hub_id"]] if dataset.get("hub_id") else None,
         metrics=["accuracy"],
         tags=["subdistill", *(["knowledge-distillation"] if distilled else []), "image-classification"],
@@ -204,133 +210,34 @@ def _card_data(report: Mapping[str, Any], published: Mapping[str, Any], name: st
             )
         ],
     )
-    if base_model:
+    if bases:
         data["base_model_relation"] = BASE_MODEL_RELATION
     return data
 
 
-def _result_rows(report: Mapping[str, Any], published: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """One row a model, in the report's order, the published student in bold."""
-    images = report["dataset"]["test_images"]
-    rows = []
-    for result in report["results"]:
-        agreement = result.get("teacher_agreement")
-        row = {
-            "Model": method_label(result["method"]),
-            "Parameters": count(result.get("parameters")),
-            "Accuracy": accuracy_with_error(result["accuracy"], images),
-            "Balanced accuracy": format_percent(result.get("balanced_accuracy")),
-            "Agrees with teacher": None if result["method"] == "teacher" else format_percent(agreement),
-            "Time per image": latency_range(result.get("latency_ms")),
-            "Training": duration(result.get("training_seconds")),
-        }
-        if result is published:
-            row = {column: cell and f"**{cell}**" for column, cell in row.items()}
-        rows.append(row)
-    return rows
+def _license(report: Mapping[str, Any], distilled: bool, pretrained: bool) -> tuple[str | None, str | None]:
+    """The license of all that the student was made of, or why there is none to tell."""
+    origins = {"teacher": report["teacher"]} if distilled else {}
+    origins |= {"pretrained student": report["student"]} if pretrained else {}
+    if not origins:
+        return None, "a student trained from scratch takes no license from the teacher"
+    licenses = {origin.get("license") for origin in origins.values()}
+    for what, origin in origins.items():
+        if origin.get("license") is None:
+            return None, f"the license of the {what} {origin.get('name') or origin.get('recipe')!r} is unknown"
+    if len(licenses) > 1:
+        return None, f"teacher and pretrained student have different licenses ({', '.join(sorted(licenses))})"
+    return licenses.pop(), None
 
 
-def _class_rows(report: Mapping[str, Any], published: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """One row a class: its images, its accuracy and what it is most often taken for."""
-    confusion = published.get("confusion")
-    training_images = report["dataset"].get("train_images_per_class") or {}
-    rows: list[dict[str, str | None]] = []
-    for index, name in enumerate(report["classes"]):
-        accuracy = published.get("per_class_accuracy", {}).get(name)
-        images = sum(confusion[index]) if confusion else 0
-        measured = format_percent(accuracy)
-        if images and accuracy is not None:
-            measured = accuracy_with_error(accuracy, images)
-        rows.append(
-            {
-                "Class": table_cell(name),
-                "Training images": count(training_images.get(name)),
-                "Test images": count(images) if confusion else None,
-                "Accuracy": measured,
-                "Most often taken for": _taken_for(report["classes"], confusion[index], index) if confusion else None,
-            }
-        )
-    return rows
-
-
-def _taken_for(classes: list[str], row: list[int], true: int) -> str | None:
-    """Name the wrong class that most images of a class are put in, with their number."""
-    errors = [0 if index == true else count for index, count in enumerate(row)]
-    most = max(errors)
-    if most == 0:
-        return "none" if row[true] else None
-    names = [table_cell(classes[index]) for index, count in enumerate(errors) if count == most]
-    return f"{', '.join(names)} ({most}{' each' if len(names) > 1 else ''})"
-
-
-def _subspace_rows(report: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """One row a pair of layers."""
-    return [
-        {
-            "Teacher layer": f"`{subspace['teacher_layer']}`",
-            "Student layer": f"`{subspace['student_layer']}`",
-            "Basis": code(subspace.get("kind")),
-            "Width of the teacher layer": count(subspace.get("width")),
-            "Directions K": count(subspace.get("dimensions")),
-            "Energy kept": format_percent(subspace.get("energy_fraction")),
-        }
-        for subspace in report.get("subspaces") or []
-    ]
-
-
-def _teacher_facts(report: Mapping[str, Any]) -> list[str]:
-    """What identifies the teacher."""
-    teacher = report["teacher"]
-    facts = {
-        "Model": hub_link(teacher["name"], teacher.get("hub_id")),
-        "Revision": code(teacher.get("revision")),
-        "SHA-256 of its weights": code(teacher.get("digest")),
-        "Class": code(teacher.get("model_class")),
-        "Parameters": count(teacher.get("parameters")),
-        "Classes it was trained for": count(teacher.get("teacher_classes")),
-        "License": teacher.get("license"),
-    }
-    return [f"{fact}: {value}" for fact, value in facts.items() if value is not None]
-
-
-def _data_facts(report: Mapping[str, Any]) -> list[str]:
-    """What the student was trained and tested on."""
-    dataset = report["dataset"]
-    facts = {
-        "Dataset": hub_link(dataset["name"], dataset.get("hub_id"), "datasets/"),
-        "Training images": count(dataset.get("train_images")),
-        "Validation images": count(dataset.get("validation_images")),
-        f"Test images (`{dataset['test_split']}` split)": count(dataset["test_images"]),
-        "Augmentation": dataset.get("augmentation") or None,
-    }
-    return [f"{fact}: {value}" for fact, value in facts.items() if value is not None]
-
-
-def _sizes(report: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
-    """Say how large and how fast the student is, beside its teacher."""
-    student, teacher = report["student"], report["teacher"]
-    ratio = teacher["parameters"] / student["parameters"]
-    sentences = [
-        f"{count(student['parameters'])} parameters, {file_size(student['size_bytes'])} on disk; "
-        f"{ratio_in_words(ratio, 'smaller', 'larger')} than the teacher ({count(teacher['parameters'])} parameters)."
-    ]
-    own = published.get("latency_ms")
-    if own is None:
-        return sentences
-    machine = report.get("latency_machine")
-    of_teacher = next(
-        (result.get("latency_ms") for result in report["results"] if result["method"] == "teacher"), None
+def _energy(report: Mapping[str, Any]) -> str | None:
+    """What the energies of the table are, when there are any."""
+    if not any(result.get("training_kilowatt_hours") is not None for result in report["results"]):
+        return None
+    return (
+        f"The energy of the training is what {report['energy_source']} estimates for the whole machine; that of the "
+        "teacher's own training is not in it."
     )
-    versus = ""
-    if of_teacher:
-        speed = ratio_in_words(of_teacher["median"] / own["median"], "faster", "slower")
-        versus = f"; {speed} than the teacher ({milliseconds(of_teacher['median'])})"
-    sentences.append(
-        f"{milliseconds(own['median'])} an image{versus}"
-        + (f", measured on {machine}" if machine else "")
-        + f". Times are medians of {own['runs']} runs, with a low and a high value in brackets in the table."
-    )
-    return sentences
 
 
 def _weakest(published: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,7 @@ from subdistill_hf.adapters import head_modules
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub_errors import HTTPError, explain
 from subdistill_hf.hub_revision import hub_revision
+from subdistill_hf.licenses import license_of
 
 TEACHERS_FOLDER = Path(__file__).parent / "teachers"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
@@ -96,12 +97,14 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
                 path, trust_remote_code=trust_remote_code, output_loading_info=True
             )
             missing, revision, base, source = loading["missing_keys"], hub_revision(path), None, path
+            source_of_base = path
         else:
-            source, base_is_local = _place(adapter.base)
-            model = load_merged(adapter, source, trust_remote_code)
+            source_of_base, base_is_local = _place(adapter.base)
+            model = load_merged(adapter, source_of_base, trust_remote_code)
             missing, revision = [], adapter.revision
-            base = _origin(adapter.base, source, base_is_local, hub_revision(source, adapter.base_revision))
-            source = str(adapter.folder) if adapter.has_processor else source
+            base_revision = hub_revision(source_of_base, adapter.base_revision)
+            base = _origin(adapter.base, source_of_base, base_is_local, base_revision)
+            source = str(adapter.folder) if adapter.has_processor else source_of_base
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise ModelError(
@@ -115,14 +118,13 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
             "(a random head would teach nothing). Fine-tune it on the classes first, as --adapt_teacher lora does"
         )
     origin = _origin(name, path, local, revision)
-    embedded = (base.name if base else name) in EMBEDDED_TEACHERS
     return LoadedModel(
         freeze(model),
         processor,
         origin.name,
         origin.hub_id,
         origin.revision,
-        license="apache-2.0" if embedded else None,
+        license=license_of(path, revision) or (license_of(source_of_base, base.revision) if base else None),
         base=base,
         without_head=bool(missing),
     )

@@ -5,14 +5,22 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import nn
 
 from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.evaluation import Classifier, measure_latency, predict, processor_name, score
+from subdistill_hf.energy import Energy
+from subdistill_hf.evaluation import (
+    Classifier,
+    count_operations,
+    measure_latency,
+    predict,
+    processor_name,
+    score,
+)
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, weights_digest
 from subdistill_hf.options import DistillationOptions
@@ -49,6 +57,7 @@ class TrainedStudent:
         subspaces: of the teacher layers, by name.
         history: the trainer's log.
         resumed: whether a part of the training lies before this run, and was not timed.
+        energy: what the training took; of the part in this run, for a resumed one.
     """
 
     model: nn.Module
@@ -57,6 +66,7 @@ class TrainedStudent:
     subspaces: Mapping[str, Subspace]
     history: list[dict[str, Any]]
     resumed: bool
+    energy: Energy = field(default_factory=Energy)
 
     @property
     def training_seconds(self) -> float | None:
@@ -84,15 +94,9 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
         "classes": list(task.data.subtask.names),
         "subtask": [str(entry) for entry in task.options.classes],
         "teacher": _described_teacher(task.teacher) | {"adaptation": task.adaptation},
-        "student": {
-            "recipe": published.student.name,
-            "model_class": type(published.model).__name__,
-            "parameters": count_parameters(published.model),
-            "size_bytes": None,
-            "lora": None,
-            "image_size": list(image_size_of(published.student.processor)),
-        },
+        "student": _described_student(published),
         "results": _results(task, trained),
+        "energy_source": published.energy.source,
         "latency_machine": f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
         "subspaces": [
             {
@@ -123,8 +127,10 @@ def _results(task: Task, trained: Mapping[str, TrainedStudent]) -> list[dict[str
             "method": name,
             **score(logits[name], test, subtask.names, logits["teacher"] if name != "teacher" else None),
             "parameters": count_parameters(classifier.model),
+            "operations": count_operations(classifier, test),
             "latency_ms": latencies[name],
             "training_seconds": trained[name].training_seconds if name in trained else None,
+            "training_kilowatt_hours": trained[name].energy.kilowatt_hours if name in trained else None,
         }
         for name, classifier in classifiers.items()
     ]
@@ -135,12 +141,28 @@ def _described_dataset(task: Task) -> dict[str, Any]:
     return {
         "name": data.name,
         "hub_id": data.hub_id,
+        "revision": data.revision,
         "train_images": len(data.train),
         "validation_images": len(data.validation),
         "test_images": len(data.test),
         "test_split": data.test_split,
         "train_images_per_class": data.images_per_class(),
         "augmentation": task.augmentation + (" and mirroring" if task.flip else ""),
+    }
+
+
+def _described_student(trained: TrainedStudent) -> dict[str, Any]:
+    student = trained.student
+    return {
+        "recipe": student.name,
+        "hub_id": student.hub_id,
+        "revision": student.revision,
+        "license": student.license,
+        "model_class": type(trained.model).__name__,
+        "parameters": count_parameters(trained.model),
+        "size_bytes": None,
+        "lora": None,
+        "image_size": list(image_size_of(student.processor)),
     }
 
 

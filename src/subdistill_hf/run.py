@@ -6,7 +6,7 @@ import contextlib
 import copy
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from subdistill_hf.adaptation import Adaptation, adapt, announce_adaptation, pla
 from subdistill_hf.adapters import merged
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.contact_sheet import contact_sheet
+from subdistill_hf.energy import Energy, measured_energy
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub import Destination, open_repository, repository_name, sign_in, upload
 from subdistill_hf.methods import METHODS
@@ -43,6 +45,7 @@ class _Run:
     trainer: SubDistillTrainer
     student: LoadedModel
     checkpoint: str | None
+    energy: Energy = field(default_factory=Energy)
 
     def trained(self) -> TrainedStudent:
         """What the report needs of it, after the training."""
@@ -54,6 +57,7 @@ class _Run:
             trainer.subspaces,
             trainer.state.log_history,
             resumed=self.checkpoint is not None,
+            energy=self.energy,
         )
 
 
@@ -106,7 +110,8 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     _push_checkpoints(config, destination, runs[config.method].trainer)
     for run in runs.values():
         set_seed(config.seed)
-        run.trainer.train(resume_from_checkpoint=run.checkpoint)
+        with measured_energy(main) as run.energy:
+            run.trainer.train(resume_from_checkpoint=run.checkpoint)
     if not main:
         return {}
     trained = {method: run.trained() for method, run in runs.items()}
@@ -117,7 +122,8 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         report["student"]["lora"] = described_lora(published.trainer.model, options)
         model = published.trainer.model if options.student_lora_save == "adapter" else model
     example = task.data.test[0][task.data.columns.image]
-    write_student(task.folder, model, published.student.processor, example, report)
+    sheet = contact_sheet(task.plain("train"), task.data.subtask.names)
+    write_student(task.folder, model, published.student.processor, example, sheet, report)
     print(results_table(report))
     print(f"\nThe student is in {task.folder}; its card is {task.folder / 'README.md'}")
     if destination is not None:

@@ -19,9 +19,17 @@ from subdistill_hf.plots import plot_all
 from subdistill_hf.snippet import EXAMPLE_FILE, local_code
 
 REPORT_FILE = "report.json"
+SHEET_FILE = "contact_sheet.png"
 
 
-def write_student(folder: Path, model: Any, processor: Any, example: Image.Image, report: dict[str, Any]) -> None:
+def write_student(
+    folder: Path,
+    model: Any,
+    processor: Any,
+    example: Image.Image,
+    training_images: Image.Image,
+    report: dict[str, Any],
+) -> None:
     """Write the folder of a trained student, and into the report what is known once it is written.
 
     Args:
@@ -29,6 +37,7 @@ def write_student(folder: Path, model: Any, processor: Any, example: Image.Image
         model: the trained student, with `save_pretrained`; of a `PeftModel` the adapter is written.
         processor: its image processor.
         example: an image of the test split, which the card's snippet classifies.
+        training_images: some of them, for the card, see `contact_sheet`.
         report: see `report.build_report`; its `usage` and `size_bytes` are filled in.
 
     Raises:
@@ -46,7 +55,8 @@ def write_student(folder: Path, model: Any, processor: Any, example: Image.Image
     processor.save_pretrained(folder)
     report["student"]["size_bytes"] = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
     example.convert("RGB").save(folder / EXAMPLE_FILE)
-    drawn = plot_all(report, folder)
+    training_images.save(folder / SHEET_FILE)
+    drawn = [*plot_all(report, folder), folder / SHEET_FILE]
     _save_report(report, folder)  # whatever happens to the card, the figures are kept
     report["usage"] = _run_usage(folder, adapter)
     with warnings.catch_warnings(record=True) as noted:

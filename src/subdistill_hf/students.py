@@ -28,6 +28,7 @@ from transformers import (
 from subdistill_hf.activations import evaluation_mode
 from subdistill_hf.hub_errors import explain
 from subdistill_hf.hub_revision import hub_revision
+from subdistill_hf.licenses import license_of
 from subdistill_hf.models import LOADING_ERRORS, LoadedModel, ModelError, image_size_of
 from subdistill_hf.recipe_values import factor, positive, refuse_unknown
 from subdistill_hf.timm_students import described_timm_student, timm_processor
@@ -104,12 +105,14 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
             f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub"
         ) from error
     _check_mostly_trained(source, model, loading["missing_keys"])
+    revision = hub_revision(source)
     return LoadedModel(
         model,
         processor,
         Path(source).name if local else source,
         None if local else source,
-        hub_revision(source),
+        revision,
+        license_of(source, revision),
     )
 
 

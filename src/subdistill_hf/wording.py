@@ -77,6 +77,23 @@ def code(text: str | None) -> str | None:
     return None if text is None else f"`{text}`"
 
 
+def operations(number: int | None) -> str | None:
+    """Write a number of floating-point operations with three digits; `None` stays unknown."""
+    if number is None:
+        return None
+    for size, unit in ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+    return f"{number} FLOPs"
+
+
+def energy(kilowatt_hours: float | None) -> str | None:
+    """Write an energy with two digits; `None` stays unknown."""
+    if kilowatt_hours is None:
+        return None
+    return f"{kilowatt_hours:.2g} kWh" if kilowatt_hours >= 0.1 else f"{1000 * kilowatt_hours:.2g} Wh"
+
+
 def file_size(size: int) -> str:
     """Write a file size in decimal units."""
     if size < 1_000_000:
