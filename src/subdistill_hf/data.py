@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -124,8 +125,8 @@ def _all_classes(source: Source, columns: ImageColumns, split: str) -> _Classes:
     kind = source.features[columns.label]
     if isinstance(kind, datasets.ClassLabel):
         return _Classes(tuple(kind.names), tuple(range(kind.num_classes)))
-    found = {label for label in source.column(split, columns.label).tolist() if label is not None and label == label}
-    labels: list[Label] = sorted(label for label in found if isinstance(label, str) or label >= 0)
+    found = {label for label in source.column(split, columns.label) if label is not None}
+    labels: list[Any] = sorted(label for label in found if isinstance(label, str) or label >= 0)
     return _Classes(tuple(str(label) for label in labels), tuple(labels))
 
 
@@ -134,10 +135,11 @@ def _superclasses(source: Source, columns: ImageColumns, classes: _Classes, spli
     if columns.superclass is None:
         return {}
     kind = source.features[columns.superclass]
-    fine, coarse = (source.column(split, name).tolist() for name in (columns.label, columns.superclass))
+    fine, coarse = (source.column(split, name) for name in (columns.label, columns.superclass))
     by_label = dict(zip(classes.labels, classes.names, strict=True))
     owner: dict[str, str] = {}
-    for label, superclass in sorted({pair for pair in zip(fine, coarse, strict=True) if pair[0] in by_label}):
+    pairs: set[tuple[Any, Any]] = {pair for pair in zip(fine, coarse, strict=True) if None not in pair}
+    for label, superclass in sorted(pair for pair in pairs if pair[0] in by_label):
         name = kind.names[superclass] if isinstance(kind, datasets.ClassLabel) else str(superclass)
         if owner.setdefault(by_label[label], name) != name:
             raise DataError(

@@ -10,7 +10,7 @@ import datasets
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-from subdistill_hf.errors import DataError
+from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.hub_errors import HTTPError, explain
 
 WHAT_IS_EXPECTED = (
@@ -32,7 +32,7 @@ def explained(dataset: str, revision: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except DataError:
+    except SubDistillError:
         raise
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
         text = None if Path(dataset).exists() else _remote_reason(dataset)

@@ -19,7 +19,7 @@ from subdistill_hf.plots import plot_subspaces
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.stages import LayerShape, describe_layers, stage_outputs
 from subdistill_hf.subspaces import BASES, Subspace, SubspaceError, collect_moments, save_subspaces
-from subdistill_hf.subtask import match_teacher
+from subdistill_hf.subtask import match_teacher, matching_table
 from subdistill_hf.tables import table
 from subdistill_hf.views import ViewDataset, process
 
@@ -41,6 +41,7 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     data = load_subtask(options, options.seed)
     teacher = load_teacher(options.teacher, options.trust_remote_code)
     subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
+    print(f"{matching_table(subtask, teacher.labels)}\n")
     images = ViewDataset(data.train, data.columns)
 
     def forward(batch: dict[str, Tensor]) -> Tensor:

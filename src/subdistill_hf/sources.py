@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import datasets
 import fsspec
-import numpy as np
 import pyarrow.parquet as pq
 from datasets.packaged_modules.parquet.parquet import Parquet
 
@@ -29,7 +28,6 @@ SAVED = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STAT
 STREAM_BATCH = 1000
 
 Label = int | str
-Labels = np.ndarray[Any, np.dtype[Any]]
 
 
 class Source(Protocol):
@@ -45,7 +43,7 @@ class Source(Protocol):
     splits: tuple[str, ...]
     revision: str | None
 
-    def column(self, split: str, name: str) -> Labels:
+    def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split, without reading an image."""
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
@@ -121,7 +119,7 @@ def _commit(options: DataOptions, builder: Any) -> str | None:
 class GlyphSource:
     """glyphs-100: each image depends on its place alone, so only those asked for are made."""
 
-    per_class = {"train": 500, "test": 100}  # noqa: RUF012
+    per_class: ClassVar[dict[str, int]] = {"train": 500, "test": 100}
     features = datasets.Features(
         {
             "img": datasets.Image(),
@@ -135,10 +133,10 @@ class GlyphSource:
     def __init__(self, processes: int | None = None) -> None:
         self.processes = processes
 
-    def column(self, split: str, name: str) -> Labels:
+    def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split, without making an image."""
-        labels = np.repeat(np.arange(len(CLASS_NAMES)), self.per_class[split])
-        return labels if name == "fine_label" else labels // (len(CLASS_NAMES) // len(SUPERCLASS_NAMES))
+        finer = 1 if name == "fine_label" else len(CLASS_NAMES) // len(SUPERCLASS_NAMES)
+        return [class_id // finer for class_id in range(len(CLASS_NAMES)) for _ in range(self.per_class[split])]
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The images of these classes."""
@@ -156,13 +154,14 @@ class TableSource:
         self.splits: tuple[str, ...] = tuple(tables)
         self.features: datasets.Features = next(iter(tables.values())).features
 
-    def column(self, split: str, name: str) -> Labels:
+    def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split."""
-        return np.asarray(self.tables[split].with_format(None)[name][:])
+        return list(self.tables[split].with_format(None)[name][:])
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, by their places."""
-        found = np.flatnonzero(np.isin(self.column(split, columns.label), list(labels)))
+        wanted = set(labels)
+        found = [place for place, label in enumerate(self.column(split, columns.label)) if label in wanted]
         return self.tables[split].select(found).select_columns([columns.image, columns.label])
 
 
@@ -180,15 +179,14 @@ class ParquetSource:
             options = replace(options, dataset_config=known.config, dataset_revision=known.revision)
         self.options = options
 
-    def column(self, split: str, name: str) -> Labels:
+    def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split; no other column is read."""
         with explained(self.options.dataset):
             builder = _builder(self.options, columns=[name])
             if self.options.streaming:
                 batches = builder.as_streaming_dataset(split).with_format("arrow").iter(STREAM_BATCH)
-                parts = [batch[name].to_numpy() for batch in batches]
-                return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-            return np.asarray(self._prepared(builder, split, [name]).with_format("arrow")[:][name])
+                return [label for batch in batches for label in batch[name].to_pylist()]
+            return list(self._prepared(builder, split, [name])[name][:])
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, chosen by a filter that the parquet reader applies."""
@@ -197,7 +195,7 @@ class ParquetSource:
             builder = _builder(self.options, columns=kept, filters=[(columns.label, "in", list(labels))])
             if not self.options.streaming:
                 return self._prepared(builder, split, kept).select_columns(kept)
-            if not np.isin(self.column(split, columns.label), list(labels)).any():
+            if set(labels).isdisjoint(self.column(split, columns.label)):
                 return _empty(self.features, kept)  # as where test labels are secret: no image is read
             return _stored(builder, split, columns, labels, builder.info.features or self.features)
 
@@ -221,13 +219,13 @@ class StreamSource:
         if self.features is None:
             raise DataError("the types of the columns are not known before reading: leave out --streaming")
 
-    def column(self, split: str, name: str) -> Labels:
+    def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split; passes over the whole split."""
         stream = self.streams[split]
         images = [column for column, kind in self.features.items() if isinstance(kind, datasets.Image)]
         for image in images:
             stream = stream.cast_column(image, datasets.Image(decode=False))
-        return np.asarray([row[name] for row in stream])
+        return [row[name] for row in stream]
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, written to the cache as they come by."""
