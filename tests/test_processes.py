@@ -14,6 +14,7 @@ from helpers import (
     NAMES,
     REPOSITORY,
     assert_equal_weights,
+    config,
     convnext,
     processor,
     quiet_environment,
@@ -25,7 +26,10 @@ from helpers import (
     weights_of,
     write_image_folder,
 )
+from subdistill_hf.adaptation import adapt, plan_adaptation
+from subdistill_hf.options import TaskOptions
 from subdistill_hf.subspaces import load_subspaces, save_subspaces
+from subdistill_hf.task import load_task
 from subdistill_hf.views import ViewCollator
 
 GLOBAL_BATCH = 8
@@ -75,6 +79,21 @@ def with_batch_norm(folder):
     )
 
 
+def adapted_teacher(folder, teacher, processes):
+    """A teacher of glyphs, fitted to digits; its batch norms keep their statistics, so that nothing depends on who
+    has which image."""
+    options = TaskOptions(
+        teacher=str(teacher),
+        dataset="digits",
+        classes=["one", "seven"],
+        train_images_per_class=20,
+        adapt_teacher="lora",
+        adapt_epochs=2.0,
+    )
+    task = load_task(options, config(folder, per_device_train_batch_size=GLOBAL_BATCH // processes))
+    return adapt(plan_adaptation(task, folder / "runs", resume=False), folder / "runs")
+
+
 WORKER = """
 import json, sys
 from pathlib import Path
@@ -105,6 +124,8 @@ def work(folder):
     run.train()
     save_file(weights_of(run.distillation), folder / f"batch-norm-{rank}.safetensors")
     predicted = run.predict(views(5, "test"))
+    teacher = adapted_teacher(folder / "adapted", folder / "teacher", 2).teacher.model
+    save_file(weights_of(teacher), folder / f"teacher-{rank}.safetensors")
     history = [*run.state.log_history, {"predictions": predicted.predictions.tolist(), **predicted.metrics}]
     (folder / f"batch-norm-{rank}.json").write_text(json.dumps(history), encoding="utf-8")
 
@@ -127,6 +148,7 @@ def torchrun(*arguments, **environment):
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+    save_teacher(folder / "teacher")
     torchrun(folder / "worker.py", folder)
     return folder
 
@@ -187,6 +209,14 @@ def test_other_layer_losses_and_a_teacher_cache_follow_one_process_too(two_proce
     assert_equal_weights(first, second)
     assert_equal_weights(first, weights_of(run.distillation), tolerance=1e-4)
     assert any(weight.startswith("alignments.") for weight in first)
+
+
+def test_a_teacher_fitted_by_two_processes_is_that_of_one(two_processes, tmp_path):
+    first, second = (load_file(two_processes / f"teacher-{rank}.safetensors") for rank in (0, 1))
+    assert_equal_weights(first, second)
+    one = adapted_teacher(tmp_path, two_processes / "teacher", 1)
+    assert_equal_weights(weights_of(one.teacher.model), first, tolerance=2e-5)
+    assert one.adaptation["train_images"] == 32
 
 
 def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process(two_processes):

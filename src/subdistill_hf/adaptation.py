@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from subdistill_hf.adapter_loading import RECORD_FILE
 from subdistill_hf.adapters import (
@@ -252,6 +253,10 @@ def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrai
     config.method, config.task_weight, config.teacher_views = "scratch", 1.0, None
     config.num_train_epochs, config.max_steps = adaptation.epochs, -1
     config.learning_rate = task.options.adapt_learning_rate
+    config.eval_strategy, config.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
+    config.eval_steps = config.save_steps = 0.1  # whatever suits the length of the student's training
+    config.load_best_model_at_end, config.save_total_limit = True, 2
+    config.metric_for_best_model, config.greater_is_better = "accuracy", True
     config.push_to_hub = False
     config.output_dir = str(folder)
     trainer = SubDistillTrainer(

@@ -32,7 +32,7 @@ def adaptation_facts(report: Mapping[str, Any]) -> list[str]:
             f"changes of rank {adaptation['rank']} in {count(adaptation['changed_modules'])} modules, and a new head"
         )
     subtask = adaptation["classes"] == len(report["classes"])
-    classes = "these classes" if subtask else f"{adaptation['classes']} classes of the dataset, these among them"
+    classes = "these classes" if subtask else f"{adaptation['classes']} classes of the dataset, these among them,"
     facts.append(
         f"It did not know these classes, so it was fitted to {classes} before it taught: {change} "
         f"({count(adaptation['trained_parameters'])} trained parameters), from {count(adaptation['train_images'])} "
