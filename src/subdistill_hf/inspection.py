@@ -41,7 +41,6 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     data = load_subtask(options, options.seed)
     teacher = load_teacher(options.teacher, options.trust_remote_code)
     subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
-    print(f"{matching_table(subtask, teacher.labels)}\n")
     images = ViewDataset(data.train, data.columns)
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
@@ -64,6 +63,7 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
         forward, teacher.model, names, batches(), [shape.name for shape in shapes if shape.channels_last]
     )
     subspaces = {name: Subspace.fit(moments, kind=options.basis) for name, moments in collect_moments(stream).items()}
+    print(f"{matching_table(subtask, teacher.labels)}\n")
     print(spectrum_table(shapes, subspaces))
     if options.output_dir is not None:
         save_subspaces(subspaces, options.output_dir)
