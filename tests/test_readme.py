@@ -11,6 +11,9 @@ import torch
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, TrainerCallback
 
 from helpers import NAMES, processor, resnet, save_teacher, subtask_rows
+from subdistill_hf.benchmark.config import read_benchmark
+from subdistill_hf.benchmark.jobs import untuned_jobs
+from subdistill_hf.benchmark.training import config_of
 from subdistill_hf.cli import make_parser
 from subdistill_hf.students import build_student
 from subdistill_hf.trainer import SubDistillTrainer
@@ -18,9 +21,9 @@ from subdistill_hf.trainer import SubDistillTrainer
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def code_after(marker: str) -> str:
-    """The first Python block after a marker."""
-    blocks = re.findall(r"```python\n(.*?)```", README[README.index(marker) :], flags=re.DOTALL)
+def code_after(marker: str, language: str = "python") -> str:
+    """The first block of a language after a marker."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README[README.index(marker) :], flags=re.DOTALL)
     return blocks[0]
 
 
@@ -119,6 +122,13 @@ def test_the_recipes_of_the_readme_can_be_built():
     assert len(recipes) == 6
     for recipe in recipes:
         assert build_student(recipe, NAMES, processor()).labels == dict(enumerate(NAMES))
+
+
+def test_the_benchmark_of_the_readme_is_one(tmp_path):
+    path = tmp_path / "dice.yaml"
+    path.write_text(code_after("### Compare methods on your own classes", "yaml"), encoding="utf-8")
+    jobs = untuned_jobs(read_benchmark(path))
+    assert {config_of(job, str(tmp_path)).method for job in jobs} == {"kd", "fitnet", "subdistill"}
 
 
 def test_the_commands_of_the_readme_are_understood():
