@@ -1,22 +1,24 @@
-"""What SubDistill costs: a step against a logit-KD step, the fit against one pass, memory against images.
+"""What SubDistill costs: steps and their phases, the fit, and how both grow.
 
     python benchmarks/speed.py                 # all measurements on the embedded pair
     python benchmarks/speed.py --pair vit-b    # ViT-B/16 teacher at 224 px (random weights), MobileNetV4-small student
+    python benchmarks/speed.py --only step --trace trace.json    # a trace of five steps, for chrome://tracing
 
-Both sides of a ratio are timed in turn, pair by pair, in one process: a busy machine is busy for both. A ratio is the
-median of the pairs' ratios, with its quartiles.
+All sides of a ratio are timed in turn, round by round, in one process: a busy machine is busy for all. A ratio is the
+median of the rounds' ratios, with its quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +43,17 @@ from subdistill_hf.subspaces import collect_moments
 from subdistill_hf.trainer import SubDistillTrainer
 
 CLASSES = 5
+Pair = tuple[nn.Module, nn.Module, int, int]
 
 
-def glyphs_pair() -> tuple[nn.Module, nn.Module, int, int]:
+def glyphs_pair() -> Pair:
     """The embedded convolutional teacher and the demo's student; image size and batch size."""
     teacher = load_teacher("glyphs-resnet")
     student = build_student("resnet:widths=16-24-32-48", [str(i) for i in range(CLASSES)], teacher.processor)
     return teacher.model, student.model, 64, 64
 
 
-def vit_b_pair() -> tuple[nn.Module, nn.Module, int, int]:
+def vit_b_pair() -> Pair:
     """ViT-B/16 at 224 px with random weights, and MobileNetV4-conv-small."""
     teacher = freeze(ViTForImageClassification(ViTConfig(num_labels=1000)))
     student = TimmWrapperForImageClassification(
@@ -70,61 +73,195 @@ def images(count: int, size: int, batch: int) -> Iterator[dict[str, Tensor]]:
         yield {"pixel_values": torch.randn(shape, generator=generator)}
 
 
-def paired(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> dict[str, Any]:
-    """Time two functions in turn; seconds of each (median) and the ratio second/first (median and quartiles)."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for index in range(rounds + 2):
-        for function, kept in zip((first, second), times, strict=True):
+def in_turn(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function, called in turn; the first rounds, which allocate, are left out."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for index in range(rounds + 3):
+        for name, function in functions.items():
             start = time.perf_counter()
             function()
-            if index >= 2:  # the first rounds allocate
-                kept.append(time.perf_counter() - start)
-    low, ratio, high = statistics.quantiles([b / a for a, b in zip(*times, strict=True)], n=4)
-    return {
-        "first_s": statistics.median(times[0]),
-        "second_s": statistics.median(times[1]),
-        "ratio": ratio,
-        "ratio_quartiles": [low, high],
-        "pairs": rounds,
-    }
+            if index >= 3:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], over: str, under: str) -> dict[str, float]:
+    """The median and the quartiles of the rounds' ratios."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(times[over], times[under], strict=True)], n=4)
+    return {"median": middle, "quartile_1": low, "quartile_3": high}
+
+
+class Steps:
+    """One training, step by step, on a batch that stays the same.
+
+    Args:
+        pair: teacher, student, image size and batch size.
+        cached: let the targets come with the batch, as with a teacher cache.
+        options: of the configuration.
+    """
+
+    def __init__(self, pair: Callable[[], Pair], cached: bool = False, **options: Any) -> None:
+        teacher, student, size, batch = pair()
+        classes = student.config.num_labels
+        (examples,) = images(batch, size, batch)
+        examples |= {"labels": torch.arange(batch) % classes, "index": torch.arange(batch)}
+        examples["view"] = torch.zeros(batch, dtype=torch.long)
+        rows = Rows({name: value[index] for name, value in examples.items()} for index in range(batch))
+        with tempfile.TemporaryDirectory() as folder:
+            self.trainer = SubDistillTrainer(
+                student,
+                SubDistillConfig(
+                    output_dir=folder,
+                    use_cpu=not torch.cuda.is_available(),
+                    report_to="none",
+                    per_device_train_batch_size=batch,
+                    disable_tqdm=True,
+                    teacher_cache="1" if cached else "off",
+                    teacher_cache_dir=f"{folder}/targets",
+                    **options,
+                ),
+                teacher=teacher,
+                teacher_class_ids=list(range(classes)),
+                train_dataset=rows,
+            )
+            self.module = self.trainer.prepare_distillation()
+            (collated,) = self.trainer.get_train_dataloader()
+        self.batch = self.trainer._prepare_inputs(collated)
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-3)
+        self.module.train()
+
+    def __call__(self) -> None:
+        """A step: teacher, student, losses, backward pass, optimiser."""
+        self.trainer.compute_loss(self.module, self.batch).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        _finish()
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of the parts of one step."""
+        trainer, batch = self.trainer, self.batch
+        student = {"pixel_values": batch["pixel_values"]}
+        marks = [("", time.perf_counter())]
+
+        def mark(name: str) -> None:
+            _finish()
+            marks.append((name, time.perf_counter()))
+
+        with torch.no_grad():
+            self.module.student(**student)
+        mark("student, forward")
+        targets: dict[str, Any] = {}
+        logits = None
+        if trainer.teaching is not None:
+            logits, targets = trainer.teaching.teach(batch, self.module)
+        mark("teacher and its projections")
+        outputs = self.module(targets=targets, **student)
+        loss = torch.stack(list(trainer.loss_terms(outputs, logits, batch["labels"]).values())).sum()
+        mark("student and losses, forward")
+        loss.backward()
+        mark("student and losses, backward")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        mark("optimiser")
+        spent = {name: end - start for (_, start), (name, end) in itertools.pairwise(marks)}
+        spent["losses, forward"] = spent.pop("student and losses, forward") - spent["student, forward"]
+        return spent
+
+
+class Rows(list[Any]):
+    """Examples that name their one view, as a teacher cache needs it."""
+
+    views, fingerprint = 1, "random images"
+
+    def set_epoch(self, epoch: int) -> None:
+        """There is one view."""
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "plain": {"method": "scratch"},
+    "kd": {"method": "kd"},
+    "subdistill": {"method": "subdistill"},
+    "kd, cached": {"method": "kd", "cached": True},
+    "subdistill, cached": {"method": "subdistill", "cached": True},
+}
 
 
 def step(pair: str, rounds: int) -> dict[str, Any]:
-    """A SubDistill step against a logit-KD step: teacher, student, loss, backward pass, optimiser."""
-    steps = []
-    for method in ("kd", "subdistill"):
-        teacher, student, size, batch = PAIRS[pair]()
-        (examples,) = images(batch, size, batch)
-        examples["labels"] = torch.arange(batch) % CLASSES
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = SubDistillTrainer(
-                student,
-                SubDistillConfig(
-                    output_dir=folder, method=method, use_cpu=not torch.cuda.is_available(), report_to="none"
-                ),
-                teacher=teacher,
-                teacher_class_ids=list(range(CLASSES)),
-                train_dataset=[{name: value[index] for name, value in examples.items()} for index in range(batch)],
+    """Steps of all kinds in turn: plain training of the student, logit KD and SubDistill, without and with cache."""
+    steps = {name: Steps(PAIRS[pair], **options) for name, options in ARMS.items()}
+    batch = steps["plain"].trainer.args.per_device_train_batch_size
+    times = in_turn(steps, rounds)
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    parts = [steps["subdistill"].phases() for _ in range(rounds)]
+    return {
+        "batch_size": batch,
+        "rounds": rounds,
+        "ms": {name: 1e3 * value for name, value in middle.items()},
+        "steps_per_second": {name: 1 / value for name, value in middle.items()},
+        "images_per_second": {name: batch / value for name, value in middle.items()},
+        "ratios": {
+            "SubDistill over logit KD": ratio(times, "subdistill", "kd"),
+            "cached SubDistill over plain training": ratio(times, "subdistill, cached", "plain"),
+            "SubDistill over cached SubDistill": ratio(times, "subdistill", "subdistill, cached"),
+        },
+        "phases of a SubDistill step, ms": {
+            name: 1e3 * statistics.median(part[name] for part in parts) for name in parts[0]
+        },
+    }
+
+
+def memory_format(pair: str, rounds: int) -> dict[str, Any]:
+    """SubDistill steps with convolutions in channels-last memory and without."""
+    steps = {
+        "channels last": Steps(PAIRS[pair], channels_last=True),
+        "contiguous": Steps(PAIRS[pair], channels_last=False),
+    }
+    times = in_turn(steps, rounds)
+    return {"contiguous over channels last": ratio(times, "contiguous", "channels last")}
+
+
+def growth(pair: str, rounds: int) -> dict[str, Any]:
+    """How a SubDistill step grows with layers, student widths, classes and images, over a logit-KD step alike."""
+    teacher_of = PAIRS[pair]
+
+    def wider(factor: int, classes: int = CLASSES, batch: int | None = None) -> Callable[[], Pair]:
+        def make() -> Pair:
+            teacher, _, size, usual = teacher_of()
+            widths = "-".join(str(factor * width) for width in (16, 24, 32, 48))
+            loaded = load_teacher("glyphs-resnet")
+            student = build_student(
+                f"resnet:widths={widths},image={size}", [str(i) for i in range(classes)], loaded.processor
             )
-            module = trainer.prepare_distillation()
-        examples = trainer._prepare_inputs(examples)
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
-        module.train()
-        steps.append(_stepper(trainer, module, optimizer, examples))
-    return paired(steps[0], steps[1], rounds)
+            return teacher, student.model, size, batch or usual
+
+        return make
+
+    cases: dict[str, tuple[Callable[[], Pair], dict[str, Any]]] = {
+        **{f"{count} layers": (wider(1), {"layer_pairs": count}) for count in (1, 2, 4)},
+        **{f"widths x {factor}": (wider(factor), {}) for factor in (1, 2, 4)},
+        **{f"{classes} classes": (wider(1, classes), {}) for classes in (2, 5, 20)},
+        **{f"{batch} images": (wider(1, batch=batch), {}) for batch in (16, 64, 256)},
+    }
+    grown = {}
+    for name, (make, options) in cases.items():
+        times = in_turn({"kd": Steps(make, method="kd"), "subdistill": Steps(make, **options)}, rounds)
+        grown[name] = {"ms": 1e3 * statistics.median(times["subdistill"]), **ratio(times, "subdistill", "kd")}
+    return grown
 
 
-def _stepper(
-    trainer: SubDistillTrainer, module: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]
-) -> Callable[[], None]:
-    def one_step() -> None:
-        trainer.compute_loss(module, batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return one_step
+def write_trace(pair: str, path: Path) -> None:
+    """A trace of five SubDistill steps."""
+    one = Steps(PAIRS[pair])
+    one()
+    with torch.profiler.profile() as profile:
+        for _ in range(5):
+            one()
+    profile.export_chrome_trace(str(path))
 
 
 def fit(pair: str, rounds: int, count: int) -> dict[str, Any]:
@@ -157,7 +294,12 @@ def fit(pair: str, rounds: int, count: int) -> dict[str, Any]:
     def whole_fit() -> None:
         collect_moments(activations_and_contexts(logits, teacher, layers, images(count, size, batch)))
 
-    return {"images": count, **paired(passes, whole_fit, rounds)}
+    times = in_turn({"passes": passes, "fit": whole_fit}, rounds)
+    return {
+        "images": count,
+        "images_per_second": count / statistics.median(times["fit"]),
+        "fit over one forward and backward pass": ratio(times, "fit", "passes"),
+    }
 
 
 def _peak_memory(pair: str, count: int, queue: Any) -> None:
@@ -214,29 +356,33 @@ def main() -> None:
     parser.add_argument("--pair", choices=tuple(PAIRS), default="glyphs")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--fit-images", type=int, default=512)
-    parser.add_argument("--memory-images", type=int, nargs="*", default=[500, 5000])
+    parser.add_argument("--memory-images", type=int, nargs="*", default=[500, 10000])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--only", nargs="*", help="measure these alone; other results are kept as they are")
+    parser.add_argument("--trace", type=Path, help="write a trace of five steps there")
     options = parser.parse_args()
     logging.set_verbosity_error()
-    results: dict[str, Any] = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
-        "pair": options.pair,
-    }
+    if options.trace:
+        write_trace(options.pair, options.trace)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    machine = f"{processor_name()}, {device}, torch {torch.__version__.split('+')[0]}"
+    path = options.results / f"speed_{options.pair}.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if options.only and path.is_file() else {}
     measurements: dict[str, Callable[[], dict[str, Any]]] = {
-        "step: SubDistill over logit KD": lambda: step(options.pair, options.rounds),
-        "fit: four layers over one forward and backward pass": lambda: fit(
-            options.pair, max(5, options.rounds // 3), options.fit_images
-        ),
+        "step": lambda: step(options.pair, options.rounds),
+        "memory format": lambda: memory_format(options.pair, options.rounds),
+        "fit": lambda: fit(options.pair, max(5, options.rounds // 3), options.fit_images),
         "memory of the fit": lambda: memory(options.pair, tuple(options.memory_images)),
+        "growth": lambda: growth(options.pair, max(5, options.rounds // 3)),
         "rotation, forward and backward, ms": lambda: rotation(5),
     }
     for name, measure in measurements.items():
-        results[name] = measure()
+        if options.only and name not in options.only:
+            continue
+        results[name] = {**measure(), "date": datetime.date.today().isoformat(), "machine": machine}
         print(name, json.dumps(results[name], indent=1), flush=True)
-    options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"speed_{options.pair}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        options.results.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path.name}")
 
 

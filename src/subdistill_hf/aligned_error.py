@@ -58,13 +58,14 @@ class _AlignedError(torch.autograd.Function):
         keeps_length: bool,
     ) -> tuple[Tensor, Tensor]:
         """Centre first: float32 would lose the variance of a channel with a large mean."""
-        count = values.shape[0] * values.shape[2]
-        own_mean = values.sum(dim=2).sum(dim=0).div_(count)
+        h, t = _rows(values), _rows(target)
+        count = len(h)
+        own_mean = h.mean(dim=0)
         mean = _average(own_mean)
-        centred = values - (mean if centre is None else centre)[:, None]
-        squares = torch.linalg.vector_norm(centred, dim=2).square_().sum(dim=0).div_(count)
-        cross = _sum_of_products(centred, target).div_(count)
-        products = None if keeps_length else _sum_of_products(centred, centred).div_(count)
+        centred = h - (mean if centre is None else centre)
+        squares = centred.square().mean(dim=0)
+        cross = (centred.T @ t).div_(count)
+        products = None if keeps_length else (centred.T @ centred).div_(count)
         scale = None
         if divide:
             scale = torch.rsqrt(_average(squares) + eps)
@@ -73,10 +74,10 @@ class _AlignedError(torch.autograd.Function):
             products = None if products is None else products * torch.outer(scale, scale)
         image = None if products is None else matrix @ products
         length = squares.sum() if image is None else torch.sum(image * matrix)
-        error = length - 2 * torch.sum(matrix.T * cross) + torch.linalg.vector_norm(target).square() / count
+        error = length - 2 * torch.sum(matrix.T * cross) + torch.linalg.vector_norm(t).square() / count
         offset = own_mean - mean if several_processes() else None
-        ctx.save_for_backward(centred, target, matrix, cross, squares, scale, image, offset)
-        ctx.follows_mean = centre is None
+        ctx.save_for_backward(centred, t, matrix, cross, squares, scale, image, offset)
+        ctx.follows_mean, ctx.shape = centre is None, values.shape
         ctx.mark_non_differentiable(mean)
         return error, mean
 
@@ -84,49 +85,36 @@ class _AlignedError(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         """At x the gradient is 2/N (VᵀV x - Vᵀt); D and m add terms in x and a constant."""
-        centred, target, matrix, cross, squares, scale, image, offset = ctx.saved_tensors
+        centred, t, matrix, cross, squares, scale, image, offset = ctx.saved_tensors
         twice = 2 * gradient
-        step = twice / (centred.shape[0] * centred.shape[2])
+        step = twice / len(centred)
         by_matrix = (-cross.T if image is None else image - cross.T) * twice
-        pull = matrix.T if scale is None else matrix.T * scale[:, None]  # of t
-        between = None if image is None else pull @ pull.T  # of h - m, across channels
-        own: Tensor | None = None  # of h - m, by channel
+        pull = matrix if scale is None else matrix * scale  # of t
+        own = torch.zeros_like(squares)  # of h - m, by channel
         if scale is not None:
             length = squares if image is None else torch.sum(matrix * image, dim=0)
             own = scale.square() * _average(torch.sum(matrix.T * cross, dim=1) - length)
-        if image is None:
-            own = torch.ones_like(squares) if own is None else own + scale.square()
-        constant = None
+        if image is None:  # VᵀV = 1
+            own = own + (1 if scale is None else scale.square())
+        between = None if image is None else pull.T @ pull + torch.diag(own)  # of h - m, across channels
+        constant = torch.zeros_like(squares)
         if ctx.follows_mean:
-            constant = pull @ target.mean(dim=(0, 2))
+            constant = t.mean(dim=0) @ pull
             if offset is not None:
-                constant = constant - (0 if own is None else own * offset)
-                constant = _average(constant - (0 if between is None else between @ offset))
-            constant = (constant * step)[:, None]
-        by_values = _affine(
-            centred,
-            target,
-            None if own is None else (own * step)[:, None],
-            None if between is None else between * step,
-            pull * -step,
-            constant,
-        )
-        return by_values, None, by_matrix, None, None, None, None
+                constant = constant - (own * offset if between is None else between @ offset)
+            constant = _average(constant)
+        if between is None:
+            by_values = torch.addcmul(constant * step, centred, own * step)
+        else:
+            by_values = torch.addmm(constant * step, centred, between * step)
+        by_values.addmm_(t, pull * -step)
+        images, width, positions = ctx.shape
+        return by_values.view(images, positions, width).transpose(1, 2), None, by_matrix, *[None] * 4
 
 
-def _affine(
-    centred: Tensor, target: Tensor, own: Tensor | None, between: Tensor | None, pull: Tensor, constant: Tensor | None
-) -> Tensor:
-    """own ⊙ x + between x + pull t + constant, at each position."""
-    if between is not None:
-        values = torch.matmul(between if own is None else between + torch.diag(own[:, 0]), centred)
-        values = values if constant is None else values.add_(constant)
-    else:
-        assert own is not None
-        values = centred * own if constant is None else torch.addcmul(constant, centred, own)
-    if _tokens(target):
-        return values + torch.matmul(target.transpose(1, 2), pull.T).transpose(1, 2)
-    return values.baddbmm_(pull.expand(len(target), -1, -1), target)
+def _rows(values: Tensor) -> Tensor:
+    """`(B, K, P)` as `(B P, K)`: no copy for tokens and channels-last maps."""
+    return values.transpose(1, 2).reshape(-1, values.shape[1])
 
 
 def _average(statistic: Tensor) -> Tensor:
@@ -136,18 +124,3 @@ def _average(statistic: Tensor) -> Tensor:
     total = statistic.clone()
     torch.distributed.all_reduce(total)
     return total / torch.distributed.get_world_size()
-
-
-def _sum_of_products(first: Tensor, second: Tensor) -> Tensor:
-    """Sum over images and positions of x yᵀ: `(B, K, P)` and `(B, K', P)` to `(K, K')`."""
-    images, width, positions = first.shape
-    both_tokens = _tokens(first) and _tokens(second)
-    if both_tokens or width * second.shape[1] > 4 * positions * (width + second.shape[1]):
-        rows = first.transpose(1, 2).reshape(images * positions, -1)
-        return rows.T @ second.transpose(1, 2).reshape(images * positions, -1)
-    return torch.bmm(first, second.transpose(1, 2)).sum(dim=0)
-
-
-def _tokens(values: Tensor) -> bool:
-    """Whether `(B, K, P)` lies in memory as tokens do, `(B, P, K)`."""
-    return values.transpose(1, 2).is_contiguous()
