@@ -5,25 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from families import FAMILIES, build
-from helpers import NAMES, glyph_rows, labels_of, processor, run_python, save_teacher, vit
-from subdistill_hf.models import ModelError, count_parameters, image_size_of
+from helpers import NAMES, glyph_rows, labels_of, processor, save_teacher, vit
+from subdistill_hf.models import ModelError, count_parameters, image_size_of, load_teacher
 from subdistill_hf.students import build_student
 from subdistill_hf.views import process
-
-IN_A_FRESH_PROCESS = """
-import json, sys
-sys.modules["subdistill_hf"] = None  # importing it fails
-from PIL import Image
-from transformers import pipeline
-
-image = Image.open(sys.argv[1])
-for folder in sys.argv[2:]:
-    answers = pipeline("image-classification", model=folder)(image, top_k=None)
-    print(json.dumps({answer["label"]: answer["score"] for answer in answers}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -185,21 +173,50 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         build_student(str(folder), NAMES, processor())
 
 
-def test_a_pipeline_in_a_fresh_process_needs_the_folder_alone(tmp_path):
-    image = glyph_rows()[0]["img"]
-    image.save(tmp_path / "image.png")
-    recipes = ["vit:hidden=24,layers=1", "mobilenetv2:width=0.1,image=64", "timm/test_resnet:width=0.5,image=64"]
-    expected = []
-    for recipe in recipes:
-        student = build_student(recipe, NAMES, processor())
-        folder = tmp_path / str(len(expected))
-        student.model.save_pretrained(folder)
-        student.processor.save_pretrained(folder)
-        pixels = student.processor(images=[image.convert("RGB")], return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            scores = student.model.eval()(pixel_values=pixels).logits.softmax(dim=1)[0]
-        expected.append(dict(zip(NAMES, scores.tolist(), strict=True)))
-    folders = [tmp_path / str(number) for number in range(len(recipes))]
-    done = run_python(IN_A_FRESH_PROCESS, tmp_path / "image.png", *folders)
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert found == [pytest.approx(scores, abs=1e-6) for scores in expected]
+@pytest.mark.parametrize(
+    "recipe", ["vit:hidden=24,layers=1", "mobilenetv2:width=0.1,image=64", "timm/test_resnet:width=0.5,image=64"]
+)
+def test_a_pipeline_needs_the_folder_alone(recipe, tmp_path):
+    image = glyph_rows()[0]["img"].convert("RGB")
+    student = build_student(recipe, NAMES, processor())
+    student.model.save_pretrained(tmp_path)
+    student.processor.save_pretrained(tmp_path)
+    pixels = student.processor(images=[image], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        scores = student.model.eval()(pixel_values=pixels).logits.softmax(dim=1)[0]
+    answers = pipeline("image-classification", model=str(tmp_path))(image)
+    found = {answer["label"]: answer["score"] for answer in answers}
+    assert found == pytest.approx(dict(zip(NAMES, scores.tolist(), strict=True)), abs=1e-6)
+
+
+def test_a_timm_student_can_teach(tmp_path):
+    build_student("timm/test_resnet:image=64", NAMES, processor()).model.save_pretrained(tmp_path)
+    teacher = load_teacher(str(tmp_path))
+    assert teacher.labels == dict(enumerate(NAMES))
+    assert image_size_of(teacher.processor) == (64, 64)
+
+
+def test_a_trained_timm_student_comes_from_the_hub_with_its_tag(hub, tmp_path):
+    names = [f"class {number}" for number in range(7)]
+    trained = build_student("timm/test_resnet:image=64", names, processor()).model
+    trained.save_pretrained(tmp_path / "trained")
+    hub.put("timm/test_resnet.mine", tmp_path / "trained")
+    answer = hub.answer(
+        """
+        import json, sys
+        from subdistill_hf import build_student
+
+        student = build_student("timm/test_resnet.mine", ["a", "b", "c"], None)
+        student.model.save_pretrained(sys.argv[1])
+        print(json.dumps({"labels": student.labels, "from": [student.hub_id, student.revision],
+                          "size": student.processor.data_config["input_size"]}))
+        """,
+        tmp_path / "student",
+    )
+    assert answer["labels"] == {"0": "a", "1": "b", "2": "c"}
+    assert answer["from"] == ["timm/test_resnet.mine", hub.commits("timm/test_resnet.mine")[-1].oid]
+    assert answer["size"] == [3, 64, 64]
+    before, after = (load_file(tmp_path / place / "model.safetensors") for place in ("trained", "student"))
+    different = {name for name in before if before[name].shape != after[name].shape}
+    assert len(different) == 2  # weight and bias of the head
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() - different)
