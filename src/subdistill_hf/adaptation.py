@@ -32,7 +32,8 @@ from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.models import EMBEDDED_TEACHERS, freeze, image_size_of, weights_digest
+from subdistill_hf.models import freeze, image_size_of, weights_digest
+from subdistill_hf.options import EMBEDDED_TEACHERS
 from subdistill_hf.progress import show_progress
 from subdistill_hf.task import Task
 from subdistill_hf.trainer import SubDistillTrainer

@@ -130,8 +130,12 @@ def _run(command: str, arguments: list[str]) -> None:
     else:
         import torch.distributed
 
+        from subdistill_hf.defaults import choose_defaults, given_options
         from subdistill_hf.run import distill
 
+        chosen = choose_defaults(parsed[0], parsed[1], given_options(arguments))
+        if chosen and parsed[1].process_index == 0:
+            print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
         try:
             distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *_without_token(arguments)]))
         finally:  # a process that ends with its group open may abort

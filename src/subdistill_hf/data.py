@@ -12,8 +12,8 @@ import numpy as np
 
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.errors import DataError
-from subdistill_hf.options import DataOptions
-from subdistill_hf.sources import EMBEDDED_DATASETS, Label, Source, is_local, open_source
+from subdistill_hf.options import EMBEDDED_DATASETS, DataOptions
+from subdistill_hf.sources import Label, Source, is_local, open_source
 from subdistill_hf.splits import check_shares, held_out_test, train_and_validation
 from subdistill_hf.subtask import Subtask, resolve_classes
 

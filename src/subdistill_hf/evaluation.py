@@ -19,6 +19,9 @@ from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
 from subdistill_hf.views import ViewDataset, process
 
+WARM_UP = 3
+FEWEST_RUNS = 5
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -91,11 +94,12 @@ def count_operations(classifier: Classifier, images: ViewDataset) -> int:
 
 
 def measure_latency(
-    classifiers: Mapping[str, Classifier], images: ViewDataset, runs: int = 50
+    classifiers: Mapping[str, Classifier], images: ViewDataset, runs: int = 50, seconds: float = 15.0
 ) -> dict[str, dict[str, float]]:
     """Milliseconds a forward pass takes for one image on one CPU thread: median and quartiles.
 
-    The classifiers take turns, so that a busy machine is busy for all of them alike. Preprocessing is not timed.
+    The classifiers take turns, so that a busy machine is busy for all of them alike. Preprocessing is not timed. There
+    are fewer runs, but no fewer than five, where all would take longer than `seconds`.
     """
     threads = torch.get_num_threads()
     inputs = {name: process(classifier.processor, [images.image(0)]) for name, classifier in classifiers.items()}
@@ -105,11 +109,14 @@ def measure_latency(
     try:
         for classifier in classifiers.values():
             classifier.model.to("cpu")
-        for run in range(runs + 3):
+        began = time.perf_counter()
+        for run in range(runs + WARM_UP):
+            if run >= WARM_UP + FEWEST_RUNS and time.perf_counter() - began > seconds:
+                break
             for name, classifier in classifiers.items():
                 start = time.perf_counter()
                 classifier.logits(inputs[name])
-                if run >= 3:  # the first passes allocate
+                if run >= WARM_UP:  # the first passes allocate
                     times[name].append((time.perf_counter() - start) * 1e3)
     finally:
         torch.set_num_threads(threads)

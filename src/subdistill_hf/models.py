@@ -19,9 +19,9 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub_errors import HTTPError, explain
 from subdistill_hf.hub_revision import hub_revision
 from subdistill_hf.licenses import license_of
+from subdistill_hf.options import EMBEDDED_TEACHERS
 
 TEACHERS_FOLDER = Path(__file__).parent / "teachers"
-EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 
 
 LOADING_ERRORS = (HTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)

@@ -7,6 +7,24 @@ from typing import Any
 
 from subdistill_hf.methods import METHODS
 
+EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
+EMBEDDED_DATASETS = ("glyphs-100", "digits")
+
+DATASET_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
+    "dataset": ("uoft-cs/cifar100", "small, and open to all"),
+    "classes": (("superclass:large_carnivores",), "five of its classes, which are easily mixed up"),
+    "train_images_per_class": (100, "a fifth of the images, as few as the method is made for"),
+    "adapt_teacher": ("lora", "the teacher is fitted to the classes first, if it lacks one"),
+    "teacher_cache": ("8", "the teacher, by far the larger part of the work, sees each image eight times in all"),
+}
+STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
+    "student": (
+        "timm/mobilenetv4_conv_small.e2400_r224_in1k",
+        "made for phones, and pretrained: few images cannot teach a student to see",
+    ),
+}
+"""What the command line chooses for a teacher that is not embedded, and why; see `defaults.choose_defaults`."""
+
 
 @dataclass
 class DataOptions:

@@ -23,7 +23,6 @@ from subdistill_hf.options import DataOptions
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_DATASETS = ("glyphs-100", "digits")
 SAVED = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
 STREAM_BATCH = 1000
 

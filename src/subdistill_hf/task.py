@@ -14,8 +14,7 @@ from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, load_teacher
-from subdistill_hf.options import TaskOptions
-from subdistill_hf.sources import EMBEDDED_DATASETS
+from subdistill_hf.options import EMBEDDED_DATASETS, TaskOptions
 from subdistill_hf.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.views import AUGMENTATIONS, ViewDataset
 

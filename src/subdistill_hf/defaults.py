@@ -1,0 +1,65 @@
+"""What is chosen for a user who names little more than a teacher of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.options import (
+    DATASET_OF_HUB_TEACHERS,
+    EMBEDDED_DATASETS,
+    EMBEDDED_TEACHERS,
+    STUDENT_OF_HUB_TEACHERS,
+    DistillationOptions,
+    TaskOptions,
+)
+
+
+def given_options(arguments: Iterable[str]) -> set[str]:
+    """The names of the options that stand on a command line, spelled as fields are."""
+    return {
+        word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--") and len(word) > 2
+    }
+
+
+def choose_defaults(task: TaskOptions, training: DistillationOptions, given: set[str]) -> list[str]:
+    """Set the options that were left open, by what suits a teacher that is not embedded.
+
+    An embedded teacher keeps the defaults of the options. To any other teacher comes a dataset of the Hub, if none was
+    given, with all that makes a first run of a few hundred images; and, unless the dataset is embedded, a pretrained
+    student.
+
+    Args:
+        task: changed in place.
+        training: changed in place.
+        given: the options that the user gave, which stay as they are.
+
+    Returns:
+        A line for each option that was chosen, with the reason.
+
+    Raises:
+        SubDistillError: for a dataset without classes.
+    """
+    if "dataset" in given and "classes" not in given:
+        raise SubDistillError(
+            f"--dataset {task.dataset} needs --classes: which of its classes is the student for? Expected names, ids, "
+            "superclass:NAME or all"
+        )
+    if task.teacher in EMBEDDED_TEACHERS:
+        return []
+    wanted: dict[str, tuple[str | int | tuple[str, ...], str]] = {}
+    if not {"dataset", "classes"} & given:
+        wanted |= DATASET_OF_HUB_TEACHERS
+    elif "dataset" not in given:
+        wanted["dataset"] = DATASET_OF_HUB_TEACHERS["dataset"]
+    dataset = wanted["dataset"][0] if "dataset" in wanted else task.dataset
+    if dataset not in EMBEDDED_DATASETS:
+        wanted |= STUDENT_OF_HUB_TEACHERS
+    lines = []
+    for name, (value, reason) in wanted.items():
+        if name in given:
+            continue
+        setattr(task if hasattr(task, name) else training, name, list(value) if isinstance(value, tuple) else value)
+        text = " ".join(value) if isinstance(value, tuple) else str(value)
+        lines.append(f"--{name} {text}: {reason}")
+    return lines
