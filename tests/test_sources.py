@@ -87,16 +87,18 @@ def test_a_subtask_of_parquet_files_is_that_of_the_slow_way(parquet_folder, stre
         assert len(ViewDataset(getattr(fast, part), fast.columns)) == {"train": 18, "validation": 6, "test": 9}[part]
 
 
-def test_rows_of_other_classes_are_not_copied_and_a_second_load_copies_nothing(parquet_folder, datasets_cache):
-    before = size_of(datasets_cache)
-    first = load_subtask(options(parquet_folder, DICE))
-    copied = size_of(datasets_cache) - before
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_other_classes_are_not_copied_and_a_second_load_copies_nothing(
+    parquet_folder, tmp_path, monkeypatch, streaming
+):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    first = load_subtask(options(parquet_folder, DICE, streaming=streaming))
+    copied = size_of(tmp_path)
     parts = (first.train, first.validation, first.test)
     wanted = sum(len(image) for part in parts for _, image in encoded(part, first.columns))
     assert wanted < copied < 1.2 * wanted + 10_000
-    before = size_of(datasets_cache)
-    load_subtask(options(parquet_folder, DICE))
-    assert size_of(datasets_cache) == before
+    load_subtask(options(parquet_folder, DICE, streaming=streaming))
+    assert size_of(tmp_path) == copied
 
 
 def test_a_changed_file_is_read_again(parquet_folder, tmp_path):

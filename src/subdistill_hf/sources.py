@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import datasets
 import fsspec
 import pyarrow.parquet as pq
+from datasets.packaged_modules.generator.generator import Generator
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from subdistill_hf.columns import ImageColumns
@@ -194,17 +195,11 @@ class ParquetSource:
             builder = _builder(self.options, columns=kept, filters=[(columns.label, "in", list(labels))])
             if not self.options.streaming:
                 return self._prepared(builder, split, kept).select_columns(kept)
-            if set(labels).isdisjoint(self.column(split, columns.label)):
-                return _empty(self.features, kept)  # as where test labels are secret: no image is read
             return _stored(builder, split, columns, labels, builder.info.features or self.features)
 
     def _prepared(self, builder: Any, split: str, columns: list[str]) -> datasets.Dataset:
-        """What the builder keeps of a split, in the cache."""
         builder.info.size_in_bytes = builder.info.download_size  # of all rows, or so the disk would seem too small
-        builder.download_and_prepare(verification_mode="no_checks", num_proc=self.processes)
-        if builder.info.splits[split].num_examples == 0:
-            return _empty(self.features, columns)
-        return builder.as_dataset(split)
+        return _prepared(builder, split, _of(self.features, columns), self.processes)
 
 
 class StreamSource:
@@ -231,26 +226,28 @@ class StreamSource:
         return _stored(self.builder, split, columns, labels, self.features)
 
 
-def _empty(features: datasets.Features, columns: Sequence[str]) -> datasets.Dataset:
-    return datasets.Dataset.from_dict(
-        {name: [] for name in columns}, features=datasets.Features({name: features[name] for name in columns})
-    )
+def _of(features: datasets.Features, columns: Sequence[str]) -> datasets.Features:
+    return datasets.Features({name: features[name] for name in columns})
+
+
+def _prepared(builder: Any, split: str, features: datasets.Features, processes: int | None = None) -> datasets.Dataset:
+    """What a builder keeps of a split, in the cache; it may be nothing, where test labels are secret."""
+    builder.download_and_prepare(verification_mode="no_checks", num_proc=processes)
+    if builder.info.splits[split].num_examples == 0:
+        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
+    return builder.as_dataset(split)
 
 
 def _stored(
     builder: Any, split: str, columns: ImageColumns, labels: Sequence[Label], features: datasets.Features
 ) -> datasets.Dataset:
     """Write the chosen rows of a stream to the cache, where a later run and other processes find them."""
-    # `from_generator` takes lists for shards, and orders rows by them: the labels are a tuple
+    kept = _of(features, [columns.image, columns.label])
+    # lists would be taken for shards, and the rows be ordered by them: the labels are a tuple
     arguments = {"builder": builder, "split": split, "columns": columns, "labels": tuple(labels)}
-    kept = [columns.image, columns.label]
-    key = datasets.fingerprint.Hasher.hash([builder.cache_dir, split, kept, list(labels)])
-    return datasets.Dataset.from_generator(
-        _chosen,
-        features=datasets.Features({name: features[name] for name in kept}),
-        gen_kwargs=arguments,
-        fingerprint=key,
-    )
+    key = datasets.fingerprint.Hasher.hash([builder.cache_dir, split, list(kept), list(labels)])
+    writer = Generator(features=kept, generator=_chosen, gen_kwargs=arguments, config_id=f"stream-{key}")
+    return _prepared(writer, "train", kept)  # its only split, whatever was read
 
 
 def _chosen(builder: Any, split: str, columns: ImageColumns, labels: tuple[Label, ...]) -> Iterator[dict[str, Any]]:
