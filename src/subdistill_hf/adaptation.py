@@ -40,8 +40,8 @@ from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator, ViewDataset
 
 ADAPTER_FOLDER = "teacher-adapter"
-MIN_EPOCHS = 10
-MIN_STEPS = 400
+MIN_EPOCHS = 5
+MIN_STEPS = 200
 
 
 class AdaptationError(SubDistillError):

@@ -15,7 +15,7 @@ from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging as transformers_logging
 
-from subdistill_hf.adaptation import Adaptation, adapt, announce_adaptation, plan_adaptation
+from subdistill_hf.adaptation import ADAPTER_FOLDER, Adaptation, adapt, announce_adaptation, plan_adaptation
 from subdistill_hf.adapters import merged
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
@@ -203,7 +203,15 @@ def build_trainer(
         task: what all methods share.
         config: of the method.
         label: of its progress bar; without one there is no bar.
+
+    Raises:
+        SubDistillError: when models, layers and images do not fit together, or the teacher lacks the classes.
     """
+    if task.data.subtask.teacher_ids is None:
+        raise SubDistillError(
+            f"the teacher {task.teacher.name!r} lacks the classes: fit it with subdistill distill --adapt_teacher, "
+            f"and give the folder {ADAPTER_FOLDER} that this leaves as the teacher"
+        )
     set_seed(config.seed)
     student = build_student(
         task.options.student, task.data.subtask.names, task.teacher.processor, task.options.trust_remote_code
