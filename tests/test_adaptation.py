@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 from helpers import config, processor, save_teacher, teacher_resnet, teacher_vit, weights_of
-from subdistill_hf.adaptation import ADAPTER_FOLDER, AdaptationError, adapt, announce_adaptation, plan_adaptation
+from subdistill_hf.adaptation import (
+    ADAPTER_FOLDER,
+    AdaptationError,
+    adapt,
+    announce_adaptation,
+    announce_fitted,
+    plan_adaptation,
+)
 from subdistill_hf.adapters import AdapterError
 from subdistill_hf.evaluation import Classifier, predict
 from subdistill_hf.glyphs import CLASS_NAMES
@@ -120,6 +127,7 @@ def test_what_is_known_of_the_fit_is_for_the_report(fitted):
         "training_seconds": task.adaptation["training_seconds"],
     }
     assert task.adaptation["training_seconds"] > 0
+    assert announce_fitted(task) == "teacher  resnet, fitted: 100.0 % of 12 validation images"
     weights = load_file(fitted[1] / ADAPTER_FOLDER / "adapter_model.safetensors")
     assert task.adaptation["trained_parameters"] == sum(value.numel() for value in weights.values())
 
@@ -210,7 +218,7 @@ def test_an_adapter_that_is_there_is_used_again(places, fitted, copied):
     before = (copied / ADAPTER_FOLDER / "adapter_model.safetensors").stat().st_mtime_ns
     for resume in (False, True):
         plan = planned(places, copied, resume)
-        assert "is used again (100.0 % of its validation images)" in announce_adaptation(plan)
+        assert f"{copied / ADAPTER_FOLDER} is used again" in announce_adaptation(plan)
         task = adapt(plan, copied / "runs")
         assert weights_digest(task.teacher.model) == weights_digest(fitted[0].teacher.model)
         assert task.adaptation == fitted[0].adaptation

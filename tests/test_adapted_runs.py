@@ -128,7 +128,9 @@ def test_a_resumed_run_takes_its_adapter_again_and_may_save_the_student_merged(i
     expected = logits(load_teacher(str(finished)).model)
     shutil.rmtree(output / "runs" / "subdistill" / "checkpoint-4")
     assert main(["distill", *arguments(inputs, output, resume_from_checkpoint="true")]) == 0
-    assert f"{output / ADAPTER_FOLDER} is used again" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{output / ADAPTER_FOLDER} is used again" in printed
+    assert "teacher  teacher, fitted: " in printed
     assert not list(output.glob("adapter_*"))
     student = AutoModelForImageClassification.from_pretrained(output)
     torch.testing.assert_close(logits(student), expected, rtol=0, atol=1e-5)

@@ -128,8 +128,7 @@ def announce_adaptation(adaptation: Adaptation) -> str:
     """What will be done to the teacher, as a line."""
     options, count = adaptation.task.options, len(adaptation.data.subtask.names)
     if adaptation.record is not None:
-        accuracy = adaptation.record["validation_accuracy"]
-        return f"\nadapter  {adaptation.folder} is used again ({100 * accuracy:.1f} % of its validation images)\n"
+        return f"\nadapter  {adaptation.folder} is used again\n"
     body = (
         f"changes of rank {options.adapt_rank} in {len(adaptation.targets)} modules and " if adaptation.targets else ""
     )
@@ -137,6 +136,13 @@ def announce_adaptation(adaptation: Adaptation) -> str:
         f"\nadapter  the teacher lacks the classes: {body}a new head for {count} classes, from "
         f"{len(adaptation.data.train)} images in {adaptation.epochs:g} epochs\n"
     )
+
+
+def announce_fitted(task: Task) -> str:
+    """How well an adapted teacher does, as a line."""
+    assert task.adaptation is not None
+    images, accuracy = task.adaptation["validation_images"], task.adaptation["validation_accuracy"]
+    return f"teacher  {task.teacher.name}, fitted: {100 * accuracy:.1f} % of {images} validation images"
 
 
 def _check_options(task: Task) -> None:

@@ -15,7 +15,14 @@ from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging as transformers_logging
 
-from subdistill_hf.adaptation import ADAPTER_FOLDER, Adaptation, adapt, announce_adaptation, plan_adaptation
+from subdistill_hf.adaptation import (
+    ADAPTER_FOLDER,
+    Adaptation,
+    adapt,
+    announce_adaptation,
+    announce_fitted,
+    plan_adaptation,
+)
 from subdistill_hf.adapters import merged
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
@@ -105,6 +112,8 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         _remove_old_run(task.folder)
     if adaptation is not None:
         task = adapt(adaptation, task.folder / RUNS_FOLDER)
+        if main:
+            print(announce_fitted(task))
         runs = {method: _build(task, method, announce=False) for method in methods}
         _fit_subspaces(runs)
     _push_checkpoints(config, destination, runs[config.method].trainer)
