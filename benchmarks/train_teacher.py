@@ -38,7 +38,7 @@ def main() -> None:
     template = load_teacher("glyphs-resnet").processor  # for the normalisation, and the size where none is given
     teacher = build_student(options.model, data.subtask.names, template)
     config = SubDistillConfig(
-        output_dir=f"{options.output_dir}/runs",
+        output_dir=options.output_dir,
         method="scratch",
         num_train_epochs=options.epochs,
         learning_rate=options.learning_rate,

@@ -54,7 +54,7 @@ def lines_of(folder):
 
 
 def without_times(rows):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def test_every_run_is_a_line_with_what_was_measured(finished):
         assert 0 <= row["validation"] <= 1
         assert (row["steps"], row["images"]) == (2, 6 * (3 if row["subtask"] == "three" else 2))
         assert row["seconds"] > 0
+        assert row["preparation_seconds"] > 0 or row["method"] == "kd"
     assert len({row["parameters"] for row in rows if row["subtask"] == "two"}) == 1
     assert len({row["teacher_test"] for row in rows if row["subtask"] == "two"}) == 1
     assert {name.name for name in finished.iterdir()} == {
@@ -172,6 +173,16 @@ def test_what_does_not_fit_is_refused_before_the_first_run(inputs, datasets_cach
     with pytest.raises(SubDistillError, match=message):
         benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_lacks_the_classes_is_refused(inputs, datasets_cache, tmp_path):
+    save_teacher(tmp_path / "teacher", teacher_resnet(("cat", "dog", "cow")))
+    task = {"teacher": str(tmp_path / "teacher"), "dataset": str(inputs / "images")}
+    grid = write_grid(inputs, tmp_path / "grid.yaml", task=task)
+    with pytest.raises(
+        BenchmarkError, match=r"seed 0 .*: teacher 'teacher' lacks the classes of the subtask: adapt it"
+    ):
+        benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):

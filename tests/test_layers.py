@@ -209,3 +209,7 @@ def test_the_table_of_hand_made_pairs():
         "layer1         64 x 8x8              blocks.0       16 x 4x4   16 of 64",
         "layer2         128 x 4x4 + 1 tokens  blocks.10      160 x 2x2  128 of 128",
     ]
+    assert (
+        layer_table(pairs, subspaces=False).splitlines()[2]
+        == "layer1         64 x 8x8              blocks.0       16 x 4x4"
+    )

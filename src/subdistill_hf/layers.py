@@ -129,11 +129,11 @@ def parse_layers(teacher: nn.Module, student: nn.Module, layers: Sequence[str]) 
     return teacher_names, student_names
 
 
-def layer_table(pairs: Sequence[LayerPair]) -> str:
-    """A preview of the pairs as text: names, shapes, and the dimensions of each subspace."""
-    rows = [("teacher layer", "output", "student layer", "output", "subspace")]
+def layer_table(pairs: Sequence[LayerPair], subspaces: bool = True) -> str:
+    """A preview of the pairs as text: names, shapes, and the dimensions of each subspace where there are any."""
+    rows = [["teacher layer", "output", "student layer", "output", "subspace"]]
     for pair in pairs:
         teacher, student = pair.teacher, pair.student
         subspace = f"{pair.dimensions} of {teacher.width}"
-        rows.append((teacher.name, str(teacher), student.name, str(student), subspace))
-    return table(rows)
+        rows.append([teacher.name, str(teacher), student.name, str(student), subspace])
+    return table(rows if subspaces else [row[:-1] for row in rows])

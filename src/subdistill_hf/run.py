@@ -89,6 +89,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     """
     transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     methods = _methods(options, config)
+    shown = next((method for method in reversed(methods) if METHODS[method].layer_weight is not None), None)
     check_student_lora(options)
     _check_folder(options, config)
     main = config.process_index == 0
@@ -100,7 +101,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         if main:
             announce(task)
             print("" if adaptation is None else announce_adaptation(adaptation), end="")
-        runs = {method: _build(task, method, announce=main) for method in methods}
+        runs = {method: _build(task, method, announce=main and method == shown) for method in methods}
         if adaptation is None:
             _fit_subspaces(runs)
         if destination is not None:

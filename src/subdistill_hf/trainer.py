@@ -182,7 +182,7 @@ class SubDistillTrainer(StudentOnHub):
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""
-        return layer_table(self.pairs)
+        return layer_table(self.pairs, subspaces=self.args.method not in BASELINES)
 
     # Subspaces
 

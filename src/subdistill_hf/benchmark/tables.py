@@ -25,6 +25,7 @@ COLUMNS = (
     "teacher_test",
     "test_agreement",
     "seconds",
+    "preparation_seconds",
     "steps",
     "images",
     "parameters",
@@ -136,7 +137,7 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
     note = (
         f"Test accuracy in %, mean ± standard error over {runs}; difference to "
         f"{label_of(benchmark, benchmark.reference)}, paired by run, with its {100 * CONFIDENCE:.0f} % confidence "
-        "interval; rank among the methods of a run, 1 the best; median seconds of training."
+        "interval; rank among the methods of a run, 1 the best; median seconds of the training steps."
     )
     if comparison.failed:
         told = ", ".join(f"{label_of(benchmark, method)} {count}" for method, count in comparison.failed.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -72,21 +73,32 @@ def train_job(job: Job) -> Row:
     """Train and measure; a loss that is not finite is a result too, without accuracies.
 
     Returns:
-        `job.described()` with accuracies of student and teacher, agreement, seconds, steps and parameters.
+        `job.described()` with accuracies of student and teacher, agreement, steps and parameters; the seconds of the
+        steps, and those of what came before them: the subspaces, and the teacher's passes where they are kept.
+
+    Raises:
+        BenchmarkError: when the teacher lacks the classes.
     """
     _be_quiet()
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(job, folder)
         task = load_task(TaskOptions(**job.task), config)
+        if task.lacks_classes:
+            raise BenchmarkError(
+                f"teacher {task.teacher.name!r} lacks the classes of the subtask: adapt it first (subdistill distill "
+                "--adapt_teacher), and give the adapted one"
+            )
         trainer, student = build_trainer(task, config)
+        start = time.perf_counter()
         try:
             trained = trainer.train().metrics
         except NonFiniteLossError as error:
             return {**job.described(), "validation": None, "test": None, "error": str(error)}
-        seconds = round(trained["train_runtime"], 2)
+        seconds = trained["train_runtime"]
         row: Row = {
             **job.described(),
-            "seconds": seconds,
+            "seconds": round(seconds, 2),
+            "preparation_seconds": round(time.perf_counter() - start - seconds, 2),
             "steps": trainer.state.global_step,
         }
         ours = Classifier(trainer.model, student.processor)
