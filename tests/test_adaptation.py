@@ -246,10 +246,11 @@ def no_record(folder):
         (no_record, {}, "its files are damaged"),
         (None, {"adapt_rank": 4}, "it was made with another choice of rank"),
         (None, {"teacher": "vit"}, "it was made with another choice of teacher, target_modules"),
+        (None, {"validation_fraction": 0.21}, "it was made with another choice of images"),
         (None, {"classes": ["red", "grey"]}, "it was made with another choice of classes, dataset"),
         (None, {"adapt_teacher": "head"}, "it was made with another choice of method, rank, target_modules"),
     ],
-    ids=["cut", "no weights", "no record", "rank", "teacher", "classes", "method"],
+    ids=["cut", "no weights", "no record", "rank", "teacher", "images", "classes", "method"],
 )
 def test_an_adapter_that_does_not_fit_is_replaced_by_a_new_run_and_stops_a_resumed_one(
     places, copied, capsys, damage, options, reason

@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,16 @@ from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models import freeze, image_size_of, weights_digest
-from subdistill_hf.options import EMBEDDED_TEACHERS
+from subdistill_hf.options import EMBEDDED_TEACHERS, DataOptions
 from subdistill_hf.progress import show_progress
 from subdistill_hf.task import Task
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator, ViewDataset
 
 ADAPTER_FOLDER = "teacher-adapter"
+CHOICE_OF_IMAGES = tuple(
+    field.name for field in fields(DataOptions) if field.name not in ("dataset", "classes", "streaming")
+)
 MIN_EPOCHS = 5
 MIN_STEPS = 200
 
@@ -109,10 +112,11 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
         "method": options.adapt_teacher,
         "rank": options.adapt_rank if targets else None,
         "target_modules": list(targets),
-        "epochs": epochs,
+        "epochs": options.adapt_epochs,
         "learning_rate": options.adapt_learning_rate,
         "seed": config.seed,
         "dataset": [data.name, data.revision, len(data.train), len(data.validation)],
+        "images": {name: getattr(options, name) for name in CHOICE_OF_IMAGES},
         "augmentation": [task.augmentation, task.flip],
     }
     chosen = range(len(names)) if data is task.data else task.data.subtask.dataset_ids
@@ -257,7 +261,7 @@ def _base_name(task: Task) -> str:
 def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrainer:
     task, data = adaptation.task, adaptation.data
     config: SubDistillConfig = copy.copy(task.config)
-    config.method, config.task_weight, config.teacher_views = "scratch", 1.0, None
+    config.method, config.task_weight = "scratch", 1.0
     config.num_train_epochs, config.max_steps = adaptation.epochs, -1
     config.learning_rate = task.options.adapt_learning_rate
     config.eval_strategy, config.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
