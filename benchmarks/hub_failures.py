@@ -34,7 +34,7 @@ PROGRAM = "import sys; from subdistill_hf.cli import main; sys.exit(main(sys.arg
 FULL_DISK = f"""
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 {PROGRAM}
 """
 Inject = Callable[[LoopbackHub], None]
@@ -105,7 +105,7 @@ DOWNLOADS = [
         lambda hub: hub.slow("GET /storage/{weights}", 3),
         environment={"HF_HUB_DOWNLOAD_TIMEOUT": "1"},
     ),
-    Case("teacher: the disk is full after 50 kB", program=FULL_DISK),
+    Case("teacher: the disk is full after 150 kB", program=FULL_DISK),
     Case("dataset: 404", _fail("datasets/user/images", 404)),
     Case("dataset: 403, gated", _fail("datasets/user/images", 403)),
     Case("dataset: 500 for the images, always", _fail("GET /datasets/user/images/resolve/.*parquet", 500)),
@@ -148,7 +148,7 @@ def _pushed(case: Case, student: Path) -> list[str]:
         before = _state_of(hub.folder / "expert")
         case.inject(hub)
         given = ["push", "expert", "--repo", "user/expert"]
-        done = hub.run(case.program, *given, timeout=120, **case.environment)
+        done = hub.run(case.program, *given, timeout=300, **case.environment)
         folder = "whole" if _state_of(hub.folder / "expert") == before else "CHANGED"
         there = _on_hub(hub)
         again = "not needed"
@@ -157,7 +157,7 @@ def _pushed(case: Case, student: Path) -> list[str]:
             assert command == given, done.stderr
             hub.faults.clear()
             hub.user = "user"
-            repeated = hub.run(PROGRAM, *command, timeout=120)
+            repeated = hub.run(PROGRAM, *command, timeout=300)
             again = f"{repeated.returncode}; {_on_hub(hub)}"
         message = done.stderr.partition(": ")[2].partition(" The folder is")[0].partition("expert: ")[2]
         return [case.what, str(done.returncode), _said(message, hub), folder, there, again]
@@ -182,13 +182,13 @@ def _downloaded(case: Case, teacher: Path, images: dict[str, bytes]) -> list[str
             fault.match = fault.match.format(**hashes)
         given = ["--teacher", "user/teacher", "--dataset", "user/images", "--classes", *NAMES, "--layers"]
         given += ["resnet.encoder.stages.0", "--output_dir", "out"]
-        done = hub.run(case.program, "inspect", *given, timeout=120, **case.environment)
+        done = hub.run(case.program, "inspect", *given, timeout=300, **case.environment)
         output = "written" if (hub.folder / "out").exists() else "nothing"
         cache = _cached(hub)
         again = "not needed"
         if done.returncode:
             hub.faults.clear()
-            again = str(hub.run(PROGRAM, "inspect", *given, timeout=120).returncode)
+            again = str(hub.run(PROGRAM, "inspect", *given, timeout=300).returncode)
         error = next((line for line in done.stderr.splitlines() if line.startswith("error: ")), "error: ")
         return [case.what, str(done.returncode), _said(error.removeprefix("error: "), hub), output, cache, again]
 

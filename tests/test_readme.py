@@ -15,6 +15,7 @@ from subdistill_hf.benchmark.config import read_benchmark
 from subdistill_hf.benchmark.jobs import untuned_jobs
 from subdistill_hf.benchmark.training import config_of
 from subdistill_hf.cli import make_parser
+from subdistill_hf.options import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
 from subdistill_hf.students import build_student
 from subdistill_hf.trainer import SubDistillTrainer
 
@@ -132,11 +133,23 @@ def test_the_benchmark_of_the_readme_is_one(tmp_path):
 
 
 def test_the_commands_of_the_readme_are_understood():
-    """Every `subdistill distill` and `subdistill inspect` line parses, with its continuation lines."""
-    commands = re.findall(r"^subdistill (distill|inspect) (.*?)(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL)
-    assert {command for command, _ in commands} == {"distill", "inspect"}
+    """Every `subdistill distill`, `inspect` and `push` line parses, with its continuation lines."""
+    commands = re.findall(r"^subdistill (distill|inspect|push) (.*?)(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL)
+    assert {command for command, _ in commands} == {"distill", "inspect", "push"}
     for command, text in commands:
         options = shlex.split(text.replace("\\\n", " "))
         parsed = make_parser(command).parse_args_into_dataclasses(options, look_for_args_file=False)
+        if command == "push":
+            assert (parsed[0].repo, parsed[1].folder) == ("dice-expert", "dice-expert")
+            continue
         assert len(parsed[0].classes) >= 1
         assert f"--classes {parsed[0].classes[0]}" in text
+
+
+def test_the_choices_for_a_teacher_of_the_hub_are_those_of_the_readme():
+    table = README.partition("### A teacher of the Hub")[2].partition("###")[0]
+    for name, (value, reason) in (DATASET_OF_HUB_TEACHERS | STUDENT_OF_HUB_TEACHERS).items():
+        value = " ".join(value) if isinstance(value, tuple) else value
+        row = next(line for line in table.splitlines() if line.startswith(f"| `--{name}` |"))
+        assert row.split("|")[2].strip().strip("`") == str(value)
+        assert reason in row
