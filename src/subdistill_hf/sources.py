@@ -178,11 +178,12 @@ class ParquetSource:
         if self.revision is not None:
             options = replace(options, dataset_config=known.config, dataset_revision=known.revision)
         self.options = options
+        self._builders: dict[str, Any] = {}
 
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split; no other column is read."""
         with explained(self.options.dataset):
-            builder = _builder(self.options, columns=[name])
+            builder = self._reading(columns=[name])
             if self.options.streaming:
                 batches = builder.as_streaming_dataset(split).with_format("arrow").iter(STREAM_BATCH)
                 return [label for batch in batches for label in batch[name].to_pylist()]
@@ -192,10 +193,17 @@ class ParquetSource:
         """The rows with one of these labels, chosen by a filter that the parquet reader applies."""
         kept = [columns.image, columns.label]
         with explained(self.options.dataset):
-            builder = _builder(self.options, columns=kept, filters=[(columns.label, "in", list(labels))])
+            builder = self._reading(columns=kept, filters=[(columns.label, "in", list(labels))])
             if not self.options.streaming:
                 return self._prepared(builder, split, kept).select_columns(kept)
-            return _stored(builder, split, columns, labels, builder.info.features or self.features)
+            return _stored(builder, split, columns, labels, self.features)
+
+    def _reading(self, **arguments: Any) -> Any:
+        """The builder of a choice of columns and rows, made once: it looks for the files, on the Hub by asking."""
+        key = repr(arguments)
+        if key not in self._builders:
+            self._builders[key] = _builder(self.options, **arguments)
+        return self._builders[key]
 
     def _prepared(self, builder: Any, split: str, columns: list[str]) -> datasets.Dataset:
         builder.info.size_in_bytes = builder.info.download_size  # of all rows, or so the disk would seem too small
