@@ -252,6 +252,13 @@ def test_a_card_whose_metadata_do_not_parse_is_refused(hub):
     assert hub.files("user/mine") == {}
 
 
+def test_an_interrupted_push_says_how_to_try_again(monkeypatch, tmp_path):
+    write_student(tmp_path)
+    monkeypatch.setattr("subdistill_hf.hub.sign_in", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(PushError, match=r"was not pushed to mine: interrupted.* subdistill push .* --repo mine$"):
+        push_folder(tmp_path, "mine")
+
+
 def test_in_python_a_push_raises(tmp_path):
     with pytest.raises(PushError, match="holds no student"):
         push_folder(tmp_path)

@@ -210,12 +210,14 @@ def test_metadata_round_trip(report, tmp_path):
 def test_hub_ids(report):
     report["teacher"] |= {"name": "google/vit-base-patch16-224", "hub_id": "google/vit-base-patch16-224"}
     report["teacher"] |= {"revision": "3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3"}
-    report["dataset"] |= {"name": "cifar100", "hub_id": "uoft-cs/cifar100"}
+    report["dataset"] |= {"name": "cifar100", "hub_id": "uoft-cs/cifar100", "revision": "c" * 40}
     card = render_card(report)
     assert card.data.base_model == "google/vit-base-patch16-224"
     assert card.data.base_model_relation in {"adapter", "merge", "quantized", "finetune"}
     assert card.data.datasets == ["uoft-cs/cifar100"]
     assert card.data.eval_results[0].dataset_type == "uoft-cs/cifar100"
+    assert card.data.eval_results[0].dataset_revision == "c" * 40
+    assert f"- Revision: `{'c' * 40}`" in card.text
     assert card.data.model_name == "vit-base-patch16-224-subdistill-cifar100"
     teacher = "[google/vit-base-patch16-224](https://huggingface.co/google/vit-base-patch16-224)"
     assert f"distilled from the teacher {teacher}" in card.text

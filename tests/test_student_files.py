@@ -82,6 +82,16 @@ def test_texts_with_tokens_or_paths_of_this_machine_are_refused(tmp_path, monkey
         check_clean({"fine.md": b"nothing", name: content}, tmp_path)
 
 
+def test_an_adapter_needs_a_base_that_others_have(tmp_path):
+    (tmp_path / "base").mkdir()
+    local, remote = (json.dumps({"base_model_name_or_path": base}).encode() for base in (f"{tmp_path}/base", "a/b"))
+    with pytest.raises(
+        UncleanError, match=r"a folder of this machine, .*base, which nobody else has: save the student"
+    ):
+        check_clean({"adapter_config.json": local}, tmp_path)
+    check_clean({"adapter_config.json": remote}, tmp_path)
+
+
 def test_what_only_looks_like_a_secret_is_fine(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "my own secret")
     monkeypatch.chdir("/")

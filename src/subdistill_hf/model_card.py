@@ -204,6 +204,7 @@ def _card_data(report: Mapping[str, Any], published: Mapping[str, Any], name: st
                 dataset_type=dataset.get("hub_id") or slug(dataset["name"]),
                 dataset_name=f"{dataset['name']} ({_class_phrase(report)})",
                 dataset_split=dataset["test_split"],
+                dataset_revision=dataset.get("revision"),
                 metric_type="accuracy",
                 metric_name="Accuracy",
                 metric_value=round(published["accuracy"], 4),

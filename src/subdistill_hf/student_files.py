@@ -13,7 +13,8 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.snippet import EXAMPLE_FILE
 
 CARD_FILE: Final = "README.md"
-NAMED: Final = ("config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json", CARD_FILE)
+ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
+NAMED: Final = ("config.json", "preprocessor_config.json", "processor_config.json", ADAPTER_CONFIG_FILE, CARD_FILE)
 WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 TEXT: Final = (".json", ".md", ".py")
 TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
@@ -48,7 +49,7 @@ def student_files(folder: str | Path) -> dict[str, bytes]:
 
 
 def check_clean(files: dict[str, bytes], folder: str | Path) -> None:
-    """Refuse texts that hold a token, or a path of this machine.
+    """Refuse texts that hold a token or a path of this machine, and adapters of a model that only this machine has.
 
     Args:
         files: name to content.
@@ -57,6 +58,13 @@ def check_clean(files: dict[str, bytes], folder: str | Path) -> None:
     Raises:
         UncleanError: naming the file and what it holds.
     """
+    if ADAPTER_CONFIG_FILE in files:
+        base = json.loads(files[ADAPTER_CONFIG_FILE]).get("base_model_name_or_path") or ""
+        if Path(base).is_dir():
+            raise UncleanError(
+                f"{Path(folder) / ADAPTER_CONFIG_FILE} is for a model in a folder of this machine, {base}, which "
+                "nobody else has: save the student merged (--student_lora_save merged)"
+            )
     own = {str(path) for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1}
     token = get_token()
     for name, content in files.items():
