@@ -175,13 +175,15 @@ def test_what_does_not_fit_is_refused_before_the_first_run(inputs, datasets_cach
     assert not (tmp_path / "out").exists()
 
 
-def test_a_teacher_that_lacks_the_classes_is_refused(inputs, datasets_cache, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({}, "the teacher has no class"), ({"adapt_teacher": "lora"}, "lacks the classes .* adapt it")],
+)
+def test_a_teacher_that_lacks_the_classes_is_refused(inputs, datasets_cache, tmp_path, more, message):
     save_teacher(tmp_path / "teacher", teacher_resnet(("cat", "dog", "cow")))
-    task = {"teacher": str(tmp_path / "teacher"), "dataset": str(inputs / "images")}
+    task = {"teacher": str(tmp_path / "teacher"), "dataset": str(inputs / "images")} | more
     grid = write_grid(inputs, tmp_path / "grid.yaml", task=task)
-    with pytest.raises(
-        BenchmarkError, match=r"seed 0 .*: teacher 'teacher' lacks the classes of the subtask: adapt it"
-    ):
+    with pytest.raises(BenchmarkError, match=rf"kd, three, .* seed 0 .*: .*{message}"):
         benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
 
 
