@@ -13,6 +13,7 @@ from subdistill_hf.baselines import (
     AttentionTransfer,
     FitNet,
     OrthogonalProjection,
+    OrthonormalMap,
     SimilarityPreserving,
     VariationalInformation,
     decoupled_distillation,
@@ -77,8 +78,8 @@ def test_the_released_vid_is_reproduced(reference):
 
 def test_the_released_vkd_is_reproduced(reference):
     loss = OrthogonalProjection(16, 5)
-    loss.projection.weight = reference["vkd.projection"]
-    torch.testing.assert_close(loss.projection.weight, reference["vkd.projection"], rtol=0, atol=1e-6)
+    loss.projection.base.copy_(reference["vkd.projection"])
+    torch.testing.assert_close(loss.projection.matrix, reference["vkd.projection"], rtol=0, atol=1e-6)
     assert_reproduced(loss, reference, "vkd")
 
 
@@ -127,7 +128,7 @@ def slow_vid(loss, student, teacher):
 
 
 def slow_vkd(loss, student, teacher):
-    projection = loss.projection.weight.detach().numpy()
+    projection = loss.projection.matrix.detach().numpy()
     terms = []
     for h, a in zip(student, teacher, strict=True):
         average = a.mean(axis=1)
@@ -255,15 +256,44 @@ def test_the_projection_of_vkd_stays_orthogonal(widths):
     loss = make("vkd", *widths).float()
     optimiser = torch.optim.Adam(loss.parameters(), lr=0.1)
     student, teacher = features(0, width=widths[1]), features(1, width=widths[0])
-    start = loss.projection.weight.detach().clone()
+    start = loss.projection.matrix.detach().clone()
     for _ in range(50):
         optimiser.zero_grad()
         loss_of(loss, student.with_values(student.values.float()), teacher).backward()
         optimiser.step()
-    weight = loss.projection.weight.detach()
+    weight = loss.projection.matrix.detach()
     product = weight.T @ weight if widths[0] >= widths[1] else weight @ weight.T
     assert (weight - start).abs().max() > 0.05
     torch.testing.assert_close(product, torch.eye(min(widths)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (4, 4), (5, 1)])
+def test_the_orthonormal_map_is_the_cayley_transform_of_the_whole_matrix(shape):
+    torch.manual_seed(0)
+    projection = OrthonormalMap(*shape).double()
+    start = projection.matrix.detach()
+    with torch.no_grad():
+        projection.free.normal_()
+    base, free = projection.base.numpy(), projection.free.detach().numpy()
+    skew = free @ base.T - base @ free.T
+    identity = np.eye(len(skew))
+    expected = np.linalg.inv(identity + skew / 2) @ (identity - skew / 2) @ base
+    expected = expected.T if shape[0] < shape[1] else expected
+    np.testing.assert_allclose(projection.matrix.detach().numpy(), expected, rtol=0, atol=1e-12)
+    assert np.abs(expected - start.numpy()).max() > 0.1
+    assert projection.matrix.shape == shape
+
+
+def test_the_orthonormal_map_reaches_a_far_matrix():
+    torch.manual_seed(1)
+    projection, aim = OrthonormalMap(9, 4), nn.init.orthogonal_(torch.empty(9, 4))
+    optimiser = torch.optim.Adam(projection.parameters(), lr=0.05)
+    for _ in range(500):
+        optimiser.zero_grad()
+        (projection.matrix - aim).square().sum().backward()
+        optimiser.step()
+    assert (projection.base - aim).abs().max() > 0.5
+    torch.testing.assert_close(projection.matrix.detach(), aim, rtol=0, atol=0.02)
 
 
 def test_targets_that_differ_are_not_taken_for_each_other():

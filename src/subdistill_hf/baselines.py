@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from subdistill_hf.activations import Features
 from subdistill_hf.layer_loss import LayerLoss
@@ -96,6 +95,35 @@ class VariationalInformation(LayerLoss):
         return 0.5 * likelihood.mean()
 
 
+class OrthonormalMap(nn.Module):
+    """A learned matrix P with orthonormal columns (rows where it is wide), at a cost linear in its longer side.
+
+    P = (1 + W/2)⁻¹(1 - W/2) B, with B the matrix it starts from and W = F Bᵀ - B Fᵀ for a free F of B's shape: the
+    Cayley transform of a skew-symmetric matrix of rank 2K, inverted at that rank (Wen & Yin, 2013, lemma 4).
+
+    Args:
+        outputs: rows.
+        inputs: columns.
+    """
+
+    base: Tensor
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.wide = outputs < inputs
+        shape = (inputs, outputs) if self.wide else (outputs, inputs)
+        self.register_buffer("base", nn.init.orthogonal_(torch.empty(shape)))
+        self.free = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def matrix(self) -> Tensor:
+        """P, `(outputs, inputs)`."""
+        left, right = torch.cat([self.free, self.base], dim=1), torch.cat([self.base, -self.free], dim=1)
+        small = torch.eye(left.shape[1], dtype=left.dtype, device=left.device) + 0.5 * right.T @ left
+        tall: Tensor = self.base - left @ torch.linalg.solve(small, right.T @ self.base)
+        return tall.T if self.wide else tall
+
+
 class OrthogonalProjection(LayerLoss):
     """VkD: smooth L1 distance of projected and standardised averages over positions (Miles et al., 2024).
 
@@ -109,9 +137,7 @@ class OrthogonalProjection(LayerLoss):
 
     def __init__(self, teacher_width: int, student_width: int) -> None:
         super().__init__()
-        self.projection = nn.Linear(student_width, teacher_width, bias=False)
-        nn.init.orthogonal_(self.projection.weight)
-        parametrizations.orthogonal(self.projection, orthogonal_map="cayley")
+        self.projection = OrthonormalMap(teacher_width, student_width)
 
     def identity(self) -> str:
         """What `read` takes of the teacher."""
@@ -124,7 +150,7 @@ class OrthogonalProjection(LayerLoss):
 
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against what `read` gave."""
-        projected = self.projection(student.without_prefix().values.mean(dim=2))
+        projected = F.linear(student.without_prefix().values.mean(dim=2), self.projection.matrix)
         return F.smooth_l1_loss(projected, target.values[:, :, 0])
 
 
