@@ -268,6 +268,14 @@ def test_scratch_student_owes_the_teacher_nothing(report):
     assert "2601.05913" not in card.text
 
 
+def test_a_test_that_is_no_split_of_the_dataset_is_said_to_be_held_out():
+    report = make_report()
+    report["dataset"] |= {"test_split": "held out of train", "official_test": False}
+    text = str(render_card(report))
+    assert "% of the 500 images of the share held out of train for want of an official test split correctly." in text
+    assert "- Test images (share held out of train for want of an official test split): 500\n" in text
+
+
 def test_only_subdistill_and_nothing_optional(report):
     report["results"] = [
         {

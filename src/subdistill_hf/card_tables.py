@@ -21,6 +21,7 @@ from subdistill_hf.wording import (
     operations,
     ratio_in_words,
     table_cell,
+    test_set,
 )
 
 Row = dict[str, str | None]
@@ -121,7 +122,7 @@ def data_facts(report: Mapping[str, Any]) -> list[str]:
         "Revision": code(dataset.get("revision")),
         "Training images": count(dataset.get("train_images")),
         "Validation images": count(dataset.get("validation_images")),
-        f"Test images (`{dataset['test_split']}` split)": count(dataset["test_images"]),
+        f"Test images ({test_set(dataset)})": count(dataset["test_images"]),
         "Augmentation": dataset.get("augmentation") or None,
     }
     return [f"{fact}: {value}" for fact, value in facts.items() if value is not None]

@@ -34,6 +34,7 @@ from subdistill_hf.wording import (
     markdown_table,
     method_label,
     slug,
+    test_set,
     without_local_paths,
 )
 
@@ -143,9 +144,9 @@ def standing(report: Mapping[str, Any]) -> list[str]:
         ValueError: when the report holds the result of no student.
     """
     published = published_result(report)
-    images, split = report["dataset"]["test_images"], report["dataset"]["test_split"]
+    images, which = report["dataset"]["test_images"], test_set(report["dataset"])
     label, measured = method_label(published["method"]), accuracy_with_error(published["accuracy"], images)
-    sentences = [f"{label} classifies {measured} of the {images:,} images of the `{split}` split correctly."]
+    sentences = [f"{label} classifies {measured} of the {images:,} images of the {which} correctly."]
     distances: list[str] = []
     unresolved: list[str] = []
     better: list[str] = []

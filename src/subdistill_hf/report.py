@@ -146,6 +146,7 @@ def _described_dataset(task: Task) -> dict[str, Any]:
         "validation_images": len(data.validation),
         "test_images": len(data.test),
         "test_split": data.test_split,
+        "official_test": data.official_test,
         "train_images_per_class": data.images_per_class(),
         "augmentation": task.augmentation + (" and mirroring" if task.flip else ""),
     }

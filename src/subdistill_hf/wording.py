@@ -151,6 +151,16 @@ def joined(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def test_set(dataset: Mapping[str, Any]) -> str:
+    """Name the images that the figures were measured on: a split of the dataset's own, or a share that was taken."""
+    split = dataset["test_split"]
+    return (
+        f"`{split}` split"
+        if dataset.get("official_test", True)
+        else f"share {split} for want of an official test split"
+    )
+
+
 def slug(text: str) -> str:
     """Reduce a name to the characters that the Hub allows in identifiers."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")
