@@ -10,7 +10,7 @@ from peft import PeftModel
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from helpers import save_teacher, vit
+from helpers import processor, save_teacher, vit
 from subdistill_hf.adaptation import ADAPTER_FOLDER
 from subdistill_hf.cli import main
 from subdistill_hf.models import ModelError, load_teacher, weights_digest
@@ -163,6 +163,15 @@ def test_a_run_that_cannot_be_is_refused_before_its_teacher_is_fitted(inputs, tm
 def test_student_options_that_cannot_be_are_refused(options, message):
     with pytest.raises(ModelError, match=message):
         check_student_lora(TaskOptions(**options))
+
+
+def test_an_adapter_that_peft_alone_could_not_run_is_not_asked_for(tmp_path):
+    student = build_student("mobilenetv2:width=0.35,image=64", ["a", "b"], processor())
+    student.model.save_pretrained(tmp_path)
+    options = {"student": str(tmp_path), "student_lora": True}
+    with pytest.raises(ModelError, match="PEFT alone cannot run an adapter of mobilenet_v2"):
+        with_lora(student, TaskOptions(**options, student_lora_save="adapter"))
+    assert with_lora(student, TaskOptions(**options)).peft_config["default"].r == 8
 
 
 def test_the_students_modules_and_rank_are_those_that_were_chosen(inputs):

@@ -19,6 +19,7 @@ from transformers import (
     TimmWrapperForImageClassification,
 )
 
+import families
 from helpers import (
     CLASS_IDS,
     NAMES,
@@ -233,6 +234,26 @@ def test_a_saved_adapter_is_read_by_peft_alone_and_merges_into_a_plain_model(mak
     assert type(plain) is type(make())
     assert weights_of(plain).keys() == weights_of(make()).keys()
     torch.testing.assert_close(logits(plain), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_in_every_family_each_change_learns_and_merges_with_a_new_head(name):
+    images = torch.randn(2, 3, *families.FAMILIES[name].size, generator=torch.Generator().manual_seed(1))
+    model = families.with_batch_statistics(families.build(name), images)
+    replace_head(model, ["a", "b", "c", "d"])
+    model = with_adapter(model, lora_targets(model, lambda: model(pixel_values=images)), 2)
+    model(pixel_values=images).logits.square().sum().backward()
+    changes = {key: parameter for key, parameter in model.named_parameters() if "lora_B" in key}
+    assert len(changes) >= 5
+    for key, parameter in changes.items():
+        assert float(parameter.grad.abs().sum()) > 0, key
+    with torch.no_grad():
+        for parameter in changes.values():
+            parameter.copy_(0.1 * parameter.grad / parameter.grad.abs().max())
+        expected = model(pixel_values=images).logits
+        plain = merged(model)(pixel_values=images).logits
+    assert expected.shape == (2, 4)
+    torch.testing.assert_close(plain, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_without_targets_the_head_alone_is_trained(tmp_path):

@@ -23,6 +23,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_DEVIATION = 0.02
 # What a network of position differences computes is the same for every image.
 POSITION_NETWORKS = ("continuous_position_bias_mlp", "cpb_mlp")
+# Their convolutions are asked for their stride, which PEFT's layers do not have.
+ASKED_FOR_STRIDE = ("mobilenet_v1", "mobilenet_v2")
 # PEFT's word for an adapter that changes no module of the body.
 NO_TARGETS = "dummy-target-modules"
 IMAGE_CHANNELS = 3
@@ -233,7 +235,13 @@ def put_on(model: nn.Module, config: PeftConfig) -> PeftModel:
     with warnings.catch_warnings():
         # PEFT asks transformers for a property by its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        return PeftModel(model, config)
+        adapted = PeftModel(model, config)
+    for module in adapted.modules():
+        convolution = getattr(module, "base_layer", None)
+        if isinstance(convolution, nn.Conv2d):
+            for name in ("kernel_size", "stride", "padding", "dilation"):
+                setattr(module, name, getattr(convolution, name))
+    return adapted
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from subdistill_hf.adapters import lora_targets, with_adapter
+from subdistill_hf.adapters import ASKED_FOR_STRIDE, lora_targets, with_adapter
 from subdistill_hf.models import LoadedModel, ModelError, image_size_of
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.students import is_new
@@ -45,8 +45,14 @@ def with_lora(student: LoadedModel, options: TaskOptions) -> PeftModel:
 
     Raises:
         AdapterError: for modules that cannot take LoRA.
+        ModelError: for an adapter that PEFT alone could not run.
     """
     model: Any = student.model
+    if options.student_lora_save == "adapter" and model.config.model_type in ASKED_FOR_STRIDE:
+        raise ModelError(
+            f"student_lora_save=adapter: PEFT alone cannot run an adapter of {model.config.model_type}, whose "
+            "convolutions are asked for their stride: save it merged"
+        )
     pixels = torch.zeros(1, 3, *image_size_of(student.processor))
     targets = lora_targets(model, lambda: model(pixel_values=pixels), options.student_lora_target_modules)
     base = student.hub_id or str(Path(options.student).resolve())
