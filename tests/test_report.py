@@ -1,6 +1,23 @@
 """What a run reports."""
 
-from subdistill_hf.report import results_table
+import pytest
+
+from helpers import config
+from subdistill_hf.report import changed_options, results_table
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"max_steps": 4}, {"max_steps": 4}),
+        ({"max_steps": 4, "num_train_epochs": 0.0}, {"max_steps": 4}),
+        ({"max_steps": -1, "num_train_epochs": 7.0}, {"num_train_epochs": 7.0}),
+        ({"max_steps": -1, "learning_rate": 1e-3, "centring": "mean"}, {"centring": "mean"}),
+    ],
+)
+def test_hyper_parameters_are_those_that_differ_and_count(tmp_path, given, expected):
+    usual = {"per_device_train_batch_size": 64, "seed": 42}
+    assert changed_options(config(tmp_path, **usual | given)) == expected
 
 
 def test_the_table_has_a_row_for_each_classifier():

@@ -30,8 +30,9 @@ from subdistill_hf.task import Task
 from subdistill_hf.wording import method_label
 
 VERSIONED = ("subdistill-hf", "torch", "transformers", "timm", "datasets", "accelerate")
+WITHOUT_EFFECT = ("teacher_cache_dir", "teacher_cache_limit")  # where and for how long targets are kept
 SHOWN_ARGUMENTS = (
-    *(field.name for field in fields(DistillationOptions)),
+    *(field.name for field in fields(DistillationOptions) if field.name not in WITHOUT_EFFECT),
     "learning_rate",
     "per_device_train_batch_size",
     "num_train_epochs",
@@ -184,7 +185,9 @@ def _described_teacher(teacher: LoadedModel) -> dict[str, Any]:
 def changed_options(config: SubDistillConfig) -> dict[str, Any]:
     """The options that shape the result and differ from their defaults."""
     defaults = SubDistillConfig(output_dir=config.output_dir, use_cpu=config.use_cpu)
-    values = {name: (getattr(config, name), getattr(defaults, name)) for name in SHOWN_ARGUMENTS}
+    without = {"num_train_epochs"} if config.max_steps > 0 else set()  # the steps decide
+    shown = [name for name in SHOWN_ARGUMENTS if name not in without]
+    values = {name: (getattr(config, name), getattr(defaults, name)) for name in shown}
     return {name: getattr(value, "value", value) for name, (value, default) in values.items() if value != default}
 
 
