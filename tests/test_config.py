@@ -18,7 +18,7 @@ from subdistill_hf.options import DistillationOptions, InspectOptions, TaskOptio
         ("method", "fitnets", "method='fitnets': expected one of scratch, kd, ce_kd"),
         ("basis", "prcaposdef", "basis='prcaposdef': expected one of prca, "),
         ("centring", "batchnorm", "centring='batchnorm': expected one of mean, batch_norm, none"),
-        ("rotation", "cayley", "rotation='cayley': expected one of orthogonal, linear, procrustes"),
+        ("rotation", "cayley", "rotation='cayley': expected one of orthogonal, linear, procrustes, full_width"),
         ("layer_weight", -1.0, "layer_weight=-1.0: expected a weight of at least 0"),
         ("kd_weight", -0.5, "kd_weight=-0.5"),
         ("task_weight", float("nan"), "task_weight=nan"),

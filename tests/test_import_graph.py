@@ -18,6 +18,7 @@ CORE = {
     "layer_loss",
     "layers",
     "losses",
+    "orthonormal",
     "procrustes",
     "relevance",
     "rotations",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from subdistill_hf.activations import Features
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.losses import same_positions
+from subdistill_hf.orthonormal import OrthonormalMap
 
 VID_INITIAL_VARIANCE = 5.0
 VID_LEAST_VARIANCE = 1e-5
@@ -93,35 +94,6 @@ class VariationalInformation(LayerLoss):
         variance = self.variance[:, None]
         likelihood: Tensor = (self.regressor(h) - a).square() / variance + variance.log()
         return 0.5 * likelihood.mean()
-
-
-class OrthonormalMap(nn.Module):
-    """A learned matrix P with orthonormal columns (rows where it is wide), at a cost linear in its longer side.
-
-    P = (1 + W/2)⁻¹(1 - W/2) B, with B the matrix it starts from and W = F Bᵀ - B Fᵀ for a free F of B's shape: the
-    Cayley transform of a skew-symmetric matrix of rank 2K, inverted at that rank (Wen & Yin, 2013, lemma 4).
-
-    Args:
-        outputs: rows.
-        inputs: columns.
-    """
-
-    base: Tensor
-
-    def __init__(self, outputs: int, inputs: int) -> None:
-        super().__init__()
-        self.wide = outputs < inputs
-        shape = (inputs, outputs) if self.wide else (outputs, inputs)
-        self.register_buffer("base", nn.init.orthogonal_(torch.empty(shape)))
-        self.free = nn.Parameter(torch.zeros(shape))
-
-    @property
-    def matrix(self) -> Tensor:
-        """P, `(outputs, inputs)`."""
-        left, right = torch.cat([self.free, self.base], dim=1), torch.cat([self.base, -self.free], dim=1)
-        small = torch.eye(left.shape[1], dtype=left.dtype, device=left.device) + 0.5 * right.T @ left
-        tall: Tensor = self.base - left @ torch.linalg.solve(small, right.T @ self.base)
-        return tall.T if self.wide else tall
 
 
 class OrthogonalProjection(LayerLoss):

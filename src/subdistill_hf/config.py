@@ -10,6 +10,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS
 from subdistill_hf.methods import METHODS
 from subdistill_hf.options import DistillationOptions
+from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import PROCRUSTES
 from subdistill_hf.rotations import ROTATIONS
 from subdistill_hf.subspaces import BASES
@@ -52,7 +53,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             ("method", tuple(METHODS)),
             ("basis", tuple(BASES)),
             ("centring", CENTRINGS),
-            ("rotation", (*ROTATIONS, PROCRUSTES)),
+            ("rotation", (*ROTATIONS, PROCRUSTES, FULL_WIDTH)),
             ("teacher_cache_precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:

@@ -85,6 +85,7 @@ class StudentWithAlignments(nn.Module):
         for alignment in self.alignments:
             if isinstance(alignment, SubspaceAlignment):
                 matrix = alignment.rotation.matrix
+                matrix = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
                 identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
                 errors.append(float((matrix @ matrix.T - identity).abs().max()))
         return max(errors)

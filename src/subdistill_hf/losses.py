@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from subdistill_hf.activations import Features
 from subdistill_hf.aligned_error import aligned_error
 from subdistill_hf.layer_loss import LayerLoss
+from subdistill_hf.orthonormal import OrthonormalMap
 from subdistill_hf.procrustes import ProcrustesRotation
 from subdistill_hf.rotations import Rotation, RotationKind
 from subdistill_hf.subspaces import Subspace
@@ -65,7 +66,9 @@ class Centre(nn.Module):
         self.centring, self.momentum, self.eps = centring, momentum, eps
         self.register_buffer("running_mean", torch.zeros(width))
 
-    def forward(self, values: Tensor, target: Tensor, rotation: Rotation | ProcrustesRotation) -> Tensor:
+    def forward(
+        self, values: Tensor, target: Tensor, rotation: Rotation | ProcrustesRotation | OrthonormalMap
+    ) -> Tensor:
         """Compare h `(B, K, P)`, centred, with t `(B, K', P)`: mean ‖V D(h - m) - t‖²."""
         from_batch = self.training and self.centring != "none"
         error, mean = aligned_error(
@@ -95,7 +98,8 @@ class SubspaceAlignment(LayerLoss):
         subspace: the teacher layer's subspace, of dimension K' at most the student's width.
         student_width: channels K of the student layer.
         centring: see `Centre`.
-        rotation: see `Rotation`, or `"procrustes"`, see `ProcrustesRotation`.
+        rotation: see `Rotation`; `"procrustes"`, see `ProcrustesRotation`; or `"full_width"`, an orthonormal map
+            to a subspace that may be wider than the student, such as all of the teacher's space (an ablation).
         normalise: divide by the energy e (off is an ablation of the paper).
     """
 
@@ -104,15 +108,17 @@ class SubspaceAlignment(LayerLoss):
         subspace: Subspace,
         student_width: int,
         centring: Centring,
-        rotation: RotationKind | Literal["procrustes"] = "orthogonal",
+        rotation: RotationKind | Literal["procrustes", "full_width"] = "orthogonal",
         normalise: bool = True,
     ) -> None:
         super().__init__()
         self.subspace = subspace
         self.centre = Centre(student_width, centring)
-        self.rotation: Rotation | ProcrustesRotation
+        self.rotation: Rotation | ProcrustesRotation | OrthonormalMap
         if rotation == "procrustes":
             self.rotation = ProcrustesRotation(student_width, subspace.dimensions)
+        elif rotation == "full_width":
+            self.rotation = OrthonormalMap(subspace.dimensions, student_width)
         else:
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
         self.energy = subspace.energy if normalise else 1.0

@@ -108,8 +108,13 @@ def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor
         raise DistillationError("teacher_class_ids names one output of the teacher twice")
 
 
-def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace]) -> None:
+def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace], full_width: bool = False) -> None:
     """Refuse given subspaces that do not fit the layers.
+
+    Args:
+        pairs: the layers.
+        subspaces: teacher layer name to subspace.
+        full_width: whether each must be all of the teacher's space.
 
     Raises:
         DistillationError: naming the layer.
@@ -118,8 +123,9 @@ def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace
         subspace = subspaces.get(pair.teacher.name)
         if subspace is None:
             continue
-        if (subspace.width, subspace.dimensions) != (pair.teacher.width, pair.dimensions):
+        dimensions = pair.teacher.width if full_width else pair.dimensions
+        if (subspace.width, subspace.dimensions) != (pair.teacher.width, dimensions):
             raise DistillationError(
                 f"the subspace given for {pair.teacher.name!r} has {subspace.dimensions} of {subspace.width} "
-                f"dimensions: expected {pair.dimensions} of {pair.teacher.width}"
+                f"dimensions: expected {dimensions} of {pair.teacher.width}"
             )

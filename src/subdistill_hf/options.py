@@ -205,8 +205,8 @@ class DistillationOptions:
     rotation: str = field(
         default="orthogonal",
         metadata={
-            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), or "
-            "linear (an ablation)."
+            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), or, as "
+            "ablations, linear, or full_width: orthogonal, to all of the teacher's space instead of a subspace."
         },
     )
     normalise_energy: bool = field(

@@ -39,6 +39,7 @@ from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models import count_parameters, freeze, weights_digest
+from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.subspaces import Subspace, collect_moments, load_subspaces
 from subdistill_hf.teacher_cache import LOGITS, TARGETS, CachedCollator
@@ -157,7 +158,7 @@ class SubDistillTrainer(StudentOnHub):
             self.args.layer_pairs,
             self.args.method,
         )
-        check_subspaces(self.pairs, self.subspaces)
+        check_subspaces(self.pairs, self.subspaces, self.args.rotation == FULL_WIDTH)
 
     @property
     def _training_images(self) -> int | None:
@@ -182,7 +183,8 @@ class SubDistillTrainer(StudentOnHub):
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""
-        return layer_table(self.pairs, subspaces=self.args.method not in BASELINES)
+        projected = self.args.method not in BASELINES and self.args.rotation != FULL_WIDTH
+        return layer_table(self.pairs, subspaces=projected)
 
     # Subspaces
 
@@ -197,14 +199,15 @@ class SubDistillTrainer(StudentOnHub):
             return {}
         missing = [pair for pair in self.pairs if pair.teacher.name not in self.subspaces]
         if missing and self.teaching is not None:
-            teaching = self.teaching
+            teaching, full_width = self.teaching, self.args.rotation == FULL_WIDTH
+            basis = "identity" if full_width else self.args.basis
             stream = activations_and_contexts(
                 forward=lambda batch: teaching.logits(batch["pixel_values"]),
                 model=teaching.teacher,
                 layers=[pair.teacher.name for pair in missing],
                 batches=self._fit_batches(),
                 channels_last=[pair.teacher.name for pair in missing if pair.teacher.channels_last],
-                with_context=self.args.basis not in WITHOUT_CONTEXT,
+                with_context=basis not in WITHOUT_CONTEXT,
             )
             moments = collect_moments(
                 stream,
@@ -213,8 +216,9 @@ class SubDistillTrainer(StudentOnHub):
                 seed=self.args.seed + self.args.process_index,
             )
             for number, pair in enumerate(missing):
+                dimensions = pair.teacher.width if full_width else pair.dimensions
                 self.subspaces[pair.teacher.name] = Subspace.fit(
-                    moments[pair.teacher.name], pair.dimensions, self.args.basis, self.args.seed + number
+                    moments[pair.teacher.name], dimensions, basis, self.args.seed + number
                 )
         return {pair.teacher.name: self.subspaces[pair.teacher.name] for pair in self.pairs}
 
