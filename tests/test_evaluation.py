@@ -83,6 +83,11 @@ def test_latency_is_measured_for_each_classifier_and_leaves_everything_as_it_was
     assert classifiers["student"].model.training
 
 
+def test_slow_classifiers_are_timed_less_often_but_never_less_than_five_times():
+    measured = measure_latency({"student": Classifier(resnet(), processor())}, views(2, "test"), seconds=0)
+    assert measured["student"]["runs"] == 5
+
+
 def test_operations_are_two_for_each_multiplication_with_its_addition():
     class Tiny(nn.Module):
         def __init__(self):

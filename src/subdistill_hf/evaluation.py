@@ -94,7 +94,7 @@ def count_operations(classifier: Classifier, images: ViewDataset) -> int:
 
 
 def measure_latency(
-    classifiers: Mapping[str, Classifier], images: ViewDataset, runs: int = 50, seconds: float = 15.0
+    classifiers: Mapping[str, Classifier], images: ViewDataset, runs: int = 50, seconds: float = 10.0
 ) -> dict[str, dict[str, float]]:
     """Milliseconds a forward pass takes for one image on one CPU thread: median and quartiles.
 
