@@ -35,11 +35,11 @@ from transformers import (
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.evaluation import processor_name
 from subdistill_hf.models import freeze, load_teacher
+from subdistill_hf.moments import collect_moments
 from subdistill_hf.relevance import activations_and_contexts, subtask_margin
 from subdistill_hf.rotations import Rotation
 from subdistill_hf.stages import stage_outputs
 from subdistill_hf.students import build_student
-from subdistill_hf.subspaces import collect_moments
 from subdistill_hf.trainer import SubDistillTrainer
 
 CLASSES = 5

@@ -24,8 +24,9 @@ from subdistill_hf.glyphs import CLASS_NAMES, GENERATOR_VERSION, IMAGE_SIZE, SUP
 from subdistill_hf.layers import pair_layers
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.models import load_teacher
+from subdistill_hf.moments import collect_moments
 from subdistill_hf.relevance import activations_and_contexts
-from subdistill_hf.subspaces import Subspace, collect_moments
+from subdistill_hf.subspaces import Subspace
 from subdistill_hf.teaching import Teaching
 
 PACKAGE_TEACHERS = Path(__file__).resolve().parents[1] / "src" / "subdistill_hf" / "teachers"

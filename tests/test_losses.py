@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from subdistill_hf.activations import Features, to_features
+from subdistill_hf.bases import BASES
 from subdistill_hf.losses import (
     CENTRINGS,
     Centre,
@@ -17,8 +18,9 @@ from subdistill_hf.losses import (
     logit_distillation,
     same_positions,
 )
+from subdistill_hf.moments import Moments
 from subdistill_hf.rotations import ROTATIONS, Rotation
-from subdistill_hf.subspaces import BASES, Moments, Subspace
+from subdistill_hf.subspaces import Subspace
 
 RELEASED = {"mean": "subdistill_mean_centred", "batch_norm": "subdistill_released_code"}
 

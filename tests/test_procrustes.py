@@ -6,8 +6,9 @@ import torch
 
 from subdistill_hf.activations import to_features
 from subdistill_hf.losses import CENTRINGS, SubspaceAlignment
+from subdistill_hf.moments import Moments
 from subdistill_hf.procrustes import PROCRUSTES, ProcrustesRotation
-from subdistill_hf.subspaces import Moments, Subspace
+from subdistill_hf.subspaces import Subspace
 
 
 def batch(width, batch=6, positions=5, seed=0):

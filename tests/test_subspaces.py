@@ -10,17 +10,10 @@ import pytest
 import torch
 
 from subdistill_hf.activations import Features
-from subdistill_hf.subspaces import (
-    BASES,
-    Moments,
-    Subspace,
-    SubspaceError,
-    collect_moments,
-    load_subspaces,
-    prca_matrix,
-    random_matrix,
-    save_subspaces,
-)
+from subdistill_hf.bases import BASES, prca_matrix, random_matrix
+from subdistill_hf.errors import SubspaceError
+from subdistill_hf.moments import Moments, collect_moments
+from subdistill_hf.subspaces import Subspace, load_subspaces, save_subspaces
 
 REFERENCE_NAMES = {"prca": "prcaposdef", "prca_signed": "prca", "pca": "pca", "gradient_pca": "gradpca"}
 SPLITS = {

@@ -32,10 +32,11 @@ from helpers import (
 )
 from subdistill_hf.activations import LayerError
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE
-from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError
+from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError, SubspaceError
 from subdistill_hf.losses import Centre
 from subdistill_hf.models import weights_digest
-from subdistill_hf.subspaces import Moments, Subspace, SubspaceError
+from subdistill_hf.moments import Moments
+from subdistill_hf.subspaces import Subspace
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator
 

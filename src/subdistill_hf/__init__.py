@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from subdistill_hf.losses import SubspaceAlignment as SubspaceAlignment
     from subdistill_hf.losses import logit_distillation as logit_distillation
     from subdistill_hf.models import load_teacher as load_teacher
+    from subdistill_hf.moments import Moments as Moments
     from subdistill_hf.options import DataOptions as DataOptions
     from subdistill_hf.options import TaskOptions as TaskOptions
     from subdistill_hf.run import distill as distill
     from subdistill_hf.students import build_student as build_student
-    from subdistill_hf.subspaces import Moments as Moments
     from subdistill_hf.subspaces import Subspace as Subspace
     from subdistill_hf.subtask import Subtask as Subtask
     from subdistill_hf.trainer import SubDistillTrainer as SubDistillTrainer

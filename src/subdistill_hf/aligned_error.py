@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subdistill_hf.subspaces import several_processes
+from subdistill_hf.moments import several_processes
 
 
 def aligned_error(

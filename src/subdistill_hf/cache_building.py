@@ -20,10 +20,11 @@ from subdistill_hf.activations import Features
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layer_loss import LayerLoss
-from subdistill_hf.subspaces import several_processes
+from subdistill_hf.moments import several_processes
 from subdistill_hf.target_files import CacheError, TargetFile, make_room
 from subdistill_hf.teacher_cache import StoredLayer, TeacherCache, default_folder
 from subdistill_hf.teaching import Teaching
+from subdistill_hf.within_memory import within_memory
 
 FORMAT = 1
 
@@ -37,7 +38,7 @@ class CacheRequest:
         folder: where; `None` takes `default_folder`.
         limit: bytes that all targets there may take.
         precision: `"float16"` or `"float32"`.
-        batch_size: images of one pass of the teacher.
+        batch_size: images of one pass of the teacher, fewer where memory is short.
         local_rank: number of this process on its machine.
         local_processes: number of processes on this machine.
         show: print what is done, with a progress bar.
@@ -211,17 +212,15 @@ def _build(
         _wait()
         arrays = {name: file.mapped(parts[name], writable=True) for name, file in files.items()}
         kind = next(iter(arrays.values())).dtype
-        for rows, logits, features in _views(teaching, distillation, dataset, collate, request, cache):
-            for name, array in arrays.items():
-                values = logits if name == "" else cache.layers[name].pack(features[name])
-                kept = values.to("cpu", kind)
-                if not bool(kept.isfinite().all()):
-                    raise CacheError(
-                        "a target of the teacher is not finite or too large for half precision (65504): use "
-                        "teacher_cache_precision=float32, or teacher_cache=off"
-                    )
-                array[rows] = kept
-        del arrays
+
+        def fill(batch_size: int) -> None:
+            for rows, logits, features in _views(teaching, distillation, dataset, collate, request, cache, batch_size):
+                for name, array in arrays.items():
+                    values = logits if name == "" else cache.layers[name].pack(features[name])
+                    array[rows] = _kept(values, kind)
+
+        within_memory(fill, request.batch_size)
+        arrays.clear()
         _wait()
         if request.local_rank == 0:
             for name, file in files.items():
@@ -233,6 +232,17 @@ def _build(
                 part.unlink(missing_ok=True)
 
 
+def _kept(values: Tensor, kind: torch.dtype) -> Tensor:
+    """Targets as they are written."""
+    kept = values.to("cpu", kind)
+    if not bool(kept.isfinite().all()):
+        raise CacheError(
+            "a target of the teacher is not finite or too large for half precision (65504): use "
+            "teacher_cache_precision=float32, or teacher_cache=off"
+        )
+    return kept
+
+
 def _views(
     teaching: Teaching,
     distillation: StudentWithAlignments,
@@ -240,6 +250,7 @@ def _views(
     collate: Callable[[list[Any]], Mapping[str, Any]],
     request: CacheRequest,
     cache: TeacherCache,
+    batch_size: int,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Features]]]:
     """Rows, logits and features of this process's share, batch by batch."""
     share = range(request.local_rank, len(dataset), request.local_processes)
@@ -249,8 +260,8 @@ def _views(
         )
         for view in range(request.views):
             dataset.set_epoch(view)
-            for start in range(0, len(share), request.batch_size):
-                batch = collate(_examples(dataset, share[start : start + request.batch_size]))
+            for start in range(0, len(share), batch_size):
+                batch = collate(_examples(dataset, share[start : start + batch_size]))
                 pixels = _pixels(batch)
                 logits, features = teaching.run(pixels.to(teaching.device), distillation)
                 yield cache.rows(torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"])), logits, features

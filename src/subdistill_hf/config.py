@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from subdistill_hf.bases import BASES
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS
 from subdistill_hf.methods import METHODS
@@ -13,7 +14,6 @@ from subdistill_hf.options import DistillationOptions
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import PROCRUSTES
 from subdistill_hf.rotations import ROTATIONS
-from subdistill_hf.subspaces import BASES
 from subdistill_hf.target_files import PRECISIONS
 
 

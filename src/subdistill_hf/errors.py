@@ -19,3 +19,7 @@ class DataError(SubDistillError):
 
 class PushError(SubDistillError):
     """A student that did not get to the Hub; its folder is as it was."""
+
+
+class SubspaceError(SubDistillError):
+    """Moments from which the asked subspace cannot be estimated."""

@@ -10,15 +10,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from subdistill_hf.activations import height_and_width, resolve_layers
+from subdistill_hf.bases import BASES
 from subdistill_hf.data import load_subtask
 from subdistill_hf.distillation_module import logits_of
+from subdistill_hf.errors import SubspaceError
 from subdistill_hf.layers import AUTO
 from subdistill_hf.models import load_teacher
+from subdistill_hf.moments import collect_moments
 from subdistill_hf.options import InspectOptions
 from subdistill_hf.plots import plot_subspaces
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.stages import LayerShape, describe_layers, stage_outputs
-from subdistill_hf.subspaces import BASES, Subspace, SubspaceError, collect_moments, save_subspaces
+from subdistill_hf.subspaces import Subspace, save_subspaces
 from subdistill_hf.subtask import match_teacher, matching_table
 from subdistill_hf.tables import table
 from subdistill_hf.views import ViewDataset, process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.subspaces import several_processes
+from subdistill_hf.moments import several_processes
 
 PROCRUSTES = "procrustes"
 

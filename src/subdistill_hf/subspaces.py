@@ -1,12 +1,10 @@
-"""Streaming moments of activations and contexts, and the subspaces that follow from them."""
+"""The subspaces of teacher layers: fitted to moments, projected on, saved and loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,217 +14,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from subdistill_hf.activations import Features
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.bases import BASES, random_matrix
+from subdistill_hf.eigenvectors import leading_eigenvectors
+from subdistill_hf.errors import SubspaceError
+from subdistill_hf.moments import Moments
 
 SUBSPACES_FILE = "subspaces"
-
-
-class SubspaceError(SubDistillError):
-    """Moments from which the asked subspace cannot be estimated."""
-
-
-@dataclass
-class Moments:
-    """First and second moments of one layer's activations a and contexts c, in float64.
-
-    Updated batch by batch and merged across shards; the memory is three d-by-d matrices, whatever the number
-    of images. Sums are kept about the running mean, so that a large mean costs no digits.
-
-    Attributes:
-        count: number of positions seen, n.
-        mean: mean activation `(d,)`, μ.
-        scatter: `(d, d)`, the sum of (a - μ)(a - μ)ᵀ.
-        context_sum: `(d,)`, the sum of c.
-        context_scatter: `(d, d)`, the sum of c cᵀ (not centred: METHOD step 1).
-        cross_scatter: `(d, d)`, the sum of (a - μ) cᵀ.
-    """
-
-    count: int
-    mean: Tensor
-    scatter: Tensor
-    context_sum: Tensor
-    context_scatter: Tensor
-    cross_scatter: Tensor
-
-    @classmethod
-    def empty(cls, width: int, device: torch.device | str = "cpu") -> Moments:
-        """Moments of nothing, for activations of `width` channels."""
-        vector, matrix = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in (width, (width, width)))
-        return cls(0, vector, matrix, vector.clone(), matrix.clone(), matrix.clone())
-
-    @classmethod
-    def of(cls, activation: Tensor, context: Tensor | None = None) -> Moments:
-        """The moments of one batch.
-
-        Args:
-            activation: `(B, d, P)`, or `(d, N)` positions side by side.
-            context: the margin's derivative, same shape; `None` counts as zero.
-
-        Raises:
-            SubspaceError: for values that are not finite.
-        """
-        a = _columns(activation)
-        mean = a.mean(dim=1)
-        centred = a - mean[:, None]
-        scatter = centred @ centred.T
-        if context is None:
-            zero = torch.zeros_like(scatter)
-            moments = cls(a.shape[1], mean, scatter, torch.zeros_like(mean), zero, zero.clone())
-        else:
-            c = _columns(context)
-            moments = cls(a.shape[1], mean, scatter, c.sum(dim=1), c @ c.T, centred @ c.T)
-        if not (
-            math.isfinite(float(moments.scatter.trace())) and math.isfinite(float(moments.context_scatter.trace()))
-        ):
-            raise SubspaceError("an activation or a context is NaN or infinite: check the teacher and its input")
-        return moments
-
-    @property
-    def width(self) -> int:
-        """Number of channels d."""
-        return int(self.mean.shape[0])
-
-    def update(self, activation: Tensor, context: Tensor | None = None) -> None:
-        """Add one batch, in place; arguments as for `of`."""
-        self.add(Moments.of(activation, context))
-
-    def add(self, other: Moments) -> None:
-        """Add the positions of `other`, in place."""
-        if other.count == 0:
-            return
-        total = self.count + other.count
-        mean = self.mean + (other.mean - self.mean) * (other.count / total)
-        self.scatter = self.scatter + other.scatter
-        self.cross_scatter = self.cross_scatter + other.cross_scatter
-        for part in (self, other):  # sums about the part's mean become sums about the common mean
-            shift = part.mean - mean
-            self.scatter += part.count * torch.outer(shift, shift)
-            self.cross_scatter += torch.outer(shift, part.context_sum)
-        self.context_sum = self.context_sum + other.context_sum
-        self.context_scatter = self.context_scatter + other.context_scatter
-        self.count, self.mean = total, mean
-
-    @classmethod
-    def merged(cls, shards: Iterable[Moments]) -> Moments:
-        """The moments of all shards together, as if one process had seen all positions."""
-        shards = list(shards)
-        total = cls.empty(shards[0].width, shards[0].mean.device)
-        for shard in shards:
-            total.add(shard)
-        return total
-
-    def synchronised(self) -> Moments:
-        """The moments over all processes of the default process group (itself when there is only one)."""
-        if not several_processes():
-            return self
-        names = ("mean", "scatter", "context_sum", "context_scatter", "cross_scatter")
-        parts: list[list[Tensor]] = []
-        for tensor in (
-            torch.tensor([self.count], device=self.mean.device),
-            *(getattr(self, name) for name in names),
-        ):
-            gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather(gathered, tensor.contiguous())
-            parts.append(gathered)
-        return Moments.merged(Moments(int(shard[0]), *shard[1:]) for shard in zip(*parts, strict=True))
-
-    @property
-    def covariance(self) -> Tensor:
-        """C_a = E[(a - μ)(a - μ)ᵀ], `(d, d)`."""
-        return self.scatter / self.count
-
-    @property
-    def context_covariance(self) -> Tensor:
-        """C_c = E[c cᵀ], `(d, d)`."""
-        return self.context_scatter / self.count
-
-    @property
-    def cross_covariance(self) -> Tensor:
-        """C_ac = E[(a - μ) cᵀ], `(d, d)`."""
-        return self.cross_scatter / self.count
-
-
-def several_processes() -> bool:
-    """Whether a process group is up, whose processes share their statistics."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _columns(values: Tensor) -> Tensor:
-    """`(B, d, P)` or `(d, N)` as `(d, N)` in float64 (on the CPU where the device has no float64)."""
-    if values.device.type == "mps":
-        values = values.cpu()
-    if values.dim() == 3:
-        values = values.transpose(0, 1).flatten(1)
-    return values.to(torch.float64)
-
-
-# Bases: each maps moments to a symmetric matrix whose leading eigenvectors span the subspace.
-
-
-def prca_matrix(moments: Moments) -> Tensor:
-    """M = C_ac + C_acᵀ + 2√(τ_c/τ_a) C_a + 2√(τ_a/τ_c) C_c (METHOD step 1.5), positive semi-definite.
-
-    Where the contexts vanish everywhere the ratio is undefined: C_a is used alone, with a warning.
-    """
-    if _contexts_vanish(moments):
-        return moments.covariance
-    ratio = torch.sqrt(moments.context_covariance.trace() / moments.covariance.trace())
-    cross = moments.cross_covariance
-    return cross + cross.T + 2 * ratio * moments.covariance + (2 / ratio) * moments.context_covariance
-
-
-def prca_signed_matrix(moments: Moments) -> Tensor:
-    """C_ac + C_acᵀ: plain PRCA; eigenvalues have both signs and are sorted from the largest down."""
-    if _contexts_vanish(moments):
-        return moments.covariance
-    return moments.cross_covariance + moments.cross_covariance.T
-
-
-def pca_matrix(moments: Moments) -> Tensor:
-    """C_a: principal component analysis."""
-    return moments.covariance
-
-
-def gradient_pca_matrix(moments: Moments) -> Tensor:
-    """C_c: the directions of the margin's gradient alone."""
-    return moments.covariance if _contexts_vanish(moments) else moments.context_covariance
-
-
-def _contexts_vanish(moments: Moments) -> bool:
-    """Whether the contexts are zero at every position; warns, since a basis made of them is then C_a's."""
-    activation_trace = float(moments.covariance.trace())
-    context_trace = float(moments.context_covariance.trace())
-    if context_trace > 0 and math.isfinite(activation_trace / context_trace):
-        return False
-    warnings.warn(
-        "the contexts are zero at every position of this layer (a saturated margin, a zero head, or tokens "
-        "that the logits do not depend on): the basis falls back to the covariance of the activations",
-        stacklevel=3,
-    )
-    return True
-
-
-def random_matrix(moments: Moments, seed: int = 0) -> Tensor:
-    """A random symmetric matrix: its eigenvectors are a uniformly random basis, the same for a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(moments.width, moments.width, dtype=torch.float64, generator=generator)
-    return (noise + noise.T).to(moments.mean.device)
-
-
-def identity_matrix(moments: Moments) -> Tensor:
-    """Diagonal with descending entries: the subspace is the layer's first K channels."""
-    return torch.arange(moments.width, 0, -1, dtype=torch.float64, device=moments.mean.device).diag()
-
-
-BASES: dict[str, Callable[[Moments], Tensor]] = {
-    "prca": prca_matrix,
-    "prca_signed": prca_signed_matrix,
-    "pca": pca_matrix,
-    "gradient_pca": gradient_pca_matrix,
-    "random": random_matrix,
-    "identity": identity_matrix,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,8 +76,8 @@ class Subspace:
         if not float(covariance.trace()) > rounding:
             raise SubspaceError("the layer's activations do not vary over the images: there is nothing to match")
         matrix = random_matrix(moments, seed) if kind == "random" else BASES[kind](moments)
-        values, vectors = torch.linalg.eigh(matrix)
-        basis = _with_fixed_signs(vectors.flip(1)[:, :dimensions])
+        values, vectors = leading_eigenvectors(matrix, dimensions)
+        basis = _with_fixed_signs(vectors)
         energies = ((covariance @ basis) * basis).sum(dim=0)
         if not float(energies.sum()) > rounding:
             raise SubspaceError(
@@ -295,7 +88,7 @@ class Subspace:
             mean=moments.mean.cpu().clone(),
             basis=basis.cpu().contiguous(),
             energies=energies.cpu(),
-            eigenvalues=values.flip(0)[:dimensions].cpu().contiguous(),
+            eigenvalues=values.cpu().contiguous(),
             total_energy=float(covariance.trace()),
             count=moments.count,
             kind=kind,
@@ -389,49 +182,6 @@ def _with_fixed_signs(basis: Tensor) -> Tensor:
     """Flip columns so that the entry of largest magnitude of each is positive."""
     largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
     return basis * torch.where(largest < 0, -1.0, 1.0)
-
-
-def collect_moments(
-    stream: Iterable[Mapping[str, tuple[Features, Features | None]]],
-    without_prefix: Collection[str] = (),
-    positions: int | None = None,
-    seed: int = 0,
-) -> dict[str, Moments]:
-    """Accumulate the moments of every layer over a stream of activations and contexts.
-
-    Args:
-        stream: batches of layer name to `(activation, context)`, as `relevance.activations_and_contexts`
-            yields.
-        without_prefix: layers whose class and register tokens are left out, because the loss leaves them out.
-        positions: how many positions to draw per image, without replacement and the same for a and c (the
-            released code draws 20); all of them with `None`.
-        seed: of the draw; it does not depend on how the images are batched.
-
-    Raises:
-        SubspaceError: when the stream is empty.
-    """
-    moments: dict[str, Moments] = {}
-    generators: dict[str, torch.Generator] = {}
-    for batch in stream:
-        for name, (activation, context) in batch.items():
-            if name in without_prefix:
-                activation = activation.without_prefix()
-                context = None if context is None else context.without_prefix()
-            a, c = activation.values, None if context is None else context.values
-            if positions is not None and positions < a.shape[2]:
-                generator = generators.setdefault(name, torch.Generator().manual_seed(seed))
-                drawn = torch.stack(
-                    [torch.randperm(a.shape[2], generator=generator)[:positions] for _ in range(a.shape[0])]
-                )
-                index = drawn.to(a.device)[:, None, :].expand(-1, a.shape[1], -1)
-                a, c = a.gather(2, index), None if c is None else c.gather(2, index)
-            if name in moments:
-                moments[name].update(a, c)
-            else:
-                moments[name] = Moments.of(a, c)
-    if not moments:
-        raise SubspaceError("there are no images to estimate the subspaces from")
-    return {name: layer.synchronised() for name, layer in moments.items()}
 
 
 def save_subspaces(subspaces: Mapping[str, Subspace], folder: str | Path) -> None:

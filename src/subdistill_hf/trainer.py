@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from subdistill_hf.checkpoints import (
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.fitting import FitRequest, fit_pairs
 from subdistill_hf.hub_trainer import StudentOnHub, plain_card
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
@@ -40,14 +41,12 @@ from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models import count_parameters, freeze, weights_digest
 from subdistill_hf.orthonormal import FULL_WIDTH
-from subdistill_hf.relevance import activations_and_contexts
-from subdistill_hf.subspaces import Subspace, collect_moments, load_subspaces
+from subdistill_hf.subspaces import Subspace, load_subspaces
 from subdistill_hf.teacher_cache import LOGITS, TARGETS, CachedCollator
 from subdistill_hf.teaching import Teaching
 from subdistill_hf.views import ViewCollator
 
 NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view", LOGITS, TARGETS)
-WITHOUT_CONTEXT = ("pca", "random", "identity")
 
 
 class SubDistillTrainer(StudentOnHub):
@@ -199,44 +198,20 @@ class SubDistillTrainer(StudentOnHub):
             return {}
         missing = [pair for pair in self.pairs if pair.teacher.name not in self.subspaces]
         if missing and self.teaching is not None:
-            teaching, full_width = self.teaching, self.args.rotation == FULL_WIDTH
-            basis = "identity" if full_width else self.args.basis
-            stream = activations_and_contexts(
-                forward=lambda batch: teaching.logits(batch["pixel_values"]),
-                model=teaching.teacher,
-                layers=[pair.teacher.name for pair in missing],
-                batches=self._fit_batches(),
-                channels_last=[pair.teacher.name for pair in missing if pair.teacher.channels_last],
-                with_context=basis not in WITHOUT_CONTEXT,
+            args, full_width = self.args, self.args.rotation == FULL_WIDTH
+            request = FitRequest(
+                basis="identity" if full_width else args.basis,
+                full_width=full_width,
+                positions=args.positions,
+                seed=args.seed,
+                batch_size=args.per_device_eval_batch_size,
+                rank=args.process_index,
+                processes=args.world_size,
+                show=args.process_index == 0 and not args.disable_tqdm,
             )
-            moments = collect_moments(
-                stream,
-                without_prefix=[pair.teacher.name for pair in missing if pair.drops_prefix],
-                positions=self.args.positions,
-                seed=self.args.seed + self.args.process_index,
-            )
-            for number, pair in enumerate(missing):
-                dimensions = pair.teacher.width if full_width else pair.dimensions
-                self.subspaces[pair.teacher.name] = Subspace.fit(
-                    moments[pair.teacher.name], dimensions, basis, self.args.seed + number
-                )
+            dataset = self.train_dataset if self.fit_dataset is None else self.fit_dataset
+            self.subspaces |= fit_pairs(self.teaching, missing, dataset, self.data_collator, request)
         return {pair.teacher.name: self.subspaces[pair.teacher.name] for pair in self.pairs}
-
-    def _fit_batches(self) -> Iterator[dict[str, Tensor]]:
-        """Batches of this process's share of the images, every image once, in a fixed order."""
-        dataset: Any = self.train_dataset if self.fit_dataset is None else self.fit_dataset
-        rank, processes = self.args.process_index, self.args.world_size
-        if hasattr(dataset, "__len__"):
-            if len(dataset) < processes:
-                raise DistillationError(f"{len(dataset)} images cannot be shared by {processes} processes")
-            dataset = torch.utils.data.Subset(dataset, range(rank, len(dataset), processes))
-        elif processes > 1:
-            raise DistillationError("a streamed dataset cannot be shared by several processes: pass subspaces=...")
-        loader = torch.utils.data.DataLoader(
-            dataset, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
-        )
-        for batch in loader:
-            yield _for_teacher(self._prepare_inputs(batch))
 
     # Losses
 

@@ -1,0 +1,121 @@
+"""Fit the subspaces of all teacher layers in one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.layers import LayerPair
+from subdistill_hf.moments import Moments, collect_moments
+from subdistill_hf.relevance import activations_and_contexts
+from subdistill_hf.subspaces import Subspace
+from subdistill_hf.teaching import Teaching
+from subdistill_hf.within_memory import within_memory
+
+WITHOUT_CONTEXT = ("pca", "random", "identity")
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """How subspaces are fitted.
+
+    Attributes:
+        basis: name of the basis.
+        full_width: take all dimensions of a layer, not as many as its student has channels.
+        positions: positions drawn per image; all with `None`.
+        seed: of the draws.
+        batch_size: images of one pass, fewer where memory is short.
+        rank: number of this process.
+        processes: number of processes, each of which reads its share of the images.
+        show: show a bar.
+    """
+
+    basis: str
+    positions: int | None
+    seed: int
+    batch_size: int
+    full_width: bool = False
+    rank: int = 0
+    processes: int = 1
+    show: bool = True
+
+
+def fit_pairs(
+    teaching: Teaching,
+    pairs: Sequence[LayerPair],
+    dataset: Any,
+    collate: Callable[[list[Any]], Mapping[str, Any]],
+    request: FitRequest,
+) -> dict[str, Subspace]:
+    """The subspaces of the pairs' teacher layers, by name (METHOD step 1).
+
+    Each process reads its share of the images; the moments are merged, so the result is that of one process.
+
+    Args:
+        teaching: the teacher.
+        pairs: teacher layers, with the dimensions that their students allow.
+        dataset: images, as a training would read them.
+        collate: gives `teacher_pixel_values`, or else `pixel_values`.
+        request: how.
+
+    Raises:
+        DistillationError: when the images cannot be shared by the processes.
+        SubspaceError: when the moments do not determine a subspace.
+    """
+    share = _share(dataset, request)
+
+    def moments(batch_size: int) -> dict[str, Moments]:
+        stream = activations_and_contexts(
+            forward=lambda batch: teaching.logits(batch["pixel_values"]),
+            model=teaching.teacher,
+            layers=[pair.teacher.name for pair in pairs],
+            batches=_batches(share, collate, batch_size, teaching.device, request.show),
+            channels_last=[pair.teacher.name for pair in pairs if pair.teacher.channels_last],
+            with_context=request.basis not in WITHOUT_CONTEXT,
+        )
+        return collect_moments(
+            stream,
+            without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
+            positions=request.positions,
+            seed=request.seed + request.rank,
+        )
+
+    found = within_memory(moments, request.batch_size)
+    return {
+        pair.teacher.name: Subspace.fit(
+            found[pair.teacher.name],
+            pair.teacher.width if request.full_width else pair.dimensions,
+            request.basis,
+            request.seed + number,
+        )
+        for number, pair in enumerate(pairs)
+    }
+
+
+def _share(dataset: Any, request: FitRequest) -> Any:
+    """The images of this process."""
+    if hasattr(dataset, "__len__"):
+        if len(dataset) < request.processes:
+            raise DistillationError(f"{len(dataset)} images cannot be shared by {request.processes} processes")
+        return torch.utils.data.Subset(dataset, range(request.rank, len(dataset), request.processes))
+    if request.processes > 1:
+        raise DistillationError("a streamed dataset cannot be shared by several processes: pass subspaces=...")
+    return dataset
+
+
+def _batches(
+    share: Any, collate: Callable[[list[Any]], Mapping[str, Any]], batch_size: int, device: torch.device, show: bool
+) -> Iterator[dict[str, Tensor]]:
+    """The teacher's pixels of every image once, in a fixed order."""
+    total = len(share) if hasattr(share, "__len__") else None
+    with tqdm(total=total, desc="subspaces", unit=" images", disable=not show, leave=False) as bar:
+        for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=collate):
+            pixels = batch.get("teacher_pixel_values", batch["pixel_values"])
+            yield {"pixel_values": pixels.to(device, non_blocking=True)}
+            bar.update(len(pixels))
