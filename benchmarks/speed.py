@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.eigenvectors import leading_eigenvectors
 from subdistill_hf.evaluation import processor_name
 from subdistill_hf.models import freeze, load_teacher
 from subdistill_hf.moments import collect_moments
@@ -73,14 +74,14 @@ def images(count: int, size: int, batch: int) -> Iterator[dict[str, Tensor]]:
         yield {"pixel_values": torch.randn(shape, generator=generator)}
 
 
-def in_turn(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each function, called in turn; the first rounds, which allocate, are left out."""
+def in_turn(functions: Mapping[str, Callable[[], Any]], rounds: int, unused: int = 3) -> dict[str, list[float]]:
+    """Seconds of each function, called in turn; the first, unused rounds, which allocate, are left out."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for index in range(rounds + 3):
+    for index in range(rounds + unused):
         for name, function in functions.items():
             start = time.perf_counter()
             function()
-            if index >= 3:
+            if index >= unused:
                 times[name].append(time.perf_counter() - start)
     return times
 
@@ -350,6 +351,26 @@ def rotation(rounds: int) -> dict[str, Any]:
     return results
 
 
+def eigenvectors() -> dict[str, Any]:
+    """Seconds for the leading K eigenvectors of d by d matrices with eigenvalues 1/i, in part and as a whole."""
+    seconds = {}
+    for width, count in ((2048, 64), (4096, 64), (4096, 256)):
+        generator = torch.Generator().manual_seed(0)
+        vectors = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=generator)).Q
+        matrix = (vectors / torch.arange(1, width + 1)) @ vectors.T
+        matrix = (matrix + matrix.T) / 2
+        times = in_turn(
+            {
+                "part": lambda matrix=matrix, count=count: leading_eigenvectors(matrix, count),
+                "whole": lambda matrix=matrix: torch.linalg.eigh(matrix),
+            },
+            rounds=2,
+            unused=0,
+        )
+        seconds[f"{count} of {width}"] = {name: min(values) for name, values in times.items()}
+    return seconds
+
+
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -375,6 +396,7 @@ def main() -> None:
         "memory of the fit": lambda: memory(options.pair, tuple(options.memory_images)),
         "growth": lambda: growth(options.pair, max(5, options.rounds // 3)),
         "rotation, forward and backward, ms": lambda: rotation(5),
+        "leading eigenvectors, s": eigenvectors,
     }
     for name, measure in measurements.items():
         if options.only and name not in options.only:

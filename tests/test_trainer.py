@@ -677,7 +677,7 @@ def test_gradient_checkpointing_leaves_the_gradients_of_the_layer_losses(tmp_pat
     saving = gradients(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     assert len(plain) > 60
     for name, gradient in plain.items():
-        torch.testing.assert_close(saving[name], gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(saving[name], gradient, rtol=1e-4, atol=1e-3)  # of up to hundreds
 
 
 def test_tensorboard_gets_every_part_by_name(tmp_path):
