@@ -111,7 +111,7 @@ class AdaptationOptions:
             "linear maps of attention and MLPs, and 1x1 and 3x3 convolutions."
         },
     )
-    adapt_rank: int = field(default=8, metadata={"help": "Rank of the changes."})
+    adapt_rank: int = field(default=8, metadata={"help": "Rank of the low-rank changes of lora."})
     adapt_epochs: float = field(
         default=0.0, metadata={"help": "Passes over the images to fit the teacher; 0 takes enough."}
     )
