@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from subdistill_hf.activations import Features
-from subdistill_hf.adapters import base_of, frozen_names, save_adapter
+from subdistill_hf.adapters import save_adapter
 from subdistill_hf.baselines import BASELINES, decoupled_distillation
+from subdistill_hf.batches import NOT_FOR_THE_STUDENT, EpochsOfViews, for_student, for_teacher
 from subdistill_hf.cache_building import CacheRequest, check_views, open_cache
 from subdistill_hf.checkpoints import (
     check_resumable,
@@ -32,6 +33,7 @@ from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.fitting import FitRequest, fit_pairs
 from subdistill_hf.hub_trainer import StudentOnHub, plain_card
+from subdistill_hf.identity import RunIdentity
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.lone_images import norm_of_one_position, refuse_lone_image
@@ -39,14 +41,12 @@ from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
-from subdistill_hf.models import count_parameters, freeze, weights_digest
+from subdistill_hf.models import freeze
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.subspaces import Subspace, load_subspaces
-from subdistill_hf.teacher_cache import LOGITS, TARGETS, CachedCollator
+from subdistill_hf.teacher_cache import CachedCollator
 from subdistill_hf.teaching import Teaching
 from subdistill_hf.views import ViewCollator
-
-NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view", LOGITS, TARGETS)
 
 
 class SubDistillTrainer(StudentOnHub):
@@ -103,7 +103,7 @@ class SubDistillTrainer(StudentOnHub):
         if args.n_gpu > 1:
             args._n_gpu = 1  # DataParallel would not split the targets: several GPUs need a launcher
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
-        self.add_callback(_EpochsOfViews)
+        self.add_callback(EpochsOfViews)
         # Our losses are means over the batch, so the Trainer must divide them by the accumulation steps; vision
         # models that accept **kwargs would make it believe otherwise.
         self.model_accepts_loss_kwargs = False
@@ -117,13 +117,13 @@ class SubDistillTrainer(StudentOnHub):
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._parts = LossParts()
         self._distillation: StudentWithAlignments | None = None
-        self._frozen_digest: str | None = None
+        self._run_identity = RunIdentity()
         self._norm_of_one_position: str | None = None
         if self.train_dataset is not None:
             example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
             if self.teaching is not None:
                 self._match(self.teaching, example)
-            self._norm_of_one_position = norm_of_one_position(self.model, _for_student(example))
+            self._norm_of_one_position = norm_of_one_position(self.model, for_student(example))
             if self._norm_of_one_position and 1 in (args.train_batch_size, self._training_images):
                 refuse_lone_image(self._norm_of_one_position)
 
@@ -151,8 +151,8 @@ class SubDistillTrainer(StudentOnHub):
         self.pairs = match_models(
             self.model,
             teaching,
-            _for_student(batch),
-            _for_teacher(batch)["pixel_values"],
+            for_student(batch),
+            for_teacher(batch)["pixel_values"],
             self.args.layers if self.loss_weights["layer"] else None,
             self.args.layer_pairs,
             self.args.method,
@@ -225,7 +225,7 @@ class SubDistillTrainer(StudentOnHub):
         """In training the sum of `loss_terms`, in evaluation the cross entropy with the labels."""
         labels = inputs.get("labels")
         if self.accelerator.unwrap_model(model) is not self._distillation:
-            logits = logits_of(model(**_for_student(inputs)))
+            logits = logits_of(model(**for_student(inputs)))
             loss = F.cross_entropy(logits.float(), labels) if labels is not None else logits.new_zeros(())
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         if self._norm_of_one_position and len(inputs["pixel_values"]) == 1:
@@ -233,8 +233,8 @@ class SubDistillTrainer(StudentOnHub):
         teacher_logits: Tensor | None = None
         targets: dict[str, Features] = {}
         if self.teaching is not None:
-            teacher_logits, targets = self.teaching.teach(_for_teacher(inputs), self.distillation)
-        outputs = model(targets=targets, **_for_student(inputs))
+            teacher_logits, targets = self.teaching.teach(for_teacher(inputs), self.distillation)
+        outputs = model(targets=targets, **for_student(inputs))
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         self._parts.add(terms, self.state.global_step, share)
@@ -458,32 +458,7 @@ class SubDistillTrainer(StudentOnHub):
     # Checkpoints
 
     def _identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the run that wrote the checkpoint."""
-        args, teaching = self.args, self.teaching
-        names = ("method", "basis", "centring", "rotation", "normalise_energy", "positions")
-        class_ids = None if teaching is None or teaching.class_ids is None else teaching.class_ids.tolist()
-        labels = getattr(getattr(self.model, "config", None), "id2label", None) or {}
-        return {
-            "teacher": {
-                "name": None if teaching is None else teaching.name,
-                "digest": None if teaching is None else teaching.digest,
-            },
-            "student": self._identity_of_student(),
-            "classes": {"teacher_ids": class_ids, "names": list(labels.values())},
-            "layers": [str(pair) for pair in self.pairs],
-            "method": {name: getattr(args, name) for name in names},
-            "weights": dict(self.loss_weights, temperature=args.temperature, dkd_beta=args.dkd_beta),
-        }
-
-    def _identity_of_student(self) -> dict[str, Any]:
-        """Its architecture; with an adapter, whose checkpoints hold no other weights, also the frozen ones."""
-        base = base_of(self.model)
-        identity = {"model": type(base).__name__, "parameters": count_parameters(self.model)}
-        if isinstance(self.model, PeftModel):
-            if self._frozen_digest is None:
-                self._frozen_digest = weights_digest(base, frozen_names(self.model))
-            identity["frozen"] = self._frozen_digest
-        return identity
+        return self._run_identity.of(self.args, self.teaching, self.model, self.pairs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
@@ -539,31 +514,3 @@ class SubDistillTrainer(StudentOnHub):
             self.pairs,
             {key.removeprefix("eval_"): last[key] for key in ("eval_accuracy", "eval_loss") if key in last},
         )
-
-
-class _EpochsOfViews(TrainerCallback):
-    """Moves the training dataset to the views of each epoch.
-
-    accelerate does so too, but not with several processes, and not in the epoch in which a run is resumed.
-    """
-
-    epoch = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self.epoch = int(state.epoch or 0)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **given: Any) -> None:
-        if hasattr(train_dataloader.dataset, "set_epoch"):
-            train_dataloader.dataset.set_epoch(self.epoch)
-        self.epoch += 1
-
-
-def _for_student(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the student takes of a batch."""
-    return {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_STUDENT}
-
-
-def _for_teacher(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the teacher's of a batch: its own pixels, or else the student's, and targets that come with it."""
-    targets = {name: inputs[name] for name in (LOGITS, TARGETS) if name in inputs}
-    return {"pixel_values": inputs.get("teacher_pixel_values", inputs["pixel_values"]), **targets}

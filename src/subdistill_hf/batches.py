@@ -1,0 +1,42 @@
+"""What of a batch is the student's and what the teacher's, and which views an epoch has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback
+
+from subdistill_hf.teacher_cache import LOGITS, TARGETS
+
+NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view", LOGITS, TARGETS)
+
+
+class EpochsOfViews(TrainerCallback):
+    """Moves the training dataset to the views of each epoch.
+
+    accelerate does so too, but not with several processes, and not in the epoch in which a run is resumed.
+    """
+
+    epoch = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Begin with the epoch in which a run is resumed."""
+        self.epoch = int(state.epoch or 0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **given: Any) -> None:
+        """Move on."""
+        if hasattr(train_dataloader.dataset, "set_epoch"):
+            train_dataloader.dataset.set_epoch(self.epoch)
+        self.epoch += 1
+
+
+def for_student(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the student takes of a batch."""
+    return {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_STUDENT}
+
+
+def for_teacher(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the teacher's of a batch: its own pixels, or else the student's, and targets that come with it."""
+    targets = {name: inputs[name] for name in (LOGITS, TARGETS) if name in inputs}
+    return {"pixel_values": inputs.get("teacher_pixel_values", inputs["pixel_values"]), **targets}
