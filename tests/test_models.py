@@ -37,6 +37,14 @@ def test_a_teacher_is_loaded_frozen_in_evaluation_mode_with_its_labels(teacher_f
     assert image_size_of(teacher.processor) == (32, 32)
 
 
+def test_the_license_of_a_teacher_is_that_of_its_card(teacher_folder, tmp_path):
+    assert load_teacher("glyphs-resnet").license == "apache-2.0"
+    assert load_teacher(str(teacher_folder)).license is None
+    licensed = shutil.copytree(teacher_folder, tmp_path / "licensed")
+    (licensed / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    assert load_teacher(str(licensed)).license == "mit"
+
+
 def cut_weights(folder):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
