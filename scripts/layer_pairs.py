@@ -87,8 +87,9 @@ What `--layers auto` pairs at 224 x 224 pixels, for every combination of these a
 - The last is paired with the last, and so on towards the input; the side with fewer stages decides how many pairs
   there are.
 - Class, distillation and register tokens are compared where both sides have as many of them. Elsewhere the patch
-  tokens alone are compared, on their grid, and the teacher's last block is passed over: after it only the class token
-  reaches the logits, so that the patch tokens have no context.
+  tokens alone are compared, on their grid, and the teacher's last block is passed over: after it, in most
+  transformers, only the class token reaches the logits, so that the patch tokens have no context. A last block can
+  still be named with `--layers`, as for heads that average the patches.
 - The larger of two grids is averaged down to the smaller. The subspace has as many dimensions as the student's layer
   has channels, at most the teacher's.
 """

@@ -97,8 +97,8 @@ def pair_chains(
 
     chosen = paired(last=True)
     if chosen[-1].drops_prefix and chosen[-1].teacher.prefix:
-        # After a transformer's last block only the class token reaches the logits, and it is left out
-        # here: the other tokens have no context.
+        # After most transformers' last block only the class token reaches the logits, and it is left out here: the
+        # other tokens have no context.
         return paired(last=False)
     return chosen
 
