@@ -20,7 +20,7 @@ def benchmark():
 
 def test_students_answer_in_a_fresh_process_as_at_the_end_of_their_runs(benchmark, tmp_path, monkeypatch):
     usage = {"code": "", "output": ""}  # the card's snippet is run elsewhere
-    monkeypatch.setattr("subdistill_hf.student_folder._run_usage", lambda folder: usage)
+    monkeypatch.setattr("subdistill_hf.student_folder._run_usage", lambda *given: usage)
     names = ["deit-efficientnet", "fastvit-mobilenetv2"]
     images = write_image_folder(tmp_path / "images", train=30)
     noise = (torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 3)
