@@ -280,7 +280,7 @@ Made by `benchmarks/families.py`: {made}.
 Each teacher is a small model of its family, trained on scikit-learn's digits for {TEACHER_STEPS} steps; each student
 was distilled for the five even digits, from {STUDENT_IMAGES} images of each (a fifth of them for validation), in
 {STEPS} steps, {BATCH} images a step. The accuracies are on the test images of the five. The runs are short: they show
-that the families work together, not how well they can. "The same answers" compares the confusion matrix at the end of
+that the families work together, not how well they can compares the confusion matrix at the end of
 the run with that of a `pipeline` in a fresh process that cannot import this package.
 
 {HEADER}
@@ -295,7 +295,6 @@ def main() -> None:
     chosen = parser.parse_args().pairs
     splits = load_digits_dataset()
     images = tensors(splits["train"])
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for name in chosen:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as place:
@@ -307,6 +306,7 @@ def main() -> None:
                 PAIRS[name], folder / "teacher", folder / "student", STEPS, STUDENT_IMAGES, "digits", classes
             )
             (fresh,) = confusions_in_a_fresh_process([folder / "student"], subtask_images(splits["test"]))
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
         results[name] = result_of(PAIRS[name], report, fresh)
         print(row(name, results[name]), flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
