@@ -248,7 +248,7 @@ def result_of(pair: Pair, report: dict[str, Any], fresh: list[list[int]]) -> dic
         "test_images": sum(map(sum, fresh)),
         "same_in_a_fresh_process": fresh == results["subdistill"]["confusion"],
         "date": datetime.date.today().isoformat(),
-        "machine": f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}",
+        "machine": f"{processor_name()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__.split('+')[0]}",
     }
 
 
@@ -280,8 +280,9 @@ Made by `benchmarks/families.py`: {made}.
 Each teacher is a small model of its family, trained on scikit-learn's digits for {TEACHER_STEPS} steps; each student
 was distilled for the five even digits, from {STUDENT_IMAGES} images of each (a fifth of them for validation), in
 {STEPS} steps, {BATCH} images a step. The accuracies are on the test images of the five. The runs are short: they show
-that the families work together, not how well they can compares the confusion matrix at the end of
-the run with that of a `pipeline` in a fresh process that cannot import this package.
+that the families work together, not how well they can; transformers learn little from scratch in so few steps. "The
+same answers" compares the confusion matrix at the end of the run with that of a `pipeline` in a fresh process that
+cannot import this package. The machine was busy with other work: the times are no measurement of speed.
 
 {HEADER}
 {chr(10).join(rows)}
