@@ -248,7 +248,7 @@ def result_of(pair: Pair, report: dict[str, Any], fresh: list[list[int]]) -> dic
         "test_images": sum(map(sum, fresh)),
         "same_in_a_fresh_process": fresh == results["subdistill"]["confusion"],
         "date": datetime.date.today().isoformat(),
-        "machine": f"{processor_name()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__.split('+')[0]}",
+        "machine": f"{processor_name()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
     }
 
 
