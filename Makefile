@@ -27,8 +27,8 @@ demo: setup
 	$(BIN)/subdistill demo
 
 test: setup
-	@echo "==> tests"
-	$(BIN)/python -m pytest
+	@echo "==> tests, a process on each core"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup
 	@echo "==> lint, format, types"

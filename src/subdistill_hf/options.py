@@ -260,7 +260,8 @@ class DistillationOptions:
         default=None,
         metadata={
             "help": "Keep the weights of convolutions, teacher's and student's, in channels-last memory while "
-            "training; by default on CPUs, and on accelerators with bf16 or fp16."
+            "training; by default on accelerators with bf16 or fp16. It is faster on CPUs too, but not safe for all "
+            "networks there."
         },
     )
     teacher_bf16: bool = field(

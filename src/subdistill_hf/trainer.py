@@ -21,6 +21,7 @@ from subdistill_hf.adapters import save_adapter
 from subdistill_hf.baselines import BASELINES, decoupled_distillation
 from subdistill_hf.batches import NOT_FOR_THE_STUDENT, EpochsOfViews, for_student, for_teacher
 from subdistill_hf.cache_building import CacheRequest, check_views, open_cache
+from subdistill_hf.channels_last import check_channels_last
 from subdistill_hf.checkpoints import (
     check_resumable,
     last_complete_checkpoint,
@@ -134,10 +135,10 @@ class SubDistillTrainer(StudentOnHub):
 
     @property
     def _memory_format(self) -> torch.memory_format:
-        """How the weights of convolutions lie in memory while training (measured in benchmarks/speed.py)."""
+        """How the weights of convolutions lie in memory while training."""
         args, wanted = self.args, self.args.channels_last
         if wanted is None:
-            wanted = args.device.type == "cpu" or args.bf16 or args.fp16
+            wanted = args.device.type != "cpu" and (args.bf16 or args.fp16)
         return torch.channels_last if wanted else torch.contiguous_format
 
     def _teacher_precision(self) -> AbstractContextManager[Any]:
@@ -356,6 +357,8 @@ class SubDistillTrainer(StudentOnHub):
         self.fit_subspaces()
         if self._distillation is None or self._distillation.student is not self.model:
             self._distillation = self._make_distillation()
+        if self._memory_format is torch.channels_last:
+            check_channels_last(self.model, self.args.device)
         self._distillation.to(memory_format=self._memory_format)
         if self.teaching is not None:
             views = self.args.views
