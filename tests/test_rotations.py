@@ -36,8 +36,16 @@ def test_the_cayley_transform():
 def test_gradients_are_the_finite_differences(shape):
     rotation = made(*shape)
 
+    class Matrix(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rotation = rotation
+
+        def forward(self):
+            return self.rotation.matrix
+
     def matrix(free):
-        return torch.func.functional_call(rotation, {"free": free}, (torch.eye(shape[0]).double(),))
+        return torch.func.functional_call(Matrix(), {"rotation.free": free}, ())
 
     assert torch.autograd.gradcheck(matrix, rotation.free.detach().clone().requires_grad_())
 

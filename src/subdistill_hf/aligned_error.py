@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subdistill_hf.moments import several_processes
+from subdistill_hf.moments import average_over_processes, several_processes
 
 
 def aligned_error(
@@ -61,14 +61,14 @@ class _AlignedError(torch.autograd.Function):
         h, t = _rows(values), _rows(target)
         count = len(h)
         own_mean = h.mean(dim=0)
-        mean = _average(own_mean)
+        mean = average_over_processes(own_mean)
         centred = h - (mean if centre is None else centre)
         squares = centred.square().mean(dim=0)
         cross = (centred.T @ t).div_(count)
         products = None if keeps_length else (centred.T @ centred).div_(count)
         scale = None
         if divide:
-            scale = torch.rsqrt(_average(squares) + eps)
+            scale = torch.rsqrt(average_over_processes(squares) + eps)
             cross = cross.mul_(scale[:, None])
             squares = squares * scale.square()
             products = None if products is None else products * torch.outer(scale, scale)
@@ -93,7 +93,7 @@ class _AlignedError(torch.autograd.Function):
         own = torch.zeros_like(squares)  # of h - m, by channel
         if scale is not None:
             length = squares if image is None else torch.sum(matrix * image, dim=0)
-            own = scale.square() * _average(torch.sum(matrix.T * cross, dim=1) - length)
+            own = scale.square() * average_over_processes(torch.sum(matrix.T * cross, dim=1) - length)
         if image is None:  # VᵀV = 1
             own = own + (1 if scale is None else scale.square())
         between = None if image is None else pull.T @ pull + torch.diag(own)  # of h - m, across channels
@@ -102,7 +102,7 @@ class _AlignedError(torch.autograd.Function):
             constant = t.mean(dim=0) @ pull
             if offset is not None:
                 constant = constant - (own * offset if between is None else between @ offset)
-            constant = _average(constant)
+            constant = average_over_processes(constant)
         if between is None:
             by_values = torch.addcmul(constant * step, centred, own * step)
         else:
@@ -115,12 +115,3 @@ class _AlignedError(torch.autograd.Function):
 def _rows(values: Tensor) -> Tensor:
     """`(B, K, P)` as `(B P, K)`: no copy for tokens and channels-last maps."""
     return values.transpose(1, 2).reshape(-1, values.shape[1])
-
-
-def _average(statistic: Tensor) -> Tensor:
-    """The average over processes; exact when they hold batches of one size, which `accelerate` ensures."""
-    if not several_processes():
-        return statistic
-    total = statistic.clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback
 
 from subdistill_hf.teacher_cache import LOGITS, TARGETS
@@ -36,7 +37,13 @@ def for_student(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_STUDENT}
 
 
+def teacher_pixels(inputs: Mapping[str, Any]) -> Tensor:
+    """The teacher's own pixels of a batch, or else the student's."""
+    pixels: Tensor = inputs["teacher_pixel_values"] if "teacher_pixel_values" in inputs else inputs["pixel_values"]
+    return pixels
+
+
 def for_teacher(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the teacher's of a batch: its own pixels, or else the student's, and targets that come with it."""
+    """What is the teacher's of a batch: its pixels, and targets that come with it."""
     targets = {name: inputs[name] for name in (LOGITS, TARGETS) if name in inputs}
-    return {"pixel_values": inputs.get("teacher_pixel_values", inputs["pixel_values"]), **targets}
+    return {"pixel_values": teacher_pixels(inputs), **targets}

@@ -7,7 +7,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from subdistill_hf.activations import Features
+from subdistill_hf.batches import teacher_pixels
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.moments import several_processes
 from subdistill_hf.target_files import CacheError, TargetFile, make_room
 from subdistill_hf.teacher_cache import StoredLayer, TeacherCache, default_folder
-from subdistill_hf.teaching import Teaching
+from subdistill_hf.teaching import Teach, Teaching
 from subdistill_hf.within_memory import within_memory
 
 FORMAT = 1
@@ -54,20 +54,48 @@ class CacheRequest:
     show: bool = True
 
 
-def open_cache(
-    teaching: Teaching,
-    distillation: StudentWithAlignments,
-    dataset: Any,
-    collate: Callable[[list[Any]], Mapping[str, Any]],
-    request: CacheRequest,
-) -> TeacherCache:
-    """The targets of all views, from files that exist or are made now.
+@dataclass(frozen=True)
+class TaughtViews:
+    """The views of a training, and the teacher that looks at them.
 
-    Args:
+    Attributes:
         teaching: the teacher.
         distillation: its pairs and their losses say which layers, and what of them.
         dataset: with `views`, `fingerprint` and `set_epoch`, and `index` and `view` in its examples (`ViewDataset`).
         collate: gives `pixel_values` or `teacher_pixel_values` for the teacher, `index` and `view`.
+    """
+
+    teaching: Teaching
+    distillation: StudentWithAlignments
+    dataset: Any
+    collate: Callable[[list[Any]], Mapping[str, Any]]
+
+    def batch(self, places: Sequence[int]) -> tuple[Mapping[str, Any], Tensor]:
+        """Some images in the view of the moment, collated, and the teacher's pixels of them.
+
+        Raises:
+            DistillationError: for a batch that does not say which view is which.
+        """
+        if hasattr(self.dataset, "__getitems__"):
+            batch = self.collate(self.dataset.__getitems__(list(places)))
+        else:
+            batch = self.collate([self.dataset[place] for place in places])
+        if "index" not in batch or "view" not in batch:
+            raise DistillationError(
+                "teacher_cache needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
+            )
+        return batch, teacher_pixels(batch)
+
+    def teach(self, pixels: Tensor) -> Teach:
+        """Logits and targets of the teacher's pixels."""
+        return self.teaching.run(pixels.to(self.teaching.device), self.distillation)
+
+
+def open_cache(views: TaughtViews, request: CacheRequest) -> TeacherCache:
+    """The targets of all views, from files that exist or are made now.
+
+    Args:
+        views: whose targets.
         request: how they are kept.
 
     Raises:
@@ -76,19 +104,20 @@ def open_cache(
     """
     folder = Path(request.folder) if request.folder else default_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    cache = _describe(teaching, distillation, dataset, collate, request, folder)
+    cache = _describe(views, request, folder)
     missing = _missing(cache, request)
+    told = f"teacher  its targets of {cache.images} images x {cache.views} views"
     if missing:
         needed = sum(cache.files[name].size for name in missing)
         if request.local_rank == 0:
             keep = {file.name for name, file in cache.files.items() if name not in missing}
             make_room(folder, needed, request.limit, keep)
         if request.show:
-            tqdm.write(f"teacher  its targets of {len(dataset)} images x {request.views} views: {_size(needed)}")
-        _build(teaching, distillation, dataset, collate, request, cache, missing)
-        dataset.set_epoch(0)
+            tqdm.write(f"{told}: {_size(needed)}")
+        _build(views, request, cache, missing)
+        views.dataset.set_epoch(0)
     elif request.show:
-        tqdm.write(f"teacher  its targets of {len(dataset)} images x {request.views} views are there already")
+        tqdm.write(f"{told} are there already")
     return cache
 
 
@@ -117,34 +146,12 @@ def check_views(dataset: Any, views: int) -> None:
         )
 
 
-def _examples(dataset: Any, places: Sequence[int]) -> list[Any]:
-    if hasattr(dataset, "__getitems__"):
-        examples: list[Any] = dataset.__getitems__(list(places))
-        return examples
-    return [dataset[place] for place in places]
-
-
-def _pixels(batch: Mapping[str, Any]) -> Tensor:
-    if "index" not in batch or "view" not in batch:
-        raise DistillationError(
-            "teacher_cache needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
-        )
-    pixels: Tensor = batch.get("teacher_pixel_values", batch["pixel_values"])
-    return pixels
-
-
-def _describe(
-    teaching: Teaching,
-    distillation: StudentWithAlignments,
-    dataset: Any,
-    collate: Callable[[list[Any]], Mapping[str, Any]],
-    request: CacheRequest,
-    folder: Path,
-) -> TeacherCache:
+def _describe(views: TaughtViews, request: CacheRequest, folder: Path) -> TeacherCache:
     """Which files hold the targets; two images tell their shapes, and what the teacher's preprocessing makes."""
+    teaching, dataset = views.teaching, views.dataset
     dataset.set_epoch(0)
-    pixels = _pixels(collate(_examples(dataset, range(min(2, len(dataset))))))
-    logits, features = teaching.run(pixels.to(teaching.device), distillation)
+    _, pixels = views.batch(range(min(2, len(dataset))))
+    logits, features = views.teach(pixels)
     common = {
         "format": FORMAT,
         "teacher": teaching.digest,
@@ -160,7 +167,7 @@ def _describe(
         return TargetFile(folder, {**common, **description}, (rows, *shape), request.precision)
 
     layers = {}
-    for pair, loss in zip(distillation.pairs, distillation.alignments, strict=True):
+    for pair, loss in zip(views.distillation.pairs, views.distillation.alignments, strict=True):
         assert isinstance(loss, LayerLoss)
         found = features[pair.teacher.name]
         tokens = found.values.transpose(1, 2).is_contiguous()
@@ -188,15 +195,7 @@ def _missing(cache: TeacherCache, request: CacheRequest) -> list[str]:
     return missing
 
 
-def _build(
-    teaching: Teaching,
-    distillation: StudentWithAlignments,
-    dataset: Any,
-    collate: Callable[[list[Any]], Mapping[str, Any]],
-    request: CacheRequest,
-    cache: TeacherCache,
-    missing: Sequence[str],
-) -> None:
+def _build(views: TaughtViews, request: CacheRequest, cache: TeacherCache, missing: Sequence[str]) -> None:
     """One pass over all views, each process of a machine over its share of the images."""
     token = [uuid.uuid4().hex]
     if several_processes():
@@ -214,7 +213,7 @@ def _build(
         kind = next(iter(arrays.values())).dtype
 
         def fill(batch_size: int) -> None:
-            for rows, logits, features in _views(teaching, distillation, dataset, collate, request, cache, batch_size):
+            for rows, logits, features in _taught(views, request, cache, batch_size):
                 for name, array in arrays.items():
                     values = logits if name == "" else cache.layers[name].pack(features[name])
                     array[rows] = _kept(values, kind)
@@ -243,27 +242,17 @@ def _kept(values: Tensor, kind: torch.dtype) -> Tensor:
     return kept
 
 
-def _views(
-    teaching: Teaching,
-    distillation: StudentWithAlignments,
-    dataset: Any,
-    collate: Callable[[list[Any]], Mapping[str, Any]],
-    request: CacheRequest,
-    cache: TeacherCache,
-    batch_size: int,
+def _taught(
+    views: TaughtViews, request: CacheRequest, cache: TeacherCache, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Features]]]:
     """Rows, logits and features of this process's share, batch by batch."""
-    share = range(request.local_rank, len(dataset), request.local_processes)
-    with ExitStack() as stack:
-        bar = stack.enter_context(
-            tqdm(total=len(share) * request.views, desc="teacher", unit=" images", disable=not request.show)
-        )
-        for view in range(request.views):
-            dataset.set_epoch(view)
+    share = range(request.local_rank, cache.images, request.local_processes)
+    with tqdm(total=len(share) * cache.views, desc="teacher", unit=" images", disable=not request.show) as bar:
+        for view in range(cache.views):
+            views.dataset.set_epoch(view)
             for start in range(0, len(share), batch_size):
-                batch = collate(_examples(dataset, share[start : start + batch_size]))
-                pixels = _pixels(batch)
-                logits, features = teaching.run(pixels.to(teaching.device), distillation)
+                batch, pixels = views.batch(share[start : start + batch_size])
+                logits, features = views.teach(pixels)
                 yield cache.rows(torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"])), logits, features
                 bar.update(len(pixels))
 

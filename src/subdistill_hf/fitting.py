@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from subdistill_hf.batches import teacher_pixels
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.moments import Moments, collect_moments
@@ -116,6 +117,6 @@ def _batches(
     total = len(share) if hasattr(share, "__len__") else None
     with tqdm(total=total, desc="subspaces", unit=" images", disable=not show, leave=False) as bar:
         for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=collate):
-            pixels = batch.get("teacher_pixel_values", batch["pixel_values"])
+            pixels = teacher_pixels(batch)
             yield {"pixel_values": pixels.to(device, non_blocking=True)}
             bar.update(len(pixels))

@@ -139,6 +139,18 @@ def several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def average_over_processes(statistic: Tensor) -> Tensor:
+    """The average of a statistic over processes, without gradient; itself where there is one.
+
+    Exact when the processes hold batches of one size, which `accelerate` ensures.
+    """
+    if not several_processes():
+        return statistic
+    total = statistic.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
 def _columns(values: Tensor) -> Tensor:
     """`(B, d, P)` or `(d, N)` as `(d, N)` in float64 (on the CPU where the device has no float64)."""
     if values.device.type == "mps":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.moments import several_processes
+from subdistill_hf.moments import average_over_processes
 
 PROCRUSTES = "procrustes"
 
@@ -57,21 +57,13 @@ class ProcrustesRotation(nn.Module):
             divide: also divide by its standard deviation, as batch-norm centring does.
         """
         if centre:
-            values = values - _over_processes(values.mean(dim=(0, 2)))[:, None]
+            values = values - average_over_processes(values.mean(dim=(0, 2)))[:, None]
         if divide:
-            variance = _over_processes(values.square().mean(dim=(0, 2)))
+            variance = average_over_processes(values.square().mean(dim=(0, 2)))
             values = values * torch.rsqrt(variance + self.eps)[:, None]
         newest = torch.einsum("bjp,bkp->jk", target, values) / (len(values) * values.shape[2])
-        self.cross_moment.lerp_(_over_processes(newest), self.momentum)
+        self.cross_moment.lerp_(average_over_processes(newest), self.momentum)
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
         return f"{self.cross_moment.shape[1]}, {self.cross_moment.shape[0]}"
-
-
-def _over_processes(mean: Tensor) -> Tensor:
-    """The average over the processes of the default group, whose batches are of one size."""
-    if several_processes():
-        torch.distributed.all_reduce(mean)
-        mean = mean / torch.distributed.get_world_size()
-    return mean

@@ -64,10 +64,6 @@ class Rotation(nn.Module):
         self.base.copy_(torch.cat([matrix, complement]))
         self.free.zero_()
 
-    def forward(self, values: Tensor) -> Tensor:
-        """V h: `(B, K, P)` to `(B, K', P)`."""
-        return torch.matmul(self.matrix, values)
-
 
 class _Cayley(torch.autograd.Function):
     """(1 + X/2)⁻¹(1 - X/2) = 2 (1 + X/2)⁻¹ - 1, with X = L - Lᵀ of the strictly lower triangle L.

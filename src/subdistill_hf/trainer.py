@@ -20,7 +20,7 @@ from subdistill_hf.activations import Features
 from subdistill_hf.adapters import save_adapter
 from subdistill_hf.baselines import BASELINES, decoupled_distillation
 from subdistill_hf.batches import NOT_FOR_THE_STUDENT, EpochsOfViews, for_student, for_teacher
-from subdistill_hf.cache_building import CacheRequest, check_views, open_cache
+from subdistill_hf.cache_building import CacheRequest, TaughtViews, check_views, open_cache
 from subdistill_hf.channels_last import check_channels_last
 from subdistill_hf.checkpoints import (
     check_resumable,
@@ -350,8 +350,9 @@ class SubDistillTrainer(StudentOnHub):
             check_resumable(checkpoint, self._identity())
             if self.pairs and self.args.method not in BASELINES:
                 self.subspaces = load_subspaces(checkpoint)
-        if self.teaching is not None and self.args.views is not None:
-            check_views(self.train_dataset, self.args.views)
+        views = None if self.teaching is None else self.args.views
+        if views is not None:
+            check_views(self.train_dataset, views)
         if self.teaching is not None:
             freeze(self.teaching.teacher)  # whatever was done to it since
         self.fit_subspaces()
@@ -360,16 +361,9 @@ class SubDistillTrainer(StudentOnHub):
         if self._memory_format is torch.channels_last:
             check_channels_last(self.model, self.args.device)
         self._distillation.to(memory_format=self._memory_format)
-        if self.teaching is not None:
-            views = self.args.views
-            if views is not None and self.teaching.cache is None:
-                self.teaching.cache = open_cache(
-                    self.teaching,
-                    self._distillation,
-                    self.train_dataset,
-                    self.data_collator,
-                    self._cache_request(views),
-                )
+        if self.teaching is not None and views is not None and self.teaching.cache is None:
+            views_of = TaughtViews(self.teaching, self._distillation, self.train_dataset, self.data_collator)
+            self.teaching.cache = open_cache(views_of, self._cache_request(views))
         return self._distillation
 
     def _cache_request(self, views: int) -> CacheRequest:
