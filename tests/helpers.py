@@ -10,7 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
+from PIL import Image
 from transformers import (
     ConvNextConfig,
     ConvNextForImageClassification,
@@ -24,6 +26,7 @@ from transformers import (
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, render
+from subdistill_hf.options import TaskOptions
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator, ViewDataset
 
@@ -83,6 +86,38 @@ def write_image_folder(folder, class_ids=CLASS_IDS, train=6, test=3):
             for index in range(count):
                 render(0, split, class_id, index).save(place / f"{index}.png")
     return folder
+
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "grey": (128, 128, 128), "red": (200, 50, 50)}
+
+
+def write_colour_folder(folder, names, train, test):
+    """PNG files as `split/CLASS/NUMBER.png`; the class of an image is its colour, under noise."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for name in names:
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(random.normal(COLOURS[name], 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
+
+
+def write_task(folder):
+    """A teacher that reads 40 pixels and a folder of images, for `task_options`."""
+    save_teacher(folder / "teacher", size=40)
+    write_image_folder(folder / "images")
+    return folder
+
+
+def task_options(folder, **changed):
+    """Options of a run on what `write_task` wrote."""
+    defaults = {
+        "teacher": str(folder / "teacher"),
+        "dataset": str(folder / "images"),
+        "classes": list(NAMES),
+        "student": "resnet:widths=8-8-8,image=32",
+    }
+    return TaskOptions(**defaults | changed)
 
 
 def whole_png():

@@ -4,15 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
-from helpers import config, processor, save_teacher, teacher_resnet, teacher_vit, weights_of
+from helpers import config, processor, save_teacher, teacher_resnet, teacher_vit, weights_of, write_colour_folder
 from subdistill_hf.adaptation import (
     ADAPTER_FOLDER,
     AdaptationError,
@@ -31,7 +29,7 @@ from subdistill_hf.subtask import MissingClassesError
 from subdistill_hf.task import load_task
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
-COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "grey": (128, 128, 128), "red": (200, 50, 50)}
+COLOURS = ("blue", "green", "grey", "red")
 SUBTASK = ("red", "blue", "green")
 
 
@@ -43,13 +41,7 @@ def places(tmp_path_factory):
     save_teacher(folder / "vit", teacher_vit())
     torch.manual_seed(0)
     build_student("timm/test_vit:image=64", CLASS_NAMES[:9], processor()).model.save_pretrained(folder / "timm")
-    random = np.random.default_rng(0)
-    for split, count in (("train", 20), ("test", 8)):
-        for name, colour in COLOURS.items():
-            (folder / "images" / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = np.clip(random.normal(colour, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "images" / split / name / f"{index}.png")
+    write_colour_folder(folder / "images", COLOURS, train=20, test=8)
     return folder
 
 

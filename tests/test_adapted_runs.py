@@ -3,14 +3,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from PIL import Image
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from helpers import processor, save_teacher, vit
+from helpers import processor, save_teacher, vit, write_colour_folder
 from subdistill_hf.adaptation import ADAPTER_FOLDER
 from subdistill_hf.cli import main
 from subdistill_hf.models import ModelError, load_teacher, weights_digest
@@ -24,7 +22,7 @@ pytestmark = [
     pytest.mark.usefixtures("datasets_cache"),
     pytest.mark.filterwarnings("ignore:the license of the teacher .* is unknown"),
 ]
-COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 50)}
+COLOURS = ("blue", "green", "red")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +30,7 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapted-runs")
     save_teacher(folder / "teacher")
     save_teacher(folder / "pretrained", vit(hidden=16, layers=3, names=["some", "other"]))
-    random = np.random.default_rng(0)
-    for split, count in (("train", 16), ("test", 6)):
-        for name, colour in COLOURS.items():
-            (folder / "images" / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = np.clip(random.normal(colour, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "images" / split / name / f"{index}.png")
+    write_colour_folder(folder / "images", COLOURS, train=16, test=6)
     return folder
 
 

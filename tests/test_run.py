@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import NAMES, assert_equal_weights, config, save_teacher, weights_of, write_image_folder
+from helpers import assert_equal_weights, config, task_options, weights_of, write_task
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.run import (
@@ -23,20 +23,7 @@ pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distill")
-    save_teacher(folder / "teacher", size=40)
-    write_image_folder(folder / "images")
-    return folder
-
-
-def options(inputs, **changed):
-    defaults = {
-        "teacher": str(inputs / "teacher"),
-        "dataset": str(inputs / "images"),
-        "classes": list(NAMES),
-        "student": "resnet:widths=8-8-8,image=32",
-    }
-    return TaskOptions(**defaults | changed)
+    return write_task(tmp_path_factory.mktemp("distill"))
 
 
 def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
@@ -52,7 +39,7 @@ def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
 
 
 def test_every_method_starts_from_the_same_student_and_sees_the_same_views(inputs, tmp_path):
-    task = load_task(options(inputs), config(tmp_path / "out", method="subdistill"))
+    task = load_task(task_options(inputs), config(tmp_path / "out", method="subdistill"))
     runs = [_build(task, method, announce=False) for method in ("scratch", "kd", "subdistill")]
     assert [len(run.trainer.pairs) for run in runs] == [0, 0, 3]
     assert [run.trainer.teaching is None for run in runs] == [True, False, False]
@@ -73,7 +60,9 @@ def test_every_method_starts_from_the_same_student_and_sees_the_same_views(input
 
 
 def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
-    task = load_task(options(inputs), config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5))
+    task = load_task(
+        task_options(inputs), config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5)
+    )
     weights = {
         method: _build(task, method, announce=False).trainer.loss_weights for method in ("kd", "fitnet", "subdistill")
     }

@@ -3,10 +3,9 @@
 import pytest
 from PIL import Image
 
-from helpers import NAMES, config, save_teacher, write_image_folder
+from helpers import NAMES, config, save_teacher, task_options, write_task
 from subdistill_hf.data import SubtaskData
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.options import TaskOptions
 from subdistill_hf.run import _build
 from subdistill_hf.task import enough_epochs, load_task
 
@@ -15,24 +14,11 @@ pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distill")
-    save_teacher(folder / "teacher", size=40)
-    write_image_folder(folder / "images")
-    return folder
-
-
-def options(inputs, **changed):
-    defaults = {
-        "teacher": str(inputs / "teacher"),
-        "dataset": str(inputs / "images"),
-        "classes": list(NAMES),
-        "student": "resnet:widths=8-8-8,image=32",
-    }
-    return TaskOptions(**defaults | changed)
+    return write_task(tmp_path_factory.mktemp("distill"))
 
 
 def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
-    task = load_task(options(inputs, classes=[NAMES[2], NAMES[0]]), config(tmp_path / "out"))
+    task = load_task(task_options(inputs, classes=[NAMES[2], NAMES[0]]), config(tmp_path / "out"))
     assert isinstance(task.data, SubtaskData)
     assert task.data.subtask.names == (NAMES[2], NAMES[0])
     assert task.data.subtask.dataset_ids == (2, 0)  # folders in the order of their names
@@ -57,7 +43,8 @@ def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side
             for index in range(2):
                 Image.new("RGB", (side, side), (index, 2, 3)).save(tmp_path / "images" / split / name / f"{index}.png")
     task = load_task(
-        options(inputs, dataset=str(tmp_path / "images"), classes=list(NAMES[:2]), **given), config(tmp_path / "out")
+        task_options(inputs, dataset=str(tmp_path / "images"), classes=list(NAMES[:2]), **given),
+        config(tmp_path / "out"),
     )
     assert (task.augmentation, task.flip) == expected
     assert (task.views(_build(task, "scratch", False).student).flip) == expected[1]
@@ -65,7 +52,7 @@ def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side
 
 def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):
     teacher = save_teacher(tmp_path / "teacher")
-    given = options(inputs, dataset="digits", classes=["superclass:even"], teacher=str(teacher))
+    given = task_options(inputs, dataset="digits", classes=["superclass:even"], teacher=str(teacher))
     with pytest.raises(SubDistillError, match="the teacher has no class 'zero'"):
         load_task(given, config(tmp_path / "out"))
 
