@@ -99,6 +99,14 @@ def test_about_half_of_the_views_are_mirrored():
     assert 12 < mirrored < 36
 
 
+def test_a_batch_of_shifted_and_mirrored_views_is_that_of_images_one_by_one(monkeypatch):
+    together = views(augmentation="pad_crop", flip=True).__getitems__(list(range(20)))
+    monkeypatch.setattr("subdistill_hf.views.DECODE_AHEAD_BYTES", 0)
+    alone = views(augmentation="pad_crop", flip=True)
+    for index, item in enumerate(together):
+        assert torch.equal(item["image"], alone[index]["image"])
+
+
 def test_images_of_different_sizes_are_cropped_to_one_size():
     rows = [Image.fromarray(np.full((20 + 4 * index, 40, 3), 9 * index, dtype=np.uint8)) for index in range(4)]
     rows = datasets.Dataset.from_dict({"img": rows, "fine_label": [0, 1, 0, 1]}, features=two_classes())
