@@ -27,7 +27,8 @@ from helpers import (
     write_image_folder,
 )
 from subdistill_hf.adaptation import adapt, plan_adaptation
-from subdistill_hf.options import TaskOptions
+from subdistill_hf.inspection import inspect
+from subdistill_hf.options import InspectOptions, TaskOptions
 from subdistill_hf.subspaces import load_subspaces, save_subspaces
 from subdistill_hf.task import load_task
 from subdistill_hf.views import ViewCollator
@@ -94,6 +95,17 @@ def adapted_teacher(folder, teacher, processes):
     return adapt(plan_adaptation(task, folder / "runs", resume=False), folder / "runs")
 
 
+def inspected(folder, teacher):
+    options = InspectOptions(
+        teacher=str(teacher),
+        dataset=str(teacher.with_name("images")),
+        classes=list(NAMES),
+        layers=["resnet.encoder.stages.0"],
+        output_dir=str(folder),
+    )
+    return inspect(options)
+
+
 WORKER = """
 import json, sys
 from pathlib import Path
@@ -126,6 +138,7 @@ def work(folder):
     predicted = run.predict(views(5, "test"))
     teacher = adapted_teacher(folder / "adapted", folder / "teacher", 2).teacher.model
     save_file(weights_of(teacher), folder / f"teacher-{rank}.safetensors")
+    save_subspaces(inspected(folder / "spectra", folder / "teacher"), folder / f"spectra-{rank}")
     history = [*run.state.log_history, {"predictions": predicted.predictions.tolist(), **predicted.metrics}]
     (folder / f"batch-norm-{rank}.json").write_text(json.dumps(history), encoding="utf-8")
 
@@ -149,7 +162,8 @@ def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
     save_teacher(folder / "teacher")
-    torchrun(folder / "worker.py", folder)
+    write_image_folder(folder / "images")
+    torchrun(folder / "worker.py", folder, HF_DATASETS_CACHE=str(folder / "cache"))
     return folder
 
 
@@ -158,6 +172,10 @@ def one_process(tmp_path_factory):
     run = followed(tmp_path_factory.mktemp("one"), 1)
     run.train()
     return run
+
+
+def files_of(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def read(path):
@@ -217,6 +235,16 @@ def test_a_teacher_fitted_by_two_processes_is_that_of_one(two_processes, tmp_pat
     one = adapted_teacher(tmp_path, two_processes / "teacher", 1)
     assert_equal_weights(weights_of(one.teacher.model), first, tolerance=2e-5)
     assert one.adaptation["train_images"] == 32
+
+
+def test_inspecting_a_teacher_with_two_processes_finds_what_one_finds(two_processes, tmp_path, datasets_cache):
+    (alone,) = inspected(tmp_path / "spectra", two_processes / "teacher").values()
+    for name in ("spectra", "spectra-0", "spectra-1"):
+        (found,) = load_subspaces(two_processes / name).values()
+        assert found.count == alone.count
+        torch.testing.assert_close(found.energies, alone.energies, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found.basis, alone.basis, rtol=0, atol=1e-6)
+    assert files_of(tmp_path / "spectra") == files_of(two_processes / "spectra")
 
 
 def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process(two_processes):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.options import (
@@ -116,7 +117,8 @@ def _run(command: str, arguments: list[str]) -> None:
     if command == "inspect":
         from subdistill_hf.inspection import inspect
 
-        inspect(parsed[0])
+        with _own_process_group():
+            inspect(parsed[0])
     elif command == "push":
         from subdistill_hf.hub import push_folder
 
@@ -128,19 +130,26 @@ def _run(command: str, arguments: list[str]) -> None:
         options, given = parsed
         benchmark(given.config, options, command=shlex.join(["subdistill", "benchmark", *arguments]))
     else:
-        import torch.distributed
-
         from subdistill_hf.defaults import choose_defaults, given_options
         from subdistill_hf.run import distill
 
         chosen = choose_defaults(parsed[0], parsed[1], given_options(arguments))
         if chosen and parsed[1].process_index == 0:
             print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
-        try:
+        with _own_process_group():
             distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *_without_token(arguments)]))
-        finally:  # a process that ends with its group open may abort
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _own_process_group() -> Iterator[None]:
+    """Closes the process group of a launcher: a process that ends with its group open may abort."""
+    import torch.distributed
+
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _without_token(arguments: Sequence[str]) -> list[str]:

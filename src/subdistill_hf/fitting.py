@@ -1,8 +1,8 @@
-"""Fit the subspaces of all teacher layers in one pass over the images."""
+"""The moments of all teacher layers in one pass over the images, and the subspaces that they determine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from subdistill_hf.errors import DistillationError
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.moments import Moments, collect_moments
 from subdistill_hf.relevance import activations_and_contexts
+from subdistill_hf.stages import LayerShape
 from subdistill_hf.subspaces import Subspace
 from subdistill_hf.teaching import Teaching
 from subdistill_hf.within_memory import within_memory
@@ -22,52 +23,55 @@ from subdistill_hf.within_memory import within_memory
 WITHOUT_CONTEXT = ("pca", "random", "identity")
 
 
+Collate = Callable[[list[Any]], Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class FitRequest:
-    """How subspaces are fitted.
+    """How the images are read for a fit.
 
     Attributes:
-        basis: name of the basis.
-        full_width: take all dimensions of a layer, not as many as its student has channels.
         positions: positions drawn per image; all with `None`.
-        seed: of the draws.
+        seed: of the draws, and of random bases.
         batch_size: images of one pass, fewer where memory is short.
         rank: number of this process.
         processes: number of processes, each of which reads its share of the images.
         show: show a bar.
     """
 
-    basis: str
     positions: int | None
     seed: int
     batch_size: int
-    full_width: bool = False
     rank: int = 0
     processes: int = 1
     show: bool = True
 
 
-def fit_pairs(
+def fit_moments(
     teaching: Teaching,
-    pairs: Sequence[LayerPair],
+    layers: Sequence[LayerShape],
     dataset: Any,
-    collate: Callable[[list[Any]], Mapping[str, Any]],
+    collate: Collate,
     request: FitRequest,
-) -> dict[str, Subspace]:
-    """The subspaces of the pairs' teacher layers, by name (METHOD step 1).
+    without_prefix: Collection[str] = (),
+    with_context: bool = True,
+) -> dict[str, Moments]:
+    """The moments of teacher layers, by name (METHOD step 1.4).
 
     Each process reads its share of the images; the moments are merged, so the result is that of one process.
 
     Args:
         teaching: the teacher.
-        pairs: teacher layers, with the dimensions that their students allow.
+        layers: layers of it.
         dataset: images, as a training would read them.
         collate: gives `teacher_pixel_values`, or else `pixel_values`.
         request: how.
+        without_prefix: names of layers whose class and register tokens are left out.
+        with_context: `False` skips the backward pass, for bases that need no contexts.
 
     Raises:
         DistillationError: when the images cannot be shared by the processes.
-        SubspaceError: when the moments do not determine a subspace.
+        SubspaceError: when there are no images, or values that are not finite.
     """
     share = _share(dataset, request)
 
@@ -75,24 +79,50 @@ def fit_pairs(
         stream = activations_and_contexts(
             forward=lambda batch: teaching.logits(batch["pixel_values"]),
             model=teaching.teacher,
-            layers=[pair.teacher.name for pair in pairs],
+            layers=[layer.name for layer in layers],
             batches=_batches(share, collate, batch_size, teaching.device, request.show),
-            channels_last=[pair.teacher.name for pair in pairs if pair.teacher.channels_last],
-            with_context=request.basis not in WITHOUT_CONTEXT,
+            channels_last=[layer.name for layer in layers if layer.channels_last],
+            with_context=with_context,
         )
-        return collect_moments(
-            stream,
-            without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
-            positions=request.positions,
-            seed=request.seed + request.rank,
-        )
+        return collect_moments(stream, without_prefix, request.positions, request.seed + request.rank)
 
-    found = within_memory(moments, request.batch_size)
+    return within_memory(moments, request.batch_size)
+
+
+def fit_pairs(
+    teaching: Teaching,
+    pairs: Sequence[LayerPair],
+    dataset: Any,
+    collate: Collate,
+    request: FitRequest,
+    basis: str,
+    full_width: bool = False,
+) -> dict[str, Subspace]:
+    """The subspaces of the pairs' teacher layers, by name (METHOD step 1); arguments as for `fit_moments`, and:
+
+    Args:
+        pairs: teacher layers, with the dimensions that their students allow.
+        basis: name of the basis.
+        full_width: take all dimensions of a layer, not as many as its student has channels.
+
+    Raises:
+        DistillationError: when the images cannot be shared by the processes.
+        SubspaceError: when the moments do not determine a subspace.
+    """
+    moments = fit_moments(
+        teaching,
+        [pair.teacher for pair in pairs],
+        dataset,
+        collate,
+        request,
+        without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
+        with_context=basis not in WITHOUT_CONTEXT,
+    )
     return {
         pair.teacher.name: Subspace.fit(
-            found[pair.teacher.name],
-            pair.teacher.width if request.full_width else pair.dimensions,
-            request.basis,
+            moments[pair.teacher.name],
+            pair.teacher.width if full_width else pair.dimensions,
+            basis,
             request.seed + number,
         )
         for number, pair in enumerate(pairs)
@@ -111,7 +141,7 @@ def _share(dataset: Any, request: FitRequest) -> Any:
 
 
 def _batches(
-    share: Any, collate: Callable[[list[Any]], Mapping[str, Any]], batch_size: int, device: torch.device, show: bool
+    share: Any, collate: Collate, batch_size: int, device: torch.device, show: bool
 ) -> Iterator[dict[str, Tensor]]:
     """The teacher's pixels of every image once, in a fixed order."""
     total = len(share) if hasattr(share, "__len__") else None

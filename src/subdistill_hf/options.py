@@ -288,20 +288,26 @@ class DistillationOptions:
 
 
 @dataclass
-class InspectOptions(DataOptions):
-    """Which subspaces to look at."""
+class TeacherOptions(DataOptions):
+    """A teacher, and the images to look at it with."""
 
     teacher: str = field(default="glyphs-resnet", metadata={"help": "Teacher, as for distill."})
     layers: list[str] = field(
         default_factory=lambda: ["auto"],
         metadata={"help": "Teacher layers by module name or regular expression, or auto: the stages."},
     )
+    seed: int = field(default=42, metadata={"help": "Seed of the choice of images."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
+
+
+@dataclass
+class InspectOptions(TeacherOptions):
+    """Which subspaces to look at."""
+
     basis: str = field(default="prca", metadata={"help": "Basis of the subspaces, as for distill."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder for the subspaces (safetensors, JSON) and a plot of their spectra."}
     )
-    seed: int = field(default=42, metadata={"help": "Seed of the choice of images."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
 
 
 @dataclass

@@ -201,8 +201,6 @@ class SubDistillTrainer(StudentOnHub):
         if missing and self.teaching is not None:
             args, full_width = self.args, self.args.rotation == FULL_WIDTH
             request = FitRequest(
-                basis="identity" if full_width else args.basis,
-                full_width=full_width,
                 positions=args.positions,
                 seed=args.seed,
                 batch_size=args.per_device_eval_batch_size,
@@ -211,7 +209,10 @@ class SubDistillTrainer(StudentOnHub):
                 show=args.process_index == 0 and not args.disable_tqdm,
             )
             dataset = self.train_dataset if self.fit_dataset is None else self.fit_dataset
-            self.subspaces |= fit_pairs(self.teaching, missing, dataset, self.data_collator, request)
+            basis = "identity" if full_width else args.basis
+            self.subspaces |= fit_pairs(
+                self.teaching, missing, dataset, self.data_collator, request, basis, full_width
+            )
         return {pair.teacher.name: self.subspaces[pair.teacher.name] for pair in self.pairs}
 
     # Losses
