@@ -23,6 +23,7 @@ CORE = {
     "moments",
     "orthonormal",
     "procrustes",
+    "projection",
     "relevance",
     "rotations",
     "stages",

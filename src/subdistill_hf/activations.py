@@ -134,6 +134,20 @@ def first_tensor(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
+def with_first_tensor(output: Any, tensor: Tensor) -> Any:
+    """The layer's output with its first tensor replaced."""
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, tuple):
+        changed = (tensor, *output[1:])
+        return changed if type(output) is tuple else type(output)(*changed)  # a named tuple
+    if isinstance(output, list):
+        return [tensor, *output[1:]]
+    first = next(iter(output.keys()))
+    output[first] = tensor
+    return output
+
+
 def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Turn module names and regular expressions into module names of `model`.
 

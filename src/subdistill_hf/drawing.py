@@ -98,6 +98,17 @@ def set_heading(ax: Axes, text: str) -> None:
     ax.set_title(text, loc="left", fontsize=TITLE_SIZE, color=INK, fontweight="bold")
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """Shorten dotted layer names to what tells them apart, with the one shared part before it."""
+    split = [name.split(".") for name in names]
+    if len(split) == 1:
+        return [".".join(split[0][-2:])]
+    shared = 0
+    while split and len({tuple(parts[: shared + 1]) for parts in split}) == 1 and shared < len(split[0]):
+        shared += 1
+    return [".".join(parts[max(0, shared - 1) :]) for parts in split]
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write the figure, without its empty panels, as a PNG that depends on the report alone."""
     for ax in figure.axes:

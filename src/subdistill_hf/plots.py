@@ -26,6 +26,7 @@ from subdistill_hf.drawing import (
     label_ends,
     save_figure,
     set_heading,
+    short_names,
 )
 from subdistill_hf.model_card import published_result
 from subdistill_hf.wording import format_percent, method_label
@@ -91,7 +92,7 @@ def plot_subspaces(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
     rows, columns = (2 if has_spectra else 1), min(len(subspaces), 4)
     bands = -(-len(subspaces) // columns)
     figure, axes = figure_of_panels(rows * bands, columns, panel=(3.0 if columns > 1 else 4.8, 2.5))
-    names = _short_names([subspace["teacher_layer"] for subspace in subspaces])
+    names = short_names([subspace["teacher_layer"] for subspace in subspaces])
     for index, (name, subspace) in enumerate(zip(names, subspaces, strict=True)):
         band, column = divmod(index, columns)
         panels = [axes[(rows * band + row) * columns + column] for row in range(rows)]
@@ -200,7 +201,7 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
     layers = [name for name in parts if name.startswith(_LAYER_PART)]
     shades = colormaps["viridis"](np.linspace(0.15, 0.65, max(len(layers), 1)))
     colours = _PART_COLOURS | dict(zip(layers, shades, strict=False))
-    short = _short_names([name.removeprefix(_LAYER_PART) for name in layers])
+    short = short_names([name.removeprefix(_LAYER_PART) for name in layers])
     labels = _PART_LABELS | dict(zip(layers, short, strict=True))
     unlabelled = layers[1:-1] if len(layers) > _MOST_LAYER_LABELS else []
     ends = []
@@ -268,17 +269,6 @@ def _curves(log: Log, names: Sequence[str], unit: str) -> Curves:
             y = np.array([group[:, 1].mean() for group in groups])
             curves[name] = (x, y)
     return curves
-
-
-def _short_names(names: Sequence[str]) -> list[str]:
-    """Shorten dotted layer names to what tells them apart, with the one shared part before it."""
-    split = [name.split(".") for name in names]
-    if len(split) == 1:
-        return [".".join(split[0][-2:])]
-    shared = 0
-    while split and len({tuple(parts[: shared + 1]) for parts in split}) == 1 and shared < len(split[0]):
-        shared += 1
-    return [".".join(parts[max(0, shared - 1) :]) for parts in split]
 
 
 def _short_label(method: str) -> str:

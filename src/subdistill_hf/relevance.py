@@ -17,6 +17,7 @@ from subdistill_hf.activations import (
     height_and_width,
     named_layers,
     to_features,
+    with_first_tensor,
 )
 
 
@@ -59,7 +60,7 @@ def _differentiable_outputs(
             if with_context and not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_()
             recorded[name] = tensor
-            return _with_first_tensor(output, tensor.clone())
+            return with_first_tensor(output, tensor.clone())
 
         return hook
 
@@ -70,20 +71,6 @@ def _differentiable_outputs(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _with_first_tensor(output: Any, tensor: Tensor) -> Any:
-    """The layer's output with its first tensor replaced."""
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, tuple):
-        changed = (tensor, *output[1:])
-        return changed if type(output) is tuple else type(output)(*changed)  # a named tuple
-    if isinstance(output, list):
-        return [tensor, *output[1:]]
-    first = next(iter(output.keys()))
-    output[first] = tensor
-    return output
 
 
 def activations_and_contexts(
