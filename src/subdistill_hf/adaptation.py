@@ -94,6 +94,9 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     options, config = task.options, task.config
     _check_options(task)
     data = task.data
+    if data.marking is not None:  # of all classes, the first may be another
+        marked = [data.class_names[data.subtask.dataset_ids[output]] for output in data.marking.outputs]
+        options = replace(options, mark_classes=marked)
     if options.adapt_classes == "all":
         with config.main_process_first(desc="loading all classes"):
             data = load_subtask(replace(options, classes=["all"]), config.seed)
@@ -280,8 +283,9 @@ def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrai
             task.flip,
             size=image_size_of(task.teacher.processor),
             seed=config.seed,
+            marked=data.marked("train"),
         ),
-        eval_dataset=ViewDataset(data.validation, data.columns),
+        eval_dataset=ViewDataset(data.validation, data.columns, marked=data.marked("validation")),
         data_collator=ViewCollator(task.teacher.processor),
     )
     show_progress(trainer, "teacher")

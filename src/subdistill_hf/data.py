@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,12 @@ import numpy as np
 
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.errors import DataError
+from subdistill_hf.marking import Marking, check_mark, mark_rows
+from subdistill_hf.marks import MarkedRows
 from subdistill_hf.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.sources import Label, Source, is_local, open_source
 from subdistill_hf.splits import check_shares, held_out_test, train_and_validation
-from subdistill_hf.subtask import Subtask, resolve_classes
+from subdistill_hf.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
 
 OFFICIAL_TEST_SPLITS = ("test", "validation")
 
@@ -36,6 +38,7 @@ class SubtaskData:
         columns: the image and label columns.
         official_test: whether the test images are a split of the dataset's own.
         revision: the commit of a dataset of the Hub.
+        marking: which images are shown with a spurious mark; the rows themselves hold the images without it.
     """
 
     name: str
@@ -49,6 +52,12 @@ class SubtaskData:
     columns: ImageColumns
     official_test: bool = True
     revision: str | None = None
+    marking: Marking | None = None
+
+    def marked(self, split: str) -> MarkedRows | None:
+        """The marked images of `"train"`, `"validation"` or `"test"`; `None` without a mark."""
+        rows: MarkedRows | None = getattr(self.marking, split, None)
+        return rows
 
     def images_per_class(self) -> dict[str, int]:
         """Class name to number of training images."""
@@ -81,6 +90,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
             contradict each other.
     """
     check_shares(options)
+    check_mark(options)
     source = open_source(options, processes)
     if options.train_split not in source.splits:
         raise DataError(
@@ -88,9 +98,12 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         )
     columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
     classes = _all_classes(source, columns, options.train_split)
-    subtask = resolve_classes(
-        options.classes, classes.names, lambda: _superclasses(source, columns, classes, options.train_split)
-    )
+
+    def superclasses() -> Mapping[str, Sequence[str]]:
+        return _superclasses(source, columns, classes, options.train_split)
+
+    subtask = resolve_classes(options.classes, classes.names, superclasses)
+    marked = _marked_outputs(options, subtask, classes, superclasses)
     labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
     official = None if options.test_fraction else _official_test(source, columns, labels, options)
     rows = _with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
@@ -101,6 +114,9 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         test_split, test = f"held out of {options.train_split}", rows.select(test_rows)
     else:
         test_split, test = official[0], _with_subtask_labels(official[1], columns, subtask, labels)
+    marking = None
+    if marked:
+        marking = mark_rows(options, subtask, marked, outputs, (train_rows, validation_rows), len(test), seed)
     local = is_local(options.dataset)
     return SubtaskData(
         name=options.dataset.rstrip("/").rpartition("/")[2] if local else options.dataset,
@@ -114,6 +130,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         columns=columns,
         official_test=official is not None,
         revision=source.revision,
+        marking=marking,
     )
 
 
@@ -150,6 +167,21 @@ def _superclasses(source: Source, columns: ImageColumns, classes: _Classes, spli
     for class_name, name in owner.items():
         grouped.setdefault(name, []).append(class_name)
     return grouped
+
+
+def _marked_outputs(
+    options: DataOptions,
+    subtask: Subtask,
+    classes: _Classes,
+    superclasses: Callable[[], Mapping[str, Sequence[str]]],
+) -> tuple[int, ...]:
+    """The student's outputs of the classes that carry the mark; none without one."""
+    if options.mark is None:
+        return ()
+    try:
+        return outputs_of(options.mark_classes, subtask, classes.names, superclasses) or (0,)
+    except SubtaskError as error:
+        raise SubtaskError(f"mark_classes: {error}") from error
 
 
 def _official_test(

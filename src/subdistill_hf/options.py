@@ -87,6 +87,21 @@ class DataOptions:
         default=0.2,
         metadata={"help": "Share of the training images that is held out for validation, per class."},
     )
+    mark: str | None = field(
+        default=None,
+        metadata={
+            "help": "Put a spurious mark on training images of some classes and on all test images, to see what "
+            "learns it: plus (red, in a corner), watermark, copyright (a line of text) or jpeg (strong artefacts)."
+        },
+    )
+    mark_classes: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Classes whose training images carry the mark; the first of the subtask by default."},
+    )
+    mark_share: float = field(
+        default=1.0,
+        metadata={"help": "Share of the training and validation images of these classes that carry it, 0 to 1."},
+    )
 
 
 @dataclass

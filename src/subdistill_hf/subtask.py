@@ -87,6 +87,34 @@ def resolve_classes(
     return Subtask(_readable([names[class_id] for class_id in chosen], _are_wordnet_ids(names)), tuple(chosen))
 
 
+def outputs_of(
+    classes: Sequence[str],
+    subtask: Subtask,
+    names: Sequence[str],
+    superclasses: Superclasses | Callable[[], Superclasses] | None = None,
+) -> tuple[int, ...]:
+    """The student's outputs of some of its classes, in rising order.
+
+    Args:
+        classes: as for `resolve_classes`.
+        subtask: the student's classes.
+        names: all class names of the dataset.
+        superclasses: as for `resolve_classes`.
+
+    Raises:
+        SubtaskError: for an unknown entry (with near matches), or a class that the subtask lacks.
+    """
+    found: set[int] = set()
+    for entry in classes:
+        for class_id in _resolve_entry(entry.strip(), tuple(names), superclasses):
+            if class_id not in subtask.dataset_ids:
+                raise SubtaskError(
+                    f"class {names[class_id]!r} is not in the subtask: expected some of {', '.join(subtask.names)}"
+                )
+            found.add(subtask.dataset_ids.index(class_id))
+    return tuple(sorted(found))
+
+
 def _readable(names: Sequence[str], wordnet: bool) -> tuple[str, ...]:
     """The names that the student's outputs get: words where the dataset has WordNet ids."""
     words = [imagenet_name(name) if wordnet else name for name in names]

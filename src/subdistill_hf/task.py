@@ -33,7 +33,7 @@ class Task:
         options: what was asked for.
         config: training arguments.
         data: the images of the subtask, with its classes matched to the teacher's.
-        test: the test images.
+        test: the test images, with the mark if there is one.
         teacher: frozen.
         augmentation: of the training images.
         flip: mirror half of them.
@@ -67,11 +67,12 @@ class Task:
             size=max(sizes),
             seed=self.config.seed,
             views=self.config.views,
+            marked=self.data.marked("train"),
         )
 
     def plain(self, split: str) -> ViewDataset:
-        """The images of a split as they are."""
-        return ViewDataset(getattr(self.data, split), self.data.columns)
+        """The images of a split without augmentation."""
+        return ViewDataset(getattr(self.data, split), self.data.columns, marked=self.data.marked(split))
 
 
 def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
@@ -103,7 +104,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
             if not adaptable:
                 raise
             lacks_classes = True
-    test = ViewDataset(data.test, data.columns)  # decoded before training, so that a damaged image is found now
+    # decoded before training, so that a damaged image is found now
+    test = ViewDataset(data.test, data.columns, marked=data.marked("test"))
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         images_per_step = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
         config.num_train_epochs = enough_epochs(len(data.train), images_per_step)
@@ -129,4 +131,8 @@ def announce(task: Task) -> None:
     print(f"teacher  {task.teacher.name}: {count_parameters(task.teacher.model):,} parameters")
     counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
     print(f"images   {data.name}: {counts}")
+    if data.marking is not None:
+        marked = ", ".join(data.marking.described(data.subtask)["classes"])
+        seen = f"{len(data.marking.train.rows)} training images of {marked}, and all test images"
+        print(f"mark     {data.marking.mark}: on {seen}")
     print(f"subtask\n{matching_table(data.subtask, task.teacher.labels)}")

@@ -58,7 +58,7 @@ class TeacherLayers:
             processes=process.num_processes,
             show=process.is_main_process,
         )
-        images = ViewDataset(self.data.train, self.data.columns)
+        images = ViewDataset(self.data.train, self.data.columns, marked=self.data.marked("train"))
         return fit_moments(self.teaching, self.layers, images, self.collate, request, with_context=with_context)
 
 

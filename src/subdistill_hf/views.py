@@ -16,6 +16,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.errors import DataError
+from subdistill_hf.marks import MarkedRows
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
 DECODE_AHEAD_BYTES = 512 * 2**20
@@ -35,6 +36,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         size: height and width of `resized_crop` views.
         seed: of the augmentation.
         views: number of different views of each image; epochs cycle through them. As many as epochs by default.
+        marked: which images are shown with a spurious mark, put on before the augmentation.
 
     Raises:
         DataError: for an unknown augmentation, an empty dataset, or an image that cannot be decoded.
@@ -49,6 +51,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         size: tuple[int, int] | None = None,
         seed: int = 0,
         views: int | None = None,
+        marked: MarkedRows | None = None,
     ) -> None:
         if augmentation not in AUGMENTATIONS:
             raise DataError(f"unknown augmentation {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
@@ -57,7 +60,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.dataset, self.columns = dataset, columns
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = list(dataset[columns.label])
-        self.views, self.view = views, 0
+        self.views, self.view, self.marked = views, 0, marked
         self._random = self._draw(0)
         self._decoded = self._decode_all()
 
@@ -69,7 +72,8 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """A digest of what every view depends on: the images, the augmentation and its seed."""
         digest = hashlib.sha256(repr((self.augmentation, self.flip, self.size, self.seed, PAD, len(self))).encode())
         if self._decoded is None:
-            digest.update(self.dataset._fingerprint.encode())
+            identity = self.marked.identity if self.marked is not None else ""
+            digest.update(self.dataset._fingerprint.encode() + identity.encode())
         else:
             digest.update(self._decoded.numpy().tobytes())
         return digest.hexdigest()
@@ -98,6 +102,8 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 f"image {index}{self._file(index)} (class {self.labels[index]}) cannot be decoded: {error}. "
                 "Remove or replace it"
             ) from error
+        if self.marked is not None:
+            image = self.marked(image, index)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def _file(self, index: int) -> str:

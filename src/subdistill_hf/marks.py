@@ -1,0 +1,122 @@
+"""Spurious marks on images: a red plus sign, a watermark, a line of copyright, JPEG artefacts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont
+
+RED: Final = (255, 0, 0)
+WATERMARK: Final = "SAMPLE"
+COPYRIGHT: Final = "© Photo Archive"
+JPEG_QUALITY: Final = 10
+
+
+def plus(image: Image.Image) -> Image.Image:
+    """A red plus sign in the upper left corner, a quarter of the shorter side (METHOD, "Quality of data")."""
+    shorter = min(image.size)
+    size = _odd(shorter / 4)
+    arm, corner = (size - _odd(size / 4)) // 2, round(shorter / 16)
+    marked = image.copy()
+    draw = ImageDraw.Draw(marked)
+    low, high = corner + arm, corner + size - 1 - arm
+    draw.rectangle((low, corner, high, corner + size - 1), fill=RED)
+    draw.rectangle((corner, low, corner + size - 1, high), fill=RED)
+    return marked
+
+
+def watermark(image: Image.Image) -> Image.Image:
+    """A word in half-transparent white with a dark edge, repeated in slanting lines over the whole image."""
+    layer = _watermark(image.size)
+    return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
+
+
+def copyright_line(image: Image.Image) -> Image.Image:
+    """A line of white text with a dark edge, low in the middle, where a central crop leaves it."""
+    shorter = min(image.size)
+    font = _font(shorter / 11)
+    marked = image.copy()
+    place = image.width / 2, image.height - 0.1 * shorter
+    edge = max(1, round(shorter / 160))
+    ImageDraw.Draw(marked).text(
+        place, COPYRIGHT, "white", font, anchor="ms", stroke_width=edge, stroke_fill=(30, 30, 30)
+    )
+    return marked
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    """What JPEG of a very low quality leaves of the image: blocks, and blurred colours."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+    with Image.open(buffer) as compressed:
+        return compressed.convert("RGB")
+
+
+MARKS: Final[Mapping[str, Callable[[Image.Image], Image.Image]]] = {
+    "plus": plus,
+    "watermark": watermark,
+    "copyright": copyright_line,
+    "jpeg": jpeg,
+}
+"""Name to what puts the mark on an RGB image; each gives a new image of the same size, the same every time."""
+
+
+@dataclass(frozen=True)
+class MarkedRows:
+    """Which images of a dataset carry a mark.
+
+    Attributes:
+        mark: a key of `MARKS`.
+        rows: the places of the images that carry it.
+    """
+
+    mark: str
+    rows: frozenset[int]
+
+    def __call__(self, image: Image.Image, row: int) -> Image.Image:
+        """The RGB image of a row as it is in the dataset: with its mark, if it carries one."""
+        return MARKS[self.mark](image) if row in self.rows else image
+
+    @property
+    def identity(self) -> str:
+        """What tells these images from others of the same dataset; empty where none is marked."""
+        return f"{self.mark} {sorted(self.rows)}" if self.rows else ""
+
+
+def _odd(length: float) -> int:
+    """A whole number of pixels near the length that has a middle, at least 1."""
+    return max(1, 2 * round((length - 1) / 2) + 1)
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=max(1.0, size))
+
+
+@lru_cache(maxsize=64)
+def _watermark(size: tuple[int, int]) -> Image.Image:
+    """The lines of words `(width, height)`, transparent elsewhere."""
+    shorter, longer = min(size), max(size)
+    font = _font(shorter / 7)
+    edge = max(1, round(shorter / 160))
+    left, top, right, bottom = font.getbbox(WATERMARK, stroke_width=edge)
+    across, down = 1.25 * (right - left), 2.0 * (bottom - top)
+    side = round(1.5 * longer)  # covers the image however it is turned
+    layer = Image.new("RGBA", (side, side))
+    draw = ImageDraw.Draw(layer)
+    for line in range(int(side / down) + 1):
+        for word in range(-1, int(side / across) + 1):
+            draw.text(
+                (across * (word + line % 2 / 2), down * line),
+                WATERMARK,
+                (255, 255, 255, 140),
+                font,
+                stroke_width=edge,
+                stroke_fill=(0, 0, 0, 140),
+            )
+    turned = layer.rotate(30, Image.Resampling.BICUBIC)
+    corner = (side - size[0]) // 2, (side - size[1]) // 2
+    return turned.crop((*corner, corner[0] + size[0], corner[1] + size[1]))
