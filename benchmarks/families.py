@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,27 +26,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    ConvNextV2Config,
-    ConvNextV2ForImageClassification,
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    SwinConfig,
-    SwinForImageClassification,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-)
+from transformers import ViTImageProcessor
 
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.digits import DIGIT_NAMES, DIGIT_SUPERCLASSES, load_digits_dataset
 from subdistill_hf.evaluation import processor_name
+from subdistill_hf.new_models import labels_of, new_classifier
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.run import distill
 
@@ -56,81 +41,77 @@ STUDENT_IMAGES = 60  # of each class
 TEACHER_STEPS = 150
 STEPS = 100
 BATCH = 32
-TRANSFORMER = {"num_hidden_layers": 6, "num_attention_heads": 4, "image_size": 32, "patch_size": 4}
-
-Labels = dict[str, Any]
 
 
-class Pair(NamedTuple):
-    """A teacher to build for some labels, the size of its images, and the student's recipe."""
+class Teacher(NamedTuple):
+    """A class of transformers, its configuration, and the size of its images."""
 
-    teacher: Callable[[Labels], nn.Module]
-    size: int
-    student: str
-
-
-def vit(labels: Labels) -> nn.Module:
-    """A ViT of 6 blocks."""
-    return ViTForImageClassification(ViTConfig(hidden_size=96, intermediate_size=192, **TRANSFORMER, **labels))
+    class_name: str
+    configuration: dict[str, Any]
+    size: int = 32
 
 
-def deit(labels: Labels) -> nn.Module:
-    """A DeiT with a class and a distillation token and a head for each."""
-    config = DeiTConfig(hidden_size=96, intermediate_size=192, **TRANSFORMER, **labels)
-    return DeiTForImageClassificationWithTeacher(config)
-
-
-def dinov2(labels: Labels) -> nn.Module:
-    """A DINOv2 with four registers."""
-    config = Dinov2WithRegistersConfig(hidden_size=96, mlp_ratio=2, layerscale_value=0.1, **TRANSFORMER, **labels)
-    return Dinov2WithRegistersForImageClassification(config)
-
-
-def swin(labels: Labels) -> nn.Module:
-    """A Swin of four stages."""
-    config = SwinConfig(
-        embed_dim=32, depths=[1, 1, 2, 1], num_heads=[2, 4, 4, 8], window_size=2, image_size=32, patch_size=2, **labels
-    )
-    return SwinForImageClassification(config)
-
-
-def resnet(labels: Labels) -> nn.Module:
-    """A ResNet of four stages of basic blocks."""
-    config = ResNetConfig(
-        embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], layer_type="basic", **labels
-    )
-    return ResNetForImageClassification(config)
-
-
-def convnextv2(labels: Labels) -> nn.Module:
-    """A ConvNeXtV2 of four stages."""
-    config = ConvNextV2Config(hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 2, 1], patch_size=2, **labels)
-    return ConvNextV2ForImageClassification(config)
-
-
-def timm_model(architecture: str, **model_args: Any) -> Callable[[Labels], nn.Module]:
-    """A timm architecture as transformers loads it."""
-
-    def build(labels: Labels) -> nn.Module:
-        config = TimmWrapperConfig(architecture=architecture, model_args=model_args, **labels)
-        return TimmWrapperForImageClassification(config)
-
-    return build
-
-
-FASTVIT = timm_model("fastvit_t8", layers=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256))
-EFFICIENTFORMER = timm_model("efficientformerv2_s0", img_size=64, embed_dims=(24, 32, 64, 96), depths=(1, 1, 2, 2))
-
-PAIRS = {
-    "vit-mobilenetv4": Pair(vit, 32, "timm/mobilenetv4_conv_small:width=0.35,image=64"),
-    "resnet-vit": Pair(resnet, 64, "vit:hidden=48,layers=4,image=32"),
-    "swin-resnet": Pair(swin, 32, "resnet:widths=16-24-32-48,image=64"),
-    "convnextv2-timm-resnet": Pair(convnextv2, 32, "timm/resnet18:width=0.25,image=64"),
-    "dinov2-vit": Pair(dinov2, 32, "vit:hidden=48,layers=4"),
-    "deit-efficientnet": Pair(deit, 32, "timm/test_efficientnet:image=64"),
-    "fastvit-mobilenetv2": Pair(FASTVIT, 64, "mobilenetv2:width=0.25"),
-    "efficientformer-convnext": Pair(EFFICIENTFORMER, 64, "convnext:widths=16-24-32-48"),
+TRANSFORMER = {
+    "hidden_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 4,
 }
+SWIN = {
+    "embed_dim": 32,
+    "depths": [1, 1, 2, 1],
+    "num_heads": [2, 4, 4, 8],
+    "window_size": 2,
+    "image_size": 32,
+    "patch_size": 2,
+}
+RESNET = {
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 96, 128],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
+
+
+def timm_teacher(architecture: str, **model_args: Any) -> Teacher:
+    """A timm architecture as transformers loads it, for 64 pixels."""
+    return Teacher("TimmWrapperForImageClassification", {"architecture": architecture, "model_args": model_args}, 64)
+
+
+TEACHERS = {
+    "vit": Teacher("ViTForImageClassification", {**TRANSFORMER, "intermediate_size": 192}),
+    "resnet": Teacher("ResNetForImageClassification", RESNET, 64),
+    "swin": Teacher("SwinForImageClassification", SWIN),
+    "convnextv2": Teacher(
+        "ConvNextV2ForImageClassification",
+        {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1], "patch_size": 2},
+    ),
+    "dinov2": Teacher(
+        "Dinov2WithRegistersForImageClassification", {**TRANSFORMER, "mlp_ratio": 2, "layerscale_value": 0.1}
+    ),
+    "deit": Teacher("DeiTForImageClassificationWithTeacher", {**TRANSFORMER, "intermediate_size": 192}),
+    "fastvit": timm_teacher("fastvit_t8", layers=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256)),
+    "efficientformer": timm_teacher(
+        "efficientformerv2_s0", img_size=64, embed_dims=(24, 32, 64, 96), depths=(1, 1, 2, 2)
+    ),
+}
+STUDENTS = {
+    "vit-mobilenetv4": "timm/mobilenetv4_conv_small:width=0.35,image=64",
+    "resnet-vit": "vit:hidden=48,layers=4,image=32",
+    "swin-resnet": "resnet:widths=16-24-32-48,image=64",
+    "convnextv2-timm-resnet": "timm/resnet18:width=0.25,image=64",
+    "dinov2-vit": "vit:hidden=48,layers=4",
+    "deit-efficientnet": "timm/test_efficientnet:image=64",
+    "fastvit-mobilenetv2": "mobilenetv2:width=0.25",
+    "efficientformer-convnext": "convnext:widths=16-24-32-48",
+}
+"""The recipe of each pair's student; a pair is named after its teacher first."""
+
+
+def teacher_of(pair: str) -> str:
+    """The name of a pair's teacher."""
+    return pair.partition("-")[0]
 
 
 # Teachers
@@ -143,26 +124,25 @@ def tensors(rows: Any) -> tuple[Tensor, Tensor]:
 
 
 def train_teacher(
-    pair: Pair, names: Sequence[str], images: tuple[Tensor, Tensor], steps: int, folder: Path
+    teacher: Teacher, names: Sequence[str], images: tuple[Tensor, Tensor], steps: int, folder: Path
 ) -> nn.Module:
-    """Train a teacher of the pair on images and their labels, and save it with its processor."""
+    """Train a teacher on images and their labels, and save it with its processor."""
     torch.manual_seed(0)
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: output for output, name in enumerate(names)}}
-    model = pair.teacher(labels).train()
+    model = new_classifier(teacher.class_name, **teacher.configuration, **labels_of(names)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(1, steps))
     pixels, targets = images
     for _ in range(steps):
         chosen = torch.randint(len(pixels), (BATCH,))
         shift = torch.randint(-2, 3, (2,)).tolist()
-        inputs = F.interpolate(pixels[chosen].roll(shift, (2, 3)), pair.size, mode="bilinear")
+        inputs = F.interpolate(pixels[chosen].roll(shift, (2, 3)), teacher.size, mode="bilinear")
         loss = F.cross_entropy(model(pixel_values=inputs).logits, targets[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     model.eval().save_pretrained(folder)
-    size = {"height": pair.size, "width": pair.size}
+    size = {"height": teacher.size, "width": teacher.size}
     ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
     return model
 
@@ -189,12 +169,12 @@ for folder in sys.argv[2:]:
 
 
 def run_pair(
-    pair: Pair, teacher: Path, folder: Path, steps: int, images: int, dataset: str, classes: Sequence[str]
+    pair: str, teacher: Path, folder: Path, steps: int, images: int, dataset: str, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Distil the pair's student from a teacher's folder; the report of the run."""
     options = TaskOptions(
         teacher=str(teacher),
-        student=pair.student,
+        student=STUDENTS[pair],
         dataset=dataset,
         classes=list(classes),
         train_images_per_class=images,
@@ -232,7 +212,7 @@ HEADER = (
 )
 
 
-def result_of(pair: Pair, report: dict[str, Any], fresh: list[list[int]]) -> dict[str, Any]:
+def result_of(pair: str, report: dict[str, Any], fresh: list[list[int]]) -> dict[str, Any]:
     """What is kept of a run."""
     results = {result["method"]: result for result in report["results"]}
     figures = {
@@ -242,7 +222,7 @@ def result_of(pair: Pair, report: dict[str, Any], fresh: list[list[int]]) -> dic
     return {
         **figures,
         "teacher_class": report["teacher"]["model_class"],
-        "recipe": pair.student,
+        "recipe": STUDENTS[pair],
         "layers": [[entry["teacher_layer"], entry["student_layer"]] for entry in report["subspaces"]],
         "seconds": results["subdistill"]["training_seconds"],
         "test_images": sum(map(sum, fresh)),
@@ -258,7 +238,7 @@ def row(name: str, result: dict[str, Any]) -> str:
     same = f"yes, {result['test_images']} images" if result["same_in_a_fresh_process"] else "**no**"
     pairs = ", ".join(f"{_end(ours)} → {_end(theirs)}" for ours, theirs in result["layers"])
     return (
-        f"| {result['teacher_class']} ({name.partition('-')[0]}) | {teacher['parameters']:,} "
+        f"| {result['teacher_class']} ({teacher_of(name)}) | {teacher['parameters']:,} "
         f"| {100 * teacher['accuracy']:.1f} | `{result['recipe']}` | {student['parameters']:,} "
         f"| {100 * student['accuracy']:.1f} | {pairs} | {result['seconds']:.0f} | {same} |"
     )
@@ -272,7 +252,7 @@ def _end(name: str) -> str:
 def document(results: dict[str, Any]) -> str:
     """The page of results."""
     made = "; ".join(sorted({f"{result['date']}, {result['machine']}" for result in results.values()}))
-    rows = [row(name, results[name]) for name in PAIRS if name in results]
+    rows = [row(name, results[name]) for name in STUDENTS if name in results]
     return f"""# Pairs of teacher and student families
 
 Made by `benchmarks/families.py`: {made}.
@@ -292,7 +272,7 @@ cannot import this package. The machine was busy with other work: the times are 
 def main() -> None:
     """Run the chosen pairs, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--pairs", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     chosen = parser.parse_args().pairs
     splits = load_digits_dataset()
     images = tensors(splits["train"])
@@ -300,15 +280,13 @@ def main() -> None:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            train_teacher(PAIRS[name], DIGIT_NAMES, images, TEACHER_STEPS, folder / "teacher")
+            train_teacher(TEACHERS[teacher_of(name)], DIGIT_NAMES, images, TEACHER_STEPS, folder / "teacher")
             print(f"{name}: teacher trained in {time.perf_counter() - start:.0f} s", flush=True)
             classes = [f"superclass:{SUBTASK}"]
-            report = run_pair(
-                PAIRS[name], folder / "teacher", folder / "student", STEPS, STUDENT_IMAGES, "digits", classes
-            )
+            report = run_pair(name, folder / "teacher", folder / "student", STEPS, STUDENT_IMAGES, "digits", classes)
             (fresh,) = confusions_in_a_fresh_process([folder / "student"], subtask_images(splits["test"]))
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-        results[name] = result_of(PAIRS[name], report, fresh)
+        results[name] = result_of(name, report, fresh)
         print(row(name, results[name]), flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         RESULTS.with_suffix(".md").write_text(document(results), encoding="utf-8")

@@ -24,19 +24,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    logging,
-)
+from transformers import logging
 
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.eigenvectors import leading_eigenvectors
 from subdistill_hf.evaluation import processor_name
 from subdistill_hf.models import freeze, load_teacher
 from subdistill_hf.moments import collect_moments
+from subdistill_hf.new_models import new_classifier
 from subdistill_hf.relevance import activations_and_contexts, subtask_margin
 from subdistill_hf.rotations import Rotation
 from subdistill_hf.stages import stage_outputs
@@ -56,9 +51,9 @@ def glyphs_pair() -> Pair:
 
 def vit_b_pair() -> Pair:
     """ViT-B/16 at 224 px with random weights, and MobileNetV4-conv-small."""
-    teacher = freeze(ViTForImageClassification(ViTConfig(num_labels=1000)))
-    student = TimmWrapperForImageClassification(
-        TimmWrapperConfig(architecture="mobilenetv4_conv_small", num_labels=CLASSES)
+    teacher = freeze(new_classifier("ViTForImageClassification", num_labels=1000))
+    student = new_classifier(
+        "TimmWrapperForImageClassification", architecture="mobilenetv4_conv_small", num_labels=CLASSES
     )
     return teacher, student, 224, 16
 

@@ -9,68 +9,47 @@ weights are downloaded or drawn.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import (
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    ConvNextV2Config,
-    ConvNextV2ForImageClassification,
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersForImageClassification,
-    EfficientNetConfig,
-    EfficientNetForImageClassification,
-    MobileNetV2Config,
-    MobileNetV2ForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    SwinConfig,
-    SwinForImageClassification,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-)
 
 from subdistill_hf.layers import LayerPair, pair_chains
+from subdistill_hf.new_models import new_classifier
 from subdistill_hf.stages import LayerShape, block_chain, choose_stages
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "layer_pairs.md"
 SIZE = (224, 224)
 
 
-def timm_model(architecture: str) -> Callable[[], nn.Module]:
-    """A timm architecture as transformers loads it."""
-    return lambda: TimmWrapperForImageClassification(TimmWrapperConfig(architecture=architecture))
-
-
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
-    "ViT-B/16": lambda: ViTForImageClassification(ViTConfig()),
-    "DeiT-B/16, distilled": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig()),
-    "DINOv2-B/14, registers": lambda: Dinov2WithRegistersForImageClassification(
-        Dinov2WithRegistersConfig(image_size=518, patch_size=14)
+TIMM = (
+    "resnet18",
+    "regnety_002",
+    "mobilenetv4_conv_small",
+    "efficientformer_l1",
+    "fastvit_t8",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+)
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ViT-B/16": ("ViTForImageClassification", {}),
+    "DeiT-B/16, distilled": ("DeiTForImageClassificationWithTeacher", {}),
+    "DINOv2-B/14, registers": (
+        "Dinov2WithRegistersForImageClassification",
+        {"image_size": 518, "patch_size": 14},
     ),
-    "Swin-T": lambda: SwinForImageClassification(SwinConfig()),
-    "ConvNeXt-T": lambda: ConvNextForImageClassification(ConvNextConfig()),
-    "ConvNeXtV2-T": lambda: ConvNextV2ForImageClassification(ConvNextV2Config()),
-    "ResNet-50": lambda: ResNetForImageClassification(ResNetConfig()),
-    "MobileNetV2": lambda: MobileNetV2ForImageClassification(MobileNetV2Config()),
-    "EfficientNet-B0": lambda: EfficientNetForImageClassification(
-        EfficientNetConfig(width_coefficient=1.0, depth_coefficient=1.0, image_size=224, hidden_dim=1280)
+    "Swin-T": ("SwinForImageClassification", {}),
+    "ConvNeXt-T": ("ConvNextForImageClassification", {}),
+    "ConvNeXtV2-T": ("ConvNextV2ForImageClassification", {}),
+    "ResNet-50": ("ResNetForImageClassification", {}),
+    "MobileNetV2": ("MobileNetV2ForImageClassification", {}),
+    "EfficientNet-B0": (
+        "EfficientNetForImageClassification",
+        {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280},
     ),
-    "timm resnet18": timm_model("resnet18"),
-    "timm regnety_002": timm_model("regnety_002"),
-    "timm mobilenetv4_conv_small": timm_model("mobilenetv4_conv_small"),
-    "timm efficientformer_l1": timm_model("efficientformer_l1"),
-    "timm fastvit_t8": timm_model("fastvit_t8"),
-    "timm vit_tiny_patch16_224": timm_model("vit_tiny_patch16_224"),
-    "timm swin_tiny_patch4_window7_224": timm_model("swin_tiny_patch4_window7_224"),
-}
+} | {f"timm {name}": ("TimmWrapperForImageClassification", {"architecture": name}) for name in TIMM}
+"""Name to class and configuration."""
 
 INTRODUCTION = """\
 # Layer pairs by default
@@ -95,11 +74,12 @@ What `--layers auto` pairs at 224 x 224 pixels, for every combination of these a
 """
 
 
-def chain(make: Callable[[], nn.Module]) -> list[LayerShape]:
+def chain(name: str) -> list[LayerShape]:
     """An architecture's blocks, found on the meta device."""
+    class_name, configuration = ARCHITECTURES[name]
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # initialisations that need values
-        model = make().eval()
+        model = new_classifier(class_name, **configuration).eval()
         pixels = torch.empty(1, 3, *SIZE)
     return block_chain(model, lambda: model(pixel_values=pixels), SIZE)
 
@@ -118,7 +98,7 @@ def positions(pairs: list[LayerPair]) -> str:
 
 def document() -> str:
     """The whole page."""
-    chains = {name: chain(make) for name, make in ARCHITECTURES.items()}
+    chains = {name: chain(name) for name in ARCHITECTURES}
     return "\n".join([INTRODUCTION, *stage_lines(chains), "", *pair_lines(chains)]) + "\n"
 
 

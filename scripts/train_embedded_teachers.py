@@ -25,6 +25,7 @@ from subdistill_hf.layers import pair_layers
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.models import load_teacher
 from subdistill_hf.moments import collect_moments
+from subdistill_hf.new_models import labels_of, new_classifier
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.subspaces import Subspace
 from subdistill_hf.teaching import Teaching
@@ -73,34 +74,27 @@ def make_parser() -> argparse.ArgumentParser:
 
 def build_model(architecture: str) -> nn.Module:
     """Make the untrained model."""
-    from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
-
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(CLASS_NAMES)),
-        "label2id": {name: class_id for class_id, name in enumerate(CLASS_NAMES)},
-    }
+    labels = labels_of(CLASS_NAMES)
     if architecture == "resnet":
-        return ResNetForImageClassification(
-            ResNetConfig(
-                embedding_size=40,
-                hidden_sizes=[40, 80, 128, 176],
-                depths=[2, 2, 2, 2],
-                layer_type="basic",
-                downsample_in_first_stage=False,
-                **labels,
-            )
-        )
-    return ViTForImageClassification(
-        ViTConfig(
-            image_size=IMAGE_SIZE,
-            patch_size=4,
-            hidden_size=96,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            intermediate_size=384,
-            qkv_bias=True,
+        return new_classifier(
+            "ResNetForImageClassification",
+            embedding_size=40,
+            hidden_sizes=[40, 80, 128, 176],
+            depths=[2, 2, 2, 2],
+            layer_type="basic",
+            downsample_in_first_stage=False,
             **labels,
         )
+    return new_classifier(
+        "ViTForImageClassification",
+        image_size=IMAGE_SIZE,
+        patch_size=4,
+        hidden_size=96,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=384,
+        qkv_bias=True,
+        **labels,
     )
 
 

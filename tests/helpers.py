@@ -13,19 +13,12 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from transformers import (
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-)
+from transformers import ViTImageProcessor
 
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, render
+from subdistill_hf.new_models import labels_of, new_classifier
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator, ViewDataset
@@ -134,10 +127,6 @@ def damaged_png():
 # Models
 
 
-def labels_of(names):
-    return {"id2label": dict(enumerate(names)), "label2id": {name: output for output, name in enumerate(names)}}
-
-
 def with_confident_head(model):
     """Random heads say almost nothing; ten times larger weights give margins worth a gradient."""
     with torch.no_grad():
@@ -148,19 +137,20 @@ def with_confident_head(model):
 
 def resnet(names=NAMES, widths=(8, 12, 16, 20), seed=0):
     torch.manual_seed(seed)
-    config = ResNetConfig(
+    return new_classifier(
+        "ResNetForImageClassification",
         embedding_size=widths[0],
         hidden_sizes=list(widths),
         depths=[1] * len(widths),
         layer_type="basic",
         **labels_of(names),
     )
-    return ResNetForImageClassification(config)
 
 
 def vit(names=NAMES, hidden=24, layers=4, seed=0, patch=8, **options):
     torch.manual_seed(seed)
-    config = ViTConfig(
+    return new_classifier(
+        "ViTForImageClassification",
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=2,
@@ -170,20 +160,19 @@ def vit(names=NAMES, hidden=24, layers=4, seed=0, patch=8, **options):
         **options,
         **labels_of(names),
     )
-    return ViTForImageClassification(config)
 
 
 def convnext(names=NAMES, widths=(8, 12, 16), seed=0):
     """A student without batch norm."""
     torch.manual_seed(seed)
-    config = ConvNextConfig(
+    return new_classifier(
+        "ConvNextForImageClassification",
         hidden_sizes=list(widths),
         depths=[1] * len(widths),
         num_stages=len(widths),
         layer_scale_init_value=0.5,
         **labels_of(names),
     )
-    return ConvNextForImageClassification(config)
 
 
 def teacher_resnet(names=CLASS_NAMES, widths=(12, 20, 28, 36), seed=1):

@@ -8,16 +8,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    SwinConfig,
-    SwinForImageClassification,
-    Swinv2Config,
-    Swinv2ForImageClassification,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-)
 
 import families
 from helpers import (
@@ -25,7 +15,6 @@ from helpers import (
     NAMES,
     assert_equal_weights,
     convnext,
-    labels_of,
     processor,
     resnet,
     teacher_resnet,
@@ -48,32 +37,31 @@ from subdistill_hf.adapters import (
     with_adapter,
 )
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.new_models import labels_of, new_classifier
 
 
-def swin(kind=SwinForImageClassification, configuration=SwinConfig):
+def swin(class_name="SwinForImageClassification"):
     torch.manual_seed(0)
-    return kind(
-        configuration(
-            image_size=32,
-            patch_size=4,
-            embed_dim=8,
-            depths=[1, 1],
-            num_heads=[2, 2],
-            window_size=4,
-            **labels_of(NAMES),
-        )
+    return new_classifier(
+        class_name,
+        image_size=32,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 1],
+        num_heads=[2, 2],
+        window_size=4,
+        **labels_of(NAMES),
     )
 
 
 def swin_v2():
-    return swin(Swinv2ForImageClassification, Swinv2Config)
+    return swin("Swinv2ForImageClassification")
 
 
 def timm_wrapped(architecture, **arguments):
     torch.manual_seed(0)
-    return TimmWrapperForImageClassification(
-        TimmWrapperConfig(architecture=architecture, model_args=arguments, **labels_of(NAMES))
-    )
+    configuration = {"architecture": architecture, "model_args": arguments}
+    return new_classifier("TimmWrapperForImageClassification", **configuration, **labels_of(NAMES))
 
 
 def timm_resnet():
@@ -94,8 +82,16 @@ def timm_beit():
 
 def two_headed():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return DeiTForImageClassificationWithTeacher(DeiTConfig(image_size=32, patch_size=8, **sizes, **labels_of(NAMES)))
+    return new_classifier(
+        "DeiTForImageClassificationWithTeacher",
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+        **labels_of(NAMES),
+    )
 
 
 FAMILIES = [vit, resnet, convnext, swin, timm_resnet, timm_vit, timm_mobilenet]

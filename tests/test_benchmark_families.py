@@ -26,13 +26,13 @@ def test_students_answer_in_a_fresh_process_as_at_the_end_of_their_runs(benchmar
     noise = (torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 3)
     reports, folders = [], [tmp_path / name for name in names]
     for name, folder in zip(names, folders, strict=True):
-        pair, teacher = benchmark.PAIRS[name], tmp_path / f"{name} teacher"
-        benchmark.train_teacher(pair, NAMES, noise, 2, teacher)
-        reports.append(benchmark.run_pair(pair, teacher, folder, 4, 30, str(images), NAMES))
+        teacher = tmp_path / f"{name} teacher"
+        benchmark.train_teacher(benchmark.TEACHERS[benchmark.teacher_of(name)], NAMES, noise, 2, teacher)
+        reports.append(benchmark.run_pair(name, teacher, folder, 4, 30, str(images), NAMES))
     rows = subtask_rows(3, "test").rename_column("fine_label", "output")
     confusions = benchmark.confusions_in_a_fresh_process(folders, rows)
     results = {
-        name: benchmark.result_of(benchmark.PAIRS[name], report, confusion)
+        name: benchmark.result_of(name, report, confusion)
         for name, report, confusion in zip(names, reports, confusions, strict=True)
     }
     for result in results.values():

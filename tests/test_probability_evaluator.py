@@ -4,8 +4,9 @@ import evaluate
 import pytest
 import torch
 
-from helpers import NAMES, labels_of, processor, resnet, subtask_rows, with_confident_head
+from helpers import NAMES, processor, resnet, subtask_rows, with_confident_head
 from subdistill_hf.metrics import CalibrationError, SubtaskAccuracy, TeacherAgreement
+from subdistill_hf.new_models import labels_of
 from subdistill_hf.probability_evaluator import ProbabilityEvaluator
 
 TIMES = {"total_time_in_seconds", "samples_per_second", "latency_in_seconds"}

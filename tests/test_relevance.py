@@ -5,52 +5,41 @@ from collections import OrderedDict, namedtuple
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    BatchFeature,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-)
+from transformers import BatchFeature
 
 from subdistill_hf.activations import LayerError
+from subdistill_hf.new_models import new_classifier
 from subdistill_hf.relevance import activations_and_contexts, image_size_of, subtask_margin
 
 SUBTASK = [4, 0, 3]
 
 
 def make_resnet():
-    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 6, 8], depths=[1, 2, 1], layer_type="basic", num_labels=6)
-    return ResNetForImageClassification(config), [f"resnet.encoder.stages.{stage}" for stage in range(3)]
+    model = new_classifier(
+        "ResNetForImageClassification",
+        embedding_size=4,
+        hidden_sizes=[4, 6, 8],
+        depths=[1, 2, 1],
+        layer_type="basic",
+        num_labels=6,
+    )
+    return model, [f"resnet.encoder.stages.{stage}" for stage in range(3)]
+
+
+def make_transformer(class_name, layers, blocks, **configuration):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "image_size": 32, "patch_size": 8, "num_labels": 6}
+    model = new_classifier(class_name, num_hidden_layers=blocks, **sizes | configuration)
+    return model, [f"{layers}.{block}" for block in range(blocks)]
 
 
 def make_vit(image_size=32):
-    config = ViTConfig(
-        hidden_size=8,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-        image_size=image_size,
-        patch_size=8,
-        num_labels=6,
-    )
-    return ViTForImageClassification(config), [f"vit.layers.{block}" for block in range(3)]
+    return make_transformer("ViTForImageClassification", "vit.layers", 3, intermediate_size=16, image_size=image_size)
 
 
 def make_registers():
-    config = Dinov2WithRegistersConfig(
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        mlp_ratio=2,
-        image_size=32,
-        patch_size=8,
-        num_labels=6,
+    return make_transformer(
+        "Dinov2WithRegistersForImageClassification", "dinov2_with_registers.encoder.layer", 2, mlp_ratio=2
     )
-    model = Dinov2WithRegistersForImageClassification(config)
-    return model, [f"dinov2_with_registers.encoder.layer.{block}" for block in range(2)]
 
 
 MAKERS = {"resnet": make_resnet, "vit": make_vit, "registers": make_registers}

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from families import FAMILIES, build
-from helpers import NAMES, glyph_rows, labels_of, processor, save_teacher, vit
+from helpers import NAMES, glyph_rows, processor, save_teacher, vit
 from subdistill_hf.models import ModelError, count_parameters, image_size_of, load_teacher
+from subdistill_hf.new_models import labels_of
 from subdistill_hf.students import build_student
 from subdistill_hf.views import process
 

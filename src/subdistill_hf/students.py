@@ -8,28 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    MobileNetV2Config,
-    MobileNetV2ForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    TimmWrapperConfig,
-    TimmWrapperForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 from subdistill_hf.activations import evaluation_mode
 from subdistill_hf.hub_errors import explain
 from subdistill_hf.hub_revision import hub_revision
 from subdistill_hf.licenses import license_of
 from subdistill_hf.models import LOADING_ERRORS, LoadedModel, ModelError, image_size_of
+from subdistill_hf.new_models import labels_of, new_classifier
 from subdistill_hf.recipe_values import factor, positive, refuse_unknown
 from subdistill_hf.timm_students import described_timm_student, timm_processor
 
@@ -54,19 +40,16 @@ def build_student(
     Raises:
         ModelError: for an unknown recipe or key, or a model that cannot be loaded or cannot take its images.
     """
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: output for output, name in enumerate(names)},
-    }
+    labels = labels_of(names)
     if not is_new(recipe):
         return _pretrained(recipe, labels, trust_remote_code)
     kind, _, text = recipe.partition(":")
     try:
         options = _options(text)
         if kind.startswith("timm/"):
-            config = TimmWrapperConfig(**described_timm_student(kind.removeprefix("timm/"), options), **labels)
-            model: nn.Module = TimmWrapperForImageClassification(config)
-            student = LoadedModel(model, timm_processor(config), recipe)
+            described = described_timm_student(kind.removeprefix("timm/"), options)
+            model = new_classifier("TimmWrapperForImageClassification", **described, **labels)
+            student = LoadedModel(model, timm_processor(model.config), recipe)
         else:
             size = positive("image", options.pop("image", image_size_of(teacher_processor)[0]))
             model = RECIPES[kind](size, options, labels)
@@ -148,7 +131,8 @@ def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Mo
     widths = _widths(options, "16-24-32-48")
     depth = positive("depth", options.pop("depth", 1))
     refuse_unknown(options, ("widths", "width", "depth", "image"))
-    config = ResNetConfig(
+    return new_classifier(
+        "ResNetForImageClassification",
         embedding_size=widths[0],
         hidden_sizes=widths,
         depths=[depth] * len(widths),
@@ -156,8 +140,6 @@ def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Mo
         downsample_in_first_stage=False,
         **labels,
     )
-    model: nn.Module = ResNetForImageClassification(config)
-    return model
 
 
 def _convnext(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
@@ -166,7 +148,8 @@ def _convnext(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.
     depth = positive("depth", options.pop("depth", 1))
     patch = positive("patch", options.pop("patch", 2 if size < 64 else 4))
     refuse_unknown(options, ("widths", "width", "depth", "patch", "image"))
-    config = ConvNextConfig(
+    return new_classifier(
+        "ConvNextForImageClassification",
         hidden_sizes=widths,
         depths=[depth] * len(widths),
         num_stages=len(widths),
@@ -174,17 +157,19 @@ def _convnext(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.
         image_size=size,
         **labels,
     )
-    model: nn.Module = ConvNextForImageClassification(config)
-    return model
 
 
 def _mobilenetv2(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
     """A MobileNetV2; key: width, its width factor (depth multiplier in transformers)."""
     width = factor(options.pop("width", 1.0))
     refuse_unknown(options, ("width", "image"))
-    config = MobileNetV2Config(depth_multiplier=width, image_size=size, classifier_dropout_prob=0.2, **labels)
-    model: nn.Module = MobileNetV2ForImageClassification(config)
-    return model
+    return new_classifier(
+        "MobileNetV2ForImageClassification",
+        depth_multiplier=width,
+        image_size=size,
+        classifier_dropout_prob=0.2,
+        **labels,
+    )
 
 
 def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
@@ -195,7 +180,8 @@ def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Modul
     refuse_unknown(options, ("hidden", "layers", "heads", "patch", "image"))
     if hidden % heads:
         raise ValueError(f"hidden={hidden} is not divisible by heads={heads}")
-    config = ViTConfig(
+    return new_classifier(
+        "ViTForImageClassification",
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -204,8 +190,6 @@ def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Modul
         patch_size=patch,
         **labels,
     )
-    model: nn.Module = ViTForImageClassification(config)
-    return model
 
 
 RECIPES: dict[str, Callable[[int, dict[str, str], dict[str, Any]], nn.Module]] = {

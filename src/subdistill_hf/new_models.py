@@ -1,0 +1,26 @@
+"""New classifiers of transformers, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import transformers
+from torch import nn
+
+
+def new_classifier(class_name: str, /, **configuration: Any) -> nn.Module:
+    """A new model of a class of transformers.
+
+    Args:
+        class_name: the class, as in `ViTForImageClassification`.
+        configuration: arguments of its configuration.
+    """
+    model_class = getattr(transformers, class_name)
+    model: nn.Module = model_class(model_class.config_class(**configuration))
+    return model
+
+
+def labels_of(names: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a configuration that give a model one output for each class, in this order."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: output for output, name in enumerate(names)}}
