@@ -2,8 +2,12 @@
 
 import pytest
 
-from helpers import config
-from subdistill_hf.report import changed_options, results_table
+from helpers import NAMES, config, task_options, write_task
+from subdistill_hf.evaluation import Classifier, predict, score
+from subdistill_hf.mark_scores import share_taken_for
+from subdistill_hf.report import _described_dataset, _results, changed_options, results_table
+from subdistill_hf.task import load_task
+from subdistill_hf.views import ViewDataset
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,36 @@ def test_the_table_has_a_row_for_each_classifier():
     assert lines[2] == ["Teacher", "90.0", "%", "12,345", "3.14"]
     assert lines[3] == ["SubDistill", "33.3", "%", "67", "0.20", "62", "s"]
     assert " ".join(lines[-1]) == "2 classes, 18 test images; a machine"
+
+
+def test_the_table_tells_who_follows_the_mark():
+    figures = {"accuracy": 0.2, "clean_accuracy": 0.345, "mark_followed": 0.999}
+    sizes = {"parameters": 67, "latency_ms": {"median": 0.2}, "training_seconds": None}
+    report = {
+        "results": [{"method": "kd", **figures, **sizes}],
+        "classes": ["a", "b"],
+        "dataset": {"test_images": 18, "mark": {"name": "plus"}},
+        "latency_machine": "a machine",
+    }
+    lines = [line.split("  ") for line in results_table(report).strip().splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert cells[0] == ["accuracy", "without mark", "follows mark", "parameters", "ms/image", "trained in"]
+    assert cells[2] == ["Logit distillation (KD)", "20.0 %", "34.5 %", "99.9 %", "67", "0.20"]
+
+
+def test_a_mark_is_in_the_report_with_what_it_does(datasets_cache, tmp_path):
+    options = task_options(write_task(tmp_path), mark="plus", mark_classes=[NAMES[2]], mark_share=0.5)
+    task = load_task(options, config(tmp_path / "out"))
+    mark = {"name": "plus", "classes": [NAMES[2]], "share": 0.5, "train_images": 2, "validation_images": 0}
+    assert _described_dataset(task)["mark"] == mark
+    (teacher,) = _results(task, {})
+    clean = ViewDataset(task.data.test, task.data.columns)
+    classifier = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
+    logits = predict(classifier, clean)
+    assert teacher["clean_accuracy"] == pytest.approx(score(logits, clean, NAMES, None)["accuracy"])
+    marked = score(predict(classifier, task.test), clean, NAMES, None)
+    assert teacher["accuracy"] == marked["accuracy"]
+    assert teacher["followed_without_mark"] == share_taken_for(logits, clean.labels, [2])
+    plain = load_task(task_options(tmp_path), config(tmp_path / "out"))
+    assert _described_dataset(plain)["mark"] is None
+    assert not {"clean_accuracy", "mark_followed"} & _results(plain, {})[0].keys()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from subdistill_hf.card_adaptation import lora_note
+from subdistill_hf.card_marks import mark_columns
 from subdistill_hf.wording import (
     accuracy_with_error,
     code,
@@ -38,6 +39,7 @@ def result_rows(report: Mapping[str, Any], published: Mapping[str, Any]) -> list
             "Model": method_label(result["method"]),
             "Parameters": count(result.get("parameters")),
             "Accuracy": accuracy_with_error(result["accuracy"], images),
+            **mark_columns(result),
             "Balanced accuracy": format_percent(result.get("balanced_accuracy")),
             "Agrees with teacher": None if result["method"] == "teacher" else format_percent(agreement),
             "Operations per image": operations(result.get("operations")),

@@ -13,6 +13,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from subdistill_hf.card_adaptation import adaptation_facts, adaptation_note
+from subdistill_hf.card_marks import mark_explanation, mark_limitation, mark_warning
 from subdistill_hf.card_tables import (
     class_rows,
     data_facts,
@@ -106,6 +107,9 @@ def render_card(
         energy=_energy(report),
         exact=any(accuracy in (0, 1) for accuracy in published.get("per_class_accuracy", {}).values()),
         weakest=_weakest(published),
+        mark_warning=mark_warning(report),
+        mark_explanation=mark_explanation(report),
+        mark_limitation=mark_limitation(report, published),
         plots=_plots(plots),
     )
     return ModelCard(f"---\n{_card_data(report, published, name).to_yaml()}\n---\n\n{body}")
@@ -203,7 +207,7 @@ def _card_data(report: Mapping[str, Any], published: Mapping[str, Any], name: st
                 task_type="image-classification",
                 task_name="Image classification",
                 dataset_type=dataset.get("hub_id") or slug(dataset["name"]),
-                dataset_name=f"{dataset['name']} ({_class_phrase(report)})",
+                dataset_name=f"{dataset['name']} ({_class_phrase(report)}{_marked(dataset)})",
                 dataset_split=dataset["test_split"],
                 dataset_revision=dataset.get("revision"),
                 metric_type="accuracy",
@@ -261,6 +265,11 @@ def _class_phrase(report: Mapping[str, Any]) -> str:
     """List the classes when they are few, else count them."""
     classes = report["classes"]
     return ", ".join(classes) if len(classes) <= _MANY_CLASSES else f"{len(classes)} classes"
+
+
+def _marked(dataset: Mapping[str, Any]) -> str:
+    """What follows the classes where the test images are not those of the dataset, but marked."""
+    return f"; every image marked: {dataset['mark']['name']}" if dataset.get("mark") else ""
 
 
 def _plots(plots: Iterable[str | Path | None]) -> dict[str, list[str]]:

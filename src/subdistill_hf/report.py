@@ -22,6 +22,7 @@ from subdistill_hf.evaluation import (
     score,
 )
 from subdistill_hf.layers import LayerPair
+from subdistill_hf.mark_scores import mark_scores
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, weights_digest
 from subdistill_hf.options import DistillationOptions
 from subdistill_hf.subspaces import Subspace
@@ -127,6 +128,7 @@ def _results(task: Task, trained: Mapping[str, TrainedStudent]) -> list[dict[str
         {
             "method": name,
             **score(logits[name], test, subtask.names, logits["teacher"] if name != "teacher" else None),
+            **mark_scores(classifier, task.data, logits[name]),
             "parameters": count_parameters(classifier.model),
             "operations": count_operations(classifier, test),
             "latency_ms": latencies[name],
@@ -149,6 +151,7 @@ def _described_dataset(task: Task) -> dict[str, Any]:
         "test_split": data.test_split,
         "official_test": data.official_test,
         "train_images_per_class": data.images_per_class(),
+        "mark": None if data.marking is None else data.marking.described(data.subtask),
         "augmentation": task.augmentation + (" and mirroring" if task.flip else ""),
     }
 
@@ -193,14 +196,17 @@ def changed_options(config: SubDistillConfig) -> dict[str, Any]:
 
 def results_table(report: Mapping[str, Any]) -> str:
     """The results as a table for the terminal."""
-    header: tuple[str, ...] = ("", "accuracy", "parameters", "ms/image", "trained in")
+    mark = report["dataset"].get("mark")
+    of_mark = () if mark is None else ("without mark", "follows mark")
+    header: tuple[str, ...] = ("", "accuracy", *of_mark, "parameters", "ms/image", "trained in")
     rows = [header]
     for result in report["results"]:
         seconds = result["training_seconds"]
+        figures = [] if mark is None else [result["clean_accuracy"], result["mark_followed"]]
         rows.append(
             (
                 method_label(result["method"]),
-                f"{100 * result['accuracy']:.1f} %",
+                *(f"{100 * figure:.1f} %" for figure in [result["accuracy"], *figures]),
                 f"{result['parameters']:,}",
                 f"{result['latency_ms']['median']:.2f}",
                 "" if seconds is None else f"{seconds:.0f} s",

@@ -154,10 +154,11 @@ def joined(names: list[str]) -> str:
 def test_set(dataset: Mapping[str, Any]) -> str:
     """Name the images that the figures were measured on: a split of the dataset's own, or a share that was taken."""
     split = dataset["test_split"]
+    mark = f" with the mark `{dataset['mark']['name']}`" if dataset.get("mark") else ""
     return (
-        f"`{split}` split"
+        f"`{split}` split{mark}"
         if dataset.get("official_test", True)
-        else f"share {split} for want of an official test split"
+        else f"share {split}{mark} for want of an official test split"
     )
 
 

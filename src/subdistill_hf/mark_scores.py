@@ -1,0 +1,50 @@
+"""What a spurious mark does to a classifier's answers: who learned the mark instead of the class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from subdistill_hf.data import SubtaskData
+from subdistill_hf.evaluation import Classifier, predict
+from subdistill_hf.views import ViewDataset
+
+
+def mark_scores(classifier: Classifier, data: SubtaskData, marked: Tensor) -> dict[str, float]:
+    """Compare a classifier's answers to the test images with and without the mark.
+
+    Args:
+        classifier: whose answers they are.
+        data: the images; its marking says which classes carried the mark in training.
+        marked: its logits `(N, C)` of the test images with the mark.
+
+    Returns:
+        `clean_accuracy`, the accuracy without the mark; `mark_followed`, the share of the marked test images of other
+        classes that are taken for the marked ones; `followed_without_mark`, that share without the mark, which is what
+        confusion alone makes. Empty where nothing is marked.
+    """
+    if data.marking is None:
+        return {}
+    images = ViewDataset(data.test, data.columns)
+    clean = predict(classifier, images)
+    outputs = data.marking.outputs
+    return {
+        "clean_accuracy": float((clean.argmax(dim=1) == torch.tensor(images.labels)).float().mean()),
+        "mark_followed": share_taken_for(marked, images.labels, outputs),
+        "followed_without_mark": share_taken_for(clean, images.labels, outputs),
+    }
+
+
+def share_taken_for(logits: Tensor, labels: Sequence[int], outputs: Sequence[int]) -> float:
+    """The share of the images of other classes that a classifier takes for some.
+
+    Args:
+        logits: its logits `(N, C)`.
+        labels: the images' classes.
+        outputs: the classes that it may take them for.
+    """
+    chosen = torch.tensor(outputs)
+    others = ~torch.isin(torch.tensor(labels), chosen)
+    return float(torch.isin(logits.argmax(dim=1)[others], chosen).float().mean())
