@@ -83,11 +83,12 @@ def files(folder):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([], ["usage: subdistill COMMAND", "distill", "inspect", "demo"]),
+        ([], ["usage: subdistill COMMAND", "distill", "inspect", "analyse", "demo"]),
         (["--help"], ["usage: subdistill COMMAND"]),
         (["distill", "--help"], ["--teacher", "--classes", "--layers", "--centring", "--help-all"]),
         (["demo", "-h"], ["--teacher"]),
         (["inspect", "--help"], ["--teacher", "--basis", "--output_dir"]),
+        (["analyse", "--help"], ["--teacher", "--layers", "--bases", "--dimensions", "--output_dir"]),
     ],
     ids=lambda given: " ".join(given),
 )
@@ -323,9 +324,9 @@ def retrained(inputs):
 # Inspect
 
 
-def inspection(inputs, **changed):
+def inspection(inputs, command="inspect", **changed):
     options = {"teacher": inputs / "teacher", "dataset": inputs / "images", "classes": " ".join(NAMES)} | changed
-    return run("inspect", [word for name, value in options.items() for word in [f"--{name}", *str(value).split()]])
+    return run(command, [word for name, value in options.items() for word in [f"--{name}", *str(value).split()]])
 
 
 def test_inspect_prints_the_spectrum_of_each_stage_and_writes_its_files(inputs, tmp_path):
@@ -371,3 +372,41 @@ def test_bad_input_to_inspect_gets_one_message(inputs, tmp_path, changed, messag
     assert message in said
     assert "Traceback" not in said
     assert not (tmp_path / "spectra").exists()
+
+
+# Analyse
+
+
+def test_analyse_prints_accuracies_of_each_stage_and_writes_its_files(inputs, tmp_path):
+    layers = "resnet.encoder.stages.0 resnet.encoder.stages.1"
+    status, printed, said = inspection(
+        inputs, "analyse", output_dir=tmp_path / "out", layers=layers, bases="pca random"
+    )
+    assert status == 0, said
+    assert "projections" in said  # the bar
+    figures = json.loads((tmp_path / "out" / "analysis.json").read_text(encoding="utf-8"))
+    for layer in figures["layers"]:
+        assert f"accuracy in %, {layer['layer']} ({layer['output']}) projected" in printed
+        for k, pca, random in zip(layer["dimensions"], *layer["accuracy"].values(), strict=True):
+            assert [str(k), f"{100 * pca:.1f}", f"{100 * random:.1f}"] in [
+                line.split() for line in printed.splitlines()
+            ]
+    with Image.open(tmp_path / "out" / "analysis.png") as image:
+        assert min(image.size) > 200
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"classes": "nonesuch 1"}, "unknown class 'nonesuch'"),
+        ({"bases": "pca lda"}, "unknown basis 'lda'; there are 6, such as prca, "),
+        ({"dimensions": "1 99"}, "no layer can be projected on 99 dimensions"),
+        ({"dimensions": "many"}, "invalid int value: 'many'"),
+    ],
+)
+def test_bad_input_to_analyse_gets_one_message(inputs, tmp_path, changed, message):
+    status, printed, said = inspection(inputs, "analyse", output_dir=tmp_path / "out", **changed)
+    assert (status, printed) == (2, "")
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()

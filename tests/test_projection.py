@@ -53,7 +53,7 @@ def test_a_map_goes_on_projected_at_every_position():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.Tanh(), nn.Conv2d(6, 4, 2), nn.Flatten()).double().eval()
     space, pixels = subspace(6, 2), images()
-    with projected(model, "1", space), torch.no_grad():
+    with projected(model, "1", [space]), torch.no_grad():
         found = model(pixels)
     with torch.no_grad():
         hidden = torch.tanh(model[0](pixels))
@@ -70,7 +70,7 @@ def test_a_channels_last_map_goes_on_projected():
     torch.manual_seed(0)
     model = ChannelsLast().double()
     space, pixels = subspace(5, 2), images(1, 4)
-    with projected(model, "stem", space, channels_last=True), torch.no_grad():
+    with projected(model, "stem", [space], channels_last=True), torch.no_grad():
         found = model(pixels)
     with torch.no_grad():
         hidden = [
@@ -85,7 +85,7 @@ def test_a_channels_last_map_goes_on_projected():
 def test_tokens_go_on_projected_the_class_token_too():
     model = vit(hidden=8, layers=3, attn_implementation="eager").double().eval()
     space, pixels = subspace(8, 3), images(1, 32)
-    with projected(model, "vit.layers.1", space), torch.no_grad():
+    with projected(model, "vit.layers.1", [space]), torch.no_grad():
         found = model(pixels).logits
     with torch.no_grad():
         tokens = model.vit.embeddings(pixels)
@@ -103,18 +103,29 @@ def test_all_dimensions_change_nothing_and_one_does(model, layer):
     pixels = images(2, 32).float()
     with torch.no_grad():
         untouched = model(pixels).logits
-        with projected(model, layer, subspace(width)):
+        with projected(model, layer, [subspace(width)]):
             torch.testing.assert_close(model(pixels).logits, untouched, rtol=0, atol=1e-4)
-        with projected(model, layer, subspace(width, 1)):
+        with projected(model, layer, [subspace(width, 1)]):
             assert float((model(pixels).logits - untouched).abs().max()) > 1e-3
         torch.testing.assert_close(model(pixels).logits, untouched, rtol=0, atol=0)
 
 
 def test_a_projection_projected_again_is_itself():
     space, values = subspace(6, 2), torch.randn(3, 6, 4, 4, dtype=torch.float64)
-    with projected(model := nn.Sequential(nn.Identity()), "0", space):
+    with projected(model := nn.Sequential(nn.Identity()), "0", [space]):
         once = model(values)
         torch.testing.assert_close(model(once), once, rtol=0, atol=1e-12)
+
+
+def test_with_several_subspaces_the_batch_goes_on_once_for_each():
+    model, pixels = vit(hidden=8, layers=3).eval(), images(3, 32).float()
+    spaces = [subspace(8, 2), subspace(8, 5, seed=1)]
+    with torch.no_grad():
+        with projected(model, "vit.layers.0", spaces):
+            both = model(pixels).logits
+        for space, found in zip(spaces, both.split(3), strict=True):
+            with projected(model, "vit.layers.0", [space]):
+                torch.testing.assert_close(found, model(pixels).logits, rtol=0, atol=1e-5)
 
 
 class Returns(nn.Module):
@@ -144,7 +155,7 @@ Pair = namedtuple("Pair", ["hidden", "weights"])
 )
 def test_what_a_layer_returns_beside_its_hidden_state_stays(wrap):
     model, space, hidden = Returns(wrap), subspace(6, 2), torch.randn(1, 3, 6, dtype=torch.float64)
-    with projected(model, "inner", space):
+    with projected(model, "inner", [space]):
         output = model(hidden)
     assert type(output) is type(wrap(hidden))
     first, second = output.to_tuple() if isinstance(output, BaseModelOutput) else output
@@ -156,7 +167,7 @@ def test_what_a_layer_returns_beside_its_hidden_state_stays(wrap):
 def test_half_precision_stays_and_costs_its_own_rounding_alone():
     space = subspace(64, 40)
     values = torch.randn(2, 5, 64).to(torch.bfloat16)
-    with projected(model := nn.Sequential(nn.Identity()), "0", space):
+    with projected(model := nn.Sequential(nn.Identity()), "0", [space]):
         found, exact = model(values), model(values.double())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
@@ -168,10 +179,11 @@ def hooks_of(model):
 
 def test_no_hook_stays_after_an_exception():
     model = resnet()
-    with projected(model, "resnet.encoder.stages.0", subspace(8)):
+    with projected(model, "resnet.encoder.stages.0", [subspace(8)]):
         assert hooks_of(model) == 1
     for width, pixels in ((9, images(1, 32).float()), (8, "no images")):
-        with pytest.raises((LayerError, AttributeError)), projected(model, "resnet.encoder.stages.0", subspace(width)):
+        spaces = [subspace(width)]
+        with pytest.raises((LayerError, AttributeError)), projected(model, "resnet.encoder.stages.0", spaces):
             model(pixels)
         assert hooks_of(model) == 0
 
@@ -186,5 +198,5 @@ def test_no_hook_stays_after_an_exception():
 )
 def test_layers_that_cannot_be_projected_are_refused(layer, width, message):
     model = resnet().eval()
-    with pytest.raises(LayerError, match=message), projected(model, layer, subspace(width)):
+    with pytest.raises(LayerError, match=message), projected(model, layer, [subspace(width)]):
         model(images(1, 32).float())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.options import (
     RUN_DEFAULTS,
+    AnalyseOptions,
     BenchmarkOptions,
     DistillationOptions,
     InspectOptions,
@@ -28,6 +29,7 @@ Distil a tiny image classifier for just the classes you need.
 commands:
   distill   train a student: subdistill distill --help
   inspect   show the subspaces of a teacher on a subtask: subdistill inspect --help
+  analyse   measure how few dimensions of its layers a teacher needs: subdistill analyse --help
   benchmark compare methods over a grid of runs: subdistill benchmark --help
   push      push the folder of a student to the Hub: subdistill push --help
   demo      the whole way on embedded data, in a few minutes
@@ -43,13 +45,15 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
     """The parser of a command; without `all_arguments` it lists only this package's options, and imports no torch.
 
     Args:
-        command: `distill`, `inspect`, `push` or `benchmark`.
+        command: `distill`, `inspect`, `analyse`, `push` or `benchmark`.
         all_arguments: include every argument of transformers' `TrainingArguments`.
     """
     from transformers import HfArgumentParser
 
     if command == "inspect":
         return HfArgumentParser(InspectOptions, prog="subdistill inspect", allow_abbrev=False)
+    if command == "analyse":
+        return HfArgumentParser(AnalyseOptions, prog="subdistill analyse", allow_abbrev=False)
     if command == "push":
         parser = HfArgumentParser(PushOptions, prog="subdistill push", allow_abbrev=False)
         parser.add_argument("folder", help="Folder of a student, as distill leaves it.")
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print(USAGE)
         return 0
-    if command not in ("distill", "demo", "inspect", "push", "benchmark"):
+    if command not in ("distill", "demo", "inspect", "analyse", "push", "benchmark"):
         print(f"unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     rest = arguments[1:]
@@ -119,6 +123,11 @@ def _run(command: str, arguments: list[str]) -> None:
 
         with _own_process_group():
             inspect(parsed[0])
+    elif command == "analyse":
+        from subdistill_hf.analysis import analyse
+
+        with _own_process_group():
+            analyse(parsed[0])
     elif command == "push":
         from subdistill_hf.hub import push_folder
 

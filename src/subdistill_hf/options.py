@@ -326,6 +326,24 @@ class InspectOptions(TeacherOptions):
 
 
 @dataclass
+class AnalyseOptions(TeacherOptions):
+    """Which projections of a teacher's layers to measure."""
+
+    bases: list[str] = field(
+        default_factory=lambda: ["prca", "pca", "gradient_pca", "random", "identity"],
+        metadata={"help": "Bases of the subspaces, separated by spaces; each is one of --basis of distill."},
+    )
+    dimensions: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "Numbers of dimensions, separated by spaces; each layer takes those that it has. By default "
+            "powers of two, and each layer's width."
+        },
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the figures (JSON) and their plot."})
+
+
+@dataclass
 class PushOptions:
     """Where to push a student; the access token is that of `hf auth login` or of HF_TOKEN."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,16 +14,20 @@ from subdistill_hf.subspaces import Subspace
 
 
 @contextmanager
-def projected(model: nn.Module, layer: str, subspace: Subspace, channels_last: bool = False) -> Iterator[None]:
+def projected(
+    model: nn.Module, layer: str, subspaces: Sequence[Subspace], channels_last: bool = False
+) -> Iterator[None]:
     """Inside the context `model` goes on with μ + UUᵀ(a - μ) where a layer returns a (METHOD, subspace analysis).
 
-    Every position is projected, class and register tokens included. On exit the model is as it was.
+    Every position is projected, class and register tokens included. With n subspaces the model goes on with the batch
+    projected on the first, on the second ...: with `(n B, ...)`. More than one is for models that join the layer's
+    output with nothing that they computed before it. On exit the model is as it was.
 
     Args:
         model: any module.
         layer: name of the layer, which returns a map `(B, d, H, W)`, a channels-last map `(B, H, W, d)`, tokens
             `(B, P, d)`, or a tuple, list or `ModelOutput` whose first element is one of these.
-        subspace: the mean μ `(d,)` and the orthonormal U `(d, K)`.
+        subspaces: of each the mean μ `(d,)` and the orthonormal U `(d, K)`, at least one.
         channels_last: whether four-dimensional outputs are `(B, H, W, d)`.
 
     Raises:
@@ -36,12 +40,13 @@ def projected(model: nn.Module, layer: str, subspace: Subspace, channels_last: b
             found = type(output).__name__ if tensor is None else f"a {tensor.dtype} tensor {tuple(tensor.shape)}"
             raise LayerError(f"layer {layer!r} gives {found}: expected a map (B, d, H, W) or tokens (B, P, d)")
         channels = 1 if tensor.dim() == 4 and not channels_last else tensor.dim() - 1
-        if tensor.shape[channels] != subspace.width:
-            raise LayerError(
-                f"layer {layer!r} gives {tensor.shape[channels]} channels, and the subspace is of {subspace.width}: "
-                "project the layer that it was fitted to"
-            )
-        return with_first_tensor(output, _nearest(tensor, subspace, channels))
+        for subspace in subspaces:
+            if tensor.shape[channels] != subspace.width:
+                raise LayerError(
+                    f"layer {layer!r} gives {tensor.shape[channels]} channels, and the subspace is of "
+                    f"{subspace.width}: project the layer that it was fitted to"
+                )
+        return with_first_tensor(output, torch.cat([_nearest(tensor, one, channels) for one in subspaces]))
 
     handle = named_layers(model, [layer])[layer].register_forward_hook(hook)
     try:
