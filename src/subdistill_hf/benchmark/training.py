@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.benchmark.config import BenchmarkError
@@ -103,8 +104,11 @@ def train_job(job: Job) -> Row:
         }
         ours = Classifier(trainer.model, student.processor)
         theirs = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
+        answers = _teacher_answers(_digest([job.task, job.seed]))
         for split, images in (("validation", task.plain("validation")), ("test", task.test)):
-            teacher_logits = predict(theirs, images)
+            if split not in answers:
+                answers[split] = predict(theirs, images)
+            teacher_logits = answers[split]
             figures = score(predict(ours, images), images, task.data.subtask.names, teacher_logits)
             row[split] = figures["accuracy"]
             row[f"{split}_agreement"] = figures["teacher_agreement"]
@@ -113,6 +117,12 @@ def train_job(job: Job) -> Row:
         row["images"] = len(task.data.train)
         row["machine"] = machine()
     return row
+
+
+@lru_cache(maxsize=16)
+def _teacher_answers(images: str) -> dict[str, Tensor]:
+    """Where the teacher's logits on each split of some images are kept, for the next runs of this process on them."""
+    return {}
 
 
 @lru_cache(maxsize=1)
