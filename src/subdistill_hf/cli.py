@@ -37,7 +37,7 @@ commands:
 
 DEMO = (
     "--classes superclass:zodiac_signs --train_images_per_class 50 --compare scratch kd --max_steps 800 "
-    "--learning_rate 4e-3 --teacher_cache 32 --output_dir demo-student --overwrite --report_to none"
+    "--teacher_cache 32 --output_dir demo-student --overwrite --report_to none"
 )
 
 

@@ -29,7 +29,12 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
         SubDistillError: for a value out of range, naming the field.
     """
 
-    learning_rate: float = field(default=1e-3, metadata={"help": "Initial learning rate of AdamW."})
+    learning_rate: float = field(
+        default=1e-3,
+        metadata={
+            "help": "Initial learning rate of AdamW (on the command line 0, the default, is what suits the student)."
+        },
+    )
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Training batch size per device."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Evaluation batch size per device."})
     num_train_epochs: float = field(

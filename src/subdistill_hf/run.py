@@ -30,6 +30,7 @@ from subdistill_hf.contact_sheet import contact_sheet
 from subdistill_hf.energy import Energy, measured_energy
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub import Destination, open_repository, repository_name, sign_in, upload
+from subdistill_hf.learning_rates import suited_learning_rate
 from subdistill_hf.methods import METHODS
 from subdistill_hf.models import LoadedModel
 from subdistill_hf.options import TaskOptions
@@ -37,7 +38,7 @@ from subdistill_hf.progress import show_progress
 from subdistill_hf.report import TrainedStudent, build_report, results_table
 from subdistill_hf.student_folder import REPORT_FILE, write_student
 from subdistill_hf.student_lora import check_student_lora, described_lora, with_lora
-from subdistill_hf.students import build_student
+from subdistill_hf.students import build_student, is_new
 from subdistill_hf.task import Task, announce, load_task
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator
@@ -211,7 +212,7 @@ def build_trainer(
 
     Args:
         task: what all methods share.
-        config: of the method.
+        config: of the method; without a learning rate it is given, as the task is, the one that suits the student.
         label: of its progress bar; without one there is no bar.
 
     Raises:
@@ -226,6 +227,9 @@ def build_trainer(
     student = build_student(
         task.options.student, task.data.subtask.names, task.teacher.processor, task.options.trust_remote_code
     )
+    if config.learning_rate <= 0:
+        new = is_new(task.options.student)
+        config.learning_rate = task.config.learning_rate = suited_learning_rate(student.model, new)
     trainer = SubDistillTrainer(
         with_lora(student, task.options) if task.options.student_lora else student.model,
         config,

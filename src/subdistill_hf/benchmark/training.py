@@ -20,21 +20,22 @@ from subdistill_hf.data import load_subtask
 from subdistill_hf.errors import NonFiniteLossError, SubDistillError
 from subdistill_hf.evaluation import Classifier, predict, processor_name, score
 from subdistill_hf.models import count_parameters
-from subdistill_hf.options import TaskOptions
+from subdistill_hf.options import RUN_DEFAULTS, TaskOptions
 from subdistill_hf.run import build_trainer
 from subdistill_hf.task import load_task
 
-QUIET: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,
     "logging_strategy": "no",
     "save_strategy": "no",
+    "learning_rate": RUN_DEFAULTS["learning_rate"],
 }
 
 
 def config_of(job: Job, folder: str) -> SubDistillConfig:
     """The training arguments of a run; what the benchmark says of logging and saving counts."""
-    training = {**QUIET, **job.training, "seed": job.seed, "output_dir": folder}
+    training = {**DEFAULTS, **job.training, "seed": job.seed, "output_dir": folder}
     if training.get("teacher_cache") is False:  # what YAML makes of `off`
         training["teacher_cache"] = "off"
     return SubDistillConfig(**training)
