@@ -136,6 +136,7 @@ def main() -> None:
     """Parse, run what is missing, write tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("run", "report"), nargs="?", default="run")
+    parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=TEACHERS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "subspace_analysis")
     options = parser.parse_args()
@@ -145,7 +146,7 @@ def main() -> None:
     if options.stage == "run":
         done = {(one["teacher"], one["superclass"]) for one in runs}
         for superclass in SUPERCLASSES:
-            for teacher in TEACHERS:
+            for teacher in options.teachers:
                 if (teacher, superclass) in done:
                     continue
                 runs.append(run(teacher, superclass, options.threads))

@@ -133,9 +133,11 @@ def test_the_benchmark_of_the_readme_is_one(tmp_path):
 
 
 def test_the_commands_of_the_readme_are_understood():
-    """Every `subdistill distill`, `inspect` and `push` line parses, with its continuation lines."""
-    commands = re.findall(r"^subdistill (distill|inspect|push) (.*?)(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL)
-    assert {command for command, _ in commands} == {"distill", "inspect", "push"}
+    """Every `subdistill distill`, `inspect`, `analyse` and `push` line parses, with its continuation lines."""
+    commands = re.findall(
+        r"^subdistill (distill|inspect|analyse|push) (.*?)(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL
+    )
+    assert {command for command, _ in commands} == {"distill", "inspect", "analyse", "push"}
     for command, text in commands:
         options = shlex.split(text.replace("\\\n", " "))
         parsed = make_parser(command).parse_args_into_dataclasses(options, look_for_args_file=False)
