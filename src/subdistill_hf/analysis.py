@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,6 +91,42 @@ class SubspaceAnalysis:
         ]
 
 
+@dataclass(frozen=True)
+class _Curves:
+    """What one layer is projected on: each basis, drawn once or several times, at each number of dimensions."""
+
+    layer: LayerShape
+    dimensions: list[int]
+    spaces: dict[str, list[Subspace]]
+
+    @classmethod
+    def fitted(
+        cls, layer: LayerShape, moments: Moments, bases: Sequence[str], dimensions: list[int], seed: int
+    ) -> _Curves:
+        """Each basis once, the random one several times, at these or the default dimensions."""
+        dimensions = dimensions or default_dimensions(moments)
+        spaces = {
+            basis: [
+                Subspace.fit(moments, dimensions[-1], basis, seed + draw)
+                for draw in range(RANDOM_BASES if basis == "random" else 1)
+            ]
+            for basis in bases
+        }
+        return cls(layer, dimensions, spaces)
+
+    def subspaces(self) -> list[Subspace]:
+        """All of them, in the order of bases, draws of a basis, and dimensions."""
+        return [space.truncated(k) for draws in self.spaces.values() for space in draws for k in self.dimensions]
+
+    def analysed(self, accuracies: Sequence[float]) -> LayerAnalysis:
+        """The curves from the accuracies of `subspaces`."""
+        measured, accuracy, energy = iter(accuracies), {}, {}
+        for basis, draws in self.spaces.items():
+            accuracy[basis] = _means([[next(measured) for _ in self.dimensions] for _ in draws])
+            energy[basis] = _means([[one.truncated(k).energy_fraction for k in self.dimensions] for one in draws])
+        return LayerAnalysis(self.layer.name, str(self.layer), self.layer.width, self.dimensions, accuracy, energy)
+
+
 def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
     """Measure, print and plot a teacher's accuracy on a subtask against the dimensions that a layer is projected on.
 
@@ -103,20 +139,12 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
     given = _checked_dimensions(options.dimensions, found.layers)
     test = ViewDataset(found.data.test, found.data.columns)
     moments = found.moments(with_context=not set(bases) <= set(WITHOUT_CONTEXT))
-    dimensions = [given[layer.name] or default_dimensions(moments[layer.name]) for layer in found.layers]
-    spaces = [
-        _fitted(moments[layer.name], bases, ks[-1], options.seed + RANDOM_BASES * number)
-        for number, (layer, ks) in enumerate(zip(found.layers, dimensions, strict=True))
+    curves = [
+        _Curves.fitted(layer, moments[layer.name], bases, given[layer.name], options.seed + RANDOM_BASES * number)
+        for number, layer in enumerate(found.layers)
     ]
-    projections = [
-        (layer, [space.truncated(k) for of_basis in of_layer.values() for space in of_basis for k in ks])
-        for layer, ks, of_layer in zip(found.layers, dimensions, spaces, strict=True)
-    ]
+    projections = [(one.layer, one.subspaces()) for one in curves]
     unprojected, accuracies = projected_accuracies(found.teaching, projections, test, found.collate, BATCH)
-    layers = [
-        _layer_analysis(layer, ks, of_layer, iter(zip(values, subspaces, strict=True)))
-        for ks, of_layer, values, (layer, subspaces) in zip(dimensions, spaces, accuracies, projections, strict=True)
-    ]
     analysis = SubspaceAnalysis(
         teacher=found.teacher.name,
         dataset=found.data.name,
@@ -126,7 +154,7 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
         seed=options.seed,
         random_bases=RANDOM_BASES,
         accuracy=unprojected,
-        layers=layers,
+        layers=[one.analysed(values) for one, values in zip(curves, accuracies, strict=True)],
     )
     if PartialState().is_main_process:
         print(f"{matching_table(found.data.subtask, found.teacher.labels)}\n\n{analysis_tables(analysis)}")
@@ -209,32 +237,6 @@ def _checked_dimensions(dimensions: Sequence[int], layers: Sequence[LayerShape])
     if dimensions and (without := [name for name, ks in by_layer.items() if not ks]):
         raise SubspaceError(f"{without[0]!r} has fewer dimensions than any that were asked for: {widths}")
     return by_layer
-
-
-def _fitted(moments: Moments, bases: Sequence[str], dimensions: int, seed: int) -> dict[str, list[Subspace]]:
-    """Each basis once, the random one several times."""
-    return {
-        basis: [
-            Subspace.fit(moments, dimensions, basis, seed + draw)
-            for draw in range(RANDOM_BASES if basis == "random" else 1)
-        ]
-        for basis in bases
-    }
-
-
-def _layer_analysis(
-    layer: LayerShape,
-    dimensions: list[int],
-    spaces: Mapping[str, Sequence[Subspace]],
-    measured: Iterator[tuple[float, Subspace]],
-) -> LayerAnalysis:
-    """Curves from accuracies in the order of bases, draws of a basis, and numbers of dimensions."""
-    accuracy, energy = {}, {}
-    for basis, draws in spaces.items():
-        curves = [[next(measured) for _ in dimensions] for _ in draws]
-        accuracy[basis] = _means([[value for value, _ in curve] for curve in curves])
-        energy[basis] = _means([[subspace.energy_fraction for _, subspace in curve] for curve in curves])
-    return LayerAnalysis(layer.name, str(layer), layer.width, dimensions, accuracy, energy)
 
 
 def _means(curves: Sequence[Sequence[float]]) -> list[float]:
