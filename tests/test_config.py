@@ -26,7 +26,7 @@ from subdistill_hf.options import DistillationOptions, InspectOptions, TaskOptio
         ("layer_pairs", 0, "layer_pairs=0: expected at least 1"),
         ("positions", 0, "positions=0"),
         ("teacher_cache", 0, "teacher_cache='0'"),
-        ("teacher_cache", "some", "teacher_cache='some': expected off, or a number of views"),
+        ("teacher_cache", "some", "teacher_cache='some': expected auto, off, or a number of views"),
         ("teacher_cache_limit", 0.0, "teacher_cache_limit=0.0"),
         ("teacher_cache_precision", "int8", "teacher_cache_precision='int8'"),
     ],

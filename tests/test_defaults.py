@@ -14,16 +14,16 @@ CARNIVORES = ["superclass:large_carnivores"]
 def chosen(text):
     """The options after the choice, and what was said of it."""
     arguments = text.split()
-    task, training = make_parser(all_arguments=False).parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    lines = choose_defaults(task, training, given_options(arguments))
-    return task, training, lines
+    task, _ = make_parser(all_arguments=False).parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    lines = choose_defaults(task, given_options(arguments))
+    return task, lines
 
 
 def test_a_teacher_alone_gets_a_dataset_classes_a_student_and_adaptation():
-    task, training, lines = chosen(VIT)
+    task, lines = chosen(VIT)
     assert (task.dataset, task.classes, task.student) == ("uoft-cs/cifar100", CARNIVORES, MOBILE)
-    assert (task.adapt_teacher, task.train_images_per_class, training.teacher_cache) == ("lora", 100, "8")
-    names = ["dataset", "classes", "train_images_per_class", "adapt_teacher", "teacher_cache", "student"]
+    assert (task.adapt_teacher, task.train_images_per_class) == ("lora", 100)
+    names = ["dataset", "classes", "train_images_per_class", "adapt_teacher", "student"]
     assert [line.partition(" ")[0] for line in lines] == [f"--{name}" for name in names]
     assert all(line.partition(": ")[2] for line in lines)
     assert f"--student {MOBILE}: made for phones, and pretrained: few images" in lines[-1]
@@ -35,32 +35,31 @@ def test_a_teacher_alone_gets_a_dataset_classes_a_student_and_adaptation():
         ("--student resnet:widths=8-8", "student", "resnet:widths=8-8"),
         ("--adapt-teacher no", "adapt_teacher", "no"),
         ("--train_images_per_class=7", "train_images_per_class", 7),
-        ("--teacher-cache off", "teacher_cache", "off"),
         ("--classes trout shark", "classes", ["trout", "shark"]),
     ],
 )
 def test_what_was_given_stays(given, field, value):
-    task, training, lines = chosen(f"{VIT} {given}")
-    assert getattr(task if hasattr(task, field) else training, field) == value
+    task, lines = chosen(f"{VIT} {given}")
+    assert getattr(task, field) == value
     assert not [line for line in lines if line.startswith(f"--{field} ")]
     assert task.dataset == "uoft-cs/cifar100"
 
 
 def test_a_users_own_classes_or_dataset_are_not_cut_down():
-    task, training, lines = chosen(f"{VIT} --dataset user/pets --classes cat dog")
+    task, lines = chosen(f"{VIT} --dataset user/pets --classes cat dog")
     assert (task.dataset, task.classes, task.student) == ("user/pets", ["cat", "dog"], MOBILE)
-    assert (task.train_images_per_class, task.adapt_teacher, training.teacher_cache) == (None, "no", "off")
+    assert (task.train_images_per_class, task.adapt_teacher) == (None, "no")
     assert len(lines) == 1
-    task, _, lines = chosen(f"{VIT} --classes trout shark")
+    task, lines = chosen(f"{VIT} --classes trout shark")
     assert (task.dataset, task.train_images_per_class) == ("uoft-cs/cifar100", None)
     assert len(lines) == 2
-    task, _, lines = chosen(f"{VIT} --dataset digits --classes all")
+    task, lines = chosen(f"{VIT} --dataset digits --classes all")
     assert (task.student, lines) == ("resnet:widths=16-24-32-48", [])
 
 
 @pytest.mark.parametrize("given", ["", "--teacher glyphs-vit", "--teacher glyphs-vit --classes superclass:dice"])
 def test_an_embedded_teacher_keeps_the_defaults_of_the_options(given):
-    task, _, lines = chosen(given)
+    task, lines = chosen(given)
     assert (task.dataset, task.student, task.adapt_teacher) == ("glyphs-100", "resnet:widths=16-24-32-48", "no")
     assert lines == []
 

@@ -126,7 +126,6 @@ def test_the_choices_are_printed_before_anything_starts(finished):
         ("student", STUDENT),
     ):
         assert [line for line in choices if line.startswith(f"--{name} {value}: ")]
-    assert not [line for line in choices if line.startswith("--teacher_cache")]  # it was given
 
 
 def test_the_teacher_is_that_of_the_hub_and_was_adapted(finished):

@@ -8,7 +8,7 @@ from subdistill_hf.data import SubtaskData
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.report import changed_options
 from subdistill_hf.run import _build
-from subdistill_hf.task import enough_epochs, load_task
+from subdistill_hf.task import CACHED_IMAGES, enough_epochs, enough_views, load_task
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -72,3 +72,11 @@ def test_a_learning_rate_that_is_not_given_is_the_one_that_suits_the_student(inp
     run = _build(task, "kd", announce=False)
     assert run.trainer.args.learning_rate == expected
     assert changed_options(task.config)["learning_rate"] == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [("auto", "8"), ("off", "off"), ("3", "3")])
+def test_few_images_are_taught_in_eight_views_unless_it_is_said_otherwise(inputs, tmp_path, given, expected):
+    task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out", teacher_cache=given))
+    assert task.config.teacher_cache == expected
+    assert task.views(_build(task, "kd", announce=False).student).views == task.config.views
+    assert [enough_views(images) for images in (1, CACHED_IMAGES, CACHED_IMAGES + 1)] == ["8", "8", "off"]

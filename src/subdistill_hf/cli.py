@@ -142,7 +142,7 @@ def _run(command: str, arguments: list[str]) -> None:
         from subdistill_hf.defaults import choose_defaults, given_options
         from subdistill_hf.run import distill
 
-        chosen = choose_defaults(parsed[0], parsed[1], given_options(arguments))
+        chosen = choose_defaults(parsed[0], given_options(arguments))
         if chosen and parsed[1].process_index == 0:
             print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
         with _own_process_group():

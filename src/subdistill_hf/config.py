@@ -10,7 +10,7 @@ from subdistill_hf.bases import BASES
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS
 from subdistill_hf.methods import METHODS
-from subdistill_hf.options import DistillationOptions
+from subdistill_hf.options import AUTO, DistillationOptions
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import PROCRUSTES
 from subdistill_hf.rotations import ROTATIONS
@@ -72,8 +72,10 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
         if not any(self.weights().values()):
             raise SubDistillError("task_weight, kd_weight and layer_weight are all 0: there is nothing to train")
         self.teacher_cache = str(self.teacher_cache)
-        if self.teacher_cache != "off" and not (self.teacher_cache.isdecimal() and int(self.teacher_cache) > 0):
-            raise SubDistillError(f"teacher_cache={self.teacher_cache!r}: expected off, or a number of views")
+        if self.teacher_cache not in ("off", AUTO) and not (
+            self.teacher_cache.isdecimal() and int(self.teacher_cache) > 0
+        ):
+            raise SubDistillError(f"teacher_cache={self.teacher_cache!r}: expected auto, off, or a number of views")
         if not self.teacher_cache_limit > 0:
             raise SubDistillError(f"teacher_cache_limit={self.teacher_cache_limit}: expected GiB above 0")
         for name in ("layer_pairs", "positions"):

@@ -10,7 +10,6 @@ from subdistill_hf.options import (
     EMBEDDED_DATASETS,
     EMBEDDED_TEACHERS,
     STUDENT_OF_HUB_TEACHERS,
-    DistillationOptions,
     TaskOptions,
 )
 
@@ -22,7 +21,7 @@ def given_options(arguments: Iterable[str]) -> set[str]:
     }
 
 
-def choose_defaults(task: TaskOptions, training: DistillationOptions, given: set[str]) -> list[str]:
+def choose_defaults(task: TaskOptions, given: set[str]) -> list[str]:
     """Set the options that were left open, by what suits a teacher that is not embedded.
 
     An embedded teacher keeps the defaults of the options. To any other teacher comes a dataset of the Hub, if none was
@@ -31,7 +30,6 @@ def choose_defaults(task: TaskOptions, training: DistillationOptions, given: set
 
     Args:
         task: changed in place.
-        training: changed in place.
         given: the options that the user gave, which stay as they are.
 
     Returns:
@@ -59,7 +57,7 @@ def choose_defaults(task: TaskOptions, training: DistillationOptions, given: set
     for name, (value, reason) in wanted.items():
         if name in given:
             continue
-        setattr(task if hasattr(task, name) else training, name, list(value) if isinstance(value, tuple) else value)
+        setattr(task, name, list(value) if isinstance(value, tuple) else value)
         text = " ".join(value) if isinstance(value, tuple) else str(value)
         lines.append(f"--{name} {text}: {reason}")
     return lines

@@ -7,6 +7,7 @@ from typing import Any
 
 from subdistill_hf.methods import METHODS
 
+AUTO = "auto"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 EMBEDDED_DATASETS = ("glyphs-100", "digits")
 
@@ -15,7 +16,6 @@ DATASET_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
     "classes": (("superclass:large_carnivores",), "five of its classes, which are easily mixed up"),
     "train_images_per_class": (100, "a fifth of the images, as few as the method is made for"),
     "adapt_teacher": ("lora", "the teacher is fitted to the classes first, if it lacks one"),
-    "teacher_cache": ("8", "the teacher, by far the larger part of the work, sees each image eight times in all"),
 }
 STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
     "student": (
@@ -258,7 +258,7 @@ class DistillationOptions:
             "help": "Number of augmented views of each image, or off. The teacher sees each view once, before "
             "training; what is needed of it (subspace coordinates and logits) is kept on disk, for this run and "
             "others, and no later step costs a teacher pass. With off every epoch makes new views, which the "
-            "teacher sees."
+            "teacher sees. On the command line auto, the default, keeps 8 views of up to 1000 images."
         },
     )
     teacher_cache_dir: str | None = field(
@@ -285,8 +285,8 @@ class DistillationOptions:
 
     @property
     def views(self) -> int | None:
-        """Number of views that the teacher cache holds; `None` when it is off."""
-        return None if self.teacher_cache == "off" else int(self.teacher_cache)
+        """Number of views that the teacher cache holds; `None` when it is off, and while `auto` is not settled."""
+        return None if self.teacher_cache in ("off", AUTO) else int(self.teacher_cache)
 
     def weights(self) -> dict[str, float]:
         """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""
@@ -380,6 +380,7 @@ RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
     "learning_rate": 0.0,  # what suits the student, see `learning_rates.suited_learning_rate`
     "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
+    "teacher_cache": "auto",  # see `task.enough_views`
     "eval_strategy": "steps",
     "eval_steps": 0.1,
     "save_strategy": "steps",

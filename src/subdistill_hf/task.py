@@ -14,7 +14,7 @@ from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, load_teacher
-from subdistill_hf.options import EMBEDDED_DATASETS, TaskOptions
+from subdistill_hf.options import AUTO, EMBEDDED_DATASETS, TaskOptions
 from subdistill_hf.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.views import AUGMENTATIONS, ViewDataset
 
@@ -23,6 +23,8 @@ ADAPT_CLASSES = ("subtask", "all")
 SMALL_IMAGE = 64
 MIN_EPOCHS = 60
 MIN_STEPS = 1200
+CACHED_VIEWS = 8
+CACHED_IMAGES = 1000
 
 
 @dataclass
@@ -80,7 +82,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
 
     Args:
         options: teacher, dataset and classes.
-        config: training arguments; without epochs and steps it is given enough epochs.
+        config: training arguments; without epochs and steps it is given enough epochs, and with `auto` views.
 
     Raises:
         SubDistillError: for options that do not fit together, or an image that cannot be decoded.
@@ -109,6 +111,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         images_per_step = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
         config.num_train_epochs = enough_epochs(len(data.train), images_per_step)
+    if config.teacher_cache == AUTO:
+        config.teacher_cache = enough_views(len(data.train))
     augmentation = options.augmentation
     if augmentation == "auto":
         augmentation = "pad_crop" if max(test.image(0).shape) <= SMALL_IMAGE else "resized_crop"
@@ -119,6 +123,15 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
 def enough_epochs(images: int, images_per_step: int) -> float:
     """The epochs of a run that was given neither epochs nor steps: at least `MIN_EPOCHS`, and `MIN_STEPS` steps."""
     return float(max(MIN_EPOCHS, math.ceil(MIN_STEPS / math.ceil(images / images_per_step))))
+
+
+def enough_views(images: int) -> str:
+    """The `teacher_cache` of a run that was given none.
+
+    Eight views are as good as ever new ones (`benchmarks/results/cache_views`); of more images their targets would
+    take more disk than somebody who asked for nothing expects.
+    """
+    return str(CACHED_VIEWS) if images <= CACHED_IMAGES else "off"
 
 
 def announce(task: Task) -> None:
