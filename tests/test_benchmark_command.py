@@ -14,6 +14,7 @@ from helpers import NAMES, REPOSITORY, quiet_environment, save_teacher, teacher_
 from light_jobs import environment_of, job, killed, refused
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
+from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
 from subdistill_hf.benchmark.workers import run_jobs
 from subdistill_hf.cli import main
 from subdistill_hf.errors import SubDistillError
@@ -156,9 +157,34 @@ def test_a_loss_that_is_not_finite_is_a_result_and_does_not_win(inputs, datasets
     assert (second["tuned"], final["tuned"]) == ({"learning_rate": 1e-3}, {"learning_rate": 1e-3})
 
 
+def test_a_grid_over_levels_of_a_mark_tells_who_follows_it(inputs, datasets_cache, tmp_path):
+    task = {"teacher": str(inputs / "teacher"), "dataset": str(inputs / "images"), "mark": "plus"}
+    grid = write_grid(
+        inputs,
+        tmp_path / "grid.yaml",
+        task=task,
+        methods={"kd": {}},
+        seeds=[0],
+        tuning=None,
+        conditions={"none marked": {"mark_share": 0}, "all marked": {"mark_share": 1}},
+    )
+    out = tmp_path / "out"
+    benchmark(grid, BenchmarkOptions(output_dir=str(out), workers=0))
+    rows = lines_of(out)
+    assert [row["condition"] for row in rows] == ["none marked", "all marked"]
+    for row in rows:
+        assert all(0 <= row[name] <= 1 for name in MARK_COLUMNS)
+        assert row["teacher_mark_followed"] == rows[0]["teacher_mark_followed"]  # the test images are the same
+    text = (out / "README.md").read_text(encoding="utf-8")
+    assert text.count("| follows the mark |") == 2
+    assert (out / "who_learned_the_mark.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"conditions": {"half": {"mark_share": 0.5}}}, "half: mark_share=0.5 has no meaning without --mark"),
+        ({"conditions": {"half": {"mark_shar": 0.5}}}, "mark_shar"),
         ({"training": {"max_stepz": 2}}, "max_stepz"),
         ({"methods": {"kd": {"temperature": -1}}}, "temperature=-1: expected a positive number"),
         ({"task": {"tacher": "x"}}, "tacher"),

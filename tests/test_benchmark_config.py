@@ -67,6 +67,12 @@ def test_a_stage_is_for_the_closest_name(tmp_path):
     assert found == {"kd": 2, "vid": 3, "fitnet": 4, "Mine": 5, "ours": 4}
 
 
+def test_conditions_are_names_with_options_of_the_task(tmp_path):
+    assert read(tmp_path).conditions == {}
+    grid = read(tmp_path, conditions={"plain": None, "half": {"mark_share": 0.5}})
+    assert grid.conditions == {"plain": {}, "half": {"mark_share": 0.5}}
+
+
 def test_lists_of_values_make_every_combination(tmp_path):
     grid = read(tmp_path, tuning=TUNING | {"stages": [{"all": {"learning_rate": [1, 2], "weight_decay": [3, 4]}}]})
     trials = grid.trials(grid.tuning.stages[0], "kd")
@@ -86,6 +92,8 @@ def test_lists_of_values_make_every_combination(tmp_path):
         ({"train_images": [2.5]}, "train_images has 2.5: expected numbers of images a class, or shares below 1"),
         ({"train_images": [0.5]}, "validation_images needs train_images in whole numbers, not shares"),
         ({"subtasks": "superclass:dice"}, "subtasks is 'superclass:dice': expected names with values"),
+        ({"conditions": [0.5]}, "conditions is [0.5]: expected names with values"),
+        ({"conditions": {"half": 0.5}}, "condition 'half' is 0.5: expected names with values"),
         ({"training": [1]}, "training is [1]: expected names with values"),
         ({"tuning": TUNING | {"stage": 1}}, "'stage' is no entry of tuning; did you mean 'stages'?"),
         ({"tuning": {"subtasks": {}}}, "tuning has no stages"),

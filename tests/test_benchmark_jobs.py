@@ -120,6 +120,21 @@ def test_the_key_is_of_what_shapes_the_result():
     assert len({first.key, *(job.key for job in changes)}) == 1 + len(changes)
 
 
+def test_every_condition_has_the_whole_grid_with_its_options():
+    conditions = {"none": {}, "half": {"mark": "plus", "mark_share": 0.5}, "other data": {"dataset": "glyphs-100"}}
+    jobs = final_jobs(grid(conditions=conditions), {})
+    plain = final_jobs(grid(), {})
+    assert Counter(job.condition for job in jobs) == dict.fromkeys(conditions, len(plain))
+    for name, options in conditions.items():
+        ours = [job for job in jobs if job.condition == name]
+        assert [job.task for job in ours] == [{**job.task, **options} for job in plain]
+        assert {job.described()["condition"] for job in ours} == {name}
+        assert str(ours[0]).endswith(f"seed 0, {name}")
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert {job.key for job in jobs if job.condition == "none"} == {job.key for job in plain}
+    assert {job.condition for job in untuned_jobs(grid(elsewhere(), conditions=conditions))} == {*conditions, None}
+
+
 def test_the_best_on_validation_wins_stage_by_stage():
     benchmark = grid(elsewhere(train_images=10, student="small"))
     runs = Runs(best_at(0.2, 10))

@@ -10,6 +10,7 @@ from scipy import stats
 
 from subdistill_hf.benchmark.config import Benchmark, Tuning
 from subdistill_hf.benchmark.jobs import Setting
+from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
 from subdistill_hf.benchmark.plots import plot_benchmark
 from subdistill_hf.benchmark.statistics import Estimate, compare
 from subdistill_hf.benchmark.store import Results
@@ -154,6 +155,62 @@ def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
     assert names[0] == "accuracy_against_training_images.png"
     assert all((tmp_path / name).stat().st_size > 5000 for name in names)
     assert plot_benchmark(grid(), compare(rows()[:3], list(METHODS)), tmp_path) == []
+
+
+# Conditions and marks
+
+
+def marked_rows(condition, followed):
+    """Rows with what a mark does: FitNet and SubDistill follow it less than KD does, and the teacher never."""
+    less = {"kd": 0.0, "fitnet": 0.1, "subdistill": 0.2, "PCA | basis": 0.05}
+    figures = {"followed_without_mark": 0.02, "teacher_clean_accuracy": 0.95}
+    figures |= {"teacher_mark_followed": 0.0, "teacher_followed_without_mark": 0.01}
+    return [
+        row
+        | {"condition": condition, "key": f"{row['key']}-{condition}", "clean_accuracy": row["test"] + 0.1}
+        | figures
+        | {"mark_followed": followed - less[row["method"]] * (1 + 0.1 * row["seed"])}
+        for row in rows()
+    ]
+
+
+def test_each_condition_is_compared_by_itself():
+    found = compare([*marked_rows("none", 0.3), *marked_rows("all", 0.9)], list(METHODS))
+    assert [(one.condition, len(one.blocks)) for one in found] == [("none", 4), ("all", 4)]
+    benchmark = grid(conditions={"none": {"mark_share": 0.0}, "all": {"mark_share": 1.0}})
+    text = markdown(benchmark, found, {}, [], "make it", "2026-01-01")
+    assert "Conditions: none: mark_share 0; all: mark_share 1." in text
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [f"## 10 training images a class, student `small`, {name}" for name in ("none", "all")]
+
+
+def test_a_second_table_tells_who_follows_the_mark():
+    (comparison,) = compare(marked_rows("all", 0.9), list(METHODS))
+    lines = markdown(grid(), [comparison], {}, [], "make it", "2026-01-01").splitlines()
+    columns = "| method | with the mark | without it | follows the mark | the same without it |"
+    start = next(place for place, line in enumerate(lines) if line.startswith(columns))
+    teacher, kd, fitnet, ours = lines[start + 2 : start + 6]
+    assert teacher == "| Teacher | 85.0 | 95.0 | 0.0 | 1.0 | – |"  # noqa: RUF001
+    assert kd.endswith("| 90.0 ± 0.0 | 2.0 ± 0.0 | – |")  # noqa: RUF001
+    less = stats.t.interval(0.95, 3, loc=-0.105, scale=stats.sem([0.1, 0.11, 0.1, 0.11]))
+    assert fitnet.endswith(f"| -10.5 ({100 * less[0]:+.1f} to {100 * less[1]:+.1f}) |")
+    assert ours.startswith(f"| SubDistill | 60.0 ± {100 * stats.sem(ACCURACIES['subdistill']):.1f} | 70.0 ± ")
+    assert columns not in "".join(markdown(grid(), compare(rows(), list(METHODS)), {}, [], "", "").splitlines())
+
+
+def test_the_tidy_table_has_the_columns_of_conditions_and_marks_where_there_are_some(tmp_path):
+    write_table(marked_rows("all", 0.9), tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert tuple(found[0]) == (*COLUMNS, "condition", *MARK_COLUMNS)
+    assert (found[0]["condition"], float(found[0]["mark_followed"])) == ("all", 0.9)
+
+
+def test_who_learned_the_mark_is_drawn_over_the_conditions(tmp_path):
+    found = compare([*marked_rows("none", 0.3), *marked_rows("all", 0.9)], list(METHODS))
+    names = [path.name for path in plot_benchmark(grid(), found, tmp_path)]
+    assert names[-1] == "who_learned_the_mark.png"
+    assert (tmp_path / names[-1]).stat().st_size > 5000
 
 
 # The file of runs

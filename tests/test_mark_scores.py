@@ -8,7 +8,7 @@ from torch import nn
 from helpers import NAMES, processor, write_image_folder
 from subdistill_hf.data import load_subtask
 from subdistill_hf.evaluation import Classifier, predict, score
-from subdistill_hf.mark_scores import mark_scores, share_taken_for
+from subdistill_hf.mark_scores import mark_scores, share_taken_for, unmarked_test
 from subdistill_hf.options import DataOptions
 from subdistill_hf.views import ViewDataset
 
@@ -54,7 +54,7 @@ def test_following_the_mark_is_told_from_knowing_the_classes(folder, follows, ac
     logits = predict(classifier, marked)
     assert score(logits, marked, NAMES, None)["accuracy"] == pytest.approx(accuracy)
     expected = {"clean_accuracy": 1.0, "mark_followed": followed, "followed_without_mark": 0.0}
-    assert mark_scores(classifier, data, logits) == pytest.approx(expected)
+    assert mark_scores(data, logits, predict(classifier, unmarked_test(data))) == pytest.approx(expected)
 
 
 def test_the_share_taken_for_some_classes_leaves_out_their_own_images():
@@ -69,7 +69,4 @@ def test_the_share_taken_for_some_classes_leaves_out_their_own_images():
 
 
 def test_without_a_mark_there_is_nothing_to_tell(folder):
-    data = load_subtask(DataOptions(str(folder), list(NAMES)))
-    images = ViewDataset(data.test, data.columns)
-    classifier = Classifier(Reader(images, None), processor())
-    assert mark_scores(classifier, data, predict(classifier, images)) == {}
+    assert unmarked_test(load_subtask(DataOptions(str(folder), list(NAMES)))) is None

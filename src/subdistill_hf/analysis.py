@@ -137,7 +137,7 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
     _check_folder(options.output_dir)
     found = load_teacher_layers(options)
     given = _checked_dimensions(options.dimensions, found.layers)
-    test = ViewDataset(found.data.test, found.data.columns)
+    test = ViewDataset(found.data.test, found.data.columns, marked=found.data.marked("test"))
     moments = found.moments(with_context=not set(bases) <= set(WITHOUT_CONTEXT))
     curves = [
         _Curves.fitted(layer, moments[layer.name], bases, given[layer.name], options.seed + RANDOM_BASES * number)

@@ -8,32 +8,33 @@ import torch
 from torch import Tensor
 
 from subdistill_hf.data import SubtaskData
-from subdistill_hf.evaluation import Classifier, predict
 from subdistill_hf.views import ViewDataset
 
 
-def mark_scores(classifier: Classifier, data: SubtaskData, marked: Tensor) -> dict[str, float]:
+def unmarked_test(data: SubtaskData) -> ViewDataset | None:
+    """The test images without the mark; `None` where there is no mark."""
+    return None if data.marking is None else ViewDataset(data.test, data.columns)
+
+
+def mark_scores(data: SubtaskData, marked: Tensor, unmarked: Tensor) -> dict[str, float]:
     """Compare a classifier's answers to the test images with and without the mark.
 
     Args:
-        classifier: whose answers they are.
         data: the images; its marking says which classes carried the mark in training.
-        marked: its logits `(N, C)` of the test images with the mark.
+        marked: the classifier's logits `(N, C)` of the test images with the mark.
+        unmarked: those without it.
 
     Returns:
         `clean_accuracy`, the accuracy without the mark; `mark_followed`, the share of the marked test images of other
         classes that are taken for the marked ones; `followed_without_mark`, that share without the mark, which is what
-        confusion alone makes. Empty where nothing is marked.
+        confusion alone makes.
     """
-    if data.marking is None:
-        return {}
-    images = ViewDataset(data.test, data.columns)
-    clean = predict(classifier, images)
-    outputs = data.marking.outputs
+    assert data.marking is not None
+    labels, outputs = list(data.test[data.columns.label]), data.marking.outputs
     return {
-        "clean_accuracy": float((clean.argmax(dim=1) == torch.tensor(images.labels)).float().mean()),
-        "mark_followed": share_taken_for(marked, images.labels, outputs),
-        "followed_without_mark": share_taken_for(clean, images.labels, outputs),
+        "clean_accuracy": float((unmarked.argmax(dim=1) == torch.tensor(labels)).float().mean()),
+        "mark_followed": share_taken_for(marked, labels, outputs),
+        "followed_without_mark": share_taken_for(unmarked, labels, outputs),
     }
 
 

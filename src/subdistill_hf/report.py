@@ -22,7 +22,7 @@ from subdistill_hf.evaluation import (
     score,
 )
 from subdistill_hf.layers import LayerPair
-from subdistill_hf.mark_scores import mark_scores
+from subdistill_hf.mark_scores import mark_scores, unmarked_test
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, weights_digest
 from subdistill_hf.options import DistillationOptions
 from subdistill_hf.subspaces import Subspace
@@ -123,12 +123,13 @@ def _results(task: Task, trained: Mapping[str, TrainedStudent]) -> list[dict[str
     classifiers = {"teacher": Classifier(task.teacher.model, task.teacher.processor, subtask.teacher_ids)}
     classifiers |= {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
     logits = {name: predict(classifier, test) for name, classifier in classifiers.items()}
+    clean = unmarked_test(task.data)
     latencies = measure_latency(classifiers, test)
     return [
         {
             "method": name,
             **score(logits[name], test, subtask.names, logits["teacher"] if name != "teacher" else None),
-            **mark_scores(classifier, task.data, logits[name]),
+            **({} if clean is None else mark_scores(task.data, logits[name], predict(classifier, clean))),
             "parameters": count_parameters(classifier.model),
             "operations": count_operations(classifier, test),
             "latency_ms": latencies[name],

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A grid of runs: methods x subtasks x training images x seeds x students.
+    """A grid of runs: methods x subtasks x training images x seeds x students x conditions.
 
     Attributes:
         name: the heading of the table.
@@ -63,6 +63,8 @@ class Benchmark:
             the training images is held out.
         reference: the method that others are compared with.
         tuning: how hyper-parameters are chosen; without it each method has those of its options.
+        conditions: name to further options of what to distil, such as `mark_share`; each has a table of its own.
+            Hyper-parameters are tuned without them.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Benchmark:
     validation_images: int | None = None
     reference: str = "kd"
     tuning: Tuning | None = None
+    conditions: Mapping[str, Options] = field(default_factory=dict)
 
     def kind(self, method: str) -> str:
         """What a method of the table is: a key of `METHODS`."""
@@ -118,7 +121,7 @@ def read_benchmark(path: str | Path) -> Benchmark:
 
 def _benchmark(content: Any) -> Benchmark:
     entries = _entries(content, "the file")
-    _refuse_unknown(entries, [field.name for field in fields(Benchmark)], "entry")
+    _refuse_unknown(entries, [one.name for one in fields(Benchmark)], "entry")
     for name in ("methods", "subtasks", "students", "train_images", "seeds"):
         if not entries.get(name):
             raise BenchmarkError(f"{name} is missing or empty")
@@ -136,6 +139,10 @@ def _benchmark(content: Any) -> Benchmark:
         else _whole(entries["validation_images"], "validation_images"),
         reference=str(entries.get("reference", "kd")),
         tuning=None if entries.get("tuning") is None else _tuning(entries["tuning"]),
+        conditions={
+            name: _mapping(options or {}, f"condition {name!r}")
+            for name, options in _entries(entries.get("conditions") or {}, "conditions").items()
+        },
     )
     if benchmark.reference not in benchmark.methods:
         raise BenchmarkError(
@@ -163,7 +170,7 @@ def _check_tuning(benchmark: Benchmark, tuning: Tuning) -> None:
 
 def _tuning(content: Any) -> Tuning:
     entries = _entries(content, "tuning")
-    _refuse_unknown(entries, [field.name for field in fields(Tuning)], "entry of tuning")
+    _refuse_unknown(entries, [one.name for one in fields(Tuning)], "entry of tuning")
     if not entries.get("stages"):
         raise BenchmarkError("tuning has no stages")
     size = entries.get("train_images")

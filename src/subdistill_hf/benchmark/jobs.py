@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import statistics
@@ -30,6 +31,7 @@ class Job:
         tuned: the options that were tuned.
         task: options of what to distil.
         training: options and training arguments, those of the method and the tuned ones included.
+        condition: the name of the condition whose options are among those of `task`, if there is one.
     """
 
     method: str
@@ -40,21 +42,24 @@ class Job:
     tuned: Options
     task: Options
     training: Options
+    condition: str | None = None
 
     @property
     def key(self) -> str:
-        """A digest of all that shapes the result; the name in the table does not."""
-        shaping = {name: value for name, value in asdict(self).items() if name not in ("method", "subtask", "tuned")}
+        """A digest of all that shapes the result; names in the table do not."""
+        names = ("method", "subtask", "tuned", "condition")
+        shaping = {name: value for name, value in asdict(self).items() if name not in names}
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
     def described(self) -> Row:
         """What the results say of the run."""
-        names = ("method", "subtask", "student", "train_images", "seed", "tuned")
+        names = ("method", "subtask", "student", "train_images", "seed", "tuned", "condition")
         return {"key": self.key, **{name: getattr(self, name) for name in names}}
 
     def __str__(self) -> str:
         options = ", ".join(f"{name} {value}" for name, value in self.tuned.items())
         told = f"{self.method}, {self.subtask}, {self.train_images:g} images, {self.student}, seed {self.seed}"
+        told += "" if self.condition is None else f", {self.condition}"
         return f"{told} ({options})" if options else told
 
 
@@ -76,9 +81,15 @@ class Setting:
 
 
 def make_job(
-    benchmark: Benchmark, setting: Setting, subtask: str, classes: Sequence[str], seed: int, tuned: Options
+    benchmark: Benchmark,
+    setting: Setting,
+    subtask: str,
+    classes: Sequence[str],
+    seed: int,
+    tuned: Options,
+    condition: str | None = None,
 ) -> Job:
-    """The run of a method on a subtask with some hyper-parameters."""
+    """The run of a method on a subtask with some hyper-parameters, under a condition if it is given."""
     size, validation = setting.train_images, benchmark.validation_images
     share: Options = {"train_fraction": size} if size < 1 else {"train_images_per_class": size}
     if size == 1 and isinstance(size, float):
@@ -98,8 +109,15 @@ def make_job(
         train_images=size,
         seed=seed,
         tuned=tuned,
-        task={**benchmark.task, **share, "classes": list(classes), "student": setting.student},
+        task={
+            **benchmark.task,
+            **({} if condition is None else benchmark.conditions[condition]),
+            **share,
+            "classes": list(classes),
+            "student": setting.student,
+        },
         training=training,
+        condition=condition,
     )
 
 
@@ -181,7 +199,7 @@ def untuned_jobs(benchmark: Benchmark) -> list[Job]:
 
 
 def final_jobs(benchmark: Benchmark, chosen: Mapping[Setting, Options]) -> list[Job]:
-    """The runs that are reported: all methods, subtasks, sizes, students and seeds."""
+    """The runs that are reported: all methods, subtasks, sizes, students, conditions and seeds."""
     tuning = benchmark.tuning
 
     def tuned(setting: Setting) -> Options:
@@ -196,12 +214,16 @@ def final_jobs(benchmark: Benchmark, chosen: Mapping[Setting, Options]) -> list[
             )
         ]
 
+    places = itertools.product(
+        benchmark.seeds,
+        benchmark.train_images,
+        benchmark.students,
+        benchmark.conditions or (None,),
+        benchmark.subtasks.items(),
+        benchmark.methods,
+    )
     found = []
-    for seed in benchmark.seeds:
-        for size in benchmark.train_images:
-            for student in benchmark.students:
-                for subtask, classes in benchmark.subtasks.items():
-                    for method in benchmark.methods:
-                        setting = Setting(method, student, size, subtask)
-                        found.append(make_job(benchmark, setting, subtask, classes, seed, tuned(setting)))
+    for seed, size, student, condition, (subtask, classes), method in places:
+        setting = Setting(method, student, size, subtask)
+        found.append(make_job(benchmark, setting, subtask, classes, seed, tuned(setting), condition))
     return found

@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from subdistill_hf.benchmark.config import Benchmark
-from subdistill_hf.benchmark.statistics import Comparison
-from subdistill_hf.benchmark.tables import images_in_words, label_of
+from subdistill_hf.benchmark.mark_tables import mark_section
+from subdistill_hf.benchmark.statistics import Comparison, Estimate
+from subdistill_hf.benchmark.wording import heading_of, label_of
 from subdistill_hf.drawing import (
     CURVE_PANEL,
     INK,
@@ -54,6 +55,9 @@ def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], fold
     if len({comparison.train_images for comparison in found}) > 1:
         path = folder / "accuracy_against_training_images.png"
         drawn.insert(0, _plot_accuracies(benchmark, found, colours, path))
+    marked = [comparison for comparison in found if mark_section(benchmark, comparison)]
+    if len(marked) > 1:
+        drawn.append(_plot_marks(benchmark, marked, colours, folder / "who_learned_the_mark.png"))
     return drawn
 
 
@@ -70,12 +74,12 @@ def _colours(benchmark: Benchmark) -> dict[str, str]:
 def _plot_accuracies(
     benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path
 ) -> Path:
-    """One panel a student: mean accuracy and standard error against training images."""
-    students = list(dict.fromkeys(comparison.student for comparison in comparisons))
-    figure, axes = figure_of_panels(len(students), 1, panel=(CURVE_PANEL[0] + 1.5, CURVE_PANEL[1] + 0.8))
-    for ax, student in zip(axes, students, strict=True):
+    """One panel a student and condition: mean accuracy and standard error against training images."""
+    panels = list(dict.fromkeys((comparison.student, comparison.condition) for comparison in comparisons))
+    figure, axes = figure_of_panels(len(panels), 1, panel=(CURVE_PANEL[0] + 1.5, CURVE_PANEL[1] + 0.8))
+    for ax, (student, condition) in zip(axes, panels, strict=True):
         of_student = sorted(
-            (comparison for comparison in comparisons if comparison.student == student),
+            (one for one in comparisons if (one.student, one.condition) == (student, condition)),
             key=lambda comparison: comparison.train_images,
         )
         sizes = np.array([comparison.train_images for comparison in of_student], dtype=np.float64)
@@ -93,7 +97,7 @@ def _plot_accuracies(
             )
             ends.append((places[-1], means[-1], label_of(benchmark, method), colours[method]))
         ax.yaxis.set_major_formatter(PERCENT)
-        set_heading(ax, f"Test accuracy, student {student}")
+        set_heading(ax, f"Test accuracy, student {student}" + ("" if condition is None else f", {condition}"))
         label_ends(ax, ends)
         ax.set_xticks(places, [f"{100 * size:g} %" if size < 1 else f"{size:g}" for size in sizes])
         ax.set_xlabel("training images" if sizes[0] < 1 else "training images a class")
@@ -144,13 +148,41 @@ def _plot_costs(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
     return save_figure(figure, path)
 
 
+def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path) -> Path:
+    """A row a student and size, over the conditions: accuracy with and without the mark, and who follows it."""
+    headings = {
+        "test": "Accuracy, every test image marked",
+        "clean_accuracy": "Accuracy, no test image marked",
+        "mark_followed": "Marked images of other classes taken for the marked",
+    }
+    groups = list(dict.fromkeys((comparison.student, comparison.train_images) for comparison in comparisons))
+    figure, axes = figure_of_panels(len(groups), len(headings), panel=(5.0, CURVE_PANEL[1] + 0.8))
+    panels = iter(axes)
+    for student, size in groups:
+        of_group = [one for one in comparisons if (one.student, one.train_images) == (student, size)]
+        places = np.arange(len(of_group), dtype=np.float64)
+        for (column, heading), ax in zip(headings.items(), panels, strict=False):
+            ends = []
+            for method in benchmark.methods:
+                estimates = [Estimate.of([row[column] for row in one.rows[method]]) for one in of_group]
+                means = [estimate.mean for estimate in estimates]
+                errors = np.nan_to_num([estimate.error for estimate in estimates])
+                ax.errorbar(places, means, errors, color=colours[method], linewidth=1.3, marker="o", ms=3.5)
+                ends.append((places[-1], means[-1], label_of(benchmark, method), colours[method]))
+            ax.yaxis.set_major_formatter(PERCENT)
+            set_heading(ax, heading if len(groups) == 1 else f"{heading}, {size:g} images, {student}")
+            label_ends(ax, ends)
+            ax.set_xticks(places, [str(one.condition) for one in of_group])
+    return save_figure(figure, path)
+
+
 def _two_lines(ax: Axes, heading: str, comparison: Comparison) -> None:
     """A heading, and under it which runs."""
     set_heading(ax, f"{heading}\n")
     ax.text(
         0,
         1.02,
-        f"{images_in_words(comparison.train_images)}, student {comparison.student}",
+        heading_of(comparison).replace("`", ""),
         transform=ax.transAxes,
         fontsize=TEXT_SIZE,
         color=INK,

@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All methods with one student at one number of training images.
+    """All methods with one student at one number of training images, under one condition.
 
     Attributes:
         student: the student's recipe.
@@ -52,6 +52,8 @@ class Comparison:
         blocks: subtask and seed of the runs that all methods have finished.
         planned: number of blocks in the grid.
         failed: method to number of runs that ended in a loss that was not finite.
+        rows: method to the row of each block, in the blocks' order.
+        condition: the name of the condition, where the file has some.
     """
 
     student: str
@@ -62,6 +64,8 @@ class Comparison:
     blocks: Sequence[tuple[str, int]]
     planned: int
     failed: Mapping[str, int]
+    rows: Mapping[str, Sequence[Row]]
+    condition: str | None = None
 
     def accuracy(self, method: str) -> Estimate:
         """Of a method, over all blocks."""
@@ -87,18 +91,18 @@ class Comparison:
 
 
 def compare(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
-    """Group final rows by student and training images, and keep the blocks that all methods have finished.
+    """Group final rows by student, training images and condition, and keep the blocks that all methods have finished.
 
     Args:
         rows: of the final runs; those not finished yet are absent.
         methods: the methods, in the table's order.
     """
-    groups: dict[tuple[str, float], dict[tuple[str, int], dict[str, Row]]] = {}
+    groups: dict[tuple[str, float, str | None], dict[tuple[str, int], dict[str, Row]]] = {}
     for row in rows:
-        group = groups.setdefault((row["student"], row["train_images"]), {})
+        group = groups.setdefault((row["student"], row["train_images"], row.get("condition")), {})
         group.setdefault((row["subtask"], row["seed"]), {})[row["method"]] = row
     comparisons = []
-    for (student, size), blocks in groups.items():
+    for (student, size, condition), blocks in groups.items():
         whole = {
             block: found
             for block, found in blocks.items()
@@ -118,6 +122,8 @@ def compare(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
                 blocks=list(whole),
                 planned=len(blocks),
                 failed={method: count for method, count in failed.items() if count},
+                rows={method: [found[method] for found in whole.values()] for method in methods},
+                condition=condition,
             )
         )
     return comparisons

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from subdistill_hf.benchmark.config import Benchmark, Options
 from subdistill_hf.benchmark.jobs import Row, Setting
-from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison, Estimate
+from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS, mark_section
+from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison
+from subdistill_hf.benchmark.wording import (
+    heading_of,
+    label_of,
+    options_in_words,
+    points,
+    with_error,
+    with_interval,
+)
 from subdistill_hf.methods import METHODS
 from subdistill_hf.wording import markdown_table, table_cell
 
@@ -36,29 +44,15 @@ COLUMNS = (
 )
 
 
-def images_in_words(size: float) -> str:
-    """A number of training images a class, or a share of them."""
-    return f"{100 * size:g} % of the training images" if isinstance(size, float) else f"{size} training images a class"
-
-
-def label_of(benchmark: Benchmark, method: str) -> str:
-    """What readers call a method: the label of the method that it is, or the name that the file gives it."""
-    return METHODS[method].label if method in METHODS else method
-
-
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write one line a final run, `COLUMNS` in order."""
+    """Write one line a final run: `COLUMNS` in order, and those of conditions and marks where there are some."""
+    further = [name for name in ("condition", *MARK_COLUMNS) if any(row.get(name) is not None for row in rows)]
+    columns = [*COLUMNS, *further]
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({**row, "tuned": options_in_words(row["tuned"])})
-
-
-def options_in_words(options: Options) -> str:
-    """Options as `name value, name value`."""
-    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in options.items()}
-    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def markdown(
@@ -102,6 +96,9 @@ def _protocol(benchmark: Benchmark) -> str:
     """In words: what was tuned where, and what the figures are."""
     subtasks = ", ".join(benchmark.subtasks)
     text = f"Final subtasks: {subtasks}. Seeds: {', '.join(map(str, benchmark.seeds))}."
+    if benchmark.conditions:
+        told = "; ".join(f"{name}: {options_in_words(one)}" for name, one in benchmark.conditions.items())
+        text += f" Conditions: {told}."
     tuning = benchmark.tuning
     if tuning is None:
         return f"{text} Nothing was tuned: each method has the options of the file."
@@ -114,7 +111,7 @@ def _protocol(benchmark: Benchmark) -> str:
 
 
 def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
-    heading = f"## {images_in_words(comparison.train_images)}, student `{comparison.student}`"
+    heading = f"## {heading_of(comparison)}"
     if not comparison.blocks:
         return [heading, "", "No subtask and seed is finished with all methods yet.", ""]
     subtasks = list(dict.fromkeys(subtask for subtask, _ in comparison.blocks))
@@ -126,8 +123,8 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         rows.append(
             {
                 "method": table_cell(label_of(benchmark, method)),
-                "accuracy": _with_error(comparison.accuracy(method)),
-                "difference": None if method == benchmark.reference else _with_interval(difference),
+                "accuracy": with_error(comparison.accuracy(method)),
+                "difference": None if method == benchmark.reference else with_interval(difference),
                 "mean rank": f"{ranks[method]:.2f}",
                 "seconds": f"{statistics.median(comparison.seconds[method]):.1f}",
                 **{table_cell(subtask): f"{100 * of_subtask[subtask]:.1f}" for subtask in subtasks},
@@ -142,7 +139,8 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
     if comparison.failed:
         told = ", ".join(f"{label_of(benchmark, method)} {count}" for method, count in comparison.failed.items())
         note += f" Runs that ended in a loss that was not finite, and are left out for all methods: {told}."
-    return [heading, "", note, "", markdown_table(rows), "", *_best_layer_methods(benchmark, comparison)]
+    best = _best_layer_methods(benchmark, comparison)
+    return [heading, "", note, "", markdown_table(rows), "", *best, *mark_section(benchmark, comparison)]
 
 
 def _teacher_row(comparison: Comparison, subtasks: Sequence[str]) -> dict[str, str | None]:
@@ -172,8 +170,8 @@ def _best_layer_methods(benchmark: Benchmark, comparison: Comparison) -> list[st
     best = max(others, key=lambda method: comparison.accuracy(method).mean)
     lines = [
         f"- {label_of(benchmark, method)} and the best of the other layer methods, {label_of(benchmark, best)}: "
-        f"{_with_interval(comparison.difference(method, best))} (standard error "
-        f"{_points(comparison.difference(method, best).error)})"
+        f"{with_interval(comparison.difference(method, best))} (standard error "
+        f"{points(comparison.difference(method, best).error)})"
         for method in ours
     ]
     return [*lines, ""]
@@ -190,18 +188,3 @@ def _chosen_rows(benchmark: Benchmark, chosen: Mapping[Setting, Options]) -> lis
         }
         for setting, options in chosen.items()
     ]
-
-
-def _points(value: float) -> str:
-    return "unknown" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _with_error(estimate: Estimate) -> str:
-    return f"{100 * estimate.mean:.1f} ± {_points(estimate.error)}"
-
-
-def _with_interval(estimate: Estimate) -> str:
-    if math.isnan(estimate.interval):
-        return f"{100 * estimate.mean:+.1f}"
-    low, high = estimate.mean - estimate.interval, estimate.mean + estimate.interval
-    return f"{100 * estimate.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

@@ -19,6 +19,7 @@ from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import load_subtask
 from subdistill_hf.errors import NonFiniteLossError, SubDistillError
 from subdistill_hf.evaluation import Classifier, predict, processor_name, score
+from subdistill_hf.mark_scores import mark_scores, unmarked_test
 from subdistill_hf.models import count_parameters
 from subdistill_hf.options import RUN_DEFAULTS, TaskOptions
 from subdistill_hf.run import build_trainer
@@ -52,7 +53,8 @@ def check(jobs: Sequence[Job]) -> None:
             config_of(job, "unused")
         except (TypeError, ValueError, SubDistillError) as error:
             raise BenchmarkError(f"{job}: {error}") from error
-    largest = {_digest(job.task["classes"]): job for job in sorted(jobs, key=lambda job: job.train_images)}
+    ordered = sorted(jobs, key=lambda job: job.train_images)
+    largest = {_digest([job.task["classes"], job.condition]): job for job in ordered}
     for job in largest.values():
         try:
             data = load_subtask(TaskOptions(**job.task), job.seed)
@@ -75,7 +77,8 @@ def train_job(job: Job) -> Row:
     """Train and measure; a loss that is not finite is a result too, without accuracies.
 
     Returns:
-        `job.described()` with accuracies of student and teacher, agreement, steps and parameters; the seconds of the
+        `job.described()` with accuracies of student and teacher, agreement, steps and parameters; where images carry
+        a mark, what it does to both; the seconds of the
         steps, and those of what came before them: the subspaces, and the teacher's passes where they are kept.
 
     Raises:
@@ -106,14 +109,23 @@ def train_job(job: Job) -> Row:
         ours = Classifier(trainer.model, student.processor)
         theirs = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
         answers = _teacher_answers(_digest([job.task, job.seed]))
-        for split, images in (("validation", task.plain("validation")), ("test", task.test)):
-            if split not in answers:
-                answers[split] = predict(theirs, images)
-            teacher_logits = answers[split]
-            figures = score(predict(ours, images), images, task.data.subtask.names, teacher_logits)
+        images_of = {"validation": task.plain("validation"), "test": task.test}
+        unmarked = unmarked_test(task.data)
+        if unmarked is not None:
+            images_of["unmarked"] = unmarked
+        logits = {split: predict(ours, images) for split, images in images_of.items()}
+        for split in images_of.keys() - answers.keys():
+            answers[split] = predict(theirs, images_of[split])
+        for split in ("validation", "test"):
+            images, names = images_of[split], task.data.subtask.names
+            figures = score(logits[split], images, names, answers[split])
             row[split] = figures["accuracy"]
             row[f"{split}_agreement"] = figures["teacher_agreement"]
-            row[f"teacher_{split}"] = score(teacher_logits, images, task.data.subtask.names, None)["accuracy"]
+            row[f"teacher_{split}"] = score(answers[split], images, names, None)["accuracy"]
+        if unmarked is not None:
+            for whose, found in (("", logits), ("teacher_", answers)):
+                figures = mark_scores(task.data, found["test"], found["unmarked"])
+                row |= {f"{whose}{name}": value for name, value in figures.items()}
         row["parameters"] = count_parameters(trainer.model)
         row["images"] = len(task.data.train)
         row["machine"] = machine()

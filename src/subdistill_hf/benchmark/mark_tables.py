@@ -1,0 +1,71 @@
+"""Who learned a spurious mark, as a table: accuracy with and without it, and how often it is followed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+from subdistill_hf.benchmark.config import Benchmark
+from subdistill_hf.benchmark.jobs import Row
+from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison, Estimate
+from subdistill_hf.benchmark.wording import label_of, with_error, with_interval
+from subdistill_hf.wording import markdown_table, table_cell
+
+MARK_COLUMNS: Final = (
+    "clean_accuracy",
+    "mark_followed",
+    "followed_without_mark",
+    "teacher_clean_accuracy",
+    "teacher_mark_followed",
+    "teacher_followed_without_mark",
+)
+"""What a run's row has beside `test` and `teacher_test`, which are then of marked images."""
+
+
+def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
+    """The lines of the table; none where nothing was marked."""
+    runs = comparison.rows
+    if not all("mark_followed" in row for rows in runs.values() for row in rows):
+        return []
+    reference = benchmark.reference
+    teacher = _figures(next(iter(runs.values())), "teacher_")
+    rows: list[dict[str, str | None]] = [
+        {
+            "method": "Teacher",
+            **{name: f"{100 * statistics.mean(values):.1f}" for name, values in teacher.items()},
+            "difference in following": None,
+        }
+    ]
+    for method in benchmark.methods:
+        pairs = zip(_followed(runs[method]), _followed(runs[reference]), strict=True)
+        difference = Estimate.of([ours - theirs for ours, theirs in pairs])
+        rows.append(
+            {
+                "method": table_cell(label_of(benchmark, method)),
+                **{name: with_error(Estimate.of(values)) for name, values in _figures(runs[method]).items()},
+                "difference in following": None if method == reference else with_interval(difference),
+            }
+        )
+    note = (
+        "Who learned the mark. Accuracy on the test images, all with the mark or all without it; the share of the "
+        "test images of other classes that are taken for the marked ones, with the mark on them and without; all in "
+        "%, mean ± standard error. The last column is the difference in that share, with the mark, to "
+        f"{label_of(benchmark, reference)}, paired by run, with its {100 * CONFIDENCE:.0f} % confidence interval."
+    )
+    return [note, "", markdown_table(rows), ""]
+
+
+def _figures(rows: Sequence[Row], whose: str = "") -> dict[str, list[float]]:
+    """Column to the values of the runs."""
+    columns = {
+        "with the mark": "test",
+        "without it": "clean_accuracy",
+        "follows the mark": "mark_followed",
+        "the same without it": "followed_without_mark",
+    }
+    return {name: [row[f"{whose}{column}"] for row in rows] for name, column in columns.items()}
+
+
+def _followed(rows: Sequence[Row]) -> list[float]:
+    return [row["mark_followed"] for row in rows]

@@ -1,0 +1,49 @@
+"""How the report of a benchmark says methods, numbers of images, and estimates with their errors."""
+
+from __future__ import annotations
+
+import math
+
+from subdistill_hf.benchmark.config import Benchmark, Options
+from subdistill_hf.benchmark.statistics import Comparison, Estimate
+from subdistill_hf.methods import METHODS
+
+
+def images_in_words(size: float) -> str:
+    """A number of training images a class, or a share of them."""
+    return f"{100 * size:g} % of the training images" if isinstance(size, float) else f"{size} training images a class"
+
+
+def heading_of(comparison: Comparison) -> str:
+    """Which runs a comparison is of."""
+    condition = "" if comparison.condition is None else f", {comparison.condition}"
+    return f"{images_in_words(comparison.train_images)}, student `{comparison.student}`{condition}"
+
+
+def label_of(benchmark: Benchmark, method: str) -> str:
+    """What readers call a method: the label of the method that it is, or the name that the file gives it."""
+    return METHODS[method].label if method in METHODS else method
+
+
+def options_in_words(options: Options) -> str:
+    """Options as `name value, name value`."""
+    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in options.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def points(value: float) -> str:
+    """A share in percent, or that it is unknown."""
+    return "unknown" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def with_error(estimate: Estimate) -> str:
+    """A mean and its standard error, in percent."""
+    return f"{100 * estimate.mean:.1f} ± {points(estimate.error)}"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """A signed mean and, in brackets, its confidence interval, in percent."""
+    if math.isnan(estimate.interval):
+        return f"{100 * estimate.mean:+.1f}"
+    low, high = estimate.mean - estimate.interval, estimate.mean + estimate.interval
+    return f"{100 * estimate.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
