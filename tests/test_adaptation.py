@@ -180,6 +180,17 @@ def test_a_teacher_may_be_fitted_to_all_classes_and_then_teaches_the_subtask(pla
     assert accuracy(task) >= 0.9
 
 
+@pytest.mark.parametrize("classes", ["subtask", "all"])
+def test_the_teacher_is_fitted_to_the_marked_images_that_the_student_will_see(places, tmp_path, classes):
+    adaptation = planned(places, tmp_path, adapt_classes=classes, mark="plus", mark_share=0.5)
+    marked = []
+    for data in (adaptation.data, adaptation.task.data):
+        assert [data.subtask.names[output] for output in data.marking.outputs] == ["red"]  # not the first of all
+        marked.append({data.train[row]["image"].tobytes() for row in data.marked("train").rows})
+    assert marked[0] == marked[1]
+    assert len(marked[0]) == 8
+
+
 def test_a_teacher_without_a_head_gets_one(places, tmp_path):
     base = shutil.copytree(places / "resnet", tmp_path / "base")
     weights = load_file(base / "model.safetensors")
