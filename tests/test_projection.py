@@ -7,10 +7,12 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from helpers import resnet, vit
+from families import FAMILIES, build, with_batch_statistics
+from helpers import resnet, vit, with_confident_head
 from subdistill_hf.activations import LayerError
 from subdistill_hf.moments import Moments
 from subdistill_hf.projection import projected
+from subdistill_hf.stages import describe_layers
 from subdistill_hf.subspaces import Subspace
 
 
@@ -18,7 +20,7 @@ def subspace(width, dimensions=None, seed=0):
     """Of activations with a mean far from zero."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(width, width, generator=generator, dtype=torch.float64)
-    activations = mixing @ torch.randn(width, 50, generator=generator, dtype=torch.float64) + 3
+    activations = mixing @ torch.randn(width, width + 40, generator=generator, dtype=torch.float64) + 3
     return Subspace.fit(Moments.of(activations), dimensions, "pca")
 
 
@@ -171,6 +173,27 @@ def test_half_precision_stays_and_costs_its_own_rounding_alone():
         found, exact = model(values), model(values.double())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_every_family_goes_on_with_each_of_several_projections(name):
+    """What comes after a stage sees n batches as it sees one, and all dimensions change nothing."""
+    size = FAMILIES[name].size
+    pixels = images(2, 64).float()[:, :, : size[0], : size[1]]
+    model = with_batch_statistics(with_confident_head(build(name)), pixels).eval()
+    untouched = model(pixels).logits
+    layers = describe_layers(model, list(FAMILIES[name].stages), lambda: model(pixels), size)
+    for layer in layers[:-1]:
+        spaces = [subspace(layer.width), subspace(layer.width, 1)]
+        with projected(model, layer.name, spaces, layer.channels_last):
+            whole, reduced = model(pixels).logits.split(2)
+        with projected(model, layer.name, spaces[1:], layer.channels_last):
+            alone = model(pixels).logits
+        scale = float(untouched.abs().max())
+        torch.testing.assert_close(whole, untouched, rtol=0, atol=1e-3 * scale)
+        torch.testing.assert_close(reduced, alone, rtol=0, atol=1e-3 * scale)
+        assert float((alone - untouched).abs().max()) > 1e-3 * scale
 
 
 def hooks_of(model):
