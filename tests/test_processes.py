@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ from helpers import (
     write_image_folder,
 )
 from subdistill_hf.adaptation import adapt, plan_adaptation
+from subdistill_hf.analysis import analyse
 from subdistill_hf.inspection import inspect
-from subdistill_hf.options import InspectOptions, TaskOptions
+from subdistill_hf.options import AnalyseOptions, InspectOptions, TaskOptions
 from subdistill_hf.subspaces import load_subspaces, save_subspaces
 from subdistill_hf.task import load_task
 from subdistill_hf.views import ViewCollator
@@ -106,6 +108,19 @@ def inspected(folder, teacher):
     return inspect(options)
 
 
+def analysed(folder, teacher):
+    options = AnalyseOptions(
+        teacher=str(teacher),
+        dataset=str(teacher.with_name("images")),
+        classes=list(NAMES),
+        layers=["resnet.encoder.stages.0"],
+        bases=["pca", "random"],
+        dimensions=[1, 3, 12],
+        output_dir=str(folder),
+    )
+    return analyse(options)
+
+
 WORKER = """
 import json, sys
 from pathlib import Path
@@ -139,6 +154,8 @@ def work(folder):
     teacher = adapted_teacher(folder / "adapted", folder / "teacher", 2).teacher.model
     save_file(weights_of(teacher), folder / f"teacher-{rank}.safetensors")
     save_subspaces(inspected(folder / "spectra", folder / "teacher"), folder / f"spectra-{rank}")
+    analysis = asdict(analysed(folder / "analysis", folder / "teacher"))
+    (folder / f"analysis-{rank}.json").write_text(json.dumps(analysis), encoding="utf-8")
     history = [*run.state.log_history, {"predictions": predicted.predictions.tolist(), **predicted.metrics}]
     (folder / f"batch-norm-{rank}.json").write_text(json.dumps(history), encoding="utf-8")
 
@@ -245,6 +262,19 @@ def test_inspecting_a_teacher_with_two_processes_finds_what_one_finds(two_proces
         torch.testing.assert_close(found.energies, alone.energies, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(found.basis, alone.basis, rtol=0, atol=1e-6)
     assert files_of(tmp_path / "spectra") == files_of(two_processes / "spectra")
+
+
+def test_an_analysis_by_two_processes_is_that_of_one(two_processes, tmp_path, datasets_cache):
+    alone = asdict(analysed(tmp_path / "analysis", two_processes / "teacher"))
+    assert alone["test_images"] % 2 == 1  # so that the processes' shares differ
+    for rank in (0, 1):
+        found = read(two_processes / f"analysis-{rank}.json")
+        (ours,), (theirs,) = found.pop("layers"), alone["layers"]
+        assert found == {name: value for name, value in alone.items() if name != "layers"}
+        assert ours["accuracy"] == theirs["accuracy"]
+        for basis, kept in ours["energy_fraction"].items():
+            assert kept == pytest.approx(theirs["energy_fraction"][basis], rel=1e-9)
+    assert files_of(tmp_path / "analysis") == files_of(two_processes / "analysis")
 
 
 def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process(two_processes):
