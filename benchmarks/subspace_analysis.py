@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -59,18 +60,24 @@ def layers_of(runs: Sequence[Run]) -> Iterator[tuple[dict[str, Any], list[dict[s
         yield layer, [one["analysis"]["layers"][place] for one in runs]
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error, which is 0 of a single value."""
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return statistics.mean(values), error
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean; NaN for one value."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+
+
+def in_points(values: Sequence[float], sign: str = "") -> str:
+    """Mean and standard error in percentage points, where there are several values."""
+    error = f" ± {100 * standard_error(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):{sign}.1f}{error}"
 
 
 def report(runs: Sequence[Run], folder: Path) -> str:
     """Markdown of all runs; draws one plot a teacher."""
+    machines = "; ".join(sorted({f"{one['machine']}, {one['date']}" for one in runs}))
     parts = [
         f"# Accuracy with a layer projected on K dimensions, {TRAIN_IMAGES} training images a class\n",
         f"Mean ± standard error over superclasses ({', '.join(SUPERCLASSES)}), 5 classes each, on their test images; "
-        f"chance is 20 %. Differences are paired by superclass. {runs[0]['machine']}, {runs[-1]['date']}, made by "
+        f"chance is 20 %. Differences are paired by superclass. {machines}, made by "
         "`benchmarks/subspace_analysis.py`.",
     ]
     for teacher in TEACHERS:
@@ -94,8 +101,8 @@ def section(teacher: str, runs: Sequence[Run], folder: Path) -> str:
         means: dict[str, list[float]] = {}
         errors: dict[str, list[float]] = {}
         for basis in bases:
-            by_k = [mean_and_error(values) for values in zip(*(one["accuracy"][basis] for one in found), strict=True)]
-            means[basis], errors[basis] = [mean for mean, _ in by_k], [error for _, error in by_k]
+            by_k = list(zip(*(one["accuracy"][basis] for one in found), strict=True))
+            means[basis], errors[basis] = [statistics.mean(k) for k in by_k], [standard_error(k) for k in by_k]
         heading = f"{name}: {layer['output']}"
         mean = statistics.mean(unprojected)
         panels.append(Panel(heading, layer["dimensions"], means, mean, 1 / 5, errors))
@@ -109,19 +116,17 @@ def section(teacher: str, runs: Sequence[Run], folder: Path) -> str:
                 cells.append(", ".join(str(k) for k in fewest))
             needed.append(f"| {heading} | {100 * lost:g} points | " + " | ".join(cells) + " |")
         for place, k in enumerate(layer["dimensions"]):
-            gains = [100 * (one["accuracy"]["prca"][place] - one["accuracy"]["pca"][place]) for one in found]
-            cells = [f"{100 * means[basis][place]:.1f} ± {100 * errors[basis][place]:.1f}" for basis in bases]
-            gain, error = mean_and_error(gains)
-            curves.append(f"| {heading} | {k} | " + " | ".join(cells) + f" | {gain:+.1f} ± {error:.1f} |")
+            gains = [one["accuracy"]["prca"][place] - one["accuracy"]["pca"][place] for one in found]
+            cells = [in_points([one["accuracy"][basis][place] for one in found]) for basis in bases]
+            curves.append(f"| {heading} | {k} | " + " | ".join(cells) + f" | {in_points(gains, '+')} |")
     plot_analysis(panels, folder / f"{teacher}.png")
     labels = " | ".join(BASIS_LABELS[basis] for basis in bases)
     rules = "---|" * len(bases)
-    mean, error = mean_and_error(unprojected)
     return "\n".join(
         [
             f"\n## {teacher}\n",
             f"![{teacher}]({teacher}.png)\n",
-            f"{len(runs)} superclasses; the teacher as it is: {100 * mean:.1f} ± {100 * error:.1f} %.\n",
+            f"The teacher as it is: {in_points(unprojected)} % on {len(runs)} of {len(SUPERCLASSES)} superclasses.\n",
             "Dimensions from which on no more than so much is lost, one number a superclass:\n",
             f"| layer | lost | {labels} |\n|---|---|{rules}",
             *needed,
