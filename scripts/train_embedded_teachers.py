@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from subdistill_hf.distillation_module import StudentWithAlignments
-from subdistill_hf.glyphs import CLASS_NAMES, GENERATOR_VERSION, IMAGE_SIZE, SUPERCLASS_NAMES, load_glyphs
+from subdistill_hf.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
+from subdistill_hf.glyph_dataset import load_glyphs
+from subdistill_hf.glyphs import GENERATOR_VERSION, IMAGE_SIZE
 from subdistill_hf.layers import pair_layers
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.models import load_teacher

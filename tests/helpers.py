@@ -17,7 +17,8 @@ from transformers import ViTImageProcessor
 
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, render
+from subdistill_hf.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
+from subdistill_hf.glyphs import render
 from subdistill_hf.new_models import labels_of, new_classifier
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.trainer import SubDistillTrainer

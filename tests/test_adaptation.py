@@ -21,7 +21,7 @@ from subdistill_hf.adaptation import (
 )
 from subdistill_hf.adapters import AdapterError
 from subdistill_hf.evaluation import Classifier, predict
-from subdistill_hf.glyphs import CLASS_NAMES
+from subdistill_hf.glyph_classes import CLASS_NAMES
 from subdistill_hf.models import load_teacher, weights_digest
 from subdistill_hf.options import TaskOptions
 from subdistill_hf.students import build_student

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from helpers import CLASS_IDS, NAMES, processor, save_teacher, teacher_resnet, vit, weights_of
 from loopback_hub import LoopbackHub
 from subdistill_hf.adapters import lora_targets, merged, replace_head, save_adapter, with_adapter
-from subdistill_hf.glyphs import CLASS_NAMES
+from subdistill_hf.glyph_classes import CLASS_NAMES
 from subdistill_hf.models import ModelError, load_teacher
 from subdistill_hf.subtask import Subtask, match_teacher
 

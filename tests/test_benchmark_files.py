@@ -12,7 +12,7 @@ from helpers import REPOSITORY, resnet, save_teacher, with_confident_head
 from subdistill_hf.benchmark.config import read_benchmark
 from subdistill_hf.benchmark.jobs import untuned_jobs
 from subdistill_hf.benchmark.training import config_of, train_job
-from subdistill_hf.glyphs import SUPERCLASS_NAMES
+from subdistill_hf.glyph_classes import SUPERCLASS_NAMES
 from subdistill_hf.imagenet import IMAGENET_SUBTASKS
 from subdistill_hf.methods import METHODS
 from subdistill_hf.models import load_teacher

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import subdistill_hf
-from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, load_glyphs
+from subdistill_hf.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
+from subdistill_hf.glyph_dataset import load_glyphs
 
 TEACHERS = Path(subdistill_hf.__file__).parent / "teachers"
 MEASURED = (0, 7, 12)  # ids of the superclasses that are measured again

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoImageProcessor
 
 from helpers import resnet, save_teacher, vit
-from subdistill_hf.glyphs import CLASS_NAMES
+from subdistill_hf.glyph_classes import CLASS_NAMES
 from subdistill_hf.models import (
     ModelError,
     count_parameters,

@@ -14,7 +14,7 @@ from helpers import CLASS_IDS, NAMES, damaged_png, glyph_rows, write_image_folde
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.data import load_subtask
 from subdistill_hf.errors import DataError
-from subdistill_hf.glyphs import CLASS_NAMES
+from subdistill_hf.glyph_classes import CLASS_NAMES
 from subdistill_hf.options import DataOptions
 from subdistill_hf.sources import ParquetSource, open_source
 from subdistill_hf.views import ViewDataset

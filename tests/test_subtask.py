@@ -2,7 +2,7 @@
 
 import pytest
 
-from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASSES
+from subdistill_hf.glyph_classes import CLASS_NAMES, SUPERCLASSES
 from subdistill_hf.subtask import (
     MissingClassesError,
     Subtask,

@@ -18,7 +18,8 @@ from subdistill_hf.columns import ImageColumns
 from subdistill_hf.dataset_errors import explained
 from subdistill_hf.digits import load_digits_dataset
 from subdistill_hf.errors import DataError
-from subdistill_hf.glyphs import CLASS_NAMES, SUPERCLASS_NAMES, load_glyphs
+from subdistill_hf.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
+from subdistill_hf.glyph_dataset import load_glyphs
 from subdistill_hf.known_datasets import KnownDataset, recall, remember
 from subdistill_hf.options import DataOptions
 
