@@ -274,7 +274,7 @@ class LoopbackHub:
         return {name: value for name, value in (kept | ours | extra).items() if value is not None}
 
     def run(
-        self, code: str, *arguments: object, timeout: float = 60, **env: str | None
+        self, code: str, *arguments: object, timeout: float = 600, **env: str | None
     ) -> subprocess.CompletedProcess:
         """Run a program in a fresh interpreter, with this for its Hub.
 
@@ -297,7 +297,7 @@ class LoopbackHub:
             timeout=timeout,
         )
 
-    def answer(self, code: str, *arguments: object, timeout: float = 60, **env: str | None) -> object:
+    def answer(self, code: str, *arguments: object, timeout: float = 600, **env: str | None) -> object:
         """Run a program, and read the JSON of the last line that it prints."""
         done = self.run(code, *arguments, timeout=timeout, **env)
         assert done.returncode == 0, done.stderr

@@ -219,6 +219,23 @@ def test_a_push_that_fails_leaves_both_sides_whole_and_the_next_one_succeeds(hub
     assert {name: digest for name, digest in state_of(hub.folder).items() if name in before} == before
 
 
+def test_a_hub_that_takes_connections_and_never_answers_is_given_up(hub):
+    """The client itself would wait for ever; nothing else is asked for while it waits."""
+    hub.slow("GET /api/models/user/private", seconds=3600)
+    hub.slow("POST /api/models/user/commit/commit", seconds=3600)
+    write_student(hub.folder / "student")
+    before = state_of(hub.folder / "student")
+    runs = [["push", "student", "--repo", "private", "--private"], ["push", "student", "--repo", "commit"]]
+    sooner = "import subdistill_hf.hub_waiting\nsubdistill_hf.hub_waiting.LONGEST_WAIT = 3\n"
+    outcomes, _ = hub.answer(sooner + PROGRAM, json.dumps(runs), HF_HUB_DOWNLOAD_TIMEOUT="3")
+    for status, _, said in outcomes:
+        assert status == 1
+        assert "did not answer in time (ReadTimeout" in said
+        assert "to try again: subdistill push student" in said
+    assert state_of(hub.folder / "student") == before
+    assert hub.files("user/commit") == hub.files("user/private") == {}
+
+
 def test_somebody_elses_repository_cannot_be_written(hub):
     write_student(hub.folder / "student")
     hub.repos["model", "other/thing"] = Repo("model", "other/thing")
@@ -317,7 +334,7 @@ def runs(tmp_path_factory):
                 hub_always_push="true",
             ),
         ]
-        running.outcomes, _ = running.answer(PROGRAM, json.dumps(given), timeout=120, HF_TOKEN=None)
+        running.outcomes, _ = running.answer(PROGRAM, json.dumps(given), HF_TOKEN=None)
         yield running
     assert not running.errors, "\n".join(running.errors)
 

@@ -96,7 +96,7 @@ def imagenet(hub):
 
 
 def run(hub, *loads, **environment):
-    return hub.answer(LOAD, json.dumps(loads), timeout=300, **environment)
+    return hub.answer(LOAD, json.dumps(loads), **environment)
 
 
 def test_cifars_superclasses_and_imagenets_subtasks_are_loaded_and_streamed(hub):

@@ -15,6 +15,8 @@ TRAIN = """
 import json, os, sys
 from pathlib import Path
 import torch
+from huggingface_hub import constants, get_session
+import subdistill_hf.hub_waiting
 from helpers import processor, trainer
 
 outcomes = {}
@@ -54,6 +56,12 @@ attempt("first time", run.push_to_hub)
 attempt("second time", run.push_to_hub)
 attempt("third time", run.push_to_hub)
 
+subdistill_hf.hub_waiting.LONGEST_WAIT = constants.HF_HUB_DOWNLOAD_TIMEOUT = 3
+get_session().timeout = None
+run = prepare("unanswered")
+run.train()
+attempt("unanswered", run.push_to_hub)
+
 run = prepare("unheard", save_strategy="steps", save_steps=1, hub_always_push=True)
 run.train()
 print(json.dumps(outcomes))
@@ -80,8 +88,9 @@ def hub(tmp_path_factory):
     with LoopbackHub(tmp_path_factory.mktemp("push")) as running:
         running.fail("user/refused/commit", 500)
         running.fail("user/refused/preupload", 401)
+        running.slow("user/unanswered/commit", seconds=3600)
         running.fail("user/unheard/commit", 500, times=ALWAYS)
-        running.done = running.run(TRAIN, timeout=120)
+        running.done = running.run(TRAIN)
         assert running.done.returncode == 0, running.done.stderr
         running.outcomes = json.loads(running.done.stdout.splitlines()[-1])
         yield running
@@ -156,6 +165,11 @@ def test_a_push_that_fails_raises_and_leaves_the_folder_whole(hub):
     assert "third time" not in hub.outcomes
     assert len(hub.commits("user/refused")) == 2  # the first is the repository's own
     assert set(local(hub, "refused")) == PUSHED
+
+
+def test_a_push_that_nobody_answers_ends(hub):
+    assert hub.outcomes["unanswered"][0] == "ReadTimeout"
+    assert set(local(hub, "unanswered")) == PUSHED
 
 
 def test_a_push_that_fails_during_training_is_told_and_stops_nothing(hub):

@@ -12,6 +12,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.hub_errors import HTTPError, explain
+from subdistill_hf.hub_waiting import limit_waiting
 
 WHAT_IS_EXPECTED = (
     "Expected glyphs-100 or digits, a folder of images (train/CLASS/NAME.png, test/CLASS/NAME.png), parquet files, or "
@@ -54,6 +55,7 @@ def _remote_reason(dataset: str) -> str | None:
     """Ask the Hub what stands in the way; `None` when it is not the access."""
     page = f"{HfApi().endpoint}/datasets/{dataset}"
     try:
+        limit_waiting()
         HfApi().auth_check(dataset, repo_type="dataset")
     except GatedRepoError:
         return (

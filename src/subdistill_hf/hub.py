@@ -15,6 +15,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub_errors import HUB_ERRORS, explain
+from subdistill_hf.hub_waiting import limit_waiting, longest_wait
 from subdistill_hf.snippet import hub_code, local_code
 from subdistill_hf.student_files import CARD_FILE, WEIGHTS, check_clean, student_files
 from subdistill_hf.wording import file_size, slug
@@ -77,6 +78,7 @@ def sign_in(
     Raises:
         PushError: without a token, with one that is not accepted, or without a Hub.
     """
+    limit_waiting()
     try:
         account = HfApi(token=token).whoami(cache=True)["name"]
     except HUB_ERRORS as error:
@@ -92,11 +94,12 @@ def open_repository(destination: Destination) -> None:
     Raises:
         PushError: when it can not, or when it is public and should be private.
     """
+    limit_waiting()
     api = HfApi(token=destination.token)
     try:
         api.create_repo(destination.repo, private=destination.private, exist_ok=True)
         api.auth_check(destination.repo, write=True)
-        public = destination.private and not api.model_info(destination.repo).private
+        public = destination.private and not api.model_info(destination.repo, timeout=longest_wait()).private
         if destination.revision is not None and not public:
             api.create_branch(destination.repo, branch=destination.revision, exist_ok=True)
     except HUB_ERRORS as error:
@@ -123,6 +126,7 @@ def upload(folder: Path, destination: Destination) -> str:
     Raises:
         PushError: when anything fails; it holds the command that tries again.
     """
+    limit_waiting()
     with _retryable(folder, destination.repo, destination.private, destination.revision):
         files = student_files(folder)
         check_clean(files, folder)

@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from subdistill_hf.hub_waiting import limit_waiting
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.student_files import CARD_FILE, student_files
 
@@ -52,6 +53,11 @@ class StudentOnHub(Trainer):
     def describe_student(self, name: str) -> ModelCard:
         """The card of the model under its name on the Hub."""
         return plain_card(name, [], None, [], {})
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """The parent's, which would wait for ever for a Hub that does not answer."""
+        limit_waiting()
+        super().init_hf_repo(*args, **kwargs)
 
     def create_model_card(self, language: str | None = None, model_name: str | None = None, **kwargs: Any) -> None:
         """Write the card to the output folder."""
@@ -109,6 +115,7 @@ class StudentOnHub(Trainer):
         token: str | None = None,
         revision: str | None = None,
     ) -> Any:
+        limit_waiting()
         options: dict[str, Any] = {"run_as_future": run_as_future}  # bool: neither of the overloads
         return create_commit(
             self.hub_model_id,
