@@ -153,7 +153,7 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
     headings = {
         "test": "Accuracy, every test image marked",
         "clean_accuracy": "Accuracy, no test image marked",
-        "mark_followed": "Marked images of other classes taken for the marked",
+        "mark_followed": "How often the mark is followed",
     }
     groups = list(dict.fromkeys((comparison.student, comparison.train_images) for comparison in comparisons))
     figure, axes = figure_of_panels(len(groups), len(headings), panel=(5.0, CURVE_PANEL[1] + 0.8))
