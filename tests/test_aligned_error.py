@@ -82,6 +82,17 @@ def test_the_layout_in_memory_does_not_matter(layout, target_layout, keeps_lengt
         torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("keeps_length", [True, False])
+@pytest.mark.parametrize("positions", [1, 5])
+@pytest.mark.parametrize("layout", ["maps", "tokens"])
+def test_the_gradient_lies_in_memory_as_the_values(layout, positions, keeps_length):
+    values, target, matrix = example((3, 4, 4, positions), layout)
+    error, _ = aligned_error(values.requires_grad_(), target, orthogonal(matrix), None, True, 1e-5, keeps_length)
+    (gradient,) = torch.autograd.grad(error, values)
+    kept = gradient if layout == "maps" else gradient.transpose(1, 2)
+    assert kept.is_contiguous()
+
+
 def test_the_mean_that_is_returned():
     values, target, matrix = example((3, 4, 4, 5))
     _, mean = aligned_error(values, target, matrix, torch.ones(4).double())

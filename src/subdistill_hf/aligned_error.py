@@ -44,7 +44,10 @@ def aligned_error(
 
 
 class _AlignedError(torch.autograd.Function):
-    """With x = D(h - m): error = tr(V S Vᵀ) - 2 tr(V C) + mean ‖t‖², where S = mean x xᵀ and C = mean x tᵀ."""
+    """With x = h - m, A = V D and sums over N positions: N error = tr(A S Aᵀ) - 2 tr(A Cᵀ) + Σ ‖t‖².
+
+    There S = Σ x xᵀ and C = Σ t xᵀ.
+    """
 
     @staticmethod
     def forward(
@@ -58,60 +61,78 @@ class _AlignedError(torch.autograd.Function):
         keeps_length: bool,
     ) -> tuple[Tensor, Tensor]:
         """Centre first: float32 would lose the variance of a channel with a large mean."""
-        h, t = _rows(values), _rows(target)
-        count = len(h)
-        own_mean = h.mean(dim=0)
+        h, t = _alike_in_memory(values, target)
+        count = h.shape[0] * h.shape[2]
+        own_mean = h.mean(dim=2).mean(dim=0)
         mean = average_over_processes(own_mean)
-        centred = h - (mean if centre is None else centre)
-        squares = centred.square().mean(dim=0)
-        cross = (centred.T @ t).div_(count)
-        products = None if keeps_length else (centred.T @ centred).div_(count)
-        scale = None
+        x = h - (mean if centre is None else centre)[:, None]
+        squares = torch.linalg.vector_norm(x, dim=2).square().sum(dim=0)
+        scaled, scale = matrix, None
         if divide:
-            scale = torch.rsqrt(average_over_processes(squares) + eps)
-            cross = cross.mul_(scale[:, None])
+            scale = torch.rsqrt(average_over_processes(squares / count) + eps)
+            scaled = matrix * scale
             squares = squares * scale.square()
-            products = None if products is None else products * torch.outer(scale, scale)
-        image = None if products is None else matrix @ products
-        length = squares.sum() if image is None else torch.sum(image * matrix)
-        error = length - 2 * torch.sum(matrix.T * cross) + torch.linalg.vector_norm(t).square() / count
+        cross = torch.bmm(t, x.mT).sum(dim=0)
+        image = None if keeps_length else scaled @ torch.bmm(x, x.mT).sum(dim=0)
+        # both by channel
+        length = squares if image is None else torch.sum(image * scaled, dim=0)
+        overlap = torch.sum(cross * scaled, dim=0)
+        slope = length - overlap
+        error = (torch.sum(slope - overlap) + torch.linalg.vector_norm(t).square()) / count
         offset = own_mean - mean if several_processes() else None
-        ctx.save_for_backward(centred, t, matrix, cross, squares, scale, image, offset)
-        ctx.follows_mean, ctx.shape = centre is None, values.shape
+        ctx.save_for_backward(x, t, scaled, scale, cross, image, slope, offset)
+        ctx.follows_mean, ctx.shape, ctx.contiguous = centre is None, values.shape, values.is_contiguous()
         ctx.mark_non_differentiable(mean)
         return error, mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-        """At x the gradient is 2/N (VᵀV x - Vᵀt); D and m add terms in x and a constant."""
-        centred, t, matrix, cross, squares, scale, image, offset = ctx.saved_tensors
-        twice = 2 * gradient
-        step = twice / len(centred)
-        by_matrix = (-cross.T if image is None else image - cross.T) * twice
-        pull = matrix if scale is None else matrix * scale  # of t
-        own = torch.zeros_like(squares)  # of h - m, by channel
+        """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
+        x, t, scaled, scale, cross, image, slope, offset = ctx.saved_tensors
+        count = x.shape[0] * x.shape[2]
+        step = gradient * (2 / count)
+        by_matrix = (-cross if image is None else image - cross) * step
+        pull = scaled * step  # of t
+        own = torch.zeros_like(slope)  # of x, by channel
         if scale is not None:
-            length = squares if image is None else torch.sum(matrix * image, dim=0)
-            own = scale.square() * average_over_processes(torch.sum(matrix.T * cross, dim=1) - length)
+            by_matrix = by_matrix * scale
+            own = scale.square() * average_over_processes(slope / -count)
         if image is None:  # VᵀV = 1
             own = own + (1 if scale is None else scale.square())
-        between = None if image is None else pull.T @ pull + torch.diag(own)  # of h - m, across channels
-        constant = torch.zeros_like(squares)
+        own = own * step
+        between = None if image is None else scaled.T @ pull + torch.diag(own)  # of x, across channels
+        constant = torch.zeros_like(own)
         if ctx.follows_mean:
-            constant = t.mean(dim=0) @ pull
+            constant = t.mean(dim=2).mean(dim=0) @ pull
             if offset is not None:
                 constant = constant - (own * offset if between is None else between @ offset)
             constant = average_over_processes(constant)
         if between is None:
-            by_values = torch.addcmul(constant * step, centred, own * step)
+            by_values = torch.addcmul(constant[:, None], x, own[:, None])
         else:
-            by_values = torch.addmm(constant * step, centred, between * step)
-        by_values.addmm_(t, pull * -step)
-        images, width, positions = ctx.shape
-        return by_values.view(images, positions, width).transpose(1, 2), None, by_matrix, *[None] * 4
+            by_values = torch.empty_like(x)
+            torch.baddbmm(constant[:, None], between.expand(len(x), -1, -1), x, out=by_values)
+        by_values.baddbmm_(pull.T.expand(len(x), -1, -1), t, alpha=-1)
+        if by_values.shape != ctx.shape:
+            images, width, positions = ctx.shape
+            by_values = by_values.mT.view(images, positions, width).mT
+        if ctx.contiguous:  # a gradient in another layout would slow down the layers that it goes to
+            by_values = by_values.contiguous()
+        return by_values, None, by_matrix, *[None] * 4
 
 
-def _rows(values: Tensor) -> Tensor:
-    """`(B, K, P)` as `(B P, K)`: no copy for tokens and channels-last maps."""
-    return values.transpose(1, 2).reshape(-1, values.shape[1])
+def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of positions `(B, K, P)`, or one image of all positions `(1, K, B P)`, whichever lies in memory so.
+
+    Many channels of few positions are made one image: a product for each image would be larger than the image.
+    """
+    channels = max(values.shape[1], target.shape[1])
+    if values.is_contiguous() and channels <= 2 * values.shape[2]:
+        return values, target
+    return _one_image(values), _one_image(target)
+
+
+def _one_image(values: Tensor) -> Tensor:
+    """`(B, K, P)` as `(1, K, B P)`, channels last: no copy for tokens and channels-last maps."""
+    return values.mT.reshape(1, -1, values.shape[1]).mT
