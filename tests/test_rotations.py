@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subdistill_hf.rotations import Rotation
+from subdistill_hf.rotations import NARROW, Rotation, computed_together
 
 SHAPES = [(6, 6), (6, 4), (5, 1)]  # K, K'
 
@@ -48,6 +48,24 @@ def test_gradients_are_the_finite_differences(shape):
         return torch.func.functional_call(Matrix(), {"rotation.free": free}, ())
 
     assert torch.autograd.gradcheck(matrix, rotation.free.detach().clone().requires_grad_())
+
+
+def test_several_computed_together_are_what_each_is_alone():
+    shapes = [*SHAPES, (NARROW, NARROW), (NARROW + 1, 3)]
+    rotations = [made(*shape, seed) for seed, shape in enumerate(shapes)] + [Rotation(4, 3, "linear").double()]
+
+    def matrices_and_gradients():
+        matrices = [rotation.matrix for rotation in rotations]
+        loss = sum((matrix * (matrix + 1).cumsum(dim=1)).sum() for matrix in matrices)
+        return [*matrices, *torch.autograd.grad(loss, [rotation.free for rotation in rotations])]
+
+    alone = matrices_and_gradients()
+    with computed_together(rotations):
+        together = matrices_and_gradients()
+        assert rotations[0].matrix is rotations[0].matrix
+    assert rotations[0].matrix is not rotations[0].matrix
+    for first, second in zip(alone, together, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "linear"])

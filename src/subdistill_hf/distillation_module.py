@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from subdistill_hf.activations import Features, height_and_width, record, to_features
 from subdistill_hf.adapters import base_of, frozen_batch_norms
-from subdistill_hf.layer_loss import LayerLoss
+from subdistill_hf.layer_loss import LayerLoss, without_autocast
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.losses import SubspaceAlignment
+from subdistill_hf.rotations import computed_together
 
 
 def logits_of(output: Any) -> Tensor:
@@ -64,10 +65,11 @@ class StudentWithAlignments(nn.Module):
         recorder.check()
         image_size = height_and_width(inputs["pixel_values"])
         losses = []
-        for pair, alignment in zip(self.pairs, self.alignments, strict=True):
-            output = recorder.outputs[pair.student.name]
-            features = to_features(output, pair.student.name, image_size, pair.student.channels_last)
-            losses.append(alignment(features, targets[pair.teacher.name]))
+        with without_autocast(logits.device), computed_together(self.alignments.modules()):
+            for pair, alignment in zip(self.pairs, self.alignments, strict=True):
+                output = recorder.outputs[pair.student.name]
+                features = to_features(output, pair.student.name, image_size, pair.student.channels_last)
+                losses.append(alignment(features, targets[pair.teacher.name]))
         return {"logits": logits, "layer_losses": losses}
 
     def train(self, mode: bool = True) -> StudentWithAlignments:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from subdistill_hf.activations import Features
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which operations on `device` keep the precision of their inputs."""
+    enabled = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
 
 
 class LayerLoss(nn.Module):
@@ -18,7 +27,7 @@ class LayerLoss(nn.Module):
     @torch.no_grad()
     def target(self, teacher: Features) -> Features:
         """What is compared with of the teacher's features `(B, d, P)`, without gradient."""
-        with torch.autocast(teacher.values.device.type, enabled=False):
+        with without_autocast(teacher.values.device):
             return self.read(_at_least_float32(teacher))
 
     def forward(self, student: Features, target: Features) -> Tensor:
@@ -28,7 +37,7 @@ class LayerLoss(nn.Module):
             student: student features `(B, K, P')`; gradients flow to them.
             target: what `target` gave.
         """
-        with torch.autocast(student.values.device.type, enabled=False):
+        with without_autocast(student.values.device):
             return self.compare(_at_least_float32(student), _at_least_float32(target))
 
     def read(self, teacher: Features) -> Features:
