@@ -199,10 +199,14 @@ def named_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
     Raises:
         LayerError: for an unknown name.
     """
-    modules = dict(model.named_modules())
-    if unknown := [name for name in names if name not in modules]:
-        resolve_layers(model, [re.escape(name) for name in unknown])
-    return {name: modules[name] for name in names}
+    modules = {}
+    for name in names:
+        try:
+            modules[name] = model.get_submodule(name)
+        except AttributeError:
+            resolve_layers(model, [re.escape(name)])
+            raise
+    return modules
 
 
 @contextmanager
