@@ -134,8 +134,7 @@ class SubspaceAlignment(LayerLoss):
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of student features `(B, K, P')` against t `(B, K', P)`."""
         dtype = self.centre.running_mean.dtype
-        h, t = same_positions(student.with_values(student.values.to(dtype)), target)
-        t = t.to(dtype)
+        h, t = (values.to(dtype) for values in same_positions(student, target))
         if isinstance(self.rotation, ProcrustesRotation) and self.training:
             centring = self.centre.centring
             self.rotation.follow(h.detach(), t, centring != "none", centring == "batch_norm")
