@@ -32,7 +32,7 @@ def mark_scores(data: SubtaskData, marked: Tensor, unmarked: Tensor) -> dict[str
     assert data.marking is not None
     labels, outputs = list(data.test[data.columns.label]), data.marking.outputs
     return {
-        "clean_accuracy": float((unmarked.argmax(dim=1) == torch.tensor(labels)).float().mean()),
+        "clean_accuracy": float((unmarked.argmax(dim=1) == torch.tensor(labels)).double().mean()),
         "mark_followed": share_taken_for(marked, labels, outputs),
         "followed_without_mark": share_taken_for(unmarked, labels, outputs),
     }
@@ -48,4 +48,4 @@ def share_taken_for(logits: Tensor, labels: Sequence[int], outputs: Sequence[int
     """
     chosen = torch.tensor(outputs)
     others = ~torch.isin(torch.tensor(labels), chosen)
-    return float(torch.isin(logits.argmax(dim=1)[others], chosen).float().mean())
+    return float(torch.isin(logits.argmax(dim=1)[others], chosen).double().mean())
