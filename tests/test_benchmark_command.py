@@ -134,6 +134,21 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(inputs, finished, 
     assert "runs are done" not in capsys.readouterr().out
 
 
+def test_a_grid_that_is_not_finished_can_be_told(inputs, finished, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    lines = (finished / "runs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    grid, options = write_grid(inputs, tmp_path / "grid.yaml"), BenchmarkOptions(str(out), workers=0, report_only=True)
+    (out / "runs.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    benchmark(grid, options)
+    assert len(lines_of(out)) == len(lines) - 1
+    assert "1 of 2 runs a method" in (out / "README.md").read_text(encoding="utf-8")
+    assert len((out / "results.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
+    (out / "runs.jsonl").write_text("".join(lines[:5]), encoding="utf-8")
+    with pytest.raises(BenchmarkError, match="1 of 6 runs that choose hyper-parameters are not finished"):
+        benchmark(grid, options)
+
+
 def lines_of_whole(folder):
     text = (folder / "runs.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]

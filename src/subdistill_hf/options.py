@@ -374,6 +374,10 @@ class BenchmarkOptions:
             "them one by one in this process."
         },
     )
+    report_only: bool = field(
+        default=False,
+        metadata={"help": "Train nothing: write the report of the runs that the folder holds, finished or not."},
+    )
 
 
 RUN_DEFAULTS: dict[str, Any] = {

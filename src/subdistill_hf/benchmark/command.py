@@ -24,6 +24,7 @@ RUNS_FILE = "runs.jsonl"
 TABLE_FILE = "results.csv"
 CHOSEN_FILE = "chosen.yaml"
 REPORT_FILE = "README.md"
+NOT_FINISHED: Row = {"test": None}
 
 
 def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "subdistill benchmark") -> Path:
@@ -54,18 +55,27 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     gpus = torch.cuda.device_count()
     workers = options.workers if options.workers is not None else (gpus or torch.multiprocessing.cpu_count())
 
+    def row_of(job: Job) -> Row:
+        return {**results.rows.get(job.key, NOT_FINISHED), **job.described()}
+
     def run_all(jobs: Sequence[Job]) -> list[Row]:
         missing = {job.key: job for job in jobs if job.key not in results.rows}
+        if missing and options.report_only:
+            raise BenchmarkError(
+                f"report_only: {len(missing)} of {len(jobs)} runs that choose hyper-parameters are not finished in "
+                f"{folder}: start the command without it"
+            )
         if missing:
             print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are done; {max(workers, 1)} at a time", flush=True)
         for number, (job, row) in enumerate(run_jobs(list(missing.values()), train_job, workers, gpus), start=1):
             results.add(row)
             print(f"[{number}/{len(missing)}] {job}: {_told(row)}", flush=True)
-        return [{**results.rows[job.key], **job.described()} for job in jobs]
+        return [row_of(job) for job in jobs]
 
     chosen = tune(grid, run_all)
     _write_chosen(chosen, folder / CHOSEN_FILE)
-    rows = run_all(final_jobs(grid, chosen))
+    final = final_jobs(grid, chosen)
+    rows = [row_of(job) for job in final] if options.report_only else run_all(final)
     _report(grid, rows, chosen, folder, command)
     return folder
 
@@ -76,7 +86,7 @@ def _write_chosen(chosen: Mapping[Setting, Options], path: Path) -> None:
 
 
 def _report(grid: Benchmark, rows: list[Row], chosen: Mapping[Setting, Options], folder: Path, command: str) -> None:
-    write_table(rows, folder / TABLE_FILE)
+    write_table([row for row in rows if "machine" in row or "error" in row], folder / TABLE_FILE)
     comparisons = compare(rows, list(grid.methods))
     drawn = plot_benchmark(grid, comparisons, folder)
     machines = sorted({row["machine"] for row in rows if "machine" in row})
