@@ -6,6 +6,7 @@ from PIL import Image
 from helpers import NAMES, config, save_teacher, task_options, write_task
 from subdistill_hf.data import SubtaskData
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.learning_rates import NEW_WITH_BATCH_NORM
 from subdistill_hf.report import changed_options
 from subdistill_hf.run import _build
 from subdistill_hf.task import CACHED_IMAGES, enough_epochs, enough_views, load_task
@@ -66,7 +67,9 @@ def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(i
     assert enough_epochs(images, images_per_step) == epochs
 
 
-@pytest.mark.parametrize(("given", "expected"), [({"learning_rate": 0.0}, 1e-2), ({"learning_rate": 3e-5}, 3e-5)])
+@pytest.mark.parametrize(
+    ("given", "expected"), [({"learning_rate": 0.0}, NEW_WITH_BATCH_NORM), ({"learning_rate": 3e-5}, 3e-5)]
+)
 def test_a_learning_rate_that_is_not_given_is_the_one_that_suits_the_student(inputs, tmp_path, given, expected):
     task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out", **given))
     run = _build(task, "kd", announce=False)
