@@ -97,27 +97,23 @@ def adapted_teacher(folder, teacher, processes):
     return adapt(plan_adaptation(task, folder / "runs", resume=False), folder / "runs")
 
 
+def one_layer(folder, teacher):
+    """Options of `inspect` and `analyse`: one layer of a teacher on the images beside it."""
+    return {
+        "teacher": str(teacher),
+        "dataset": str(teacher.with_name("images")),
+        "classes": list(NAMES),
+        "layers": ["resnet.encoder.stages.0"],
+        "output_dir": str(folder),
+    }
+
+
 def inspected(folder, teacher):
-    options = InspectOptions(
-        teacher=str(teacher),
-        dataset=str(teacher.with_name("images")),
-        classes=list(NAMES),
-        layers=["resnet.encoder.stages.0"],
-        output_dir=str(folder),
-    )
-    return inspect(options)
+    return inspect(InspectOptions(**one_layer(folder, teacher)))
 
 
 def analysed(folder, teacher):
-    options = AnalyseOptions(
-        teacher=str(teacher),
-        dataset=str(teacher.with_name("images")),
-        classes=list(NAMES),
-        layers=["resnet.encoder.stages.0"],
-        bases=["pca", "random"],
-        dimensions=[1, 3, 12],
-        output_dir=str(folder),
-    )
+    options = AnalyseOptions(**one_layer(folder, teacher), bases=["pca", "random"], dimensions=[1, 3, 12])
     return analyse(options)
 
 

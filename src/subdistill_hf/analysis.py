@@ -13,10 +13,11 @@ from subdistill_hf.analysis_plot import Panel, plot_analysis
 from subdistill_hf.bases import BASES
 from subdistill_hf.class_names import nearest
 from subdistill_hf.drawing import short_names
-from subdistill_hf.errors import SubDistillError, SubspaceError
+from subdistill_hf.errors import SubspaceError
 from subdistill_hf.fitting import WITHOUT_CONTEXT
 from subdistill_hf.moments import Moments
 from subdistill_hf.options import AnalyseOptions
+from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.projected_accuracy import projected_accuracies
 from subdistill_hf.stages import LayerShape
 from subdistill_hf.subspaces import Subspace
@@ -134,7 +135,8 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
         SubDistillError: for options that do not fit together.
     """
     bases = _checked_bases(options.bases)
-    _check_folder(options.output_dir)
+    if options.output_dir is not None:
+        refuse_file(options.output_dir)
     found = load_teacher_layers(options)
     given = _checked_dimensions(options.dimensions, found.layers)
     test = ViewDataset(found.data.test, found.data.columns, marked=found.data.marked("test"))
@@ -220,11 +222,6 @@ def _checked_bases(bases: Sequence[str]) -> list[str]:
         if basis not in BASES:
             raise SubspaceError(f"unknown basis {basis!r}{nearest(basis, list(BASES))}")
     return list(dict.fromkeys(bases))
-
-
-def _check_folder(folder: str | None) -> None:
-    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
-        raise SubDistillError(f"output_dir={folder!r} is a file: expected a folder, or a name that is free")
 
 
 def _checked_dimensions(dimensions: Sequence[int], layers: Sequence[LayerShape]) -> Mapping[str, list[int]]:

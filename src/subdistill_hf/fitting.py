@@ -22,7 +22,6 @@ from subdistill_hf.within_memory import within_memory
 
 WITHOUT_CONTEXT = ("pca", "random", "identity")
 
-
 Collate = Callable[[list[Any]], Mapping[str, Any]]
 
 

@@ -34,6 +34,7 @@ from subdistill_hf.learning_rates import suited_learning_rate
 from subdistill_hf.methods import METHODS
 from subdistill_hf.models import LoadedModel
 from subdistill_hf.options import TaskOptions
+from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.progress import show_progress
 from subdistill_hf.report import TrainedStudent, build_report, results_table
 from subdistill_hf.student_folder import REPORT_FILE, write_student
@@ -178,8 +179,7 @@ def _push_checkpoints(config: SubDistillConfig, destination: Destination | None,
 def _check_folder(options: TaskOptions, config: SubDistillConfig) -> None:
     """Refuse to mix two runs in one folder."""
     folder = Path(config.output_dir)
-    if folder.is_file():
-        raise SubDistillError(f"output_dir={config.output_dir!r} is a file: expected a folder")
+    refuse_file(folder)
     resume = _resume_option(config)
     if not folder.is_dir() or not any(folder.iterdir()):
         return

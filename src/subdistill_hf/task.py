@@ -90,7 +90,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     for name, allowed in (("adapt_teacher", ADAPT_TEACHER), ("adapt_classes", ADAPT_CLASSES)):
         if getattr(options, name) not in allowed:
             raise SubDistillError(f"{name}={getattr(options, name)!r}: expected {', '.join(allowed)}")
-    if options.augmentation != "auto" and options.augmentation not in AUGMENTATIONS:
+    if options.augmentation != AUTO and options.augmentation not in AUGMENTATIONS:
         raise SubDistillError(
             f"augmentation={options.augmentation!r}: expected auto or one of {', '.join(AUGMENTATIONS)}"
         )
@@ -114,7 +114,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     if config.teacher_cache == AUTO:
         config.teacher_cache = enough_views(len(data.train))
     augmentation = options.augmentation
-    if augmentation == "auto":
+    if augmentation == AUTO:
         augmentation = "pad_crop" if max(test.image(0).shape) <= SMALL_IMAGE else "resized_crop"
     flip = options.dataset not in EMBEDDED_DATASETS if options.flip is None else options.flip
     return Task(options, config, data, test, teacher, augmentation, flip, lacks_classes)

@@ -134,7 +134,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """A batch of views: `image` `(3, H, W)` bytes, `labels`, and the places `index` and `view`."""
         if self._decoded is not None and self.augmentation == "pad_crop":
-            views = list(self._pad_crops(self._decoded, indices))
+            views = list(_pad_crops(self._decoded[indices], self._random[indices], self.flip))
         else:
             views = [self._view(index) for index in indices]
         return [
@@ -142,27 +142,26 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             for index, view in zip(indices, views, strict=True)
         ]
 
-    def _pad_crops(self, decoded: Tensor, indices: list[int]) -> Tensor:
-        """The views of a batch in one indexing, `(B, 3, H, W)`: the same as one by one."""
-        draws = torch.from_numpy(self._random[indices])
-        rows, columns = _shifted(decoded.shape[2], draws[:, 0]), _shifted(decoded.shape[3], draws[:, 1])
-        if self.flip:
-            columns = torch.where(draws[:, 4, None] < 0.5, columns.flip(1), columns)
-        places = torch.tensor(indices)[:, None, None]
-        # one advanced index for images, rows and columns puts channels last
-        return decoded[places, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
     def _view(self, index: int) -> Tensor:
-        image = self.image(index)
-        draw = self._random[index]
+        image, draw = self.image(index), self._random[index]
         if self.augmentation == "pad_crop":
-            rows, columns = (_shifted(image.shape[side + 1], torch.from_numpy(draw[side, None]))[0] for side in (0, 1))
-            image = image[:, rows][:, :, columns]
-        elif self.augmentation == "resized_crop":
+            return _pad_crops(image[None], draw[None], self.flip)[0]
+        if self.augmentation == "resized_crop":
             image = _resized_crop(image, draw, self.size or (image.shape[1], image.shape[2]))
         if self.flip and draw[4] < 0.5:
             image = image.flip(2)
         return image
+
+
+def _pad_crops(images: Tensor, drawn: np.ndarray[Any, np.dtype[np.float64]], flip: bool) -> Tensor:
+    """Shifted and, if `flip`, half of them mirrored images `(B, 3, H, W)`, in one indexing; a row of numbers each."""
+    draws = torch.from_numpy(drawn)
+    rows, columns = _shifted(images.shape[2], draws[:, 0]), _shifted(images.shape[3], draws[:, 1])
+    if flip:
+        columns = torch.where(draws[:, 4, None] < 0.5, columns.flip(1), columns)
+    places = torch.arange(len(images))[:, None, None]
+    # one advanced index for images, rows and columns puts channels last
+    return images[places, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def _shifted(length: int, draws: Tensor) -> Tensor:

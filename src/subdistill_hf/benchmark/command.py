@@ -19,12 +19,13 @@ from subdistill_hf.benchmark.tables import markdown, write_table
 from subdistill_hf.benchmark.training import check, train_job
 from subdistill_hf.benchmark.workers import run_jobs
 from subdistill_hf.options import BenchmarkOptions
+from subdistill_hf.output_folder import refuse_file
 
 RUNS_FILE = "runs.jsonl"
 TABLE_FILE = "results.csv"
 CHOSEN_FILE = "chosen.yaml"
 REPORT_FILE = "README.md"
-NOT_FINISHED: Row = {"test": None}
+NOT_FINISHED: Row = {"test": None}  # what a failed run has too, beside its error
 
 
 def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "subdistill benchmark") -> Path:
@@ -46,8 +47,7 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     """
     grid = read_benchmark(config)
     folder = Path(options.output_dir or f"benchmark-{Path(config).stem}")
-    if folder.is_file():
-        raise BenchmarkError(f"output_dir={str(folder)!r} is a file: expected a folder")
+    refuse_file(folder)
     if options.workers is not None and options.workers < 0:
         raise BenchmarkError(f"workers={options.workers}: expected at least 0")
     check(untuned_jobs(grid))
@@ -86,7 +86,7 @@ def _write_chosen(chosen: Mapping[Setting, Options], path: Path) -> None:
 
 
 def _report(grid: Benchmark, rows: list[Row], chosen: Mapping[Setting, Options], folder: Path, command: str) -> None:
-    write_table([row for row in rows if "machine" in row or "error" in row], folder / TABLE_FILE)
+    write_table([row for row in rows if "validation" in row], folder / TABLE_FILE)
     comparisons = compare(rows, list(grid.methods))
     drawn = plot_benchmark(grid, comparisons, folder)
     machines = sorted({row["machine"] for row in rows if "machine" in row})

@@ -23,11 +23,16 @@ MARK_COLUMNS: Final = (
 """What a run's row has beside `test` and `teacher_test`, which are then of marked images."""
 
 
+def has_mark(comparison: Comparison) -> bool:
+    """Whether its runs tell who follows a mark."""
+    return all("mark_followed" in row for rows in comparison.rows.values() for row in rows)
+
+
 def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
     """The lines of the table; none where nothing was marked."""
-    runs = comparison.rows
-    if not all("mark_followed" in row for rows in runs.values() for row in rows):
+    if not has_mark(comparison):
         return []
+    runs = comparison.rows
     reference = benchmark.reference
     teacher = _figures(next(iter(runs.values())), "teacher_")
     rows: list[dict[str, str | None]] = [

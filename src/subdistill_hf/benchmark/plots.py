@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from subdistill_hf.benchmark.config import Benchmark
-from subdistill_hf.benchmark.mark_tables import mark_section
+from subdistill_hf.benchmark.mark_tables import has_mark
 from subdistill_hf.benchmark.statistics import Comparison, Estimate
 from subdistill_hf.benchmark.wording import heading_of, label_of
 from subdistill_hf.drawing import (
@@ -55,7 +55,7 @@ def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], fold
     if len({comparison.train_images for comparison in found}) > 1:
         path = folder / "accuracy_against_training_images.png"
         drawn.insert(0, _plot_accuracies(benchmark, found, colours, path))
-    marked = [comparison for comparison in found if mark_section(benchmark, comparison)]
+    marked = [comparison for comparison in found if has_mark(comparison)]
     if len(marked) > 1:
         drawn.append(_plot_marks(benchmark, marked, colours, folder / "who_learned_the_mark.png"))
     return drawn

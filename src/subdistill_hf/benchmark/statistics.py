@@ -94,7 +94,7 @@ def compare(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
     """Group final rows by student, training images and condition, and keep the blocks that all methods have finished.
 
     Args:
-        rows: of the final runs; those not finished yet are absent.
+        rows: of the final runs; `test` is None of those that failed or are not finished yet.
         methods: the methods, in the table's order.
     """
     groups: dict[tuple[str, float, str | None], dict[tuple[str, int], dict[str, Row]]] = {}

@@ -78,8 +78,8 @@ def train_job(job: Job) -> Row:
 
     Returns:
         `job.described()` with accuracies of student and teacher, agreement, steps and parameters; where images carry
-        a mark, what it does to both; the seconds of the
-        steps, and those of what came before them: the subspaces, and the teacher's passes where they are kept.
+        a mark, what it does to both; the seconds of the steps, and those of what came before them: the subspaces, and
+        the teacher's passes where they are kept.
 
     Raises:
         BenchmarkError: when the teacher lacks the classes.
