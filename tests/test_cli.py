@@ -374,6 +374,15 @@ def test_bad_input_to_inspect_gets_one_message(inputs, tmp_path, changed, messag
     assert not (tmp_path / "spectra").exists()
 
 
+@pytest.mark.parametrize("command", ["inspect", "analyse"])
+def test_a_file_in_place_of_the_output_folder_is_refused_before_the_teacher_is_loaded(inputs, tmp_path, command):
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    status, printed, said = inspection(inputs, command, teacher=tmp_path / "nowhere", output_dir=tmp_path / "out")
+    assert (status, printed) == (2, "")
+    assert "is a file: expected a folder" in said
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
+
+
 # Analyse
 
 

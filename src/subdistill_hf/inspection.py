@@ -11,6 +11,7 @@ from subdistill_hf.bases import BASES
 from subdistill_hf.errors import SubspaceError
 from subdistill_hf.fitting import WITHOUT_CONTEXT
 from subdistill_hf.options import InspectOptions
+from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.plots import plot_subspaces
 from subdistill_hf.stages import LayerShape
 from subdistill_hf.subspaces import Subspace, save_subspaces
@@ -32,6 +33,8 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     """
     if options.basis not in BASES:
         raise SubspaceError(f"unknown basis {options.basis!r}: expected one of {', '.join(BASES)}")
+    if options.output_dir is not None:
+        refuse_file(options.output_dir)
     found = load_teacher_layers(options)
     moments = found.moments(with_context=options.basis not in WITHOUT_CONTEXT)
     subspaces = {
