@@ -383,6 +383,20 @@ def test_a_file_in_place_of_the_output_folder_is_refused_before_the_teacher_is_l
     assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
 
 
+def test_inspect_and_analyse_say_that_images_are_marked(inputs, tmp_path):
+    # of ten images two are for validation, and half of the rest is marked
+    chosen = {"layers": "resnet.encoder.stages.0", "mark": "plus", "mark_share": 0.5, "mark_classes": NAMES[1]}
+    _, printed, said = inspection(inputs, **chosen)
+    assert f"mark plus: on 4 training images of {NAMES[1]}, and all test images" in printed, said
+    plain = inspection(inputs, "analyse", output_dir=tmp_path / "plain", layers=chosen["layers"], bases="pca")
+    marked = inspection(inputs, "analyse", output_dir=tmp_path / "out", **chosen, bases="pca")
+    assert ["mark plus: on 4 training" in printed for _, printed, _ in (plain, marked)] == [False, True]
+    found = [json.loads((tmp_path / name / "analysis.json").read_text(encoding="utf-8")) for name in ("plain", "out")]
+    assert found[0]["mark"] is None
+    assert found[1]["mark"]["classes"] == [NAMES[1]]
+    assert found[0]["layers"] != found[1]["layers"]
+
+
 # Analyse
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -21,7 +22,6 @@ from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.projected_accuracy import projected_accuracies
 from subdistill_hf.stages import LayerShape
 from subdistill_hf.subspaces import Subspace
-from subdistill_hf.subtask import matching_table
 from subdistill_hf.tables import table
 from subdistill_hf.teacher_layers import BATCH, load_teacher_layers
 from subdistill_hf.views import ViewDataset
@@ -62,6 +62,7 @@ class SubspaceAnalysis:
         classes: the subtask's.
         train_images: images that the moments are of.
         test_images: images that the accuracies are of.
+        mark: the spurious mark on the images, as the report of a training describes it; `None` without one.
         seed: of the choice of images and of the random bases.
         random_bases: number of random bases, whose mean is given.
         accuracy: of the teacher as it is, among the subtask's classes.
@@ -73,6 +74,7 @@ class SubspaceAnalysis:
     classes: list[str]
     train_images: int
     test_images: int
+    mark: dict[str, Any] | None
     seed: int
     random_bases: int
     accuracy: float
@@ -153,13 +155,14 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
         classes=list(found.data.subtask.names),
         train_images=len(found.data.train),
         test_images=len(test),
+        mark=None if found.data.marking is None else found.data.marking.described(found.data.subtask),
         seed=options.seed,
         random_bases=RANDOM_BASES,
         accuracy=unprojected,
         layers=[one.analysed(values) for one, values in zip(curves, accuracies, strict=True)],
     )
     if PartialState().is_main_process:
-        print(f"{matching_table(found.data.subtask, found.teacher.labels)}\n\n{analysis_tables(analysis)}")
+        print(f"{found.heading()}\n\n{analysis_tables(analysis)}")
         if options.output_dir is not None:
             _write(analysis, Path(options.output_dir))
     return analysis

@@ -15,7 +15,6 @@ from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.plots import plot_subspaces
 from subdistill_hf.stages import LayerShape
 from subdistill_hf.subspaces import Subspace, save_subspaces
-from subdistill_hf.subtask import matching_table
 from subdistill_hf.tables import table
 from subdistill_hf.teacher_layers import load_teacher_layers
 
@@ -43,7 +42,7 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     }
     if not PartialState().is_main_process:
         return subspaces
-    print(f"{matching_table(found.data.subtask, found.teacher.labels)}\n")
+    print(f"{found.heading()}\n")
     print(spectrum_table(found.layers, subspaces))
     if options.output_dir is not None:
         save_subspaces(subspaces, options.output_dir)

@@ -50,6 +50,11 @@ class Marking:
             "validation_images": len(self.validation.rows),
         }
 
+    def sentence(self, subtask: Subtask) -> str:
+        """The mark and what carries it, for the terminal."""
+        names = ", ".join(subtask.names[output] for output in self.outputs)
+        return f"{self.mark}: on {len(self.train.rows)} training images of {names}, and all test images"
+
 
 def check_mark(options: DataOptions) -> None:
     """Refuse a mark that does not exist, a share that is none, and options of a mark without one.

@@ -145,7 +145,5 @@ def announce(task: Task) -> None:
     counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
     print(f"images   {data.name}: {counts}")
     if data.marking is not None:
-        marked = ", ".join(data.marking.described(data.subtask)["classes"])
-        seen = f"{len(data.marking.train.rows)} training images of {marked}, and all test images"
-        print(f"mark     {data.marking.mark}: on {seen}")
+        print(f"mark     {data.marking.sentence(data.subtask)}")
     print(f"subtask\n{matching_table(data.subtask, task.teacher.labels)}")

@@ -16,7 +16,7 @@ from subdistill_hf.models import LoadedModel, load_teacher
 from subdistill_hf.moments import Moments
 from subdistill_hf.options import TeacherOptions
 from subdistill_hf.stages import LayerShape, block_chain, choose_stages, describe_layers
-from subdistill_hf.subtask import match_teacher
+from subdistill_hf.subtask import match_teacher, matching_table
 from subdistill_hf.teaching import Teaching
 from subdistill_hf.views import ViewCollator, ViewDataset
 
@@ -42,6 +42,12 @@ class TeacherLayers:
     teaching: Teaching
     layers: list[LayerShape]
     collate: ViewCollator
+
+    def heading(self) -> str:
+        """What is looked at: the classes as the teacher knows them, and the spurious mark on the images, if any."""
+        subtask, marking = self.data.subtask, self.data.marking
+        matching = matching_table(subtask, self.teacher.labels)
+        return matching if marking is None else f"{matching}\nmark {marking.sentence(subtask)}"
 
     def moments(self, with_context: bool = True) -> dict[str, Moments]:
         """The moments of all layers over the training images, as they are; the same in every process.
