@@ -145,6 +145,7 @@ def test_the_demo_is_a_run_of_distill_with_options_that_exist():
         ({"layer_weight": -1}, "layer_weight=-1.0: expected a weight of at least 0"),
         ({"compare": "kd fitnets"}, "compare='fitnets': expected methods among"),
         ({"augmentation": "cutout"}, "augmentation='cutout': expected auto or one of"),
+        ({"mix": 1.5}, "mix=1.5: expected a share of the views, from 0 to 1"),
         ({"validation_fraction": 1.5}, "validation_fraction=1.5"),
         ({"resume_from_checkpoint": "{inputs}/empty"}, "expected true, for the last checkpoint, or a checkpoint's"),
         ({"colour": "red"}, "--colour"),

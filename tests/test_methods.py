@@ -138,6 +138,16 @@ def test_dkd_is_weighted_by_its_option_and_uses_labels(tmp_path):
     assert losses[8.0] > losses[0.0] > 0
 
 
+def test_dkd_takes_the_class_that_a_mixed_image_shows_most(tmp_path):
+    run = trainer(tmp_path, method="dkd")
+    student, teacher, labels = torch.randn(6, 3), torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    shares = 0.3 * torch.eye(3)[labels.roll(1)] + 0.7 * torch.eye(3)[labels]
+    found = [
+        run.loss_terms({"logits": student, "layer_losses": []}, teacher, given)["kd"] for given in (labels, shares)
+    ]
+    assert float(found[0]) == float(found[1]) > 0
+
+
 def test_a_loss_that_is_not_finite_names_the_layer(tmp_path):
     run = trainer(tmp_path, method="vid")
     with torch.no_grad():

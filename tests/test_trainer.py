@@ -291,6 +291,21 @@ def test_label_smoothing_reaches_the_cross_entropy(tmp_path):
     assert first_loss(0.3) == pytest.approx(float(smooth.detach()), rel=1e-5)
 
 
+def test_labels_of_mixed_images_are_shares_of_the_classes(tmp_path):
+    def scratch():
+        return trainer(tmp_path, train=views(augmentation="pad_crop", mix=1), method="scratch", max_steps=1)
+
+    batch = next(iter(scratch().get_train_dataloader()))
+    logits = resnet().train()(pixel_values=batch["pixel_values"]).logits
+    assert batch["labels"].shape == logits.shape
+    assert ((batch["labels"] > 0.01).sum(1) == 2).any()
+    expected = -(batch["labels"] * logits.log_softmax(1)).sum(1).mean()
+    run = scratch()
+    run.train()
+    assert logged(run)[0]["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert run.evaluate(views(split="test"))["eval_loss"] > 0
+
+
 class WithDecay(SubDistillTrainer):
     """A user's own term, from the second step on."""
 

@@ -17,9 +17,10 @@ from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
+@pytest.mark.parametrize("mix", [0, 0.6])
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_a_view_depends_only_on_seed_view_and_image(augmentation):
-    options = {"augmentation": augmentation, "flip": True, "seed": 5}
+def test_a_view_depends_only_on_seed_view_and_image(augmentation, mix):
+    options = {"augmentation": augmentation, "flip": True, "seed": 5, "mix": mix}
     one, other = views(**options), views(**options)
     for view in (3, 0):
         one.set_epoch(view)
@@ -29,7 +30,9 @@ def test_a_view_depends_only_on_seed_view_and_image(augmentation):
         for index in range(12):
             assert torch.equal(together[index]["image"], backwards[index]["image"])
             assert (together[index]["index"], together[index]["view"]) == (index, view)
-            assert together[index]["labels"] == subtask_rows()["fine_label"][index]
+            assert np.array_equal(together[index]["labels"], backwards[index]["labels"])
+            label = together[index]["labels"]
+            assert (label.argmax() if mix else label) == subtask_rows()["fine_label"][index]
 
 
 def test_views_are_the_same_when_other_processes_load_them():
@@ -107,10 +110,13 @@ def test_a_batch_of_shifted_and_mirrored_views_is_that_of_images_one_by_one(monk
         assert torch.equal(item["image"], alone[index]["image"])
 
 
-def test_images_of_different_sizes_are_cropped_to_one_size():
+def of_different_sizes():
     rows = [Image.fromarray(np.full((20 + 4 * index, 40, 3), 9 * index, dtype=np.uint8)) for index in range(4)]
-    rows = datasets.Dataset.from_dict({"img": rows, "fine_label": [0, 1, 0, 1]}, features=two_classes())
-    dataset = ViewDataset(rows, COLUMNS, "resized_crop", size=(24, 16))
+    return datasets.Dataset.from_dict({"img": rows, "fine_label": [0, 1, 0, 1]}, features=two_classes())
+
+
+def test_images_of_different_sizes_are_cropped_to_one_size():
+    dataset = ViewDataset(of_different_sizes(), COLUMNS, "resized_crop", size=(24, 16))
     assert [tuple(dataset[index]["image"].shape) for index in range(4)] == [(3, 24, 16)] * 4
     assert dataset.image(3).shape == (3, 32, 40)
     assert dataset[3]["image"].unique().tolist() == [27]
@@ -174,3 +180,63 @@ def test_timm_processors_of_different_preprocessing_are_told_apart():
     alone = large(images=image, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch["teacher_pixel_values"][1:], alone, rtol=0, atol=0)
     assert "teacher_pixel_values" not in ViewCollator(small, small)(items)
+
+
+# Mixed views
+
+
+def test_a_share_of_the_views_is_mixed_and_labelled_so():
+    plain = views(per_class=40, augmentation="pad_crop", flip=True, seed=2)
+    mixed = views(per_class=40, augmentation="pad_crop", flip=True, seed=2, mix=0.3)
+    images, classes = len(plain), len(NAMES)
+    changed, weights, others = 0, [], []
+    for view in range(4):
+        plain.set_epoch(view)
+        mixed.set_epoch(view)
+        own = torch.stack([item["image"] for item in plain.__getitems__(list(range(images)))]).double()
+        for index, item in enumerate(mixed.__getitems__(list(range(images)))):
+            shares = item["labels"]
+            assert shares.shape == (classes,)
+            assert float(shares.sum()) == pytest.approx(1)
+            if torch.equal(item["image"].double(), own[index]):
+                continue
+            changed += 1
+            # the other image and its weight, by trying all: item = weight·own + (1 - weight)·other, to rounding
+            direction = own - own[index]
+            along = (direction * (item["image"].double() - own[index])).flatten(1).sum(1)
+            weight = along / direction.square().flatten(1).sum(1).clamp_min(1e-9)
+            residual = (own[index] + weight[:, None, None, None] * direction - item["image"]).abs().flatten(1).amax(1)
+            other = int(residual.argmin())
+            assert residual[other] <= 1.0
+            assert 0 < weight[other] <= 0.51
+            expected = torch.zeros(classes, dtype=torch.float64)
+            expected[plain.labels[index]] += 1 - weight[other]
+            expected[plain.labels[other]] += weight[other]
+            assert torch.allclose(shares.double(), expected, atol=0.02)
+            weights.append(float(weight[other]))
+            others.append(other)
+    assert 0.24 < changed / (4 * images) < 0.36
+    assert 0.2 < np.mean(weights) < 0.3
+    assert len(set(others)) > 0.5 * len(others)
+
+
+def test_mixing_changes_what_views_depend_on_and_none_is_as_before():
+    assert len({views(mix=mix).fingerprint for mix in (0, 0.5, 1)}) == 3
+    assert views(mix=0).fingerprint == views().fingerprint
+    assert views(mix=0)[3]["labels"] == views()[3]["labels"]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_images_of_different_sizes_are_mixed_only_when_cropped_to_one(monkeypatch, ahead):
+    if not ahead:
+        monkeypatch.setattr("subdistill_hf.views.DECODE_AHEAD_BYTES", 0)
+    with pytest.raises(DataError, match=r"images 0 and 1 of 20 x 40 and 24 x 40 pixels cannot be mixed: .* mix=0"):
+        ViewDataset(of_different_sizes(), COLUMNS, mix=0.5)
+    dataset = ViewDataset(of_different_sizes(), COLUMNS, "resized_crop", size=(24, 16), mix=1)
+    assert [tuple(item["image"].shape) for item in dataset.__getitems__([0, 3])] == [(3, 24, 16)] * 2
+
+
+@pytest.mark.parametrize("mix", [-0.1, 1.1])
+def test_mixing_needs_a_share(mix):
+    with pytest.raises(DataError, match="expected a share of the views, from 0 to 1"):
+        views(mix=mix)

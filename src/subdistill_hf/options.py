@@ -172,6 +172,10 @@ class TaskOptions(AdaptationOptions, DataOptions):
         default=None,
         metadata={"help": "Mirror half of the training images; by default what suits the dataset."},
     )
+    mix: float = field(
+        default=0.0,
+        metadata={"help": "Share, from 0 to 1, of the training views that are mixed with a view of another image."},
+    )
     compare: list[str] = field(
         default_factory=list,
         metadata={

@@ -28,7 +28,7 @@ from subdistill_hf.options import DistillationOptions
 from subdistill_hf.subspaces import Subspace
 from subdistill_hf.tables import table
 from subdistill_hf.task import Task
-from subdistill_hf.wording import method_label
+from subdistill_hf.wording import format_percent, method_label
 
 VERSIONED = ("subdistill-hf", "torch", "transformers", "timm", "datasets", "accelerate")
 WITHOUT_EFFECT = ("teacher_cache_dir", "teacher_cache_limit")  # where and for how long targets are kept
@@ -153,8 +153,15 @@ def _described_dataset(task: Task) -> dict[str, Any]:
         "official_test": data.official_test,
         "train_images_per_class": data.images_per_class(),
         "mark": None if data.marking is None else data.marking.described(data.subtask),
-        "augmentation": task.augmentation + (" and mirroring" if task.flip else ""),
+        "augmentation": _augmentation(task),
     }
+
+
+def _augmentation(task: Task) -> str:
+    """What was done to the training images, in words."""
+    done = task.augmentation + (" and mirroring" if task.flip else "")
+    mixed = format_percent(task.options.mix)
+    return f"{done}; {mixed} of the views mixed with a view of another image" if task.options.mix else done
 
 
 def _described_student(trained: TrainedStudent) -> dict[str, Any]:

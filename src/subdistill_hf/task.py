@@ -70,6 +70,7 @@ class Task:
             seed=self.config.seed,
             views=self.config.views,
             marked=self.data.marked("train"),
+            mix=self.options.mix,
         )
 
     def plain(self, split: str) -> ViewDataset:
@@ -94,6 +95,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
         raise SubDistillError(
             f"augmentation={options.augmentation!r}: expected auto or one of {', '.join(AUGMENTATIONS)}"
         )
+    if not 0 <= options.mix <= 1:
+        raise SubDistillError(f"mix={options.mix}: expected a share of the views, from 0 to 1")
     with config.main_process_first(desc="loading images"):
         data = load_subtask(options, config.seed)
     adaptable = options.adapt_teacher != "no"

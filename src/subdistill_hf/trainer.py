@@ -253,7 +253,7 @@ class SubDistillTrainer(StudentOnHub):
         Args:
             outputs: `logits` `(B, C)` of the student and `layer_losses`, one scalar per pair.
             teacher_logits: the teacher's subtask logits `(B, C)`; `None` without a teacher.
-            labels: class of each image `(B,)`, if the batch has labels.
+            labels: class of each image `(B,)`, or shares of the classes `(B, C)`, if the batch has labels.
         """
         terms: dict[str, Tensor] = {}
         weights = self.loss_weights
@@ -275,6 +275,7 @@ class SubDistillTrainer(StudentOnHub):
             return logit_distillation(student, teacher, self.args.temperature)
         if labels is None:
             raise DistillationError("decoupled distillation needs `labels` in the batch")
+        labels = labels if labels.dim() == 1 else labels.argmax(dim=1)  # of a mixed image, the class it shows most
         return decoupled_distillation(student, teacher, labels, self.args.temperature, beta=self.args.dkd_beta)
 
     def prediction_step(

@@ -17,6 +17,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.errors import DataError
 from subdistill_hf.marks import MarkedRows
+from subdistill_hf.mixing import draw_partners
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
 DECODE_AHEAD_BYTES = 512 * 2**20
@@ -37,9 +38,12 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed: of the augmentation.
         views: number of different views of each image; epochs cycle through them. As many as epochs by default.
         marked: which images are shown with a spurious mark, put on before the augmentation.
+        mix: share of the views that are mixed with a view of another image, each with a weight of its own (mixup,
+            Zhang et al., 2018); the labels of all are then shares of the classes. 0 mixes none.
 
     Raises:
-        DataError: for an unknown augmentation, an empty dataset, or an image that cannot be decoded.
+        DataError: for an unknown augmentation, an empty dataset, an image that cannot be decoded, or images of
+            different sizes that are to be mixed.
     """
 
     def __init__(
@@ -52,17 +56,22 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed: int = 0,
         views: int | None = None,
         marked: MarkedRows | None = None,
+        mix: float = 0.0,
     ) -> None:
         if augmentation not in AUGMENTATIONS:
             raise DataError(f"unknown augmentation {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
         if len(dataset) == 0:
             raise DataError("the dataset has no images")
+        if not 0 <= mix <= 1:
+            raise DataError(f"mix={mix}: expected a share of the views, from 0 to 1")
         self.dataset, self.columns = dataset, columns
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = list(dataset[columns.label])
-        self.views, self.view, self.marked = views, 0, marked
-        self._random = self._draw(0)
+        self.views, self.view, self.marked, self.mix = views, 0, marked, mix
         self._decoded = self._decode_all()
+        if mix and augmentation != "resized_crop":
+            self._check_sizes()
+        self._draw()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +79,8 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
     @property
     def fingerprint(self) -> str:
         """A digest of what every view depends on: the images, the augmentation and its seed."""
-        digest = hashlib.sha256(repr((self.augmentation, self.flip, self.size, self.seed, PAD, len(self))).encode())
+        shaping = (self.augmentation, self.flip, self.size, self.seed, PAD, len(self))
+        digest = hashlib.sha256(repr(shaping if not self.mix else (*shaping, self.mix)).encode())
         if self._decoded is None:
             identity = self.marked.identity if self.marked is not None else ""
             digest.update(self.dataset._fingerprint.encode() + identity.encode())
@@ -83,11 +93,13 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         view = epoch if self.views is None else epoch % self.views
         if view != self.view:
             self.view = view
-            self._random = self._draw(view)
+            self._draw()
 
-    def _draw(self, view: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """One row of uniform numbers per image."""
-        return np.random.default_rng([self.seed, view]).random((len(self.labels), 5))
+    def _draw(self) -> None:
+        """Draw what the present view does to each image: one row of uniform numbers, and what it is mixed with."""
+        images = len(self.labels)
+        self._random = np.random.default_rng([self.seed, self.view]).random((images, 5))
+        self._partners = draw_partners(images, self.mix, self.seed, self.view) if self.mix else None
 
     def _decode(self, index: int) -> Tensor:
         try:
@@ -124,6 +136,17 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             images.append(image)
         return torch.stack(images)
 
+    def _check_sizes(self) -> None:
+        """Refuse to mix images of different sizes."""
+        first = self.image(0).shape
+        for index in range(1, len(self) if self._decoded is None else 1):
+            if (shape := self.image(index).shape) != first:
+                sizes = [f"{height} x {width}" for _, height, width in (first, shape)]
+                raise DataError(
+                    f"images 0 and {index} of {sizes[0]} and {sizes[1]} pixels cannot be mixed: expected one size; "
+                    "choose the augmentation resized_crop, or mix=0"
+                )
+
     def image(self, index: int) -> Tensor:
         """One image without augmentation, `(3, H, W)` bytes."""
         return self._decode(index) if self._decoded is None else self._decoded[index]
@@ -133,14 +156,21 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """A batch of views: `image` `(3, H, W)` bytes, `labels`, and the places `index` and `view`."""
-        if self._decoded is not None and self.augmentation == "pad_crop":
-            views = list(_pad_crops(self._decoded[indices], self._random[indices], self.flip))
-        else:
-            views = [self._view(index) for index in indices]
+        views, labels = self._plain_views(indices), [self.labels[index] for index in indices]
+        if self._partners is not None:
+            others = self._plain_views(self._partners.other[indices].tolist())
+            views = self._partners.images(indices, views, others)
+            labels = list(self._partners.labels(indices, torch.tensor(self.labels), max(self.labels) + 1))
         return [
-            {"image": view, "labels": self.labels[index], "index": index, "view": self.view}
-            for index, view in zip(indices, views, strict=True)
+            {"image": view, "labels": label, "index": index, "view": self.view}
+            for index, view, label in zip(indices, views, labels, strict=True)
         ]
+
+    def _plain_views(self, indices: list[int]) -> list[Tensor]:
+        """Views that are not mixed yet."""
+        if self._decoded is not None and self.augmentation == "pad_crop":
+            return list(_pad_crops(self._decoded[indices], self._random[indices], self.flip))
+        return [self._view(index) for index in indices]
 
     def _view(self, index: int) -> Tensor:
         image, draw = self.image(index), self._random[index]
@@ -211,7 +241,7 @@ class ViewCollator:
         if self.teacher_processor is not None:
             batch["teacher_pixel_values"] = process(self.teacher_processor, images)
         for name in ("labels", "index", "view"):
-            batch[name] = torch.tensor([example[name] for example in examples])
+            batch[name] = torch.stack([torch.as_tensor(example[name]) for example in examples])
         return batch
 
 

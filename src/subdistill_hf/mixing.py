@@ -1,0 +1,65 @@
+"""Views mixed with views of other images: what a teacher says of them is known, so they cost no further image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MIX_SEED = 1
+
+
+@dataclass(frozen=True)
+class Partners:
+    """With what each image of a dataset is mixed in one of its views.
+
+    Attributes:
+        other: the other image of each, `(N,)`.
+        own: the weight of the image itself, `(N,)`: from a half to 1, and 1 where it is not mixed.
+    """
+
+    other: Tensor
+    own: Tensor
+
+    def images(self, indices: Sequence[int], views: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+        """own·view + (1 - own)·other for each image, rounded to bytes.
+
+        Args:
+            indices: the images.
+            views: a view of each, `(3, H, W)` bytes.
+            others: a view of the other image of each, of the same size.
+        """
+        return [
+            torch.lerp(other.float(), view.float(), own).round().to(torch.uint8) if own < 1 else view
+            for view, other, own in zip(views, others, self.own[indices].tolist(), strict=True)
+        ]
+
+    def labels(self, indices: Sequence[int], labels: Tensor, classes: int) -> Tensor:
+        """The shares of the classes in each mixed image, `(B, classes)`.
+
+        Args:
+            indices: the images.
+            labels: of all images, `(N,)`.
+            classes: how many there are.
+        """
+        chosen = torch.as_tensor(indices)
+        one_hot = F.one_hot(labels, classes).float()
+        return torch.lerp(one_hot[self.other[chosen]], one_hot[chosen], self.own[chosen, None])
+
+
+def draw_partners(images: int, share: float, seed: int, view: int) -> Partners:
+    """Choose what is mixed, and how: the same for (seed, view), and independent of the augmentation.
+
+    Args:
+        images: number of images.
+        share: of them that are mixed, in the mean.
+        seed: of the augmentation.
+        view: number of the view.
+    """
+    drawn = torch.from_numpy(np.random.default_rng([seed, view, MIX_SEED]).random((images, 3)))
+    own = torch.where(drawn[:, 0] < share, 0.5 + 0.5 * drawn[:, 1], 1.0)
+    return Partners((drawn[:, 2] * images).long(), own.float())
