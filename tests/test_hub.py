@@ -95,11 +95,7 @@ def test_a_push_makes_the_repository_and_a_fresh_process_gives_the_same_answers(
     name = "user/vit-base-patch16-224-mobilenetv4_conv_small-fish"
     [[status, printed, said]] = push(hub, ["student"])
     assert (status, said) == (0, "")
-    assert (
-        f"pushing 6 files, {sum((hub.folder / 'student' / one).stat().st_size for one in STUDENT) / 1000:.0f}"
-        in (printed)
-        or "pushing 6 files" in printed
-    )
+    assert "pushing 6 files" in printed
     assert f"{hub.url}/{name}/commit/" in printed
     assert state_of(hub.folder / "student") == before
 

@@ -27,6 +27,7 @@ from helpers import (
     weights_of,
     write_image_folder,
 )
+from loopback_hub import LoopbackHub
 from subdistill_hf.adaptation import adapt, plan_adaptation
 from subdistill_hf.analysis import analyse
 from subdistill_hf.inspection import inspect
@@ -156,12 +157,12 @@ def work(folder):
     (folder / f"batch-norm-{rank}.json").write_text(json.dumps(history), encoding="utf-8")
 
 
-def torchrun(*arguments, **environment):
+def torchrun(*arguments, environment):
     command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2", *arguments]
     done = subprocess.run(
         list(map(str, command)),
         cwd=REPOSITORY,
-        env=quiet_environment(**environment),
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -176,7 +177,8 @@ def two_processes(tmp_path_factory):
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
     save_teacher(folder / "teacher")
     write_image_folder(folder / "images")
-    torchrun(folder / "worker.py", folder, HF_DATASETS_CACHE=str(folder / "cache"))
+    environment = quiet_environment(HF_DATASETS_CACHE=str(folder / "cache"))
+    torchrun(folder / "worker.py", folder, environment=environment)
     return folder
 
 
@@ -294,15 +296,19 @@ def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process
         assert torch.equal(trained[f"student.{name}"], value), name
 
 
-def test_the_example_script_runs_in_two_processes(tmp_path):
+def test_the_example_script_runs_in_two_processes_and_one_of_them_pushes(tmp_path):
     save_teacher(tmp_path / "teacher")
     write_image_folder(tmp_path / "images")
     arguments = (
         f"--teacher {tmp_path / 'teacher'} --dataset {tmp_path / 'images'} --classes {' '.join(NAMES)} "
         f"--student resnet:widths=8-8-8 --output_dir {tmp_path / 'out'} --use_cpu --report_to none --max_steps 2 "
-        "--per_device_train_batch_size 4 --disable_tqdm true"
+        "--per_device_train_batch_size 4 --disable_tqdm true --push_to_hub --hub_model_id expert"
     )
-    printed = torchrun("examples/run_subdistill.py", *arguments.split(), HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    with LoopbackHub(tmp_path / "hub") as hub:
+        environment = hub.environment(HF_DATASETS_CACHE=str(tmp_path / "cache"))
+        printed = torchrun("examples/run_subdistill.py", *arguments.split(), environment=environment)
+        commits, pushed = hub.commits("user/expert"), hub.files("user/expert")
+    assert not hub.errors
     assert printed.count("2 processes on cpu") == 1
     assert printed.count("SubDistill  ") == 1
     report = read(tmp_path / "out" / "report.json")
@@ -310,3 +316,6 @@ def test_the_example_script_runs_in_two_processes(tmp_path):
     assert (report["dataset"]["train_images"], report["dataset"]["test_images"]) == (15, 9)
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == dict(enumerate(NAMES))
+    assert [commit.title for commit in commits] == ["initial commit", "Student, processor and card"]
+    assert pushed["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert "README.md" in pushed
