@@ -3,20 +3,23 @@
 import pytest
 
 from helpers import processor
-from subdistill_hf.learning_rates import NEW_WITH_BATCH_NORM, OTHERS, suited_learning_rate
+from subdistill_hf.learning_rates import NEW, NEW_WITH_LAYERS, OTHERS, suited_learning_rate
+from subdistill_hf.methods import METHODS
 from subdistill_hf.students import build_student
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("recipe", "new", "rate"),
+    ("recipe", "new", "suited"),
     [
-        ("resnet:widths=4-4-4-4", True, NEW_WITH_BATCH_NORM),
-        ("mobilenetv2:width=0.1", True, NEW_WITH_BATCH_NORM),
-        ("resnet:widths=4-4-4-4", False, OTHERS),
-        ("vit:hidden=12,layers=1", True, OTHERS),
-        ("convnext:widths=4-4-4-4", True, OTHERS),
+        ("resnet:widths=4-4-4-4", True, True),
+        ("mobilenetv2:width=0.1", True, True),
+        ("resnet:widths=4-4-4-4", False, False),
+        ("vit:hidden=12,layers=1", True, False),
+        ("convnext:widths=4-4-4-4", True, False),
     ],
 )
-def test_new_networks_with_batch_norms_take_larger_steps(recipe, new, rate):
+def test_new_networks_with_batch_norms_take_larger_steps_the_largest_with_layers(recipe, new, suited, method):
+    larger = NEW if method in ("scratch", "kd", "ce_kd", "dkd") else NEW_WITH_LAYERS
     student = build_student(recipe, ["a", "b"], processor(32))
-    assert suited_learning_rate(student.model, new) == rate
+    assert suited_learning_rate(student.model, new, method) == (larger if suited else OTHERS)

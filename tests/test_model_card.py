@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 
+from subdistill_hf.card_tables import student_facts
 from subdistill_hf.model_card import published_result, render_card, standing
 from subdistill_hf.wording import binomial_error
 
@@ -254,6 +255,16 @@ def test_a_student_that_was_pretrained_names_both_its_origins(report):
     report["student"]["license"] = "mit"
     card = render_card(report)
     assert (card.data.base_model, card.data.license) == ("timm/resnet18.a1_in1k", "mit")
+
+
+def test_learning_rates_are_told_where_they_differ():
+    report = make_report()
+    for result in report["results"]:
+        result["learning_rate"] = None if result["method"] == "teacher" else 1e-3
+    assert "Initial learning rate" not in student_facts(report)[-1]
+    report["results"][-1]["learning_rate"] = 0.016
+    assert student_facts(report)[-1].startswith("Initial learning rate: 0.001 for ")
+    assert student_facts(report)[-1].endswith("; 0.016 for SubDistill")
 
 
 def test_scratch_student_owes_the_teacher_nothing(report):

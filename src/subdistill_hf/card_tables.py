@@ -16,6 +16,7 @@ from subdistill_hf.wording import (
     file_size,
     format_percent,
     hub_link,
+    joined,
     latency_range,
     method_label,
     milliseconds,
@@ -198,4 +199,14 @@ def student_facts(report: Mapping[str, Any]) -> list[str]:
     if student.get("hub_id"):
         revision = f", revision {code(student['revision'])}" if student.get("revision") else ""
         facts.append(f"It started from the weights of {hub_link(student['recipe'], student['hub_id'])}{revision}")
-    return facts
+    return facts + _learning_rates(report)
+
+
+def _learning_rates(report: Mapping[str, Any]) -> list[str]:
+    """The initial learning rates of the students, where they differ."""
+    trained: dict[float, list[str]] = {}
+    for result in report["results"]:
+        if (rate := result.get("learning_rate")) is not None:
+            trained.setdefault(rate, []).append(method_label(result["method"]))
+    rates = [f"{rate:g} for {joined(methods)}" for rate, methods in trained.items()]
+    return [f"Initial learning rate: {'; '.join(rates)}"] if len(rates) > 1 else []

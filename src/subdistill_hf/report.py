@@ -58,6 +58,7 @@ class TrainedStudent:
         pairs: the paired layers; none without an alignment.
         subspaces: of the teacher layers, by name.
         history: the trainer's log.
+        learning_rate: the initial one.
         resumed: whether a part of the training lies before this run, and was not timed.
         energy: what the training took; of the part in this run, for a resumed one.
     """
@@ -67,6 +68,7 @@ class TrainedStudent:
     pairs: Sequence[LayerPair]
     subspaces: Mapping[str, Subspace]
     history: list[dict[str, Any]]
+    learning_rate: float
     resumed: bool
     energy: Energy = field(default_factory=Energy)
 
@@ -133,6 +135,7 @@ def _results(task: Task, trained: Mapping[str, TrainedStudent]) -> list[dict[str
             "parameters": count_parameters(classifier.model),
             "operations": count_operations(classifier, test),
             "latency_ms": latencies[name],
+            "learning_rate": trained[name].learning_rate if name in trained else None,
             "training_seconds": trained[name].training_seconds if name in trained else None,
             "training_kilowatt_hours": trained[name].energy.kilowatt_hours if name in trained else None,
         }

@@ -65,6 +65,7 @@ class _Run:
             trainer.pairs,
             trainer.subspaces,
             trainer.state.log_history,
+            trainer.args.learning_rate,
             resumed=self.checkpoint is not None,
             energy=self.energy,
         )
@@ -127,6 +128,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     if not main:
         return {}
     trained = {method: run.trained() for method, run in runs.items()}
+    config.learning_rate = trained[config.method].learning_rate  # the one that was given, or what suits it
     report = build_report(task, trained, command)
     published = runs[config.method]
     model: Any = trained[config.method].model
@@ -212,7 +214,7 @@ def build_trainer(
 
     Args:
         task: what all methods share.
-        config: of the method; without a learning rate it is given, as the task is, the one that suits the student.
+        config: of the method; without a learning rate it is given the one that suits student and method.
         label: of its progress bar; without one there is no bar.
 
     Raises:
@@ -228,8 +230,7 @@ def build_trainer(
         task.options.student, task.data.subtask.names, task.teacher.processor, task.options.trust_remote_code
     )
     if config.learning_rate <= 0:
-        new = is_new(task.options.student)
-        config.learning_rate = task.config.learning_rate = suited_learning_rate(student.model, new)
+        config.learning_rate = suited_learning_rate(student.model, is_new(task.options.student), config.method)
     trainer = SubDistillTrainer(
         with_lora(student, task.options) if task.options.student_lora else student.model,
         config,
