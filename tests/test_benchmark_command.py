@@ -75,6 +75,7 @@ def test_every_run_is_a_line_with_what_was_measured(finished):
         assert 0 <= row["validation"] <= 1
         assert (row["steps"], row["images"]) == (2, 6 * (3 if row["subtask"] == "three" else 2))
         assert row["seconds"] > 0
+        assert row["learning_rate"] == row["tuned"].get("learning_rate", row["learning_rate"]) > 0
         assert row["preparation_seconds"] > 0 or row["method"] == "kd"
     assert len({row["parameters"] for row in rows if row["subtask"] == "two"}) == 1
     assert len({row["teacher_test"] for row in rows if row["subtask"] == "two"}) == 1

@@ -287,7 +287,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
     for step in (4, 5, 6):  # as if it had been killed in the middle of its third and last method
         shutil.rmtree(runs / "subdistill" / f"checkpoint-{step}")
     given = arguments(inputs, tmp_path / "out", compare="scratch kd", resume_from_checkpoint="true")
-    status, printed, said = run("distill", given)
+    status, printed, said = run("distill", [*given, "--learning_rate", "1e-5"])  # that of the checkpoint counts
     assert status == 0, said
     ours, theirs = (load_file(place / "model.safetensors") for place in (tmp_path / "out", folder))
     for name, value in theirs.items():
@@ -297,6 +297,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
     )
     for before, after in zip(whole["results"], resumed["results"], strict=True):
         assert after["accuracy"] == before["accuracy"]
+        assert after["learning_rate"] == before["learning_rate"]
         assert after["training_seconds"] is None
     assert (runs / "subdistill" / "checkpoint-6").is_dir()
     assert "SubDistill" in printed
@@ -311,6 +312,7 @@ def test_a_run_is_not_resumed_with_another_teacher_or_other_classes(finished, in
         ({"classes": " ".join(reversed(NAMES))}, "classes"),
         ({"student": "resnet:widths=8-8-16,image=32"}, "student"),
         ({"centring": "mean"}, "method"),
+        ({"mix": 0.5}, "views"),
     ):
         changed = {"compare": "scratch kd", "resume_from_checkpoint": "true"} | changed
         status, _, said = run("distill", arguments(inputs, folder, **changed))

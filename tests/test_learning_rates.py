@@ -3,12 +3,11 @@
 import pytest
 
 from helpers import processor
-from subdistill_hf.learning_rates import NEW, NEW_WITH_LAYERS, OTHERS, suited_learning_rate
-from subdistill_hf.methods import METHODS
+from subdistill_hf.learning_rates import CAREFUL, NEW_WITH_LAYERS, NEW_WITHOUT_LAYERS, suited_learning_rate
 from subdistill_hf.students import build_student
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layers", [True, False])
 @pytest.mark.parametrize(
     ("recipe", "new", "suited"),
     [
@@ -19,7 +18,7 @@ from subdistill_hf.students import build_student
         ("convnext:widths=4-4-4-4", True, False),
     ],
 )
-def test_new_networks_with_batch_norms_take_larger_steps_the_largest_with_layers(recipe, new, suited, method):
-    larger = NEW if method in ("scratch", "kd", "ce_kd", "dkd") else NEW_WITH_LAYERS
+def test_new_networks_with_batch_norms_take_larger_steps_the_largest_with_layers(recipe, new, suited, layers):
+    larger = NEW_WITH_LAYERS if layers else NEW_WITHOUT_LAYERS
     student = build_student(recipe, ["a", "b"], processor(32))
-    assert suited_learning_rate(student.model, new, method) == (larger if suited else OTHERS)
+    assert suited_learning_rate(student.model, new, layers) == (larger if suited else CAREFUL)

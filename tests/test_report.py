@@ -58,6 +58,14 @@ def test_the_table_tells_who_follows_the_mark():
     assert cells[2] == ["Logit distillation (KD)", "20.0 %", "34.5 %", "99.9 %", "67", "0.20"]
 
 
+@pytest.mark.parametrize(
+    ("mix", "said"), [(0.0, "pad_crop"), (0.5, "pad_crop; 50.0 % of the views mixed with a view of another image")]
+)
+def test_what_is_done_to_the_training_images_is_in_the_report(datasets_cache, tmp_path, mix, said):
+    options = task_options(write_task(tmp_path), augmentation="pad_crop", flip=False, mix=mix)
+    assert _described_dataset(load_task(options, config(tmp_path / "out")))["augmentation"] == said
+
+
 def test_a_mark_is_in_the_report_with_what_it_does(datasets_cache, tmp_path):
     options = task_options(write_task(tmp_path), mark="plus", mark_classes=[NAMES[2]], mark_share=0.5)
     task = load_task(options, config(tmp_path / "out"))

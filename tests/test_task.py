@@ -6,8 +6,7 @@ from PIL import Image
 from helpers import NAMES, config, save_teacher, task_options, write_task
 from subdistill_hf.data import SubtaskData
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.learning_rates import NEW_WITH_BATCH_NORM
-from subdistill_hf.report import changed_options
+from subdistill_hf.learning_rates import NEW_WITH_LAYERS, NEW_WITHOUT_LAYERS
 from subdistill_hf.run import _build
 from subdistill_hf.task import CACHED_IMAGES, enough_epochs, enough_views, load_task
 
@@ -68,13 +67,31 @@ def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(i
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({"learning_rate": 0.0}, NEW_WITH_BATCH_NORM), ({"learning_rate": 3e-5}, 3e-5)]
+    ("given", "expected"), [({"learning_rate": 0.0}, NEW_WITHOUT_LAYERS), ({"learning_rate": 3e-5}, 3e-5)]
 )
 def test_a_learning_rate_that_is_not_given_is_the_one_that_suits_the_student(inputs, tmp_path, given, expected):
     task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out", **given))
     run = _build(task, "kd", announce=False)
-    assert run.trainer.args.learning_rate == expected
-    assert changed_options(task.config)["learning_rate"] == expected
+    assert run.trainer.args.learning_rate == run.trained().learning_rate == expected
+    assert task.config.learning_rate == given["learning_rate"]  # other methods may have others
+
+
+def test_without_layer_losses_no_layers_guide_the_steps(inputs, tmp_path):
+    rates = {}
+    for weight in (0.0, 100.0):
+        given = config(tmp_path / "out", learning_rate=0.0, method="subdistill", layer_weight=weight)
+        task = load_task(task_options(inputs, classes=list(NAMES[:2])), given)
+        rates[weight] = _build(task, "subdistill", announce=False).trainer.args.learning_rate
+    assert rates == {0.0: NEW_WITHOUT_LAYERS, 100.0: NEW_WITH_LAYERS}
+
+
+def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_classes(inputs, tmp_path):
+    given = task_options(inputs, classes=list(NAMES[:2]), mix=0.5)
+    task = load_task(given, config(tmp_path / "out"))
+    views = task.views(_build(task, "kd", announce=False).student)
+    assert views.mix == 0.5
+    assert views[0]["labels"].shape == (2,)
+    assert task.plain("validation").mix == 0
 
 
 @pytest.mark.parametrize(("given", "expected"), [("auto", "8"), ("off", "off"), ("3", "3")])

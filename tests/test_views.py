@@ -1,5 +1,7 @@
 """Augmented views of images and their batches."""
 
+import hashlib
+
 import datasets
 import numpy as np
 import pytest
@@ -220,10 +222,27 @@ def test_a_share_of_the_views_is_mixed_and_labelled_so():
     assert len(set(others)) > 0.5 * len(others)
 
 
-def test_mixing_changes_what_views_depend_on_and_none_is_as_before():
+def test_mixing_changes_what_views_depend_on():
     assert len({views(mix=mix).fingerprint for mix in (0, 0.5, 1)}) == 3
-    assert views(mix=0).fingerprint == views().fingerprint
-    assert views(mix=0)[3]["labels"] == views()[3]["labels"]
+    images = b"".join(np.asarray(row["img"]).transpose(2, 0, 1).tobytes() for row in subtask_rows())
+    # that of views which are not mixed: targets that were kept before there was any mixing stay valid
+    assert (
+        views(seed=3).fingerprint
+        == hashlib.sha256(repr(("none", False, None, 3, PAD, 24)).encode() + images).hexdigest()
+    )
+
+
+def test_shares_are_of_all_classes_even_of_those_without_an_image():
+    rows = subtask_rows().filter(lambda row: row["fine_label"] == 0)
+    assert ViewDataset(rows, COLUMNS, mix=1)[0]["labels"].tolist() == [1, 0, 0]
+
+
+def test_only_the_others_that_are_mixed_in_are_made(monkeypatch):
+    monkeypatch.setattr("subdistill_hf.views.DECODE_AHEAD_BYTES", 0)
+    dataset, made = views(mix=0.25), []
+    monkeypatch.setattr(dataset, "image", lambda index: made.append(index) or torch.zeros(3, 4, 4, dtype=torch.uint8))
+    dataset.__getitems__(list(range(24)))
+    assert 24 < len(made) < 40
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -232,6 +251,8 @@ def test_images_of_different_sizes_are_mixed_only_when_cropped_to_one(monkeypatc
         monkeypatch.setattr("subdistill_hf.views.DECODE_AHEAD_BYTES", 0)
     with pytest.raises(DataError, match=r"images 0 and 1 of 20 x 40 and 24 x 40 pixels cannot be mixed: .* mix=0"):
         ViewDataset(of_different_sizes(), COLUMNS, mix=0.5)
+    with pytest.raises(DataError, match="choose the augmentation resized_crop with a size"):
+        ViewDataset(of_different_sizes(), COLUMNS, "resized_crop", mix=0.5)
     dataset = ViewDataset(of_different_sizes(), COLUMNS, "resized_crop", size=(24, 16), mix=1)
     assert [tuple(item["image"].shape) for item in dataset.__getitems__([0, 3])] == [(3, 24, 16)] * 2
 

@@ -189,7 +189,7 @@ def training_log_rows(report: Mapping[str, Any], published: Mapping[str, Any]) -
 
 
 def student_facts(report: Mapping[str, Any]) -> list[str]:
-    """What the student is, and where its weights started."""
+    """What the student is, where its weights started, and how it and the students beside it were trained."""
     student = report["student"]
     height, width = student["image_size"]
     facts = [

@@ -32,7 +32,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
     learning_rate: float = field(
         default=1e-3,
         metadata={
-            "help": "Initial learning rate of AdamW (on the command line 0, the default, is what suits the student)."
+            "help": "Initial learning rate of AdamW (0, the command line's default, is what suits student and method)."
         },
     )
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Training batch size per device."})

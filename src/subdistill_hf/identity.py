@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -24,9 +24,14 @@ class RunIdentity:
         self._frozen: str | None = None
 
     def of(
-        self, args: SubDistillConfig, teaching: Teaching | None, student: nn.Module, pairs: Sequence[LayerPair]
+        self,
+        args: SubDistillConfig,
+        teaching: Teaching | None,
+        student: nn.Module,
+        pairs: Sequence[LayerPair],
+        views: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
-        """Teacher, student, classes, layers and losses, JSON-able."""
+        """Teacher, student, classes, layers, losses and, where they are known, views, JSON-able."""
         class_ids = None if teaching is None or teaching.class_ids is None else teaching.class_ids.tolist()
         labels = getattr(getattr(student, "config", None), "id2label", None) or {}
         return {
@@ -38,6 +43,7 @@ class RunIdentity:
             "classes": {"teacher_ids": class_ids, "names": list(labels.values())},
             "layers": [str(pair) for pair in pairs],
             "method": {name: getattr(args, name) for name in METHOD_OPTIONS},
+            "views": views,
             "weights": dict(args.weights(), temperature=args.temperature, dkd_beta=args.dkd_beta),
         }
 

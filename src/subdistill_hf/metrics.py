@@ -190,7 +190,7 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
 
     Args:
         eval_prediction: a `transformers.EvalPrediction`: logits `(N, C)`, or a tuple that begins with them,
-            and class indices `(N,)`.
+            and class indices `(N,)`, or shares of the classes `(N, C)`, of which the largest counts.
 
     Returns:
         `accuracy` and `balanced_accuracy`.
@@ -201,8 +201,9 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
     logits = eval_prediction.predictions
     if isinstance(logits, tuple | list):
         logits = logits[0]
+    labels = np.asarray(eval_prediction.label_ids)
     result = SubtaskAccuracy().compute(
-        predictions=np.argmax(logits, axis=-1), references=np.asarray(eval_prediction.label_ids)
+        predictions=np.argmax(logits, axis=-1), references=labels if labels.ndim == 1 else labels.argmax(axis=-1)
     )
     return {name: result[name] for name in ("accuracy", "balanced_accuracy")}
 

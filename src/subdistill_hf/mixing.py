@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,18 +25,20 @@ class Partners:
     other: Tensor
     own: Tensor
 
-    def images(self, indices: Sequence[int], views: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-        """own·view + (1 - own)·other for each image, rounded to bytes.
+    def mixed(self, indices: Sequence[int], views_of: Callable[[list[int]], list[Tensor]]) -> list[Tensor]:
+        """own·view + (1 - own)·other for each image, rounded to bytes `(3, H, W)`.
 
         Args:
             indices: the images.
-            views: a view of each, `(3, H, W)` bytes.
-            others: a view of the other image of each, of the same size.
+            views_of: makes the views of images, `(3, H, W)` bytes, all of one size.
         """
-        return [
-            torch.lerp(other.float(), view.float(), own).round().to(torch.uint8) if own < 1 else view
-            for view, other, own in zip(views, others, self.own[indices].tolist(), strict=True)
-        ]
+        views = views_of(list(indices))
+        places = [place for place, own in enumerate(self.own[indices].tolist()) if own < 1]
+        chosen = [indices[place] for place in places]
+        others = views_of(self.other[chosen].tolist()) if chosen else []
+        for place, other, own in zip(places, others, self.own[chosen].tolist(), strict=True):
+            views[place] = torch.lerp(other.float(), views[place].float(), own).round().to(torch.uint8)
+        return views
 
     def labels(self, indices: Sequence[int], labels: Tensor, classes: int) -> Tensor:
         """The shares of the classes in each mixed image, `(B, classes)`.
@@ -47,8 +49,8 @@ class Partners:
             classes: how many there are.
         """
         chosen = torch.as_tensor(indices)
-        one_hot = F.one_hot(labels, classes).float()
-        return torch.lerp(one_hot[self.other[chosen]], one_hot[chosen], self.own[chosen, None])
+        own, other = (F.one_hot(labels[images], classes).float() for images in (chosen, self.other[chosen]))
+        return torch.lerp(other, own, self.own[chosen, None])
 
 
 def draw_partners(images: int, share: float, seed: int, view: int) -> Partners:

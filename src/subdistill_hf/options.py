@@ -386,7 +386,7 @@ class BenchmarkOptions:
 
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
-    "learning_rate": 0.0,  # what suits the student, see `learning_rates.suited_learning_rate`
+    "learning_rate": 0.0,  # what suits student and method, see `learning_rates.suited_learning_rate`
     "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
     "teacher_cache": "auto",  # see `task.enough_views`
     "eval_strategy": "steps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import importlib.metadata
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,9 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
     Returns:
         The report; `usage` and the student's `size_bytes` are `None` until the student is written.
     """
-    config, published = task.config, trained[task.config.method]
+    published = trained[task.config.method]
+    config = copy.copy(task.config)
+    config.learning_rate = published.learning_rate  # what suited it, where none was given
     return {
         "published": config.method,
         "created": datetime.date.today().isoformat(),

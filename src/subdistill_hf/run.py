@@ -65,7 +65,7 @@ class _Run:
             trainer.pairs,
             trainer.subspaces,
             trainer.state.log_history,
-            trainer.args.learning_rate,
+            _initial_learning_rate(trainer),
             resumed=self.checkpoint is not None,
             energy=self.energy,
         )
@@ -128,7 +128,6 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     if not main:
         return {}
     trained = {method: run.trained() for method, run in runs.items()}
-    config.learning_rate = trained[config.method].learning_rate  # the one that was given, or what suits it
     report = build_report(task, trained, command)
     published = runs[config.method]
     model: Any = trained[config.method].model
@@ -143,6 +142,12 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     if destination is not None:
         print(upload(task.folder, destination))
     return report
+
+
+def _initial_learning_rate(trainer: SubDistillTrainer) -> float:
+    """The one that the training had; of a resumed one its checkpoint decides, not the options."""
+    groups = [] if trainer.optimizer is None else trainer.optimizer.param_groups
+    return float(groups[0].get("initial_lr", trainer.args.learning_rate) if groups else trainer.args.learning_rate)
 
 
 def _fit_subspaces(runs: Mapping[str, _Run]) -> None:
@@ -230,7 +235,8 @@ def build_trainer(
         task.options.student, task.data.subtask.names, task.teacher.processor, task.options.trust_remote_code
     )
     if config.learning_rate <= 0:
-        config.learning_rate = suited_learning_rate(student.model, is_new(task.options.student), config.method)
+        layers = config.weights()["layer"] > 0
+        config.learning_rate = suited_learning_rate(student.model, is_new(task.options.student), layers)
     trainer = SubDistillTrainer(
         with_lora(student, task.options) if task.options.student_lora else student.model,
         config,

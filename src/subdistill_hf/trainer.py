@@ -47,7 +47,7 @@ from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.subspaces import Subspace, load_subspaces
 from subdistill_hf.teacher_cache import CachedCollator
 from subdistill_hf.teaching import Teaching
-from subdistill_hf.views import ViewCollator
+from subdistill_hf.views import ViewCollator, ViewDataset
 
 
 class SubDistillTrainer(StudentOnHub):
@@ -457,7 +457,9 @@ class SubDistillTrainer(StudentOnHub):
     # Checkpoints
 
     def _identity(self) -> dict[str, Any]:
-        return self._run_identity.of(self.args, self.teaching, self.model, self.pairs)
+        images: Any = self.train_dataset
+        views = images.described() if isinstance(images, ViewDataset) else None
+        return self._run_identity.of(self.args, self.teaching, self.model, self.pairs, views)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""

@@ -69,7 +69,10 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.labels: list[int] = list(dataset[columns.label])
         self.views, self.view, self.marked, self.mix = views, 0, marked, mix
         self._decoded = self._decode_all()
-        if mix and augmentation != "resized_crop":
+        self._label_tensor = torch.tensor(self.labels)
+        kind = dataset.features[columns.label]
+        self._classes = kind.num_classes if isinstance(kind, datasets.ClassLabel) else max(self.labels) + 1
+        if mix and not (augmentation == "resized_crop" and size):
             self._check_sizes()
         self._draw()
 
@@ -80,13 +83,24 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def fingerprint(self) -> str:
         """A digest of what every view depends on: the images, the augmentation and its seed."""
         shaping = (self.augmentation, self.flip, self.size, self.seed, PAD, len(self))
-        digest = hashlib.sha256(repr(shaping if not self.mix else (*shaping, self.mix)).encode())
+        digest = hashlib.sha256(repr((*shaping, self.mix) if self.mix else shaping).encode())
         if self._decoded is None:
             identity = self.marked.identity if self.marked is not None else ""
             digest.update(self.dataset._fingerprint.encode() + identity.encode())
         else:
             digest.update(self._decoded.numpy().tobytes())
         return digest.hexdigest()
+
+    def described(self) -> dict[str, Any]:
+        """How many images there are, and what is done to them, JSON-able."""
+        return {
+            "images": len(self),
+            "augmentation": self.augmentation,
+            "flip": self.flip,
+            "size": None if self.size is None else list(self.size),
+            "seed": self.seed,
+            "mix": self.mix,
+        }
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the views of another epoch (called by the trainer)."""
@@ -144,7 +158,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 sizes = [f"{height} x {width}" for _, height, width in (first, shape)]
                 raise DataError(
                     f"images 0 and {index} of {sizes[0]} and {sizes[1]} pixels cannot be mixed: expected one size; "
-                    "choose the augmentation resized_crop, or mix=0"
+                    "choose the augmentation resized_crop with a size, or mix=0"
                 )
 
     def image(self, index: int) -> Tensor:
@@ -156,11 +170,13 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """A batch of views: `image` `(3, H, W)` bytes, `labels`, and the places `index` and `view`."""
-        views, labels = self._plain_views(indices), [self.labels[index] for index in indices]
-        if self._partners is not None:
-            others = self._plain_views(self._partners.other[indices].tolist())
-            views = self._partners.images(indices, views, others)
-            labels = list(self._partners.labels(indices, torch.tensor(self.labels), max(self.labels) + 1))
+        views: list[Tensor]
+        labels: list[Any]
+        if self._partners is None:
+            views, labels = self._plain_views(indices), [self.labels[index] for index in indices]
+        else:
+            views = self._partners.mixed(indices, self._plain_views)
+            labels = list(self._partners.labels(indices, self._label_tensor, self._classes))
         return [
             {"image": view, "labels": label, "index": index, "view": self.view}
             for index, view, label in zip(indices, views, labels, strict=True)

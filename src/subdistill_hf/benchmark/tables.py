@@ -45,8 +45,9 @@ COLUMNS = (
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write one line a final run: `COLUMNS` in order, and those of conditions and marks where there are some."""
-    further = [name for name in ("condition", *MARK_COLUMNS) if any(row.get(name) is not None for row in rows)]
+    """Write one line a final run: `COLUMNS` in order, then learning rates, conditions and marks where known."""
+    known = ("learning_rate", "condition", *MARK_COLUMNS)
+    further = [name for name in known if any(row.get(name) is not None for row in rows)]
     columns = [*COLUMNS, *further]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")

@@ -105,6 +105,7 @@ def train_job(job: Job) -> Row:
             "seconds": round(seconds, 2),
             "preparation_seconds": round(time.perf_counter() - start - seconds, 2),
             "steps": trainer.state.global_step,
+            "learning_rate": config.learning_rate,
         }
         ours = Classifier(trainer.model, student.processor)
         theirs = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
