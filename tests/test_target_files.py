@@ -21,7 +21,7 @@ def target_file(folder, rows=SHAPE[0], precision="float16", **description):
 
 def written(folder, seed=0, **options):
     file = target_file(folder, **options)
-    part = folder / ".part"
+    part = folder / f".{file.name}.part"
     file.begin(part)
     values = torch.randn(file.shape, generator=torch.Generator().manual_seed(seed))
     array = file.mapped(part, writable=True)
@@ -144,6 +144,34 @@ def test_the_least_recently_used_make_room(tmp_path):
     assert make_room(tmp_path, size, 3 * size, ()) == [older.name]
     assert make_room(tmp_path, size, 2 * size, [old.name]) == [new.name]
     assert (old.check(), older.check(), new.check()) == (None, "not there", "not there")
+
+
+ROOM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_target_files as tests
+from subdistill_hf.target_files import make_room
+folder, name = Path(sys.argv[1]), sys.argv[3]
+for number in range(60):
+    file = tests.target_file(folder, teacher=f"{name}{number}")
+    make_room(folder, file.size, 4 * file.size, ())
+    tests.written(folder, teacher=f"{name}{number}")
+    file.check()
+"""
+
+
+def test_several_runs_make_room_at_once(tmp_path):
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")  # as if deleted between listing and looking
+    here = str(Path(__file__).parent)
+    runs = [
+        subprocess.Popen([sys.executable, "-c", ROOM, str(tmp_path), here, name], stderr=subprocess.PIPE, text=True)
+        for name in "ab"
+    ]
+    for run in runs:
+        _, said = run.communicate()
+        assert run.returncode == 0, said
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_use_is_remembered(tmp_path):

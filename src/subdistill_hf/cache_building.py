@@ -118,6 +118,7 @@ def open_cache(views: TaughtViews, request: CacheRequest) -> TeacherCache:
         views.dataset.set_epoch(0)
     elif request.show:
         tqdm.write(f"{told} are there already")
+    cache.open()
     return cache
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -79,9 +80,12 @@ class TargetFile:
         path = self.find()
         if path is None:
             return "truncated or incomplete"
-        if digest_of(path) != json.loads(self._index.read_text(encoding="utf-8")).get("sha256"):
-            return "damaged (its bytes have changed)"
-        os.utime(self._index)  # when it was last used, for `make_room`
+        try:
+            if digest_of(path) != json.loads(self._index.read_text(encoding="utf-8")).get("sha256"):
+                return "damaged (its bytes have changed)"
+            os.utime(self._index)  # when it was last used, for `make_room`
+        except FileNotFoundError:  # another run has made room meanwhile
+            return "not there"
         return None
 
     def begin(self, temporary: Path) -> None:
@@ -133,6 +137,8 @@ def digest_of(path: Path) -> str:
 def make_room(folder: Path, needed: int, limit: int, keep: Collection[str]) -> list[str]:
     """Delete the arrays that were not used for longest until `needed` more bytes fit; returns their names.
 
+    Other runs may do the same in the same folder at the same time.
+
     Args:
         folder: where the files are.
         needed: bytes that will be written.
@@ -143,8 +149,11 @@ def make_room(folder: Path, needed: int, limit: int, keep: Collection[str]) -> l
         CacheError: when they do not fit the limit or the disk, before anything is deleted.
     """
     gib = 2**30
-    arrays = {path: path.stat() for path in folder.glob("*.json")}
-    sizes = {path: sum(part.stat().st_size for part in folder.glob(f"{path.stem}-*.safetensors")) for path in arrays}
+    used, sizes = {}, {}
+    for path in folder.glob("[!.]*.json"):  # the others are being written
+        with contextlib.suppress(FileNotFoundError):  # another run was faster
+            size = sum(part.stat().st_size for part in folder.glob(f"{path.stem}-*.safetensors"))
+            used[path], sizes[path] = path.stat().st_mtime, size
     kept = sum(size for path, size in sizes.items() if path.stem in keep)
     if needed + kept > limit:
         raise CacheError(
@@ -160,7 +169,7 @@ def make_room(folder: Path, needed: int, limit: int, keep: Collection[str]) -> l
             f"the teacher's targets take {needed / gib:.2f} GiB, and the disk of {folder} has {free / gib:.2f} GiB "
             "left: use fewer views (teacher_cache=N), another teacher_cache_dir, or teacher_cache=off"
         )
-    for path in sorted(arrays, key=lambda path: arrays[path].st_mtime):
+    for path in sorted(used, key=lambda path: used[path]):
         if path.stem not in keep and (total + needed > limit or needed > free):
             path.unlink(missing_ok=True)
             for part in folder.glob(f"{path.stem}-*.safetensors"):

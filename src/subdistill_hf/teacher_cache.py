@@ -65,6 +65,11 @@ class TeacherCache:
         """All files: that of the logits under the empty name, and those of the layers."""
         return {"": self.logits, **{name: layer.file for name, layer in self.layers.items()}}
 
+    def open(self) -> None:
+        """Map all files now: another run that makes room may delete them, which leaves what is mapped as it is."""
+        for name, file in self.files.items():
+            self._open(name, file)
+
     def rows(self, image: Tensor, view: Tensor) -> Tensor:
         """Rows of views: image numbers `(B,)` and view numbers `(B,)` to places in the files `(B,)`.
 
