@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from subdistill_hf.errors import DataError
+
 MIX_SEED = 1
 
 
@@ -40,7 +42,7 @@ class Partners:
             views[place] = torch.lerp(other.float(), views[place].float(), own).round().to(torch.uint8)
         return views
 
-    def labels(self, indices: Sequence[int], labels: Tensor, classes: int) -> Tensor:
+    def labels(self, indices: Sequence[int], labels: Sequence[int], classes: int) -> Tensor:
         """The shares of the classes in each mixed image, `(B, classes)`.
 
         Args:
@@ -48,9 +50,21 @@ class Partners:
             labels: of all images, `(N,)`.
             classes: how many there are.
         """
-        chosen = torch.as_tensor(indices)
-        own, other = (F.one_hot(labels[images], classes).float() for images in (chosen, self.other[chosen]))
-        return torch.lerp(other, own, self.own[chosen, None])
+        own, other = (
+            F.one_hot(torch.tensor([labels[image] for image in images]), classes).float()
+            for images in (indices, self.other[indices].tolist())
+        )
+        return torch.lerp(other, own, self.own[indices, None])
+
+
+def check_mix(mix: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        DataError: naming it.
+    """
+    if not 0 <= mix <= 1:
+        raise DataError(f"mix={mix}: expected a share of the views, from 0 to 1")
 
 
 def draw_partners(images: int, share: float, seed: int, view: int) -> Partners:

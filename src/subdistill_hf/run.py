@@ -146,8 +146,8 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
 
 def _initial_learning_rate(trainer: SubDistillTrainer) -> float:
     """The one that the training had; of a resumed one its checkpoint decides, not the options."""
-    groups = [] if trainer.optimizer is None else trainer.optimizer.param_groups
-    return float(groups[0].get("initial_lr", trainer.args.learning_rate) if groups else trainer.args.learning_rate)
+    first = {} if trainer.optimizer is None else trainer.optimizer.param_groups[0]
+    return float(first.get("initial_lr", trainer.args.learning_rate))
 
 
 def _fit_subspaces(runs: Mapping[str, _Run]) -> None:

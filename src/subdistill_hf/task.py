@@ -13,6 +13,7 @@ import torch
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.mixing import check_mix
 from subdistill_hf.models import LoadedModel, count_parameters, image_size_of, load_teacher
 from subdistill_hf.options import AUTO, EMBEDDED_DATASETS, TaskOptions
 from subdistill_hf.subtask import MissingClassesError, match_teacher, matching_table
@@ -95,8 +96,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
         raise SubDistillError(
             f"augmentation={options.augmentation!r}: expected auto or one of {', '.join(AUGMENTATIONS)}"
         )
-    if not 0 <= options.mix <= 1:
-        raise SubDistillError(f"mix={options.mix}: expected a share of the views, from 0 to 1")
+    check_mix(options.mix)
     with config.main_process_first(desc="loading images"):
         data = load_subtask(options, config.seed)
     adaptable = options.adapt_teacher != "no"

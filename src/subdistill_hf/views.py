@@ -17,7 +17,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.errors import DataError
 from subdistill_hf.marks import MarkedRows
-from subdistill_hf.mixing import draw_partners
+from subdistill_hf.mixing import check_mix, draw_partners
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
 DECODE_AHEAD_BYTES = 512 * 2**20
@@ -62,17 +62,15 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise DataError(f"unknown augmentation {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
         if len(dataset) == 0:
             raise DataError("the dataset has no images")
-        if not 0 <= mix <= 1:
-            raise DataError(f"mix={mix}: expected a share of the views, from 0 to 1")
+        check_mix(mix)
         self.dataset, self.columns = dataset, columns
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = list(dataset[columns.label])
         self.views, self.view, self.marked, self.mix = views, 0, marked, mix
         self._decoded = self._decode_all()
-        self._label_tensor = torch.tensor(self.labels)
         kind = dataset.features[columns.label]
         self._classes = kind.num_classes if isinstance(kind, datasets.ClassLabel) else max(self.labels) + 1
-        if mix and not (augmentation == "resized_crop" and size):
+        if mix and self._decoded is None and not (augmentation == "resized_crop" and size):
             self._check_sizes()
         self._draw()
 
@@ -153,7 +151,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _check_sizes(self) -> None:
         """Refuse to mix images of different sizes."""
         first = self.image(0).shape
-        for index in range(1, len(self) if self._decoded is None else 1):
+        for index in range(1, len(self)):
             if (shape := self.image(index).shape) != first:
                 sizes = [f"{height} x {width}" for _, height, width in (first, shape)]
                 raise DataError(
@@ -176,7 +174,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             views, labels = self._plain_views(indices), [self.labels[index] for index in indices]
         else:
             views = self._partners.mixed(indices, self._plain_views)
-            labels = list(self._partners.labels(indices, self._label_tensor, self._classes))
+            labels = list(self._partners.labels(indices, self.labels, self._classes))
         return [
             {"image": view, "labels": label, "index": index, "view": self.view}
             for index, view, label in zip(indices, views, labels, strict=True)
@@ -257,7 +255,7 @@ class ViewCollator:
         if self.teacher_processor is not None:
             batch["teacher_pixel_values"] = process(self.teacher_processor, images)
         for name in ("labels", "index", "view"):
-            batch[name] = torch.stack([torch.as_tensor(example[name]) for example in examples])
+            batch[name] = torch.utils.data.default_collate([example[name] for example in examples])
         return batch
 
 
