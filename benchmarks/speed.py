@@ -5,17 +5,22 @@
     python benchmarks/speed.py --only step --trace trace.json    # a trace of five steps, for chrome://tracing
 
 All sides of a ratio are timed in turn, round by round, in one process: a busy machine is busy for all. A ratio is the
-median of the rounds' ratios, with its quartiles.
+median of the rounds' ratios, with its quartiles. Where tensors come to lie in memory differs from process to process,
+and steps with it, so steps are timed in several processes, and the rounds of all are taken together.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import itertools
 import json
 import multiprocessing
+import os
+import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -93,10 +98,11 @@ class Steps:
     Args:
         pair: teacher, student, image size and batch size.
         cached: let the targets come with the batch, as with a teacher cache.
+        compiled: compile the student.
         options: of the configuration.
     """
 
-    def __init__(self, pair: Callable[[], Pair], cached: bool = False, **options: Any) -> None:
+    def __init__(self, pair: Callable[[], Pair], cached: bool = False, compiled: bool = False, **options: Any) -> None:
         teacher, student, size, batch = pair()
         classes = student.config.num_labels
         (examples,) = images(batch, size, batch)
@@ -123,12 +129,19 @@ class Steps:
             self.module = self.trainer.prepare_distillation()
             (collated,) = self.trainer.get_train_dataloader()
         self.batch = self.trainer._prepare_inputs(collated)
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-3)
+        self.trainer.model = self.module  # what `train` gives the optimiser
+        self.optimizer = self.trainer.create_optimizer()
+        self.trainer.model = self.module.student
+        self.trainer.current_gradient_accumulation_steps = 1
+        self.prepared = self.trainer.accelerator.prepare_model(self.module)  # wrapped, with several processes
+        if compiled:
+            self.prepared.compile()
         self.module.train()
 
     def __call__(self) -> None:
-        """A step: teacher, student, losses, backward pass, optimiser."""
-        self.trainer.compute_loss(self.module, self.batch).backward()
+        """A step of the Trainer: teacher, student, losses, backward pass, clipping, optimiser."""
+        self.trainer.training_step(self.prepared, dict(self.batch))
+        self.trainer.accelerator.clip_grad_norm_(self.module.parameters(), self.trainer.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         _finish()
@@ -187,16 +200,50 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory, as it does by itself in a process with a single training.
+
+    With several trainings in one process it gives memory back at the end of a step and takes it again in the next:
+    thousands of page faults that no training has.
+    """
+    if sys.platform.startswith("linux"):
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            ctypes.CDLL("libc.so.6").mallopt(option, 1 << 30)
+
+
+def _times(pair: str, arms: Mapping[str, Mapping[str, Any]], rounds: int, queue: Any) -> None:
+    logging.set_verbosity_error()
+    keep_freed_memory()
+    queue.put(in_turn({name: Steps(PAIRS[pair], **options) for name, options in arms.items()}, rounds))
+
+
+def steps_in_turn(
+    pair: str, arms: Mapping[str, Mapping[str, Any]], rounds: int, processes: int = 5
+) -> dict[str, list[float]]:
+    """Seconds of the steps of each arm, round by round, `rounds` in all over several processes one after the other."""
+    context = multiprocessing.get_context("spawn")
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(processes):
+        queue = context.Queue()
+        process = context.Process(target=_times, args=(pair, arms, rounds // processes, queue))
+        process.start()
+        for name, values in queue.get().items():
+            times[name] += values
+        process.join()
+    return times
+
+
 def step(pair: str, rounds: int) -> dict[str, Any]:
     """Steps of all kinds in turn: plain training of the student, logit KD and SubDistill, without and with cache."""
-    steps = {name: Steps(PAIRS[pair], **options) for name, options in ARMS.items()}
-    batch = steps["plain"].trainer.args.per_device_train_batch_size
-    times = in_turn(steps, rounds)
+    times = steps_in_turn(pair, ARMS, rounds)
     middle = {name: statistics.median(values) for name, values in times.items()}
-    parts = [steps["subdistill"].phases() for _ in range(rounds)]
+    keep_freed_memory()
+    one = Steps(PAIRS[pair])
+    parts = [one.phases() for _ in range(max(5, rounds // 5))]
+    batch = one.trainer.args.per_device_train_batch_size
     return {
         "batch_size": batch,
-        "rounds": rounds,
+        "rounds": len(times["plain"]),
         "ms": {name: 1e3 * value for name, value in middle.items()},
         "steps_per_second": {name: 1 / value for name, value in middle.items()},
         "images_per_second": {name: batch / value for name, value in middle.items()},
@@ -213,12 +260,65 @@ def step(pair: str, rounds: int) -> dict[str, Any]:
 
 def memory_format(pair: str, rounds: int) -> dict[str, Any]:
     """SubDistill steps with convolutions in channels-last memory and without."""
-    steps = {
-        "channels last": Steps(PAIRS[pair], channels_last=True),
-        "contiguous": Steps(PAIRS[pair], channels_last=False),
-    }
-    times = in_turn(steps, rounds)
+    times = steps_in_turn(
+        pair, {"channels last": {"channels_last": True}, "contiguous": {"channels_last": False}}, rounds
+    )
     return {"contiguous over channels last": ratio(times, "contiguous", "channels last")}
+
+
+def compiled(pair: str, rounds: int) -> dict[str, Any]:
+    """Cached SubDistill steps and plain steps with a compiled student and without."""
+    ratios = {}
+    for name, options in {"plain": {"method": "scratch"}, "cached SubDistill": {"cached": True}}.items():
+        arms = {"eager": options, "compiled": {**options, "compiled": True}}
+        ratios[f"{name}: compiled over eager"] = ratio(
+            steps_in_turn(pair, arms, rounds, processes=1), "compiled", "eager"
+        )
+    return ratios
+
+
+def _times_of_process(rank: int, count: int, port: int, pair: str, rounds: int, queue: Any) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    keep_freed_memory()
+    arms = {name: Steps(PAIRS[pair], method=name) for name in ("scratch", "kd", "subdistill")}
+    times = in_turn(arms, rounds)
+    if rank == 0:
+        queue.put(times)
+    if count > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def processes(pair: str, rounds: int) -> dict[str, Any]:
+    """Steps of one process and of two, each with one thread and as many images."""
+    context = multiprocessing.get_context("spawn")
+    results: dict[str, Any] = {}
+    for count in (1, 2):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        queue = context.Queue()
+        group = [
+            context.Process(target=_times_of_process, args=(rank, count, port, pair, rounds, queue))
+            for rank in range(count)
+        ]
+        for process in group:
+            process.start()
+        times = queue.get()
+        for process in group:
+            process.join()
+        results[f"{count} process{'es' if count > 1 else ''}"] = {
+            "ms": {name: 1e3 * statistics.median(values) for name, values in times.items()},
+            "SubDistill over logit KD": ratio(times, "subdistill", "kd"),
+        }
+    return results
 
 
 def growth(pair: str, rounds: int) -> dict[str, Any]:
@@ -370,7 +470,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", choices=tuple(PAIRS), default="glyphs")
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--fit-images", type=int, default=512)
     parser.add_argument("--memory-images", type=int, nargs="*", default=[500, 10000])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
@@ -387,9 +487,11 @@ def main() -> None:
     measurements: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: step(options.pair, options.rounds),
         "memory format": lambda: memory_format(options.pair, options.rounds),
-        "fit": lambda: fit(options.pair, max(5, options.rounds // 3), options.fit_images),
+        "fit": lambda: fit(options.pair, max(5, options.rounds // 12), options.fit_images),
         "memory of the fit": lambda: memory(options.pair, tuple(options.memory_images)),
-        "growth": lambda: growth(options.pair, max(5, options.rounds // 3)),
+        "compiled": lambda: compiled(options.pair, options.rounds // 2),
+        "processes": lambda: processes(options.pair, max(10, options.rounds // 4)),
+        "growth": lambda: growth(options.pair, max(5, options.rounds // 12)),
         "rotation, forward and backward, ms": lambda: rotation(5),
         "leading eigenvectors, s": eigenvectors,
     }

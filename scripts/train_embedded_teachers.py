@@ -193,7 +193,7 @@ def loss_of(learner: nn.Module, teaching: Teaching | None, images: Tensor, targe
         taught, features = teaching.teach({"pixel_values": pixels}, learner)
         outputs = learner(targets=features, pixel_values=to_input(images, size))
     soft = logit_distillation(outputs["logits"], taught, TEMPERATURE)
-    layers = torch.stack(outputs["layer_losses"]).sum()
+    layers = outputs["layer_losses"].sum()
     return 0.5 * F.cross_entropy(outputs["logits"].float(), targets) + 0.5 * soft + LAYER_WEIGHT * layers
 
 

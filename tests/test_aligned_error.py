@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from subdistill_hf.aligned_error import aligned_error
+from subdistill_hf.aligned_error import aligned_errors
 
 LAYOUTS = {
     "maps": lambda values: values,
@@ -28,6 +28,13 @@ def example(shape, layout="maps", target_layout="maps", seed=0):
 
 def orthogonal(matrix):
     return torch.linalg.qr(matrix).Q
+
+
+def aligned_error(values, target, matrix, centre=None, *options):
+    """Of a single layer."""
+    errors, means = aligned_errors([values], [target], matrix[None], None if centre is None else [centre], *options)
+    assert errors.shape == (1,)
+    return errors[0], means[0]
 
 
 def slow_error(values, target, matrix, centre, divide, eps=1e-5):
@@ -113,3 +120,40 @@ def test_float32_holds_with_channels_of_a_large_mean(divide):
     error, _ = aligned_error(values, target.float(), matrix.float(), None, divide, 1e-5, True)
     expected = slow_error(values.double(), target, matrix, None, divide)
     torch.testing.assert_close(error.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("keeps_length", [True, False])
+@pytest.mark.parametrize("divide", [True, False], ids=["divided", "undivided"])
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed centre", "batch mean"])
+def test_layers_of_different_widths_at_once_are_what_each_is_alone(fixed, divide, keeps_length):
+    shapes = [(3, 4, 4, 6), (3, 6, 6, 1), (3, 2, 2, 4)] if keeps_length else [(3, 4, 2, 6), (3, 6, 7, 1), (3, 2, 2, 4)]
+    layers = [
+        example(shape, layout, seed=seed) for seed, (shape, layout) in enumerate(zip(shapes, LAYOUTS, strict=True))
+    ]
+    matrices = [orthogonal(matrix) if keeps_length else matrix for *_, matrix in layers]
+    values, targets = [values.requires_grad_() for values, *_ in layers], [target for _, target, _ in layers]
+    centres = [torch.arange(shape[1]).double() for shape in shapes] if fixed else None
+    alone = [
+        aligned_error(
+            values[index], targets[index], matrices[index], centres and centres[index], divide, 1e-5, keeps_length
+        )
+        for index in range(len(layers))
+    ]
+    stack = torch.zeros(3, 7, 6, dtype=torch.float64)[:, : max(len(matrix) for matrix in matrices)]
+    for index, matrix in enumerate(matrices):
+        stack[index, : matrix.shape[0], : matrix.shape[1]] = matrix
+    stack.requires_grad_()
+    errors, means = aligned_errors(values, targets, stack, centres, divide, 1e-5, keeps_length)
+    weights = torch.tensor([1.0, 2.0, 3.0]).double()
+    expected = sum(weight * error for weight, (error, _) in zip(weights, alone, strict=True))
+    found = (weights * errors).sum()
+    torch.testing.assert_close(errors, torch.stack([error for error, _ in alone]), rtol=1e-12, atol=1e-12)
+    for first, (_, second) in zip(means, alone, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+    together = torch.autograd.grad(found, [*values, stack])
+    for first, second in zip(together[:3], torch.autograd.grad(expected, values), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+    for index, matrix in enumerate(matrices):
+        behind = together[3][index].clone()
+        behind[: matrix.shape[0], : matrix.shape[1]] = 0
+        assert behind.abs().max() == 0

@@ -1,14 +1,19 @@
 """The student and its layer losses as one module."""
 
+import copy
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
+from subdistill_hf import losses
 from subdistill_hf.activations import Features
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.layers import LayerPair
-from subdistill_hf.losses import SubspaceAlignment
+from subdistill_hf.losses import CENTRINGS, SubspaceAlignment
 from subdistill_hf.moments import Moments
+from subdistill_hf.rotations import NARROW, stacked_matrices
 from subdistill_hf.stages import LayerShape
 from subdistill_hf.subspaces import Subspace
 
@@ -40,25 +45,77 @@ def module():
 
 
 def losses_and_gradients(module, pixels, targets):
-    losses = module(targets, pixel_values=pixels)["layer_losses"]
+    costs = module(targets, pixel_values=pixels)["layer_losses"]
     free = [alignment.rotation.free for alignment in module.alignments]
-    return [*losses, *torch.autograd.grad(sum(losses), free)]
+    return [costs, *torch.autograd.grad(costs.sum(), free)]
 
 
-def test_rotations_are_as_precise_under_autocast(module):
+def test_rotations_are_as_precise_under_autocast(module, monkeypatch):
     pixels = torch.randn(5, 3, 4, 4)
     targets = {name: Features(torch.randn(5, width, 16), (4, 4)) for name, width in {"first": 6, "second": 4}.items()}
     matrices = []
 
-    def keep(alignment, inputs, output):
-        matrices.append(alignment.rotation.matrix.detach())
+    def kept(rotations):
+        matrices.append(stacked_matrices(rotations))
+        return matrices[-1]
 
-    for alignment in module.alignments:
-        alignment.register_forward_hook(keep)
+    monkeypatch.setattr(losses, "stacked_matrices", kept)
     expected = losses_and_gradients(module, pixels, targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = losses_and_gradients(module, pixels, targets)
-    for matrix, again in zip(matrices[:2], matrices[2:], strict=True):
-        assert torch.equal(matrix, again)
+    assert torch.equal(*matrices)
     for first, second in zip(expected, found, strict=True):
         torch.testing.assert_close(second, first, rtol=0.05, atol=0.05)  # the student's features are bfloat16
+
+
+class Widths(nn.Module):
+    """Layers of several widths."""
+
+    def __init__(self, widths):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in itertools.pairwise([3, *widths]))
+
+    def forward(self, pixel_values):
+        for layer in self.layers:
+            pixel_values = layer(pixel_values)
+        return pixel_values.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("centring", CENTRINGS)
+def test_layers_compared_together_cost_what_each_costs_alone(centring, training):
+    """Two narrow layers, one with room for more than the teacher has, one wide one, one with a free map, a third."""
+    torch.manual_seed(0)
+    widths, dimensions = [6, 9, NARROW + 1, 5, 7], [6, 8, NARROW + 1, 5, 7]
+    names = [f"layers.{index}" for index in range(len(widths))]
+    teacher = NARROW + 3
+    subspaces = [
+        Subspace.fit(Moments.of(torch.randn(9, 8 if width == 9 else teacher, 16)), width, "pca") for width in widths
+    ]
+    alignments = [
+        SubspaceAlignment(subspace, width, centring, "linear" if width == 5 else "orthogonal").double()
+        for subspace, width in zip(subspaces, widths, strict=True)
+    ]
+    for alignment in alignments:
+        alignment.rotation.free.data.normal_()
+        alignment.centre.running_mean.normal_()
+    pairs = [
+        LayerPair(LayerShape(name, teacher, (4, 4), 0), LayerShape(name, width, (4, 4), 0))
+        for name, width in zip(names, widths, strict=True)
+    ]
+    module = StudentWithAlignments(Widths(widths).double(), pairs, alignments).train(training)
+    assert module.compared_together == [[0, 4]]
+    pixels = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    targets = {
+        name: Features(torch.randn(5, size, 16, dtype=torch.float64), (4, 4))
+        for name, size in zip(names, dimensions, strict=True)
+    }
+    alone = copy.deepcopy(module)
+    alone.compared_together = []
+    results = []
+    for each in (module, alone):
+        costs = each(targets, pixel_values=pixels)["layer_losses"]
+        gradients = torch.autograd.grad((costs * torch.arange(1, 6)).sum(), list(each.parameters()))
+        results.append([costs, *gradients, *[alignment.centre.running_mean for alignment in each.alignments]])
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)

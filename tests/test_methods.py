@@ -143,7 +143,8 @@ def test_dkd_takes_the_class_that_a_mixed_image_shows_most(tmp_path):
     student, teacher, labels = torch.randn(6, 3), torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
     shares = 0.3 * torch.eye(3)[labels.roll(1)] + 0.7 * torch.eye(3)[labels]
     found = [
-        run.loss_terms({"logits": student, "layer_losses": []}, teacher, given)["kd"] for given in (labels, shares)
+        run.loss_terms({"logits": student, "layer_losses": torch.zeros(0)}, teacher, given)["kd"]
+        for given in (labels, shares)
     ]
     assert float(found[0]) == float(found[1]) > 0
 

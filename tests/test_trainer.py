@@ -30,10 +30,11 @@ from helpers import (
     vit,
     weights_of,
 )
+from subdistill_hf import losses
 from subdistill_hf.activations import LayerError
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE
 from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError, SubspaceError
-from subdistill_hf.losses import Centre
+from subdistill_hf.losses import centred_errors
 from subdistill_hf.models import weights_digest
 from subdistill_hf.moments import Moments
 from subdistill_hf.subspaces import Subspace
@@ -555,10 +556,10 @@ def test_every_option_of_the_subspaces_and_alignments_changes_the_loss(tmp_path)
         {"kd_weight": 0.5},
         {"teacher_bf16": True},
     ]
-    losses = [loss(**option) for option in options]
+    costs = [loss(**option) for option in options]
     # The rotation of kind "linear" starts where the orthogonal one does, so only its first step differs.
-    assert len({f"{value:.6g}" for value in losses}) == len(options) - 1
-    assert losses[5] == pytest.approx(losses[0], rel=1e-6)
+    assert len({f"{value:.6g}" for value in costs}) == len(options) - 1
+    assert costs[5] == pytest.approx(costs[0], rel=1e-6)
 
 
 def test_a_streamed_dataset_trains(tmp_path, datasets_cache):
@@ -654,15 +655,22 @@ def test_callbacks_get_the_plain_student(tmp_path):
     assert not any(module._forward_hooks for module in student.modules())
 
 
-def test_bf16_leaves_weights_and_rotations_in_float32(tmp_path):
+def test_bf16_leaves_weights_and_rotations_in_float32(tmp_path, monkeypatch):
     runs = {flag: trainer(tmp_path, max_steps=3, bf16=flag, learning_rate=1e-4) for flag in (False, True)}
     run, dtypes = runs[True], {}
-    run.prepare_distillation()
-    for module in (run.distillation.alignments[1].centre, run.model.resnet.embedder.embedder.convolution):
-        module.register_forward_hook(lambda module, given, output: dtypes.update({type(module): output.dtype}))
-    for each in runs.values():
-        each.train()
-    assert dtypes == {Centre: torch.float32, nn.Conv2d: torch.bfloat16}
+    run.model.resnet.embedder.embedder.convolution.register_forward_hook(
+        lambda module, given, output: dtypes.update(student=output.dtype)
+    )
+
+    def compared(centres, values, targets, matrices, keeps_length):
+        errors = centred_errors(centres, values, targets, matrices, keeps_length)
+        dtypes.update({each.dtype: "compared" for each in (*values, *targets, matrices, errors)})
+        return errors
+
+    runs[False].train()
+    monkeypatch.setattr(losses, "centred_errors", compared)
+    run.train()
+    assert dtypes == {"student": torch.bfloat16, torch.float32: "compared"}
     assert all(math.isfinite(value) for entry in logged(run) for value in parts(entry).values())
     assert {weight.dtype for weight in run.distillation.parameters()} == {torch.float32}
     assert run.distillation.orthogonality_error() < 1e-5

@@ -252,7 +252,8 @@ class ActivationRecorder:
             self.outputs[name] = tensor.clone()
         else:
             self.outputs[name] = output
-            if tensor is not None and not tensor.is_inference():
+            # a compiled model has no versions to compare, and must not be cut in pieces to ask for them
+            if tensor is not None and not torch.compiler.is_compiling() and not tensor.is_inference():
                 self._versions[name] = (tensor, tensor._version)
 
 

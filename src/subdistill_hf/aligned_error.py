@@ -1,125 +1,155 @@
 """The squared error between rotated student features and teacher targets, from second moments of a batch.
 
-Centring, rotation and squared error need K variances and one `(K, K')` matrix of the features. So the features are
-read a few times in all, and no scaled or rotated copies of them are made or kept for the backward pass.
+Centring, rotation and squared error need K variances and one `(K', K)` matrix of the features. So the features are
+read a few times in all, no scaled or rotated copies of them are kept for the backward pass, and what is left, of the
+size of the matrices, is done for all layers at once: small layers cost calls, not arithmetic.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
 
-from subdistill_hf.moments import average_over_processes, several_processes
+from subdistill_hf.moments import average_over_processes
 
 
-def aligned_error(
-    values: Tensor,
-    target: Tensor,
-    matrix: Tensor,
-    centre: Tensor | None = None,
+def aligned_errors(
+    values: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    matrices: Tensor,
+    centres: Sequence[Tensor] | None = None,
     divide: bool = False,
     eps: float = 1e-5,
     keeps_length: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Compare student features h with targets t under a linear map V (METHOD step 2).
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compare student features h with targets t under a linear map V, in each of L layers (METHOD step 2).
+
+    Layers may be of different widths: stacked matrices are as large as the largest, with zeros behind the others.
 
     Args:
-        values: h, `(B, K, P)`.
-        target: t, `(B, K', P)`; no gradient flows to it.
-        matrix: V, `(K', K)`.
-        centre: m, `(K,)`; by default the mean of h over images, positions and processes, with gradients through it.
+        values: h of each layer, `(B, K, P)`.
+        targets: t of each layer, `(B, K', P)`; no gradient flows to them.
+        matrices: V, `(L, K', K)`.
+        centres: m of each layer, `(K,)`; by default the mean of h over images, positions and processes, with gradients
+            through it.
         divide: let D divide by the standard deviation of the batch (of all processes), with gradients; else D = 1.
         eps: added to the variance.
-        keeps_length: VᵀV = 1, so that ‖V x‖ = ‖x‖ needs no covariances between channels.
+        keeps_length: VᵀV = 1 in every layer, so that ‖V x‖ = ‖x‖ needs no covariances between channels.
 
     Returns:
-        The mean over images and positions of ‖V D(h - m) - t‖², a scalar whose gradients flow to h and V, and the mean
-        of h over images, positions and processes, `(K,)`.
+        The mean over images and positions of ‖V D(h - m) - t‖², `(L,)`, whose gradients flow to h and V, and the mean
+        of h over images, positions and processes in each layer, `(K,)`. With several processes an error is that of
+        this process but for a term whose mean over the processes is zero.
     """
-    error, mean = _AlignedError.apply(values, target.detach(), matrix, centre, divide, eps, keeps_length)
-    return error, mean
+    errors, *means = _AlignedErrors.apply(targets, matrices, centres, divide, eps, keeps_length, *values)
+    return errors, tuple(means)
 
 
-class _AlignedError(torch.autograd.Function):
+@lru_cache(maxsize=256)
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A vector of numbers that are the same step after step: made once, so that no step waits for a copy of them."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+class _AlignedErrors(torch.autograd.Function):
     """With x = h - m, A = V D and sums over N positions: N error = tr(A S Aᵀ) - 2 tr(A Cᵀ) + Σ ‖t‖².
 
-    There S = Σ x xᵀ and C = Σ t xᵀ.
+    There S = Σ x xᵀ and C = Σ t xᵀ. Where m is the mean of h, subtracting the mean of t from it changes neither C nor
+    the gradient at h, but for a constant; this constant is what the gradient through m adds.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        values: Tensor,
-        target: Tensor,
-        matrix: Tensor,
-        centre: Tensor | None,
+        targets: Sequence[Tensor],
+        matrices: Tensor,
+        centres: Sequence[Tensor] | None,
         divide: bool,
         eps: float,
         keeps_length: bool,
-    ) -> tuple[Tensor, Tensor]:
+        *values: Tensor,
+    ) -> tuple[Tensor, ...]:
         """Centre first: float32 would lose the variance of a channel with a large mean."""
-        h, t = _alike_in_memory(values, target)
-        count = h.shape[0] * h.shape[2]
-        own_mean = h.mean(dim=2).mean(dim=0)
-        mean = average_over_processes(own_mean)
-        x = h - (mean if centre is None else centre)[:, None]
-        squares = torch.linalg.vector_norm(x, dim=2).square().sum(dim=0)
-        scaled, scale = matrix, None
+        layers = [_alike_in_memory(h, t.detach()) for h, t in zip(values, targets, strict=True)]
+        numbers = tuple(h.shape[0] * h.shape[2] for h, _ in layers)
+        count = constants(numbers, matrices.dtype, matrices.device)
+        cross = torch.zeros_like(matrices)
+        gram = None if keeps_length else matrices.new_zeros(len(layers), matrices.shape[2], matrices.shape[2])
+        means, lengths, by_channel = [], [], []
+        kept: list[Tensor] = []
+        for index, (h, t) in enumerate(layers):
+            width, dimensions = h.shape[1], t.shape[1]
+            mean = average_over_processes(h.mean(dim=(0, 2), keepdim=True))
+            means.append(mean)
+            lengths.append(torch.linalg.vector_norm(t))
+            if centres is None:
+                x = h - mean
+                t = t - average_over_processes(t.mean(dim=(0, 2), keepdim=True))
+            else:
+                x = h - centres[index][:, None]
+            if gram is None:
+                by_channel.append(torch.linalg.vector_norm(x, dim=2).square_().sum(dim=0))
+            else:
+                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width])
+            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width])
+            kept += [x, t]
+        squares = pad_sequence(by_channel, batch_first=True) if gram is None else gram.diagonal(dim1=1, dim2=2)
+        scaled, scale = matrices, None
         if divide:
-            scale = torch.rsqrt(average_over_processes(squares / count) + eps)
-            scaled = matrix * scale
+            scale = torch.rsqrt(average_over_processes(squares / count[:, None]) + eps)
+            scaled = matrices * scale[:, None]
             squares = squares * scale.square()
-        cross = torch.bmm(t, x.mT).sum(dim=0)
-        image = None if keeps_length else scaled @ torch.bmm(x, x.mT).sum(dim=0)
+        image = None if gram is None else scaled @ gram
         # both by channel
-        length = squares if image is None else torch.sum(image * scaled, dim=0)
-        overlap = torch.sum(cross * scaled, dim=0)
+        length = squares if image is None else torch.sum(image * scaled, dim=1)
+        overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
-        error = (torch.sum(slope - overlap) + torch.linalg.vector_norm(t).square()) / count
-        offset = own_mean - mean if several_processes() else None
-        ctx.save_for_backward(x, t, scaled, scale, cross, image, slope, offset)
-        ctx.follows_mean, ctx.shape, ctx.contiguous = centre is None, values.shape, values.is_contiguous()
-        ctx.mark_non_differentiable(mean)
-        return error, mean
+        errors = (torch.sum(slope - overlap, dim=1) + torch.stack(lengths).square_()) / count
+        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope, count)
+        ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
+        batch_means = tuple(mean.flatten() for mean in means)
+        ctx.mark_non_differentiable(*batch_means)
+        return errors, *batch_means
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
-        x, t, scaled, scale, cross, image, slope, offset = ctx.saved_tensors
-        count = x.shape[0] * x.shape[2]
-        step = gradient * (2 / count)
-        by_matrix = (-cross if image is None else image - cross) * step
-        pull = scaled * step  # of t
+        *kept, scaled, scale, cross, image, slope, count = ctx.saved_tensors
+        step = (gradient * 2 / count)[:, None]
+        by_matrices = (-cross if image is None else image - cross) * step[:, :, None]
+        pull = scaled * step[:, :, None]  # of t
         own = torch.zeros_like(slope)  # of x, by channel
         if scale is not None:
-            by_matrix = by_matrix * scale
-            own = scale.square() * average_over_processes(slope / -count)
+            by_matrices = by_matrices * scale[:, None]
+            own = scale.square() * average_over_processes(slope / -count[:, None])
         if image is None:  # VᵀV = 1
             own = own + (1 if scale is None else scale.square())
         own = own * step
-        between = None if image is None else scaled.T @ pull + torch.diag(own)  # of x, across channels
-        constant = torch.zeros_like(own)
-        if ctx.follows_mean:
-            constant = t.mean(dim=2).mean(dim=0) @ pull
-            if offset is not None:
-                constant = constant - (own * offset if between is None else between @ offset)
-            constant = average_over_processes(constant)
-        if between is None:
-            by_values = torch.addcmul(constant[:, None], x, own[:, None])
-        else:
-            by_values = torch.empty_like(x)
-            torch.baddbmm(constant[:, None], between.expand(len(x), -1, -1), x, out=by_values)
-        by_values.baddbmm_(pull.T.expand(len(x), -1, -1), t, alpha=-1)
-        if by_values.shape != ctx.shape:
-            images, width, positions = ctx.shape
-            by_values = by_values.mT.view(images, positions, width).mT
-        if ctx.contiguous:  # a gradient in another layout would slow down the layers that it goes to
-            by_values = by_values.contiguous()
-        return by_values, None, by_matrix, *[None] * 4
+        between = None if image is None else scaled.mT @ pull + torch.diag_embed(own)  # of x, across channels
+        by_values = []
+        for index, (shape, contiguous) in enumerate(ctx.shapes):
+            x, t = kept[2 * index : 2 * index + 2]
+            width, dimensions = x.shape[1], t.shape[1]
+            if between is None:
+                by_x = x * own[index, :width, None]
+            else:
+                by_x = torch.empty_like(x)
+                torch.bmm(between[index, :width, :width].expand(len(x), -1, -1), x, out=by_x)
+            by_x.baddbmm_(pull[index, :dimensions, :width].T.expand(len(x), -1, -1), t, alpha=-1)
+            if by_x.shape != shape:
+                images, _, positions = shape
+                by_x = by_x.mT.view(images, positions, width).mT
+            # a gradient in another layout would slow down the layers that it goes to
+            by_values.append(by_x.contiguous() if contiguous else by_x)
+        return None, by_matrices, *[None] * 4, *by_values
 
 
 def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,7 @@ from subdistill_hf.activations import Features, height_and_width, record, to_fea
 from subdistill_hf.adapters import base_of, frozen_batch_norms
 from subdistill_hf.layer_loss import LayerLoss, without_autocast
 from subdistill_hf.layers import LayerPair
-from subdistill_hf.losses import SubspaceAlignment
-from subdistill_hf.rotations import computed_together
+from subdistill_hf.losses import SubspaceAlignment, compare_together
 
 
 def logits_of(output: Any) -> Tensor:
@@ -40,6 +39,9 @@ class StudentWithAlignments(nn.Module):
         student: the student, with a PEFT adapter or without; layers are named as in the network under it.
         pairs: layer pairs, in the order of `alignments`.
         alignments: one loss per pair; none for methods without a layer loss.
+
+    Attributes:
+        compared_together: groups of alignments, by index, whose losses are computed at once; the others one by one.
     """
 
     def __init__(self, student: nn.Module, pairs: Sequence[LayerPair], alignments: Sequence[LayerLoss]) -> None:
@@ -47,6 +49,7 @@ class StudentWithAlignments(nn.Module):
         self.student = student
         self.alignments = nn.ModuleList(alignments)
         self.pairs = tuple(pairs)
+        self.compared_together = _companions(alignments)
 
     def forward(self, targets: Mapping[str, Features], **inputs: Tensor) -> dict[str, Any]:
         """Run the student and compare its layers with the teacher's targets.
@@ -56,7 +59,7 @@ class StudentWithAlignments(nn.Module):
             inputs: what the student takes.
 
         Returns:
-            `logits` `(B, C)`, and `layer_losses`: a scalar for each pair, in order.
+            `logits` `(B, C)`, and `layer_losses` `(L,)`: one for each pair, in order.
         """
         layers = [pair.student for pair in self.pairs]
         copied = [layer.name for layer in layers if layer.modified_in_place]
@@ -64,13 +67,28 @@ class StudentWithAlignments(nn.Module):
             logits = logits_of(self.student(**inputs))
         recorder.check()
         image_size = height_and_width(inputs["pixel_values"])
-        losses = []
-        with without_autocast(logits.device), computed_together(self.alignments.modules()):
-            for pair, alignment in zip(self.pairs, self.alignments, strict=True):
-                output = recorder.outputs[pair.student.name]
-                features = to_features(output, pair.student.name, image_size, pair.student.channels_last)
-                losses.append(alignment(features, targets[pair.teacher.name]))
+        students = [
+            to_features(recorder.outputs[layer.name], layer.name, image_size, layer.channels_last) for layer in layers
+        ]
+        with without_autocast(logits.device):
+            losses = self._layer_losses(students, [targets[pair.teacher.name] for pair in self.pairs])
         return {"logits": logits, "layer_losses": losses}
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its products are small: compiling takes, saves nothing
+    def _layer_losses(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
+        losses: dict[int, Tensor] = {}
+        for group in self.compared_together:
+            chosen: Any = [self.alignments[index] for index in group]
+            costs = compare_together(chosen, [students[index] for index in group], [targets[index] for index in group])
+            if len(group) == len(students):
+                return costs
+            losses |= zip(group, costs.unbind(), strict=True)
+        for index, alignment in enumerate(self.alignments):
+            if index not in losses:
+                losses[index] = alignment(students[index], targets[index])
+        if not losses:
+            return torch.zeros(0)
+        return torch.stack([losses[index] for index in range(len(students))])
 
     def train(self, mode: bool = True) -> StudentWithAlignments:
         """Training mode; batch norms that an adapter does not save keep the statistics of the model under it."""
@@ -91,3 +109,12 @@ class StudentWithAlignments(nn.Module):
                 identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
                 errors.append(float((matrix @ matrix.T - identity).abs().max()))
         return max(errors)
+
+
+def _companions(alignments: Sequence[LayerLoss]) -> list[list[int]]:
+    """Which alignments can be compared together: groups of two or more, by index."""
+    groups: dict[Any, list[int]] = {}
+    for index, alignment in enumerate(alignments):
+        if isinstance(alignment, SubspaceAlignment) and alignment.companions is not None:
+            groups.setdefault(alignment.companions, []).append(index)
+    return [group for group in groups.values() if len(group) > 1]

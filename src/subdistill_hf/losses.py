@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from subdistill_hf.activations import Features
-from subdistill_hf.aligned_error import aligned_error
+from subdistill_hf.aligned_error import aligned_errors, constants
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.orthonormal import OrthonormalMap
 from subdistill_hf.procrustes import ProcrustesRotation
-from subdistill_hf.rotations import Rotation, RotationKind
+from subdistill_hf.rotations import NARROW, Rotation, RotationKind, stacked_matrices
 from subdistill_hf.subspaces import Subspace
 
 Centring = Literal["mean", "batch_norm", "none"]
@@ -70,23 +71,38 @@ class Centre(nn.Module):
         self, values: Tensor, target: Tensor, rotation: Rotation | ProcrustesRotation | OrthonormalMap
     ) -> Tensor:
         """Compare h `(B, K, P)`, centred, with t `(B, K', P)`: mean ‖V D(h - m) - t‖²."""
-        from_batch = self.training and self.centring != "none"
-        error, mean = aligned_error(
-            values,
-            target,
-            rotation.matrix,
-            centre=None if from_batch else self.running_mean,
-            divide=from_batch and self.centring == "batch_norm",
-            eps=self.eps,
-            keeps_length=rotation.keeps_length,
-        )
-        if from_batch:
-            self.running_mean.lerp_(mean, self.momentum)
-        return error
+        return centred_errors([self], [values], [target], rotation.matrix[None], rotation.keeps_length)[0]
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
         return f"{self.running_mean.shape[0]}, centring={self.centring!r}"
+
+
+def centred_errors(
+    centres: Sequence[Centre],
+    values: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    matrices: Tensor,
+    keeps_length: bool,
+) -> Tensor:
+    """Compare h, centred, with t in each of L layers of one centring: mean ‖V D(h - m) - t‖², `(L,)`.
+
+    Args:
+        centres: of each layer; in training their running means follow the batch.
+        values: h of each layer, `(B, K, P)`.
+        targets: t of each layer, `(B, K', P)`.
+        matrices: V, `(L, K', K)`, with zeros behind narrower layers.
+        keeps_length: whether VᵀV = 1 in every layer.
+    """
+    first = centres[0]
+    from_batch = first.training and first.centring != "none"
+    running = None if from_batch else [each.running_mean for each in centres]
+    divide = from_batch and first.centring == "batch_norm"
+    errors, means = aligned_errors(values, targets, matrices, running, divide, first.eps, keeps_length)
+    if from_batch:
+        for centre, mean in zip(centres, means, strict=True):
+            centre.running_mean.lerp_(mean, centre.momentum)
+    return errors
 
 
 class SubspaceAlignment(LayerLoss):
@@ -133,13 +149,46 @@ class SubspaceAlignment(LayerLoss):
 
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of student features `(B, K, P')` against t `(B, K', P)`."""
-        dtype = self.centre.running_mean.dtype
-        h, t = (values.to(dtype) for values in same_positions(student, target))
+        h, t = self.same_positions(student, target)
         if isinstance(self.rotation, ProcrustesRotation) and self.training:
             centring = self.centre.centring
             self.rotation.follow(h.detach(), t, centring != "none", centring == "batch_norm")
         error: Tensor = self.centre(h, t, self.rotation)
         return error / self.energy
+
+    def same_positions(self, student: Features, target: Features) -> tuple[Tensor, Tensor]:
+        """Student features and t at the same positions, in the precision of the rotation."""
+        dtype = self.centre.running_mean.dtype
+        h, t = same_positions(student, target)
+        return h.to(dtype), t.to(dtype)
+
+    @property
+    def companions(self) -> tuple[Centring, float, float] | None:
+        """What narrow alignments have in common that `compare_together` takes; `None` where it takes none."""
+        narrow = isinstance(self.rotation, Rotation) and len(self.centre.running_mean) <= NARROW
+        if type(self) is not SubspaceAlignment or not narrow or not self.rotation.keeps_length:
+            return None
+        return self.centre.centring, self.centre.momentum, self.centre.eps
+
+
+def compare_together(
+    alignments: Sequence[SubspaceAlignment], students: Sequence[Features], targets: Sequence[Features]
+) -> Tensor:
+    """The losses `(L,)` of several layers whose `companions` are the same, as each `compare` gives it, in fewer calls.
+
+    Args:
+        alignments: one per layer.
+        students: features `(B, K, P')` of each layer.
+        targets: t `(B, K', P)` of each layer.
+    """
+    aligned = [
+        alignment.same_positions(student, target)
+        for alignment, student, target in zip(alignments, students, targets, strict=True)
+    ]
+    matrices = stacked_matrices([alignment.rotation for alignment in alignments])  # type: ignore[misc]
+    centres = [alignment.centre for alignment in alignments]
+    errors = centred_errors(centres, [h for h, _ in aligned], [t for _, t in aligned], matrices, keeps_length=True)
+    return errors / constants(tuple(alignment.energy for alignment in alignments), errors.dtype, errors.device)
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,7 +40,6 @@ class Rotation(nn.Module):
                 f": expected at most {student_width}"
             )
         self.kind, self.dimensions = kind, dimensions
-        self._rotated: Tensor | None = None  # inside `computed_together`
         self.keeps_length = kind == "orthogonal" and student_width == dimensions
         start = nn.init.orthogonal_(torch.empty(max(student_width, dimensions), student_width))
         if kind == "orthogonal":
@@ -55,7 +53,7 @@ class Rotation(nn.Module):
         """V, `(K', K)`."""
         if self.kind == "linear":
             return self.free
-        rotated = self._rotated if self._rotated is not None else _Cayley.apply([self.base], self.free)[0]
+        rotated = stacked_matrices([self])[0]
         return rotated if self.keeps_length else rotated[: self.dimensions]
 
     @torch.no_grad()
@@ -69,51 +67,41 @@ class Rotation(nn.Module):
         self.free.zero_()
 
 
-@contextmanager
-def computed_together(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """A context that has the matrices of all narrow rotations among `modules`, computed at once; not in autocast."""
-    rotations = [one for one in modules if isinstance(one, Rotation) and one.kind == "orthogonal"]
-    narrow = [rotation for rotation in rotations if len(rotation.free) <= NARROW]
-    try:
-        if narrow:
-            rotated = _Cayley.apply([each.base for each in narrow], *[each.free for each in narrow])
-            for rotation, matrix in zip(narrow, rotated, strict=True):
-                rotation._rotated = matrix
-        yield
-    finally:
-        for rotation in narrow:
-            rotation._rotated = None
+def stacked_matrices(rotations: Sequence[Rotation]) -> Tensor:
+    """The square matrices of L orthogonal rotations at once, `(L, K, K)`; zeros lie behind those that are narrower."""
+    stack: Tensor = _Cayley.apply([each.base for each in rotations], *[each.free for each in rotations])
+    return stack
 
 
 class _Cayley(torch.autograd.Function):
     """(1 + X/2)⁻¹(1 - X/2) B = 4 (2 + X)⁻¹ B - B, with X = L - Lᵀ of the strictly lower triangle L.
 
-    For several L and B at once: one inverse of a stack forward, two products for each backward, and nothing that waits
-    for the device: 2 + X has no eigenvalue below 2 in magnitude, so its inverse needs no check.
+    For several L and B at once: one inverse of a stack forward, two products of stacks backward, and nothing that
+    waits for the device: 2 + X has no eigenvalue below 2 in magnitude, so its inverse needs no check.
     """
 
     @staticmethod
-    def forward(ctx: Any, bases: Sequence[Tensor], *free: Tensor) -> tuple[Tensor, ...]:
-        """Orthogonal B `(K, K)` and free `(K, K)`, each pair of its own width, to orthogonal `(K, K)`."""
-        widths = [len(each) for each in free]
-        lower = free[0].new_zeros(len(free), max(widths), max(widths))
-        for padded, each, width in zip(lower, free, widths, strict=True):
-            torch.tril(each, -1, out=padded[:width, :width])
+    def forward(ctx: Any, bases: Sequence[Tensor], *free: Tensor) -> Tensor:
+        """Orthogonal B `(K, K)` and free `(K, K)`, each pair of its own width, to orthogonal `(K, K)` in a stack."""
+        ctx.widths = [len(each) for each in free]
+        widest = max(ctx.widths)
+        lower, base = free[0].new_zeros(2, len(free), widest, widest)
+        for index, width in enumerate(ctx.widths):
+            torch.tril(free[index], -1, out=lower[index, :width, :width])
+            base[index, :width, :width] = bases[index]
         shifted = lower - lower.mT
         shifted.diagonal(dim1=1, dim2=2).add_(2)
-        stack = torch.linalg.inv_ex(shifted).inverse
-        inverses = [padded[:width, :width] for padded, width in zip(stack, widths, strict=True)]
-        products = [(inverse @ base).mul_(4) for inverse, base in zip(inverses, bases, strict=True)]
-        ctx.save_for_backward(*inverses, *products)
-        return tuple(product - base for product, base in zip(products, bases, strict=True))
+        inverse = torch.linalg.inv_ex(shifted).inverse
+        product = torch.bmm(inverse, base).mul_(4)
+        ctx.save_for_backward(inverse, product)
+        rotated: Tensor = product - base
+        return rotated
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient at X is -(2 + X)⁻ᵀ G (4 (2 + X)⁻¹ B)ᵀ."""
-        inverses, products = ctx.saved_tensors[: len(gradients)], ctx.saved_tensors[len(gradients) :]
-        by_free: list[Tensor] = []
-        for gradient, inverse, product in zip(gradients, inverses, products, strict=True):
-            by_skew = inverse.T @ (gradient @ product.T)
-            by_free.append((by_skew.T - by_skew).tril_(-1))
-        return None, *by_free
+        inverse, product = ctx.saved_tensors
+        by_skew = torch.bmm(inverse.mT, torch.bmm(gradient, product.mT))
+        by_lower = (by_skew.mT - by_skew).tril_(-1)
+        return None, *[by_lower[index, :width, :width] for index, width in enumerate(ctx.widths)]

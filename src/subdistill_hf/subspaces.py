@@ -20,6 +20,7 @@ from subdistill_hf.errors import SubspaceError
 from subdistill_hf.moments import Moments
 
 SUBSPACES_FILE = "subspaces"
+FEW_POSITIONS = 16  # below, a product for each image is slower than a copy and one product for all
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ class Subspace:
     def project(self, values: Tensor) -> Tensor:
         """t = Uᵀ(a - μ) (METHOD step 2): activations `(B, d, P)` to coordinates `(B, K, P)`."""
         basis, _, offset = self._tensors(values)  # Uᵀa - Uᵀμ: a - μ would be a copy of all activations
-        if values.transpose(1, 2).is_contiguous():
+        if values.transpose(1, 2).is_contiguous() or values.shape[2] < FEW_POSITIONS:
             return F.linear(values.transpose(1, 2), basis.T, -offset).transpose(1, 2)
         maps = basis.T.expand(len(values), -1, -1)
         return torch.baddbmm(offset[:, None], maps, values, beta=-1)

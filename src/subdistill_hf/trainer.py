@@ -226,7 +226,7 @@ class SubDistillTrainer(StudentOnHub):
     ) -> Any:
         """In training the sum of `loss_terms`, in evaluation the cross entropy with the labels."""
         labels = inputs.get("labels")
-        if self.accelerator.unwrap_model(model) is not self._distillation:
+        if self.accelerator.unwrap_model(model, keep_torch_compile=False) is not self._distillation:
             logits = logits_of(model(**for_student(inputs)))
             loss = F.cross_entropy(logits.float(), labels) if labels is not None else logits.new_zeros(())
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
@@ -239,8 +239,9 @@ class SubDistillTrainer(StudentOnHub):
         outputs = model(targets=targets, **for_student(inputs))
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
-        self._parts.add(terms, self.state.global_step, share)
-        loss = torch.stack(list(terms.values())).sum()
+        parts = torch.stack(list(terms.values()))
+        self._parts.add(list(terms), parts.detach(), self.state.global_step, share)
+        loss = parts.sum()
         return (loss, outputs) if return_outputs else loss
 
     def loss_terms(
@@ -251,7 +252,7 @@ class SubDistillTrainer(StudentOnHub):
         Override to add a term: call `super().loss_terms(...)` and add to the result.
 
         Args:
-            outputs: `logits` `(B, C)` of the student and `layer_losses`, one scalar per pair.
+            outputs: `logits` `(B, C)` of the student and `layer_losses` `(L,)`, one per pair.
             teacher_logits: the teacher's subtask logits `(B, C)`; `None` without a teacher.
             labels: class of each image `(B,)`, or shares of the classes `(B, C)`, if the batch has labels.
         """
@@ -266,8 +267,9 @@ class SubDistillTrainer(StudentOnHub):
             )
         if weights["kd"] and teacher_logits is not None:
             terms["kd"] = weights["kd"] * self._logit_term(outputs["logits"], teacher_logits, labels)
-        for pair, loss in zip(self.pairs, outputs["layer_losses"], strict=True):
-            terms[f"layer/{pair.teacher.name}"] = weights["layer"] * loss
+        layer_losses = weights["layer"] * outputs["layer_losses"]
+        for pair, loss in zip(self.pairs, layer_losses.unbind(), strict=True):
+            terms[f"layer/{pair.teacher.name}"] = loss
         return terms
 
     def _logit_term(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
@@ -327,6 +329,8 @@ class SubDistillTrainer(StudentOnHub):
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
         self.prepare_distillation(resume_from_checkpoint or None)
+        if self.args.torch_compile:
+            torch.compiler.reset()  # what was compiled for an earlier training may leave out this one's hooks
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:

@@ -1,0 +1,65 @@
+"""`torch_compile` changes how fast a run is, and nothing else: recorded layers and their losses survive it."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from helpers import resnet, teacher_resnet, teacher_vit, trainer, vit
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def trained(folder, steps, student, teacher, **options):
+    run = trainer(
+        folder, student(), teacher(), max_steps=steps, eval_strategy="steps", eval_steps=2, save_steps=2, **options
+    )
+    run.train()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [(resnet, teacher_resnet), (vit, teacher_vit)], ids=["maps", "tokens"]
+)
+def test_a_compiled_run_is_the_run(tmp_path, student, teacher):
+    plain = trained(tmp_path / "plain", 4, student, teacher)
+    assert counters["stats"]["unique_graphs"] == 0
+    compiled = trained(tmp_path / "compiled", 4, student, teacher, torch_compile_backend="aot_eager")
+    assert counters["stats"]["unique_graphs"] > 0
+    assert type(compiled.model) is type(plain.model)
+    timings = ("runtime", "per_second")
+    for expected, found in zip(plain.state.log_history, compiled.state.log_history, strict=True):
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            if not name.endswith(timings):
+                assert found[name] == pytest.approx(value, rel=1e-4), name
+    for (name, expected), found in zip(
+        plain.distillation.state_dict().items(), compiled.distillation.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=name)
+    assert not any(module._forward_hooks for module in compiled.model.modules())
+
+
+def test_hooks_of_each_step_do_not_make_it_compile_anew(tmp_path):
+    graphs = []
+    for steps in (2, 6):
+        torch._dynamo.reset()
+        counters.clear()
+        trained(tmp_path / str(steps), steps, resnet, teacher_resnet, torch_compile_backend="aot_eager")
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1]
+    assert not counters["graph_break"]
+
+
+def test_a_student_that_was_compiled_before_is_recorded_all_the_same(tmp_path):
+    """Compiled code is found again by structure, whatever hooks there are."""
+    expected = trained(tmp_path / "plain", 2, resnet, teacher_resnet)
+    trained(tmp_path / "scratch", 2, resnet, teacher_resnet, method="scratch", torch_compile_backend="aot_eager")
+    found = trained(tmp_path / "compiled", 2, resnet, teacher_resnet, torch_compile_backend="aot_eager")
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (expected, found)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
