@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import CLASS_IDS, NAMES, processor, resnet, teacher_resnet, views, weights_of
+from helpers import CLASS_IDS, NAMES, processor, resnet, teacher_resnet, views, vit, weights_of
 from subdistill_hf.evaluation import Classifier, count_operations, measure_latency, predict, score
 from subdistill_hf.views import process
 
@@ -100,3 +100,12 @@ def test_operations_are_two_for_each_multiplication_with_its_addition():
 
     counted = count_operations(Classifier(Tiny(), processor()), views(2, "test"))
     assert counted == 2 * (16 * 16 * 4 * 3 * 3 * 3 + 4 * 5)
+
+
+def test_the_products_of_attention_are_operations_too():
+    hidden, layers, tokens, patch = 24, 2, 17, 8  # 32 pixels: 16 patches and the class token
+    model = vit(hidden=hidden, layers=layers, patch=patch)
+    inner = model.config.intermediate_size
+    products = 16 * 3 * patch**2 * hidden + hidden * len(NAMES)
+    products += layers * (tokens * (4 * hidden**2 + 2 * hidden * inner) + 2 * tokens**2 * hidden)
+    assert count_operations(Classifier(model, processor()), views(2, "test")) == 2 * products
