@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from subdistill_hf.students import build_student
 from subdistill_hf.trainer import SubDistillTrainer
 
 CLASSES = 5
+SPAWN = multiprocessing.get_context("spawn")
 Pair = tuple[nn.Module, nn.Module, int, int]
 
 
@@ -211,25 +213,22 @@ def keep_freed_memory() -> None:
             ctypes.CDLL("libc.so.6").mallopt(option, 1 << 30)
 
 
-def _times(pair: str, arms: Mapping[str, Mapping[str, Any]], rounds: int, queue: Any) -> None:
+def _times(pair: str, arms: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, list[float]]:
     logging.set_verbosity_error()
     keep_freed_memory()
-    queue.put(in_turn({name: Steps(PAIRS[pair], **options) for name, options in arms.items()}, rounds))
+    return in_turn({name: Steps(PAIRS[pair], **options) for name, options in arms.items()}, rounds)
 
 
 def steps_in_turn(
     pair: str, arms: Mapping[str, Mapping[str, Any]], rounds: int, processes: int = 5
 ) -> dict[str, list[float]]:
     """Seconds of the steps of each arm, round by round, `rounds` in all over several processes one after the other."""
-    context = multiprocessing.get_context("spawn")
     times: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(processes):
-        queue = context.Queue()
-        process = context.Process(target=_times, args=(pair, arms, rounds // processes, queue))
-        process.start()
-        for name, values in queue.get().items():
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+            part = pool.submit(_times, pair, arms, max(2, rounds // processes)).result()
+        for name, values in part.items():
             times[name] += values
-        process.join()
     return times
 
 
@@ -277,7 +276,7 @@ def compiled(pair: str, rounds: int) -> dict[str, Any]:
     return ratios
 
 
-def _times_of_process(rank: int, count: int, port: int, pair: str, rounds: int, queue: Any) -> None:
+def _times_of_process(rank: int, count: int, port: int, pair: str, rounds: int) -> dict[str, list[float]]:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -286,34 +285,22 @@ def _times_of_process(rank: int, count: int, port: int, pair: str, rounds: int, 
     }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    keep_freed_memory()
-    arms = {name: Steps(PAIRS[pair], method=name) for name in ("scratch", "kd", "subdistill")}
-    times = in_turn(arms, rounds)
-    if rank == 0:
-        queue.put(times)
+    times = _times(pair, {name: {"method": name} for name in ("scratch", "kd", "subdistill")}, rounds)
     if count > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    return times
 
 
 def processes(pair: str, rounds: int) -> dict[str, Any]:
     """Steps of one process and of two, each with one thread and as many images."""
-    context = multiprocessing.get_context("spawn")
     results: dict[str, Any] = {}
     for count in (1, 2):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        queue = context.Queue()
-        group = [
-            context.Process(target=_times_of_process, args=(rank, count, port, pair, rounds, queue))
-            for rank in range(count)
-        ]
-        for process in group:
-            process.start()
-        times = queue.get()
-        for process in group:
-            process.join()
+        with ProcessPoolExecutor(count, mp_context=SPAWN) as pool:
+            ranks = [pool.submit(_times_of_process, rank, count, port, pair, rounds) for rank in range(count)]
+            times, *_ = [rank.result() for rank in ranks]
         results[f"{count} process{'es' if count > 1 else ''}"] = {
             "ms": {name: 1e3 * statistics.median(values) for name, values in times.items()},
             "SubDistill over logit KD": ratio(times, "subdistill", "kd"),
@@ -398,7 +385,7 @@ def fit(pair: str, rounds: int, count: int) -> dict[str, Any]:
     }
 
 
-def _peak_memory(pair: str, count: int, queue: Any) -> None:
+def _peak_memory(pair: str, count: int) -> float:
     teacher, _, size, batch = PAIRS[pair]()
     example = next(images(2, size, 2))["pixel_values"]
     layers = stage_outputs(teacher, lambda: teacher(pixel_values=example), (size, size))
@@ -408,19 +395,15 @@ def _peak_memory(pair: str, count: int, queue: Any) -> None:
         )
     )
     status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage would count the parent's peak too
-    queue.put(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def memory(pair: str, counts: tuple[int, ...]) -> dict[str, Any]:
     """Peak resident memory (MiB) of a process that fits four layers, against the number of images."""
-    context = multiprocessing.get_context("spawn")
     peaks = {}
     for count in counts:
-        queue = context.Queue()
-        process = context.Process(target=_peak_memory, args=(pair, count, queue))
-        process.start()
-        peaks[str(count)] = round(queue.get(), 1)
-        process.join()
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+            peaks[str(count)] = round(pool.submit(_peak_memory, pair, count).result(), 1)
     values = list(peaks.values())
     return {"peak_mib": peaks, "largest_over_smallest": max(values) / min(values)}
 

@@ -11,9 +11,9 @@ from subdistill_hf import losses
 from subdistill_hf.activations import Features
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.layers import LayerPair
-from subdistill_hf.losses import CENTRINGS, SubspaceAlignment
+from subdistill_hf.losses import CENTRINGS, Centre, SubspaceAlignment, companions
 from subdistill_hf.moments import Moments
-from subdistill_hf.rotations import NARROW, stacked_matrices
+from subdistill_hf.rotations import NARROW, Rotation, stacked_matrices
 from subdistill_hf.stages import LayerShape
 from subdistill_hf.subspaces import Subspace
 
@@ -104,18 +104,81 @@ def test_layers_compared_together_cost_what_each_costs_alone(centring, training)
         for name, width in zip(names, widths, strict=True)
     ]
     module = StudentWithAlignments(Widths(widths).double(), pairs, alignments).train(training)
-    assert module.compared_together == [[0, 4]]
+    assert companions(list(module.alignments)) == [[0, 4]]
     pixels = torch.randn(5, 3, 4, 4, dtype=torch.float64)
     targets = {
         name: Features(torch.randn(5, size, 16, dtype=torch.float64), (4, 4))
         for name, size in zip(names, dimensions, strict=True)
     }
     alone = copy.deepcopy(module)
-    alone.compared_together = []
+    called = []
+    for alignment in alone.alignments:  # one with a hook is called by itself
+        alignment.register_forward_hook(lambda *given: called.append(given[0]))
+    assert companions(list(alone.alignments)) == []
     results = []
     for each in (module, alone):
         costs = each(targets, pixel_values=pixels)["layer_losses"]
         gradients = torch.autograd.grad((costs * torch.arange(1, 6)).sum(), list(each.parameters()))
         results.append([costs, *gradients, *[alignment.centre.running_mean for alignment in each.alignments]])
+    assert called == list(alone.alignments)
     for first, second in zip(*results, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
+
+
+def example(module):
+    torch.manual_seed(1)
+    targets = {name: Features(torch.randn(5, width, 16), (4, 4)) for name, width in {"first": 6, "second": 4}.items()}
+    return targets, torch.randn(5, 3, 4, 4)
+
+
+def test_an_alignment_in_evaluation_mode_is_evaluated(module):
+    targets, pixels = example(module)
+    trained = module(targets, pixel_values=pixels)["layer_losses"]
+    module.alignments[1].eval()
+    before = module.alignments[1].centre.running_mean.clone()
+    found = module(targets, pixel_values=pixels)["layer_losses"]
+    torch.testing.assert_close(found[0], trained[0])
+    assert found[1] != trained[1]
+    assert torch.equal(module.alignments[1].centre.running_mean, before)
+
+
+@pytest.mark.parametrize("changed", ["subclass", "method", "rotation", "centre"])
+def test_what_the_user_changed_is_what_is_computed(module, changed):
+    targets, pixels = example(module)
+    alignment = module.alignments[1]
+    usual = module(targets, pixel_values=pixels)["layer_losses"]
+
+    class Thousandfold(SubspaceAlignment):
+        def compare(self, student, target):
+            return 1000 * super().compare(student, target)
+
+    class Still(Rotation):
+        matrix = property(lambda self: torch.zeros(4, 4))
+
+    class Doubled(Centre):
+        def forward(self, *given):
+            return 2 * super().forward(*given)
+
+    if changed == "subclass":
+        alignment.__class__ = Thousandfold
+    elif changed == "method":
+        alignment.compare = lambda student, target: 1000 * SubspaceAlignment.compare(alignment, student, target)
+    elif changed == "rotation":
+        alignment.rotation.__class__ = Still
+    else:
+        alignment.centre.__class__ = Doubled
+    found = module(targets, pixel_values=pixels)["layer_losses"]
+    torch.testing.assert_close(found[0], usual[0])
+    if changed != "rotation":
+        torch.testing.assert_close(found[1], usual[1] * (2 if changed == "centre" else 1000))
+    assert abs(found[1] - usual[1]) > 0.1
+
+
+def test_half_precision_features_are_pooled_in_float32(module):
+    """As each alignment does by itself."""
+    torch.manual_seed(2)
+    students = [Features(torch.randn(5, width, 64, dtype=torch.bfloat16), (8, 8)) for width in (6, 4)]
+    targets = [Features(torch.randn(5, width, 16, dtype=torch.float16), (4, 4)) for width in (6, 4)]
+    together = losses.compare_together(list(module.alignments), students, targets)
+    alone = [each(student, target) for each, student, target in zip(module.alignments, students, targets, strict=True)]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-6, atol=0)

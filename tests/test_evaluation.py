@@ -102,6 +102,20 @@ def test_operations_are_two_for_each_multiplication_with_its_addition():
     assert counted == 2 * (16 * 16 * 4 * 3 * 3 * 3 + 4 * 5)
 
 
+def test_a_fused_layer_counts_as_its_parts():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+
+        def forward(self, pixel_values):
+            return self.layer(pixel_values.flatten(2)[:, :, :12]).mean(dim=1)
+
+    products = 3 * (4 * 12 * 12 + 2 * 12 * 24) + 2 * 3 * 3 * 12
+    assert count_operations(Classifier(Tokens(), processor()), views(2, "test")) == 2 * products
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_the_products_of_attention_are_operations_too():
     hidden, layers, tokens, patch = 24, 2, 17, 8  # 32 pixels: 16 patches and the class token
     model = vit(hidden=hidden, layers=layers, patch=patch)

@@ -8,7 +8,6 @@ size of the matrices, is done for all layers at once: small layers cost calls, n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -51,17 +50,10 @@ def aligned_errors(
     return errors, tuple(means)
 
 
-@lru_cache(maxsize=256)
-def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A vector of numbers that are the same step after step: made once, so that no step waits for a copy of them."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
-
-
 class _AlignedErrors(torch.autograd.Function):
-    """With x = h - m, A = V D and sums over N positions: N error = tr(A S Aᵀ) - 2 tr(A Cᵀ) + Σ ‖t‖².
+    """With x = h - m, A = V D and means over positions: error = tr(A S Aᵀ) - 2 tr(A Cᵀ) + E ‖t‖².
 
-    There S = Σ x xᵀ and C = Σ t xᵀ. Where m is the mean of h, subtracting the mean of t from it changes neither C nor
+    There S = E x xᵀ and C = E t xᵀ. Where m is the mean of h, subtracting the mean of t from it changes neither C nor
     the gradient at h, but for a constant; this constant is what the gradient through m adds.
     """
 
@@ -77,42 +69,40 @@ class _AlignedErrors(torch.autograd.Function):
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
         """Centre first: float32 would lose the variance of a channel with a large mean."""
-        layers = [_alike_in_memory(h, t.detach()) for h, t in zip(values, targets, strict=True)]
-        numbers = tuple(h.shape[0] * h.shape[2] for h, _ in layers)
-        count = constants(numbers, matrices.dtype, matrices.device)
         cross = torch.zeros_like(matrices)
-        gram = None if keeps_length else matrices.new_zeros(len(layers), matrices.shape[2], matrices.shape[2])
-        means, lengths, by_channel = [], [], []
+        gram = None if keeps_length else matrices.new_zeros(len(values), matrices.shape[2], matrices.shape[2])
+        means, lengths, variances = [], [], []
         kept: list[Tensor] = []
-        for index, (h, t) in enumerate(layers):
-            width, dimensions = h.shape[1], t.shape[1]
+        for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
+            h, t = _alike_in_memory(whole, target.detach())
+            width, dimensions, count = h.shape[1], t.shape[1], h.shape[0] * h.shape[2]
             mean = average_over_processes(h.mean(dim=(0, 2), keepdim=True))
             means.append(mean)
-            lengths.append(torch.linalg.vector_norm(t))
+            lengths.append(torch.linalg.vector_norm(t).square_().div_(count))
             if centres is None:
                 x = h - mean
                 t = t - average_over_processes(t.mean(dim=(0, 2), keepdim=True))
             else:
                 x = h - centres[index][:, None]
             if gram is None:
-                by_channel.append(torch.linalg.vector_norm(x, dim=2).square_().sum(dim=0))
+                variances.append(torch.linalg.vector_norm(x, dim=2).square_().sum(dim=0).div_(count))
             else:
-                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width])
-            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width])
+                gram[index, :width, :width] = torch.bmm(x, x.mT).sum(dim=0).div_(count)
+            cross[index, :dimensions, :width] = torch.bmm(t, x.mT).sum(dim=0).div_(count)
             kept += [x, t]
-        squares = pad_sequence(by_channel, batch_first=True) if gram is None else gram.diagonal(dim1=1, dim2=2)
+        variance = pad_sequence(variances, batch_first=True) if gram is None else gram.diagonal(dim1=1, dim2=2)
         scaled, scale = matrices, None
         if divide:
-            scale = torch.rsqrt(average_over_processes(squares / count[:, None]) + eps)
+            scale = torch.rsqrt(average_over_processes(variance) + eps)
             scaled = matrices * scale[:, None]
-            squares = squares * scale.square()
+            variance = variance * scale.square()
         image = None if gram is None else scaled @ gram
         # both by channel
-        length = squares if image is None else torch.sum(image * scaled, dim=1)
+        length = variance if image is None else torch.sum(image * scaled, dim=1)
         overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
-        errors = (torch.sum(slope - overlap, dim=1) + torch.stack(lengths).square_()) / count
-        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope, count)
+        errors = torch.sum(slope - overlap, dim=1) + torch.stack(lengths)
+        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope)
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
         batch_means = tuple(mean.flatten() for mean in means)
         ctx.mark_non_differentiable(*batch_means)
@@ -122,14 +112,14 @@ class _AlignedErrors(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
-        *kept, scaled, scale, cross, image, slope, count = ctx.saved_tensors
-        step = (gradient * 2 / count)[:, None]
+        *kept, scaled, scale, cross, image, slope = ctx.saved_tensors
+        step = (gradient * 2)[:, None]
         by_matrices = (-cross if image is None else image - cross) * step[:, :, None]
         pull = scaled * step[:, :, None]  # of t
         own = torch.zeros_like(slope)  # of x, by channel
         if scale is not None:
             by_matrices = by_matrices * scale[:, None]
-            own = scale.square() * average_over_processes(slope / -count[:, None])
+            own = scale.square() * average_over_processes(-slope)
         if image is None:  # VᵀV = 1
             own = own + (1 if scale is None else scale.square())
         own = own * step
@@ -137,13 +127,14 @@ class _AlignedErrors(torch.autograd.Function):
         by_values = []
         for index, (shape, contiguous) in enumerate(ctx.shapes):
             x, t = kept[2 * index : 2 * index + 2]
-            width, dimensions = x.shape[1], t.shape[1]
+            width, dimensions, share = x.shape[1], t.shape[1], 1 / (x.shape[0] * x.shape[2])
             if between is None:
                 by_x = x * own[index, :width, None]
             else:
                 by_x = torch.empty_like(x)
                 torch.bmm(between[index, :width, :width].expand(len(x), -1, -1), x, out=by_x)
-            by_x.baddbmm_(pull[index, :dimensions, :width].T.expand(len(x), -1, -1), t, alpha=-1)
+            of_target = pull[index, :dimensions, :width].T.expand(len(x), -1, -1)
+            by_x.baddbmm_(of_target, t, beta=share, alpha=-share)
             if by_x.shape != shape:
                 images, _, positions = shape
                 by_x = by_x.mT.view(images, positions, width).mT

@@ -13,7 +13,7 @@ from subdistill_hf.activations import Features, height_and_width, record, to_fea
 from subdistill_hf.adapters import base_of, frozen_batch_norms
 from subdistill_hf.layer_loss import LayerLoss, without_autocast
 from subdistill_hf.layers import LayerPair
-from subdistill_hf.losses import SubspaceAlignment, compare_together
+from subdistill_hf.losses import SubspaceAlignment, companions, compare_together
 
 
 def logits_of(output: Any) -> Tensor:
@@ -39,9 +39,6 @@ class StudentWithAlignments(nn.Module):
         student: the student, with a PEFT adapter or without; layers are named as in the network under it.
         pairs: layer pairs, in the order of `alignments`.
         alignments: one loss per pair; none for methods without a layer loss.
-
-    Attributes:
-        compared_together: groups of alignments, by index, whose losses are computed at once; the others one by one.
     """
 
     def __init__(self, student: nn.Module, pairs: Sequence[LayerPair], alignments: Sequence[LayerLoss]) -> None:
@@ -49,7 +46,6 @@ class StudentWithAlignments(nn.Module):
         self.student = student
         self.alignments = nn.ModuleList(alignments)
         self.pairs = tuple(pairs)
-        self.compared_together = _companions(alignments)
 
     def forward(self, targets: Mapping[str, Features], **inputs: Tensor) -> dict[str, Any]:
         """Run the student and compare its layers with the teacher's targets.
@@ -77,7 +73,7 @@ class StudentWithAlignments(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # its products are small: compiling takes, saves nothing
     def _layer_losses(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
         losses: dict[int, Tensor] = {}
-        for group in self.compared_together:
+        for group in companions(list(self.alignments)):
             chosen: Any = [self.alignments[index] for index in group]
             costs = compare_together(chosen, [students[index] for index in group], [targets[index] for index in group])
             if len(group) == len(students):
@@ -109,12 +105,3 @@ class StudentWithAlignments(nn.Module):
                 identity = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
                 errors.append(float((matrix @ matrix.T - identity).abs().max()))
         return max(errors)
-
-
-def _companions(alignments: Sequence[LayerLoss]) -> list[list[int]]:
-    """Which alignments can be compared together: groups of two or more, by index."""
-    groups: dict[Any, list[int]] = {}
-    for index, alignment in enumerate(alignments):
-        if isinstance(alignment, SubspaceAlignment) and alignment.companions is not None:
-            groups.setdefault(alignment.companions, []).append(index)
-    return [group for group in groups.values() if len(group) > 1]

@@ -89,9 +89,14 @@ def count_operations(classifier: Classifier, images: ViewDataset) -> int:
     """
     device = next(classifier.model.parameters()).device
     pixels = process(classifier.processor, [images.image(0)]).to(device)
-    # written out as matrix products, attention is counted by every version of PyTorch and on every device
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        classifier.logits(pixels)
+    # Attention is counted where it is written out as matrix products; not every fused kernel is.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            classifier.logits(pixels)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return int(counter.get_total_flops())
 
 

@@ -28,7 +28,7 @@ class LayerLoss(nn.Module):
     def target(self, teacher: Features) -> Features:
         """What is compared with of the teacher's features `(B, d, P)`, without gradient."""
         with without_autocast(teacher.values.device):
-            return self.read(_at_least_float32(teacher))
+            return self.read(at_least_float32(teacher))
 
     def forward(self, student: Features, target: Features) -> Tensor:
         """The loss of one batch, a scalar.
@@ -38,7 +38,7 @@ class LayerLoss(nn.Module):
             target: what `target` gave.
         """
         with without_autocast(student.values.device):
-            return self.compare(_at_least_float32(student), _at_least_float32(target))
+            return self.compare(at_least_float32(student), at_least_float32(target))
 
     def read(self, teacher: Features) -> Features:
         """The target of features `(B, d, P)`: by default a copy, since a later layer may change them in place."""
@@ -53,7 +53,8 @@ class LayerLoss(nn.Module):
         raise NotImplementedError
 
 
-def _at_least_float32(features: Features) -> Features:
+def at_least_float32(features: Features) -> Features:
+    """Half-precision features in float32; others as they are."""
     if features.values.dtype in (torch.float16, torch.bfloat16):
         return features.with_values(features.values.float())
     return features

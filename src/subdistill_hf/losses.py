@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from subdistill_hf.activations import Features
-from subdistill_hf.aligned_error import aligned_errors, constants
-from subdistill_hf.layer_loss import LayerLoss
+from subdistill_hf.aligned_error import aligned_errors
+from subdistill_hf.layer_loss import LayerLoss, at_least_float32
 from subdistill_hf.orthonormal import OrthonormalMap
 from subdistill_hf.procrustes import ProcrustesRotation
 from subdistill_hf.rotations import NARROW, Rotation, RotationKind, stacked_matrices
@@ -138,6 +138,7 @@ class SubspaceAlignment(LayerLoss):
         else:
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
         self.energy = subspace.energy if normalise else 1.0
+        self._divisor: Tensor | None = None
 
     def read(self, teacher: Features) -> Features:
         """t = Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
@@ -162,13 +163,48 @@ class SubspaceAlignment(LayerLoss):
         h, t = same_positions(student, target)
         return h.to(dtype), t.to(dtype)
 
+    def divisor(self, like: Tensor) -> Tensor:
+        """What the error is divided by, as a scalar tensor of the kind of `like`: made once, for no step to wait."""
+        made = self._divisor
+        if made is None or (made.dtype, made.device) != (like.dtype, like.device):
+            with torch.inference_mode(False):
+                self._divisor = made = torch.tensor(self.energy, dtype=like.dtype, device=like.device)
+        return made
+
     @property
-    def companions(self) -> tuple[Centring, float, float] | None:
-        """What narrow alignments have in common that `compare_together` takes; `None` where it takes none."""
-        narrow = isinstance(self.rotation, Rotation) and len(self.centre.running_mean) <= NARROW
-        if type(self) is not SubspaceAlignment or not narrow or not self.rotation.keeps_length:
+    def companions(self) -> tuple[Any, ...] | None:
+        """What alignments that `compare_together` takes have in common; `None` for one that is compared by itself.
+
+        That is one with a wide layer, another kind of map, or parts that the user changed: subclasses, other methods,
+        hooks.
+        """
+        parts: tuple[nn.Module, ...] = (self, self.centre, self.rotation)
+        if [type(part) for part in parts] != [SubspaceAlignment, Centre, Rotation] or _changed(parts):
             return None
-        return self.centre.centring, self.centre.momentum, self.centre.eps
+        if not self.rotation.keeps_length or len(self.centre.running_mean) > NARROW or not self.centre.eps:
+            return None
+        return self.centre.training, self.centre.centring, self.centre.eps, self.centre.running_mean.dtype
+
+
+def _changed(modules: Sequence[nn.Module]) -> bool:
+    """Whether a module has hooks, or methods of its own."""
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or not vars(module).keys().isdisjoint(("forward", "compare"))
+        for module in modules
+    )
+
+
+def companions(alignments: Sequence[nn.Module]) -> list[list[int]]:
+    """Which alignments are compared together: groups of two or more, by index."""
+    groups: dict[Any, list[int]] = {}
+    for index, alignment in enumerate(alignments):
+        if isinstance(alignment, SubspaceAlignment) and (common := alignment.companions) is not None:
+            groups.setdefault(common, []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def compare_together(
@@ -182,13 +218,13 @@ def compare_together(
         targets: t `(B, K', P)` of each layer.
     """
     aligned = [
-        alignment.same_positions(student, target)
+        alignment.same_positions(at_least_float32(student), at_least_float32(target))
         for alignment, student, target in zip(alignments, students, targets, strict=True)
     ]
     matrices = stacked_matrices([alignment.rotation for alignment in alignments])  # type: ignore[misc]
     centres = [alignment.centre for alignment in alignments]
     errors = centred_errors(centres, [h for h, _ in aligned], [t for _, t in aligned], matrices, keeps_length=True)
-    return errors / constants(tuple(alignment.energy for alignment in alignments), errors.dtype, errors.device)
+    return errors / torch.stack([alignment.divisor(errors) for alignment in alignments])
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

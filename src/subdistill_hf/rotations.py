@@ -19,7 +19,7 @@ class Rotation(nn.Module):
 
     V is `(K', K)` with K' ≤ K: square orthogonal when the student is as wide as the subspace, orthonormal rows
     when the student is wider than the teacher's layer (K > d, so K' = d). It starts as a random orthogonal matrix B
-    and becomes B Q, where Q is the Cayley transform (1 + X/2)⁻¹(1 - X/2) of a free skew-symmetric matrix X. It is kept
+    and becomes Q B, where Q is the Cayley transform (1 + X/2)⁻¹(1 - X/2) of a free skew-symmetric matrix X. It is kept
     in float32 and applied outside autocast.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import DynamoBackend
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import Tensor, nn
@@ -329,7 +330,7 @@ class SubDistillTrainer(StudentOnHub):
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
         self.prepare_distillation(resume_from_checkpoint or None)
-        if self.args.torch_compile:
+        if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
             torch.compiler.reset()  # what was compiled for an earlier training may leave out this one's hooks
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
