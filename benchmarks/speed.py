@@ -30,19 +30,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import logging
+from transformers import ViTImageProcessor, logging
 
 from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.data import load_subtask
 from subdistill_hf.eigenvectors import leading_eigenvectors
 from subdistill_hf.evaluation import processor_name
 from subdistill_hf.models import freeze, load_teacher
 from subdistill_hf.moments import collect_moments
 from subdistill_hf.new_models import new_classifier
+from subdistill_hf.options import DataOptions
 from subdistill_hf.relevance import activations_and_contexts, subtask_margin
 from subdistill_hf.rotations import Rotation
 from subdistill_hf.stages import stage_outputs
 from subdistill_hf.students import build_student
 from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.views import ViewCollator, ViewDataset
 
 CLASSES = 5
 SPAWN = multiprocessing.get_context("spawn")
@@ -308,6 +311,52 @@ def processes(pair: str, rounds: int) -> dict[str, Any]:
     return results
 
 
+def _whole_run(pair: str, views: str, epochs: int) -> float:
+    """Seconds of `train()` on 30 images of five classes: fit and writing of the cache included."""
+    logging.set_verbosity_error()
+    teacher, student, size, batch = PAIRS[pair]()
+    processor = ViTImageProcessor(size={"height": size, "width": size})
+    data = load_subtask(
+        DataOptions(classes=["superclass:dice"], train_images_per_class=7, validation_fraction=0.15), 0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        config = SubDistillConfig(
+            output_dir=folder,
+            use_cpu=not torch.cuda.is_available(),
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch,
+            teacher_cache=views,
+            teacher_cache_dir=f"{folder}/targets",
+        )
+        trainer = SubDistillTrainer(
+            student,
+            config,
+            teacher=teacher,
+            teacher_class_ids=list(range(CLASSES)),
+            train_dataset=ViewDataset(data.train, data.columns, "pad_crop", views=config.views),
+            fit_dataset=ViewDataset(data.train, data.columns),
+            data_collator=ViewCollator(processor, processor),
+        )
+        start = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - start
+
+
+def whole_run(pair: str, epochs: int = 60) -> dict[str, Any]:
+    """Whole trainings of 60 epochs, with the teacher in every step and with caches, one after the other."""
+    seconds = {}
+    for views in ("8", "4", "off"):
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+            seconds[views] = pool.submit(_whole_run, pair, views, epochs).result()
+    return {
+        "seconds": seconds,
+        "off over cached": {views: seconds["off"] / value for views, value in seconds.items() if views != "off"},
+    }
+
+
 def growth(pair: str, rounds: int) -> dict[str, Any]:
     """How a SubDistill step grows with layers, student widths, classes and images, over a logit-KD step alike."""
     teacher_of = PAIRS[pair]
@@ -474,6 +523,7 @@ def main() -> None:
         "memory of the fit": lambda: memory(options.pair, tuple(options.memory_images)),
         "compiled": lambda: compiled(options.pair, options.rounds // 2),
         "processes": lambda: processes(options.pair, max(10, options.rounds // 4)),
+        "whole run": lambda: whole_run(options.pair),
         "growth": lambda: growth(options.pair, max(5, options.rounds // 12)),
         "rotation, forward and backward, ms": lambda: rotation(5),
         "leading eigenvectors, s": eigenvectors,

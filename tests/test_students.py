@@ -72,9 +72,21 @@ def test_keys_of_recipes_shape_the_student():
     assert (transformer.config.num_hidden_layers, transformer.config.patch_size) == (3, 4)
 
 
-def test_a_recipe_takes_the_teachers_size_and_normalisation():
-    student = build_student("resnet:widths=8-8", NAMES, processor(48, mean=0.25))
-    assert image_size_of(student.processor) == (48, 48)
+@pytest.mark.parametrize(
+    ("recipe", "size", "expected"),
+    [
+        ("resnet:depth=1", 96, 96),
+        ("resnet:depth=1", 32, 64),  # of 32 pixels its four stages leave one position
+        ("resnet:widths=8-8-8", 32, 32),
+        ("mobilenetv2:width=0.1", 32, 64),
+        ("resnet:image=32", 32, 32),
+        ("convnext:width=0.25", 48, 48),
+        ("vit:hidden=24,layers=1", 32, 32),
+    ],
+)
+def test_a_recipe_takes_the_teachers_size_and_normalisation(recipe, size, expected):
+    student = build_student(recipe, NAMES, processor(size, mean=0.25))
+    assert image_size_of(student.processor) == (expected, expected)
     assert tuple(student.processor.image_mean) == (0.25, 0.25, 0.25)
 
 

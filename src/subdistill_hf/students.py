@@ -21,6 +21,8 @@ from subdistill_hf.timm_students import described_timm_student, timm_processor
 
 UNBUILDABLE = (*LOADING_ERRORS, TypeError, AssertionError)
 
+RESNET_WIDTHS = "16-24-32-48"
+
 
 def build_student(
     recipe: str, names: Sequence[str], teacher_processor: Any, trust_remote_code: bool = False
@@ -31,8 +33,8 @@ def build_student(
         recipe: `KIND:key=value,...` for a new student of the kinds in `RECIPES`; `timm/NAME` or
             `timm/NAME:width=FACTOR,image=SIZE` for a new student of a timm architecture; or the id of a pretrained
             model on the Hub (timm's have a tag, `timm/NAME.TAG`) or a local folder, which get a new head. A new
-            student of `RECIPES` takes images of the teacher's size, one of timm those of its architecture, unless
-            `image=SIZE` is given.
+            student of `RECIPES` takes images of the teacher's size (larger ones where its last map would have a single
+            position), one of timm those of its architecture, unless `image=SIZE` is given.
         names: the subtask's classes, in the order of the outputs.
         teacher_processor: its size and normalisation are those of `RECIPES`.
         trust_remote_code: run model code from the repository.
@@ -51,13 +53,21 @@ def build_student(
             model = new_classifier("TimmWrapperForImageClassification", **described, **labels)
             student = LoadedModel(model, timm_processor(model.config), recipe)
         else:
-            size = positive("image", options.pop("image", image_size_of(teacher_processor)[0]))
+            usual = max(image_size_of(teacher_processor)[0], _smallest_image(kind, options))
+            size = positive("image", options.pop("image", usual))
             model = RECIPES[kind](size, options, labels)
             student = LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
     except UNBUILDABLE as error:
         raise ModelError(f"student recipe {recipe!r}: {error}") from error
     _check_takes_its_images(student)
     return student
+
+
+def _smallest_image(kind: str, options: dict[str, str]) -> int:
+    """The size that leaves two by two positions where the maps of a convolutional net shrink 32 times."""
+    if kind == "resnet":  # its stem shrinks 4 times, each stage but the first twice
+        return int(2 ** (len(options.get("widths", RESNET_WIDTHS).split("-")) + 2))
+    return 64 if kind == "mobilenetv2" else 1
 
 
 def is_new(recipe: str) -> bool:
@@ -128,7 +138,7 @@ def _check_takes_its_images(student: LoadedModel) -> None:
 
 def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
     """A residual net of basic blocks; keys: widths (one per stage), width (a factor on them), depth (of a stage)."""
-    widths = _widths(options, "16-24-32-48")
+    widths = _widths(options, RESNET_WIDTHS)
     depth = positive("depth", options.pop("depth", 1))
     refuse_unknown(options, ("widths", "width", "depth", "image"))
     return new_classifier(
