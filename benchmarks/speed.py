@@ -312,12 +312,12 @@ def processes(pair: str, rounds: int) -> dict[str, Any]:
 
 
 def _whole_run(pair: str, views: str, epochs: int) -> float:
-    """Seconds of `train()` on 30 images of five classes: fit and writing of the cache included."""
+    """Seconds of `train()` on 15 images of five classes: fit and writing of the cache included."""
     logging.set_verbosity_error()
     teacher, student, size, batch = PAIRS[pair]()
     processor = ViTImageProcessor(size={"height": size, "width": size})
     data = load_subtask(
-        DataOptions(classes=["superclass:dice"], train_images_per_class=7, validation_fraction=0.15), 0
+        DataOptions(classes=["superclass:dice"], train_images_per_class=4, validation_fraction=0.25), 0
     )
     with tempfile.TemporaryDirectory() as folder:
         config = SubDistillConfig(
