@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from subdistill_hf.benchmark import plots
 from subdistill_hf.benchmark.config import Benchmark, Tuning
 from subdistill_hf.benchmark.jobs import Setting
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
@@ -155,6 +156,31 @@ def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
     assert names[0] == "accuracy_against_training_images.png"
     assert all((tmp_path / name).stat().st_size > 5000 for name in names)
     assert plot_benchmark(grid(), compare(rows()[:3], list(METHODS)), tmp_path) == []
+
+
+def test_no_heading_leaves_its_figure(tmp_path, monkeypatch):
+    figures = []
+
+    def drawn(figure, path):
+        figure.canvas.draw()
+        figures.append(figure)
+        return path
+
+    monkeypatch.setattr(plots, "save_figure", drawn)
+    student = "resnet:widths=16-24-32-48,image=64"
+    named = {**METHODS, "rotation: full width, no subspace": {"method": "subdistill"}}
+    shown = rows(student=student)
+    shown += [{**row, "method": list(named)[-1]} for row in shown if row["method"] == "subdistill"]
+    plot_benchmark(grid(methods=named, students=[student]), compare(shown, list(named)), tmp_path)
+    assert len(figures) == 2
+    for figure in figures:
+        texts = [text for ax in figure.axes for text in (*ax.texts, ax.title, ax._left_title) if text.get_text()]
+        assert any(student in text.get_text() for text in texts)
+        for text in texts:
+            box = text.get_window_extent()
+            assert box.x0 >= 0, text.get_text()
+            assert box.x1 <= figure.bbox.x1, text.get_text()
+            assert box.y1 <= figure.bbox.y1, text.get_text()
 
 
 # Conditions and marks

@@ -177,12 +177,12 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
 
 
 def _two_lines(ax: Axes, heading: str, comparison: Comparison) -> None:
-    """A heading, and under it which runs."""
-    set_heading(ax, f"{heading}\n")
+    """A heading, and under it which runs: two more lines, for a narrow panel has no room for one long one."""
+    set_heading(ax, f"{heading}\n\n")
     ax.text(
         0,
         1.02,
-        heading_of(comparison).replace("`", ""),
+        heading_of(comparison).replace("`", "").replace(", student", "\nstudent"),
         transform=ax.transAxes,
         fontsize=TEXT_SIZE,
         color=INK,
