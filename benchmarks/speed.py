@@ -239,7 +239,6 @@ def step(pair: str, rounds: int) -> dict[str, Any]:
     """Steps of all kinds in turn: plain training of the student, logit KD and SubDistill, without and with cache."""
     times = steps_in_turn(pair, ARMS, rounds)
     middle = {name: statistics.median(values) for name, values in times.items()}
-    keep_freed_memory()
     one = Steps(PAIRS[pair])
     parts = [one.phases() for _ in range(max(5, rounds // 5))]
     batch = one.trainer.args.per_device_train_batch_size
@@ -280,12 +279,8 @@ def compiled(pair: str, rounds: int) -> dict[str, Any]:
 
 
 def _times_of_process(rank: int, count: int, port: int, pair: str, rounds: int) -> dict[str, list[float]]:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-    }
+    os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+    os.environ |= {name: str(count) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     times = _times(pair, {name: {"method": name} for name in ("scratch", "kd", "subdistill")}, rounds)
@@ -510,6 +505,7 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, help="write a trace of five steps there")
     options = parser.parse_args()
     logging.set_verbosity_error()
+    keep_freed_memory()
     if options.trace:
         write_trace(options.pair, options.trace)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"

@@ -179,11 +179,12 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
 def _two_lines(ax: Axes, heading: str, comparison: Comparison) -> None:
     """A heading, and under it which runs: two more lines, for a narrow panel has no room for one long one."""
     set_heading(ax, f"{heading}\n\n")
-    ax.text(
-        0,
-        1.02,
+    ax.annotate(
         heading_of(comparison).replace("`", "").replace(", student", "\nstudent"),
-        transform=ax.transAxes,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 4),
+        textcoords="offset points",
         fontsize=TEXT_SIZE,
         color=INK,
     )
