@@ -40,6 +40,7 @@ from subdistill_hf.models import freeze, load_teacher
 from subdistill_hf.moments import collect_moments
 from subdistill_hf.new_models import new_classifier
 from subdistill_hf.options import DataOptions
+from subdistill_hf.process_group import close_process_group
 from subdistill_hf.relevance import activations_and_contexts, subtask_margin
 from subdistill_hf.rotations import Rotation
 from subdistill_hf.stages import stage_outputs
@@ -286,7 +287,7 @@ def _times_of_process(rank: int, count: int, port: int, pair: str, rounds: int) 
     times = _times(pair, {name: {"method": name} for name in ("scratch", "kd", "subdistill")}, rounds)
     if count > 1:
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    close_process_group()
     return times
 
 

@@ -125,9 +125,21 @@ sys.path.insert(0, "tests")
 import torch
 torch.set_num_threads(1)
 import test_processes
-test_processes.work(Path(sys.argv[1]))
-torch.distributed.destroy_process_group()
+from subdistill_hf.process_group import close_process_group
+folder = Path(sys.argv[1])
+test_processes.work(folder)
+rank = torch.distributed.get_rank()
+threads = {"before": test_processes.gloo_threads()}
+close_process_group()
+threads["after"] = test_processes.gloo_threads()
+(folder / f"threads-{rank}.json").write_text(json.dumps(threads), encoding="utf-8")
 """
+
+
+def gloo_threads():
+    """Names of this process's threads that belong to a process group, where the system tells them."""
+    names = [path.read_text(encoding="utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
 
 
 def work(folder):
@@ -294,6 +306,14 @@ def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process
     trained = load_file(two_processes / "batch-norm-1.safetensors")
     for name, value in exported.items():
         assert torch.equal(trained[f"student.{name}"], value), name
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux names the threads of a process in /proc")
+def test_a_closed_group_has_no_threads_left_that_could_abort_the_end_of_the_process(two_processes):
+    for rank in (0, 1):
+        threads = read(two_processes / f"threads-{rank}.json")
+        assert len(threads["before"]) >= 2
+        assert threads["after"] == []
 
 
 def test_the_example_script_runs_in_two_processes_and_one_of_them_pushes(tmp_path):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.options import (
@@ -108,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SubDistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, PushError) else 2
+    finally:  # here, where nothing refers to a trainer any more
+        from subdistill_hf.process_group import close_process_group
+
+        close_process_group()
     return 0
 
 
@@ -121,13 +124,11 @@ def _run(command: str, arguments: list[str]) -> None:
     if command == "inspect":
         from subdistill_hf.inspection import inspect
 
-        with _own_process_group():
-            inspect(parsed[0])
+        inspect(parsed[0])
     elif command == "analyse":
         from subdistill_hf.analysis import analyse
 
-        with _own_process_group():
-            analyse(parsed[0])
+        analyse(parsed[0])
     elif command == "push":
         from subdistill_hf.hub import push_folder
 
@@ -145,20 +146,7 @@ def _run(command: str, arguments: list[str]) -> None:
         chosen = choose_defaults(parsed[0], given_options(arguments))
         if chosen and parsed[1].process_index == 0:
             print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
-        with _own_process_group():
-            distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *_without_token(arguments)]))
-
-
-@contextmanager
-def _own_process_group() -> Iterator[None]:
-    """Closes the process group of a launcher: a process that ends with its group open may abort."""
-    import torch.distributed
-
-    try:
-        yield
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *_without_token(arguments)]))
 
 
 def _without_token(arguments: Sequence[str]) -> list[str]:
