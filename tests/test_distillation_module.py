@@ -125,6 +125,37 @@ def test_layers_compared_together_cost_what_each_costs_alone(centring, training)
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("centring", CENTRINGS)
+def test_rotations_in_closed_form_are_followed_together_as_each_alone(centring):
+    torch.manual_seed(0)
+    widths = [6, 5, 7, 4]
+    subspaces = [Subspace.fit(Moments.of(torch.randn(9, 8, 16)), width, "pca") for width in widths]
+    rotations = ["procrustes", "procrustes", "orthogonal", "procrustes"]
+    together = [
+        SubspaceAlignment(subspace, width, centring, rotation).double()
+        for subspace, width, rotation in zip(subspaces, widths, rotations, strict=True)
+    ]
+    assert companions(together) == [[0, 1, 3]]
+    alone = copy.deepcopy(together)
+    for _ in range(3):
+        students = [torch.randn(5, width, 16, dtype=torch.float64).requires_grad_() for width in widths]
+        features = [Features(values, (4, 4)) for values in students]
+        targets = [Features(torch.randn(5, width, 16, dtype=torch.float64), (4, 4)) for width in widths]
+        chosen = [0, 1, 3]
+        found = losses.compare_together(*([given[i] for i in chosen] for given in (together, features, targets)))
+        expected = torch.stack([alone[i](features[i], targets[i]) for i in chosen])
+        results = []
+        for costs, alignments in ((found, together), (expected, alone)):
+            weighted = (costs * torch.arange(1, 4)).sum()
+            gradients = torch.autograd.grad(weighted, [students[i] for i in chosen])
+            results.append([costs, *gradients, *[alignments[i].rotation.cross_moment for i in chosen]])
+        for first, second in zip(*results, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
+    for alignment in together:
+        alignment.eval()
+    assert companions(together) == []  # evaluated each by itself
+
+
 def example(module):
     torch.manual_seed(1)
     targets = {name: Features(torch.randn(5, width, 16), (4, 4)) for name, width in {"first": 6, "second": 4}.items()}

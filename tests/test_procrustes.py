@@ -7,7 +7,7 @@ import torch
 from subdistill_hf.activations import to_features
 from subdistill_hf.losses import CENTRINGS, SubspaceAlignment
 from subdistill_hf.moments import Moments
-from subdistill_hf.procrustes import PROCRUSTES, ProcrustesRotation
+from subdistill_hf.procrustes import PROCRUSTES, ProcrustesRotation, follow_together
 from subdistill_hf.subspaces import Subspace
 
 
@@ -32,33 +32,52 @@ def random_rotation(dimensions, width, seed=0):
     return square[:dimensions]
 
 
-def slow_matrix(batches, momentum, centre, divide):
-    """The polar factor of the running cross-moment, by loops and an eigendecomposition."""
+def moment(values, target, centre=True, divide=False):
+    """E t hᵀ over images and positions, position by position."""
+    h = [vector for image in values.numpy() for vector in image.T]
+    t = [vector for image in target.numpy() for vector in image.T]
+    if centre:
+        mean = sum(h) / len(h)
+        h = [vector - mean for vector in h]
+    if divide:
+        deviation = np.sqrt(sum(vector**2 for vector in h) / len(h) + 1e-5)
+        h = [vector / deviation for vector in h]
+    return torch.from_numpy(sum(np.outer(b, a) for a, b in zip(h, t, strict=True)) / len(h))
+
+
+def slow_matrix(moments, momentum):
+    """The polar factor of the running cross-moment, by an eigendecomposition."""
     running = 0.0
-    for values, target in batches:
-        h = [vector for image in values.numpy() for vector in image.T]
-        t = [vector for image in target.numpy() for vector in image.T]
-        if centre:
-            mean = sum(h) / len(h)
-            h = [vector - mean for vector in h]
-        if divide:
-            deviation = np.sqrt(sum(vector**2 for vector in h) / len(h) + 1e-5)
-            h = [vector / deviation for vector in h]
-        moment = sum(np.outer(b, a) for a, b in zip(h, t, strict=True)) / len(h)
-        running = (1 - momentum) * running + momentum * moment
+    for newest in moments:
+        running = (1 - momentum) * running + momentum * newest.numpy()
     squares, vectors = np.linalg.eigh(running @ running.T)
-    return vectors @ np.diag(squares**-0.5) @ vectors.T @ running
+    return torch.from_numpy(vectors @ np.diag(squares**-0.5) @ vectors.T @ running)
 
 
-@pytest.mark.parametrize(("centre", "divide"), [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize(("dimensions", "width"), [(4, 4), (3, 5), (1, 2)])
-def test_the_matrix_is_the_polar_factor_of_the_running_cross_moment(dimensions, width, centre, divide):
+def test_the_matrix_is_the_polar_factor_of_the_running_cross_moment(dimensions, width):
     rotation = ProcrustesRotation(width, dimensions, momentum=0.3).double()
-    batches = [(batch(width, seed=seed), batch(dimensions, seed=seed + 10)) for seed in range(3)]
-    for values, target in batches:
-        rotation.follow(values, target, centre, divide)
-    expected = torch.from_numpy(slow_matrix(batches, 0.3, centre, divide))
-    torch.testing.assert_close(rotation.matrix, expected, rtol=0, atol=1e-10)
+    batches = [moment(batch(width, seed=seed), batch(dimensions, seed=seed + 10)) for seed in range(3)]
+    for newest in batches:
+        rotation.follow(newest)
+    torch.testing.assert_close(rotation.matrix, slow_matrix(batches, 0.3), rtol=0, atol=1e-10)
+
+
+def test_several_follow_together_as_each_by_itself():
+    shapes = [(4, 4), (3, 5), (2, 2)]
+    moments = [moment(batch(width, seed=width), batch(dimensions)) for dimensions, width in shapes]
+    together, alone = ([ProcrustesRotation(width, dimensions).double() for dimensions, width in shapes] for _ in "ab")
+    stack = torch.zeros(3, 4, 5, dtype=torch.float64)
+    for newest, place in zip(moments, stack, strict=True):
+        place[: newest.shape[0], : newest.shape[1]] = newest
+    matrices = follow_together(together, stack)
+    assert matrices.shape == stack.shape
+    for newest, rotation, other, matrix in zip(moments, alone, together, matrices, strict=True):
+        rotation.follow(newest)
+        dimensions, width = newest.shape
+        assert torch.equal(rotation.cross_moment, other.cross_moment)
+        assert torch.equal(matrix[:dimensions, :width], rotation.matrix)
+        assert matrix[dimensions:].count_nonzero() == matrix[:, width:].count_nonzero() == 0
 
 
 def error(matrix, values, target):
@@ -68,7 +87,7 @@ def error(matrix, values, target):
 
 def test_no_other_rotation_has_a_smaller_error():
     rotation, values, target = ProcrustesRotation(4, 4).double(), batch(4), batch(4, seed=1)
-    rotation.follow(values, target)
+    rotation.follow(moment(values, target))
     best = error(rotation.matrix, values, target)
     assert all(error(random_rotation(4, 4, seed), values, target) > best for seed in range(200))
     tilt = torch.matrix_exp(1e-3 * torch.triu(torch.ones(4, 4, dtype=torch.float64), 1).sub(torch.ones(4, 4).tril(-1)))
@@ -82,7 +101,7 @@ def test_a_rotation_that_relates_the_two_is_found(dimensions, width):
     spread = torch.linalg.cholesky(torch.einsum("bip,bjp->ij", values, values) / (200 * 5))
     white = torch.linalg.solve_triangular(spread, values, upper=False)
     truth = random_rotation(dimensions, width)
-    rotation.follow(white, truth @ white)
+    rotation.follow(moment(white, truth @ white))
     torch.testing.assert_close(rotation.matrix, truth, rtol=0, atol=1e-10)
 
 
@@ -90,7 +109,8 @@ def test_it_is_orthonormal_before_training_and_for_dead_channels():
     for values in (None, torch.zeros(2, 4, 3), batch(4).float() * torch.tensor([1.0, 0, 0, 1])[:, None]):
         rotation = ProcrustesRotation(4, 3)
         if values is not None:
-            rotation.follow(values, batch(3, batch=len(values), positions=values.shape[2]).float())
+            target = batch(3, batch=len(values), positions=values.shape[2]).float()
+            rotation.follow(moment(values, target))
         product = rotation.matrix @ rotation.matrix.T
         torch.testing.assert_close(product, torch.eye(3), rtol=0, atol=1e-6)
 
@@ -98,8 +118,8 @@ def test_it_is_orthonormal_before_training_and_for_dead_channels():
 def test_the_scale_of_features_and_targets_does_not_matter():
     values, target = batch(4), batch(4, seed=1)
     first, second = ProcrustesRotation(4, 4).double(), ProcrustesRotation(4, 4).double()
-    first.follow(values, target)
-    second.follow(1e-4 * values, 1e3 * target)
+    first.follow(moment(values, target))
+    second.follow(moment(1e-4 * values, 1e3 * target))
     torch.testing.assert_close(first.matrix, second.matrix, rtol=0, atol=1e-9)
 
 
@@ -109,15 +129,15 @@ def test_small_singular_values_keep_their_direction_in_float32():
     truth = random_rotation(4, 4)
     target = torch.diag(torch.tensor([1, 1e-1, 1e-2, 1e-3], dtype=torch.float64)) @ truth @ values
     precise, single = ProcrustesRotation(4, 4).double(), ProcrustesRotation(4, 4)
-    precise.follow(values, target)
-    single.follow(values.float(), target.float())
+    precise.follow(moment(values, target))
+    single.follow(moment(values.float(), target.float()))
     assert single.matrix.dtype == torch.float32
     torch.testing.assert_close(single.matrix.double(), precise.matrix, rtol=0, atol=1e-3)
 
 
 def test_nothing_is_learned_and_the_statistics_are_state():
-    rotation, values, target = ProcrustesRotation(4, 3), batch(4).float().requires_grad_(), batch(3).float()
-    rotation.follow(values, target)
+    rotation = ProcrustesRotation(4, 3)
+    rotation.follow(moment(batch(4), batch(3)).float().requires_grad_())
     assert list(rotation.parameters()) == []
     assert not rotation.matrix.requires_grad
     assert not rotation.cross_moment.requires_grad
@@ -136,8 +156,9 @@ def test_the_alignment_uses_the_best_rotation_of_each_batch_and_keeps_it_in_eval
         student.values.requires_grad_()
         target = alignment.target(teacher)
         loss = alignment(student, target)
-        by_hand.follow(student.values.detach(), target.values.double(), centring != "none", centring == "batch_norm")
-        assert torch.equal(alignment.rotation.matrix, by_hand.matrix)
+        h, t = student.values.detach(), target.values.double()
+        by_hand.follow(moment(h, t, centring != "none", centring == "batch_norm"))
+        torch.testing.assert_close(alignment.rotation.matrix, by_hand.matrix, rtol=0, atol=1e-10)
         centred = {"none": student.values}.get(centring, student.values - student.values.mean((0, 2))[:, None])
         if centring == "batch_norm":
             centred = centred * (centred.square().mean((0, 2)) + 1e-5).rsqrt()[:, None]

@@ -458,21 +458,21 @@ def test_weight_decay_leaves_the_rotations_alone(tmp_path):
     assert set(decay) == {id(weight) for weight in run.distillation.parameters()}
 
 
-def test_plain_modules_with_logits_in_any_form_are_distilled(tmp_path):
-    def network(outputs, width):
+class Plain(nn.Module):
+    """Two blocks, of which the second overwrites what the first returned."""
+
+    def __init__(self, outputs, width, form=lambda logits: logits):
+        super().__init__()
         torch.manual_seed(0)
-        blocks = [nn.Conv2d(3, width, 3, 4, 1), nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, 2, 1))]
-        return nn.Sequential(*blocks), nn.Linear(width, outputs)
+        second = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, 2, 1))
+        self.blocks, self.head = nn.Sequential(nn.Conv2d(3, width, 3, 4, 1), second), nn.Linear(width, outputs)
+        self.form = form
 
-    class Plain(nn.Module):
-        def __init__(self, outputs, width, form):
-            super().__init__()
-            self.blocks, self.head = network(outputs, width)
-            self.form = form
+    def forward(self, pixel_values):
+        return self.form(self.head(self.blocks(pixel_values).mean(dim=(2, 3))))
 
-        def forward(self, pixel_values):
-            return self.form(self.head(self.blocks(pixel_values).mean(dim=(2, 3))))
 
+def test_plain_modules_with_logits_in_any_form_are_distilled(tmp_path):
     for form in (lambda logits: logits, lambda logits: (logits, None), lambda logits: {"logits": logits}):
         student, teacher = Plain(3, 6, form), Plain(100, 9, form)
         run = trainer(tmp_path, student, teacher, layers=["blocks.0=blocks.0", "blocks.1=blocks.1"], max_steps=3)
@@ -480,6 +480,19 @@ def test_plain_modules_with_logits_in_any_form_are_distilled(tmp_path):
         run.train()
         assert set(parts(logged(run)[0])) == {"kd", "layer/blocks.0", "layer/blocks.1"}
         assert run.evaluate()["eval_loss"] != before["eval_loss"]
+
+
+def test_targets_are_what_a_layer_returned_before_the_next_one_overwrote_it(tmp_path):
+    layers = ["blocks.0=blocks.0", "blocks.1=blocks.1"]
+    run = trainer(tmp_path, Plain(3, 6), Plain(100, 9), layers=layers, method="fitnet")
+    distillation, pixels = run.prepare_distillation(), torch.randn(4, 3, 32, 32)
+    _, targets = run.teaching.run(pixels, distillation)
+    with torch.no_grad():
+        first = run.teaching.teacher.blocks[0](pixels)
+        second = run.teaching.teacher.blocks[1](first.clone())
+    assert first.min() < 0
+    assert torch.equal(targets["blocks.0"].values, first.flatten(2))
+    assert torch.equal(targets["blocks.1"].values, second.flatten(2))
 
 
 def test_model_init_gives_every_training_a_fresh_student_and_fresh_rotations(tmp_path):
@@ -662,9 +675,10 @@ def test_bf16_leaves_weights_and_rotations_in_float32(tmp_path, monkeypatch):
         lambda module, given, output: dtypes.update(student=output.dtype)
     )
 
-    def compared(centres, values, targets, matrices, keeps_length):
-        errors = centred_errors(centres, values, targets, matrices, keeps_length)
-        dtypes.update({each.dtype: "compared" for each in (*values, *targets, matrices, errors)})
+    def compared(centres, values, targets, rotations):
+        errors = centred_errors(centres, values, targets, rotations)
+        matrices = [rotation.matrix for rotation in rotations]
+        dtypes.update({each.dtype: "compared" for each in (*values, *targets, *matrices, errors)})
         return errors
 
     runs[False].train()

@@ -7,13 +7,13 @@ size of the matrices, is done for all layers at once: small layers cost calls, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.utils.rnn import pad_sequence
 
 from subdistill_hf.moments import average_over_processes
 
@@ -21,7 +21,7 @@ from subdistill_hf.moments import average_over_processes
 def aligned_errors(
     values: Sequence[Tensor],
     targets: Sequence[Tensor],
-    matrices: Tensor,
+    matrices: Tensor | Callable[[Tensor], Tensor],
     centres: Sequence[Tensor] | None = None,
     divide: bool = False,
     eps: float = 1e-5,
@@ -34,7 +34,8 @@ def aligned_errors(
     Args:
         values: h of each layer, `(B, K, P)`.
         targets: t of each layer, `(B, K', P)`; no gradient flows to them.
-        matrices: V, `(L, K', K)`.
+        matrices: V, `(L, K', K)`; or what makes V of the batch's cross-moments E t (D (h - m))ᵀ, `(L, K', K)`, without
+            gradient.
         centres: m of each layer, `(K,)`; by default the mean of h over images, positions and processes, with gradients
             through it.
         divide: let D divide by the standard deviation of the batch (of all processes), with gradients; else D = 1.
@@ -61,7 +62,7 @@ class _AlignedErrors(torch.autograd.Function):
     def forward(
         ctx: Any,
         targets: Sequence[Tensor],
-        matrices: Tensor,
+        matrices: Tensor | Callable[[Tensor], Tensor],
         centres: Sequence[Tensor] | None,
         divide: bool,
         eps: float,
@@ -69,40 +70,49 @@ class _AlignedErrors(torch.autograd.Function):
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
         """Centre first: float32 would lose the variance of a channel with a large mean."""
-        cross = torch.zeros_like(matrices)
-        gram = None if keeps_length else matrices.new_zeros(len(values), matrices.shape[2], matrices.shape[2])
-        means, lengths, variances = [], [], []
+        widest, most = max(h.shape[1] for h in values), max(t.shape[1] for t in targets)
+        cross = values[0].new_zeros(len(values), most, widest)
+        gram = None if keeps_length else values[0].new_zeros(len(values), widest, widest)
+        variance = values[0].new_zeros(len(values), widest) if gram is None else gram.diagonal(dim1=1, dim2=2)
+        means, lengths = [], []
         kept: list[Tensor] = []
         for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
             h, t = _alike_in_memory(whole, target.detach())
-            width, dimensions, count = h.shape[1], t.shape[1], h.shape[0] * h.shape[2]
+            width, dimensions = h.shape[1], t.shape[1]
             mean = average_over_processes(h.mean(dim=(0, 2), keepdim=True))
             means.append(mean)
-            lengths.append(torch.linalg.vector_norm(t).square_().div_(count))
+            lengths.append(torch.linalg.vector_norm(t))
             if centres is None:
                 x = h - mean
                 t = t - average_over_processes(t.mean(dim=(0, 2), keepdim=True))
             else:
                 x = h - centres[index][:, None]
             if gram is None:
-                variances.append(torch.linalg.vector_norm(x, dim=2).square_().sum(dim=0).div_(count))
+                torch.sum(torch.linalg.vector_norm(x, dim=2).square_(), dim=0, out=variance[index, :width])
             else:
-                gram[index, :width, :width] = torch.bmm(x, x.mT).sum(dim=0).div_(count)
-            cross[index, :dimensions, :width] = torch.bmm(t, x.mT).sum(dim=0).div_(count)
+                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width])
+            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width])
             kept += [x, t]
-        variance = pad_sequence(variances, batch_first=True) if gram is None else gram.diagonal(dim1=1, dim2=2)
-        scaled, scale = matrices, None
-        if divide:
-            scale = torch.rsqrt(average_over_processes(variance) + eps)
-            scaled = matrices * scale[:, None]
-            variance = variance * scale.square()
+        share = _shares(tuple(h.shape[0] * h.shape[2] for h in values), values[0].dtype, values[0].device)
+        cross.mul_(share[:, None, None])
+        if gram is None:
+            variance.mul_(share[:, None])
+        else:
+            gram.mul_(share[:, None, None])
+        scale = torch.rsqrt(average_over_processes(variance) + eps)[:, None] if divide else None
+        rotation = matrices if isinstance(matrices, Tensor) else matrices(cross if scale is None else cross * scale)
+        scaled = rotation
+        if scale is not None:
+            scaled = rotation * scale
+            variance = variance * scale[:, 0].square()
         image = None if gram is None else scaled @ gram
         # both by channel
         length = variance if image is None else torch.sum(image * scaled, dim=1)
         overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
-        errors = torch.sum(slope - overlap, dim=1) + torch.stack(lengths)
+        errors = torch.sum(slope - overlap, dim=1) + torch.stack(lengths).square_().mul_(share)
         ctx.save_for_backward(*kept, scaled, scale, cross, image, slope)
+        ctx.learned = rotation is matrices
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
         batch_means = tuple(mean.flatten() for mean in means)
         ctx.mark_non_differentiable(*batch_means)
@@ -114,14 +124,16 @@ class _AlignedErrors(torch.autograd.Function):
         """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
         *kept, scaled, scale, cross, image, slope = ctx.saved_tensors
         step = (gradient * 2)[:, None]
-        by_matrices = (-cross if image is None else image - cross) * step[:, :, None]
+        by_matrices = None
+        if ctx.learned:
+            by_matrices = (-cross if image is None else image - cross) * step[:, :, None]
+            by_matrices = by_matrices if scale is None else by_matrices * scale
         pull = scaled * step[:, :, None]  # of t
         own = torch.zeros_like(slope)  # of x, by channel
         if scale is not None:
-            by_matrices = by_matrices * scale[:, None]
-            own = scale.square() * average_over_processes(-slope)
+            own = scale[:, 0].square() * average_over_processes(-slope)
         if image is None:  # VᵀV = 1
-            own = own + (1 if scale is None else scale.square())
+            own = own + (1 if scale is None else scale[:, 0].square())
         own = own * step
         between = None if image is None else scaled.mT @ pull + torch.diag_embed(own)  # of x, across channels
         by_values = []
@@ -141,6 +153,13 @@ class _AlignedErrors(torch.autograd.Function):
             # a gradient in another layout would slow down the layers that it goes to
             by_values.append(by_x.contiguous() if contiguous else by_x)
         return None, by_matrices, *[None] * 4, *by_values
+
+
+@lru_cache(maxsize=64)
+def _shares(counts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """1 / count of each layer: kept, since a transfer to an accelerator would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor([1 / count for count in counts], dtype=dtype, device=device)
 
 
 def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

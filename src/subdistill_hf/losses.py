@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,10 +14,11 @@ from subdistill_hf.activations import Features
 from subdistill_hf.aligned_error import aligned_errors
 from subdistill_hf.layer_loss import LayerLoss, at_least_float32
 from subdistill_hf.orthonormal import OrthonormalMap
-from subdistill_hf.procrustes import ProcrustesRotation
+from subdistill_hf.procrustes import ProcrustesRotation, follow_together
 from subdistill_hf.rotations import NARROW, Rotation, RotationKind, stacked_matrices
 from subdistill_hf.subspaces import Subspace
 
+AnyRotation = Rotation | ProcrustesRotation | OrthonormalMap
 Centring = Literal["mean", "batch_norm", "none"]
 CENTRINGS: tuple[Centring, ...] = ("mean", "batch_norm", "none")
 
@@ -67,11 +69,12 @@ class Centre(nn.Module):
         self.centring, self.momentum, self.eps = centring, momentum, eps
         self.register_buffer("running_mean", torch.zeros(width))
 
-    def forward(
-        self, values: Tensor, target: Tensor, rotation: Rotation | ProcrustesRotation | OrthonormalMap
-    ) -> Tensor:
-        """Compare h `(B, K, P)`, centred, with t `(B, K', P)`: mean ‖V D(h - m) - t‖²."""
-        return centred_errors([self], [values], [target], rotation.matrix[None], rotation.keeps_length)[0]
+    def forward(self, values: Tensor, target: Tensor, rotation: AnyRotation) -> Tensor:
+        """Compare h `(B, K, P)`, centred, with t `(B, K', P)`: mean ‖V D(h - m) - t‖².
+
+        In training a rotation in closed form takes the batch in first.
+        """
+        return centred_errors([self], [values], [target], [rotation])[0]
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
@@ -79,11 +82,7 @@ class Centre(nn.Module):
 
 
 def centred_errors(
-    centres: Sequence[Centre],
-    values: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    matrices: Tensor,
-    keeps_length: bool,
+    centres: Sequence[Centre], values: Sequence[Tensor], targets: Sequence[Tensor], rotations: Sequence[AnyRotation]
 ) -> Tensor:
     """Compare h, centred, with t in each of L layers of one centring: mean ‖V D(h - m) - t‖², `(L,)`.
 
@@ -91,18 +90,28 @@ def centred_errors(
         centres: of each layer; in training their running means follow the batch.
         values: h of each layer, `(B, K, P)`.
         targets: t of each layer, `(B, K', P)`.
-        matrices: V, `(L, K', K)`, with zeros behind narrower layers.
-        keeps_length: whether VᵀV = 1 in every layer.
+        rotations: of each layer, with V `(K', K)`; several must be of one kind, and keep lengths.
     """
     first = centres[0]
     from_batch = first.training and first.centring != "none"
     running = None if from_batch else [each.running_mean for each in centres]
     divide = from_batch and first.centring == "batch_norm"
+    matrices, keeps_length = _matrices(rotations, first.training), rotations[0].keeps_length
     errors, means = aligned_errors(values, targets, matrices, running, divide, first.eps, keeps_length)
     if from_batch:
         for centre, mean in zip(centres, means, strict=True):
             centre.running_mean.lerp_(mean, centre.momentum)
     return errors
+
+
+def _matrices(rotations: Sequence[AnyRotation], training: bool) -> Tensor | Callable[[Tensor], Tensor]:
+    """V of each layer, or what makes them of a batch's cross-moments."""
+    following = [each for each in rotations if isinstance(each, ProcrustesRotation)]
+    if following and training:
+        return partial(follow_together, following)
+    if len(rotations) == 1:
+        return rotations[0].matrix[None]
+    return stacked_matrices(rotations)  # type: ignore[arg-type]
 
 
 class SubspaceAlignment(LayerLoss):
@@ -130,7 +139,7 @@ class SubspaceAlignment(LayerLoss):
         super().__init__()
         self.subspace = subspace
         self.centre = Centre(student_width, centring)
-        self.rotation: Rotation | ProcrustesRotation | OrthonormalMap
+        self.rotation: AnyRotation
         if rotation == "procrustes":
             self.rotation = ProcrustesRotation(student_width, subspace.dimensions)
         elif rotation == "full_width":
@@ -151,9 +160,6 @@ class SubspaceAlignment(LayerLoss):
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of student features `(B, K, P')` against t `(B, K', P)`."""
         h, t = self.same_positions(student, target)
-        if isinstance(self.rotation, ProcrustesRotation) and self.training:
-            centring = self.centre.centring
-            self.rotation.follow(h.detach(), t, centring != "none", centring == "batch_norm")
         error: Tensor = self.centre(h, t, self.rotation)
         return error / self.energy
 
@@ -179,11 +185,14 @@ class SubspaceAlignment(LayerLoss):
         hooks.
         """
         parts: tuple[nn.Module, ...] = (self, self.centre, self.rotation)
-        if [type(part) for part in parts] != [SubspaceAlignment, Centre, Rotation] or _changed(parts):
+        kind = type(self.rotation)
+        if (type(self), type(self.centre)) != (SubspaceAlignment, Centre) or _changed(parts):
+            return None
+        if kind is not Rotation and not (kind is ProcrustesRotation and self.centre.training):
             return None
         if not self.rotation.keeps_length or len(self.centre.running_mean) > NARROW or not self.centre.eps:
             return None
-        return self.centre.training, self.centre.centring, self.centre.eps, self.centre.running_mean.dtype
+        return kind, self.centre.training, self.centre.centring, self.centre.eps, self.centre.running_mean.dtype
 
 
 def _changed(modules: Sequence[nn.Module]) -> bool:
@@ -221,9 +230,8 @@ def compare_together(
         alignment.same_positions(at_least_float32(student), at_least_float32(target))
         for alignment, student, target in zip(alignments, students, targets, strict=True)
     ]
-    matrices = stacked_matrices([alignment.rotation for alignment in alignments])  # type: ignore[misc]
-    centres = [alignment.centre for alignment in alignments]
-    errors = centred_errors(centres, [h for h, _ in aligned], [t for _, t in aligned], matrices, keeps_length=True)
+    centres, rotations = [each.centre for each in alignments], [each.rotation for each in alignments]
+    errors = centred_errors(centres, [h for h, _ in aligned], [t for _, t in aligned], rotations)
     return errors / torch.stack([alignment.divisor(errors) for alignment in alignments])
 
 

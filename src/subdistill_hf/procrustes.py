@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,19 +24,18 @@ class ProcrustesRotation(nn.Module):
         student_width: student channels K.
         dimensions: subspace dimensions K', at most K.
         momentum: weight of the newest batch.
-        eps: added to the variance where channels are divided by their standard deviation.
     """
 
     cross_moment: Tensor
 
-    def __init__(self, student_width: int, dimensions: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, student_width: int, dimensions: int, momentum: float = 0.1) -> None:
         super().__init__()
         if dimensions > student_width:
             raise ValueError(
                 f"a student layer of {student_width} channels cannot be rotated onto {dimensions} dimensions"
                 f": expected at most {student_width}"
             )
-        self.momentum, self.eps = momentum, eps
+        self.momentum = momentum
         self.keeps_length = student_width == dimensions
         self.register_buffer("cross_moment", torch.zeros(dimensions, student_width))
 
@@ -47,23 +48,30 @@ class ProcrustesRotation(nn.Module):
         return matrix
 
     @torch.no_grad()
-    def follow(self, values: Tensor, target: Tensor, centre: bool = True, divide: bool = False) -> None:
-        """Take a batch into the cross-moment.
-
-        Args:
-            values: student features h `(B, K, P)`.
-            target: coordinates t of the teacher's features `(B, K', P)`.
-            centre: subtract the mean of each channel of h.
-            divide: also divide by its standard deviation, as batch-norm centring does.
-        """
-        if centre:
-            values = values - average_over_processes(values.mean(dim=(0, 2)))[:, None]
-        if divide:
-            variance = average_over_processes(values.square().mean(dim=(0, 2)))
-            values = values * torch.rsqrt(variance + self.eps)[:, None]
-        newest = torch.einsum("bjp,bkp->jk", target, values) / (len(values) * values.shape[2])
-        self.cross_moment.lerp_(average_over_processes(newest), self.momentum)
+    def follow(self, newest: Tensor) -> None:
+        """Take a batch's cross-moment `(K', K)`, of all processes, into the running one."""
+        self.cross_moment.lerp_(newest, self.momentum)
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
         return f"{self.cross_moment.shape[1]}, {self.cross_moment.shape[0]}"
+
+
+@torch.no_grad()
+def follow_together(rotations: Sequence[ProcrustesRotation], newest: Tensor) -> Tensor:
+    """Let L rotations follow a batch, and give their matrices.
+
+    Args:
+        rotations: of each layer.
+        newest: cross-moments of the images of this process, `(L, K', K)`, with zeros behind narrower layers.
+
+    Returns:
+        V of each layer, the batch included, in a stack like that of the moments.
+    """
+    newest = average_over_processes(newest)
+    stack = torch.zeros_like(newest)
+    for index, rotation in enumerate(rotations):
+        dimensions, width = rotation.cross_moment.shape
+        rotation.follow(newest[index, :dimensions, :width])
+        stack[index, :dimensions, :width] = rotation.matrix
+    return stack
