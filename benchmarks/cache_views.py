@@ -28,7 +28,7 @@ VIEWS = ("off", "1", "4", "8", "16")
 EPOCHS = 60
 TRAIN_IMAGES = 100
 STUDENT = "resnet:widths=16-24-32-48"
-LEARNING_RATE = 4e-3
+LEARNING_RATE = 1.6e-2
 
 
 def group(job: dict[str, Any]) -> dict[str, Any]:

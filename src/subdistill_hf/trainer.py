@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DynamoBackend
 from huggingface_hub import ModelCard
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from subdistill_hf.activations import Features
-from subdistill_hf.adapters import save_adapter
 from subdistill_hf.baselines import BASELINES, decoupled_distillation
 from subdistill_hf.batches import NOT_FOR_THE_STUDENT, EpochsOfViews, for_student, for_teacher
 from subdistill_hf.cache_building import CacheRequest, TaughtViews, check_views, open_cache
@@ -26,16 +21,14 @@ from subdistill_hf.channels_last import check_channels_last
 from subdistill_hf.checkpoints import (
     check_resumable,
     last_complete_checkpoint,
-    load_alignments,
-    load_student,
-    save_distillation,
 )
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.fitting import FitRequest, fit_pairs
-from subdistill_hf.hub_trainer import StudentOnHub, plain_card
+from subdistill_hf.hub_trainer import plain_card
 from subdistill_hf.identity import RunIdentity
+from subdistill_hf.joint_trainer import JointTrainer
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.lone_images import norm_of_one_position, refuse_lone_image
@@ -51,7 +44,7 @@ from subdistill_hf.teaching import Teaching
 from subdistill_hf.views import ViewCollator, ViewDataset
 
 
-class SubDistillTrainer(StudentOnHub):
+class SubDistillTrainer(JointTrainer):
     """Trains a student in the relevant subspaces of a teacher (arXiv 2601.05913).
 
     Everything that `transformers.Trainer` does keeps working. `trainer.model` is the plain student: it is what is
@@ -78,7 +71,6 @@ class SubDistillTrainer(StudentOnHub):
         LayerError: for layers that do not exist or cannot be compared.
     """
 
-    model: nn.Module
     data_collator: Any
 
     def __init__(
@@ -118,7 +110,6 @@ class SubDistillTrainer(StudentOnHub):
         self.pairs: list[LayerPair] = []
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._parts = LossParts()
-        self._distillation: StudentWithAlignments | None = None
         self._run_identity = RunIdentity()
         self._norm_of_one_position: str | None = None
         if self.train_dataset is not None:
@@ -309,13 +300,6 @@ class SubDistillTrainer(StudentOnHub):
 
     # The trained module
 
-    @property
-    def distillation(self) -> StudentWithAlignments:
-        """The student with its alignments; made when training starts."""
-        if self._distillation is None:
-            raise RuntimeError("the alignments are made when train() or prepare_distillation() is called")
-        return self._distillation
-
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Fit the subspaces (or read them from the checkpoint), then train; arguments as for `Trainer.train`.
 
@@ -338,18 +322,6 @@ class SubDistillTrainer(StudentOnHub):
             self.model.to(memory_format=torch.contiguous_format)
         self._share_buffers()
         return output
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's, with the same batch-norm statistics in every process."""
-        self._share_buffers()
-        return super().evaluation_loop(*args, **kwargs)
-
-    @torch.no_grad()
-    def _share_buffers(self) -> None:
-        """Give every process the student's buffers of the first: each has statistics of its own images."""
-        if self.args.world_size > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
 
     def prepare_distillation(self, checkpoint: str | None = None) -> StudentWithAlignments:
         """Fit the subspaces (or read them from `checkpoint`) and make the module that is trained; `train` calls it."""
@@ -405,6 +377,11 @@ class SubDistillTrainer(StudentOnHub):
             alignments = [self._layer_loss(pair) for pair in self.pairs]
         return StudentWithAlignments(self.model, self.pairs, alignments).to(self.args.device)
 
+    def _identity(self) -> dict[str, Any]:
+        images: Any = self.train_dataset
+        views = images.described() if isinstance(images, ViewDataset) else None
+        return self._run_identity.of(self.args, self.teaching, self.model, self.pairs, views)
+
     def _layer_loss(self, pair: LayerPair) -> LayerLoss:
         if self.args.method in BASELINES:
             return BASELINES[self.args.method](pair.teacher.width, pair.student.width)
@@ -415,97 +392,6 @@ class SubDistillTrainer(StudentOnHub):
             self.args.rotation,
             self.args.normalise_energy,
         )
-
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
-    ) -> tuple[nn.Module, Any]:
-        """Let the parent prepare (optimiser, wrapping, checkpoint) the student with its alignments as one module."""
-        student: nn.Module = self.model
-        if self.distillation.student is not student:  # model_init made a new one
-            self._distillation = self._make_distillation()
-            if resume_from_checkpoint is not None:
-                load_alignments(resume_from_checkpoint, self.distillation.alignments)
-        self.model = self.model_wrapped = self.distillation
-        try:
-            prepared: tuple[nn.Module, Any] = super()._prepare_for_training(
-                max_steps, train_dataloader, resume_from_checkpoint
-            )
-        finally:
-            self.model = student
-        self.callback_handler.model = student
-        return prepared
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The parent's; an optimiser that the user made gets what the layer losses learn as a group of its own.
-
-        Raises:
-            DistillationError: when it comes with a schedule, which knows nothing of that group.
-        """
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        alignments = self._distillation.alignments if self._distillation is not None else nn.ModuleList()
-        learned = [weight for weight in alignments.parameters() if id(weight) not in known]
-        if learned:
-            if self.lr_scheduler is not None:
-                raise DistillationError(
-                    "what the layer losses learn cannot join an optimizer that has a schedule: pass "
-                    "optimizers=(optimizer, None), or optimizer_cls_and_kwargs=..."
-                )
-            optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
-        return optimizer
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The parent's, without what the layer losses learn: decay would pull rotations to where they started."""
-        names: list[str] = super().get_decay_parameter_names(model)
-        return [name for name in names if not name.startswith("alignments.")]
-
-    # Checkpoints
-
-    def _identity(self) -> dict[str, Any]:
-        images: Any = self.train_dataset
-        views = images.described() if isinstance(images, ViewDataset) else None
-        return self._run_identity.of(self.args, self.teaching, self.model, self.pairs, views)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            save_distillation(folder, self._identity(), self.fit_subspaces(), self.distillation.alignments)
-        super()._save_checkpoint(model, trial)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self._reads_own_student:
-            load_student(resume_from_checkpoint, self.model)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_alignments(resume_from_checkpoint, self.distillation.alignments)
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if self._reads_own_student and best is not None:
-            load_student(best, self.model)
-        else:
-            super()._load_best_model()
-        if best is not None:
-            load_alignments(best, self.distillation.alignments)
-
-    @property
-    def _reads_own_student(self) -> bool:
-        """Whether the student is a whole model of transformers or has an adapter, see `load_student`."""
-        whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        return whole and isinstance(self.model, PreTrainedModel | PeftModel)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save student and processor. The parent's pickled arguments are left out: they hold paths and tokens."""
-        folder = Path(output_dir or self.args.output_dir)
-        if isinstance(self.model, PeftModel) and state_dict is None:
-            if self.args.should_save:
-                save_adapter(self.model, folder)
-                if self.processing_class is not None:
-                    self.processing_class.save_pretrained(folder)
-            return
-        super()._save(output_dir, state_dict)
-        (folder / "training_args.bin").unlink(missing_ok=True)
 
     def describe_student(self, name: str) -> ModelCard:
         """A short card, of what the trainer knows; `distill` writes the full one."""
