@@ -16,8 +16,6 @@ import datetime
 import json
 import multiprocessing
 import statistics
-import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -38,15 +36,15 @@ def group(job: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(job["threads"])
     logging.set_verbosity_error()
-    from subdistill_hf.config import SubDistillConfig
+    from timed_training import timed_training
+
     from subdistill_hf.data import load_subtask
     from subdistill_hf.evaluation import Classifier, predict, processor_name, score
     from subdistill_hf.models import load_teacher
     from subdistill_hf.options import DataOptions
     from subdistill_hf.students import build_student
     from subdistill_hf.subtask import match_teacher
-    from subdistill_hf.trainer import SubDistillTrainer
-    from subdistill_hf.views import ViewCollator, ViewDataset
+    from subdistill_hf.views import ViewDataset
 
     options = DataOptions(
         classes=[f"superclass:{job['superclass']}"],
@@ -61,32 +59,16 @@ def group(job: dict[str, Any]) -> dict[str, Any]:
     for views in VIEWS:
         set_seed(job["seed"])
         student = build_student(STUDENT, subtask.names, teacher.processor)
-        with tempfile.TemporaryDirectory() as folder:
-            config = SubDistillConfig(
-                output_dir=folder,
-                teacher_cache=views,
-                teacher_cache_dir=f"{folder}/targets",
-                num_train_epochs=EPOCHS,
-                learning_rate=LEARNING_RATE,
-                seed=job["seed"],
-                use_cpu=not torch.cuda.is_available(),
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-                logging_strategy="no",
-            )
-            trainer = SubDistillTrainer(
-                student.model,
-                config,
-                teacher=teacher.model,
-                teacher_class_ids=subtask.teacher_ids,
-                train_dataset=ViewDataset(data.train, data.columns, "pad_crop", seed=job["seed"], views=config.views),
-                fit_dataset=ViewDataset(data.train, data.columns),
-                data_collator=ViewCollator(student.processor, teacher.processor),
-            )
-            start = time.perf_counter()
-            trainer.train()
-            seconds = time.perf_counter() - start
+        trainer, seconds = timed_training(
+            data,
+            (student.model, teacher.model),
+            (student.processor, teacher.processor),
+            subtask.teacher_ids,
+            views,
+            num_train_epochs=EPOCHS,
+            learning_rate=LEARNING_RATE,
+            seed=job["seed"],
+        )
         logits = predict(Classifier(trainer.model, student.processor), test)
         trainings[views] = {
             "accuracy": score(logits, test, subtask.names, None)["accuracy"],

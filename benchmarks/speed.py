@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timed_training import timed_training
 from torch import Tensor, nn
 from transformers import ViTImageProcessor, logging
 
@@ -46,7 +47,6 @@ from subdistill_hf.rotations import Rotation
 from subdistill_hf.stages import stage_outputs
 from subdistill_hf.students import build_student
 from subdistill_hf.trainer import SubDistillTrainer
-from subdistill_hf.views import ViewCollator, ViewDataset
 
 CLASSES = 5
 SPAWN = multiprocessing.get_context("spawn")
@@ -315,30 +315,16 @@ def _whole_run(pair: str, views: str, epochs: int) -> float:
     data = load_subtask(
         DataOptions(classes=["superclass:dice"], train_images_per_class=4, validation_fraction=0.25), 0
     )
-    with tempfile.TemporaryDirectory() as folder:
-        config = SubDistillConfig(
-            output_dir=folder,
-            use_cpu=not torch.cuda.is_available(),
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=batch,
-            teacher_cache=views,
-            teacher_cache_dir=f"{folder}/targets",
-        )
-        trainer = SubDistillTrainer(
-            student,
-            config,
-            teacher=teacher,
-            teacher_class_ids=list(range(CLASSES)),
-            train_dataset=ViewDataset(data.train, data.columns, "pad_crop", views=config.views),
-            fit_dataset=ViewDataset(data.train, data.columns),
-            data_collator=ViewCollator(processor, processor),
-        )
-        start = time.perf_counter()
-        trainer.train()
-        return time.perf_counter() - start
+    _, seconds = timed_training(
+        data,
+        (student, teacher),
+        (processor, processor),
+        list(range(CLASSES)),
+        views,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch,
+    )
+    return seconds
 
 
 def whole_run(pair: str, epochs: int = 60) -> dict[str, Any]:
