@@ -268,6 +268,12 @@ def memory_format(pair: str, rounds: int) -> dict[str, Any]:
     return {"contiguous over channels last": ratio(times, "contiguous", "channels last")}
 
 
+def closed_form(pair: str, rounds: int) -> dict[str, Any]:
+    """Cached SubDistill steps with the rotation in closed form and with the learned one."""
+    arms = {"closed form": {"cached": True, "rotation": "procrustes"}, "learned": {"cached": True}}
+    return {"closed form over learned": ratio(steps_in_turn(pair, arms, rounds), "closed form", "learned")}
+
+
 def compiled(pair: str, rounds: int) -> dict[str, Any]:
     """Cached SubDistill steps and plain steps with a compiled student and without."""
     ratios = {}
@@ -502,6 +508,7 @@ def main() -> None:
     measurements: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: step(options.pair, options.rounds),
         "memory format": lambda: memory_format(options.pair, options.rounds),
+        "closed form": lambda: closed_form(options.pair, options.rounds),
         "fit": lambda: fit(options.pair, max(5, options.rounds // 12), options.fit_images),
         "memory of the fit": lambda: memory(options.pair, tuple(options.memory_images)),
         "compiled": lambda: compiled(options.pair, options.rounds // 2),
