@@ -65,8 +65,8 @@ def group(job: dict[str, Any]) -> dict[str, Any]:
             (student.processor, teacher.processor),
             subtask.teacher_ids,
             views,
-            num_train_epochs=EPOCHS,
-            learning_rate=LEARNING_RATE,
+            num_train_epochs=job["epochs"],
+            learning_rate=job["learning_rate"],
             seed=job["seed"],
         )
         logits = predict(Classifier(trainer.model, student.processor), test)
@@ -81,7 +81,7 @@ def group(job: dict[str, Any]) -> dict[str, Any]:
 
 def key(entry: dict[str, Any]) -> str:
     """What defines a group."""
-    return json.dumps([entry[name] for name in ("teacher", "superclass", "seed")])
+    return json.dumps([entry[name] for name in ("teacher", "superclass", "seed", "epochs", "learning_rate")])
 
 
 def report(entries: list[dict[str, Any]]) -> str:
@@ -135,7 +135,14 @@ def main() -> None:
     if options.stage == "run":
         done = {key(entry) for entry in entries}
         jobs = [
-            {"teacher": options.teacher, "superclass": superclass, "seed": seed, "threads": options.threads}
+            {
+                "teacher": options.teacher,
+                "superclass": superclass,
+                "seed": seed,
+                "epochs": EPOCHS,
+                "learning_rate": LEARNING_RATE,
+                "threads": options.threads,
+            }
             for seed in SEEDS
             for superclass in SUPERCLASSES
         ]

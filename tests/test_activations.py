@@ -255,6 +255,23 @@ def test_copy_of_other_layers_does_not_help(pixels):
     assert recorder.modified_in_place() == ["stem"]
 
 
+def test_a_list_into_which_a_later_layer_puts_another_tensor_does_not_change_what_is_recorded(pixels):
+    class Branches(nn.Module):
+        def forward(self, pixels):
+            return [pixels + 1, pixels + 2]
+
+    class Changing(nn.Module):
+        def forward(self, branches):
+            branches[0] = branches[0] * 5
+            return branches
+
+    model = nn.Sequential(OrderedDict(first=Branches(), second=Changing()))
+    with record(model, ["first"]) as recorder:
+        model(pixels)
+    recorder.check()
+    assert torch.equal(first_tensor(recorder.outputs["first"]), pixels + 1)
+
+
 def test_transform_is_called_at_once_and_its_result_is_recorded(pixels):
     model = make_model(inplace=True)
     expected = make_model().stem(pixels)

@@ -77,6 +77,40 @@ def test_the_slow_error_and_its_gradients(shape, fixed, divide, keeps_length):
 
 
 @pytest.mark.parametrize("keeps_length", [True, False])
+@pytest.mark.parametrize("divide", [True, False], ids=["divided", "undivided"])
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed centre", "batch mean"])
+def test_a_matrix_that_is_made_of_the_cross_moments(fixed, divide, keeps_length):
+    values, target, matrix = example((3, 4, 4, 6))
+    matrix = orthogonal(matrix) if keeps_length else matrix
+    centre = torch.arange(4).double() if fixed else None
+    given = []
+
+    def make(moments):
+        given.append(moments.clone())
+        return matrix[None]
+
+    gradients = []
+    for compared in (make, matrix[None]):
+        inputs = values.clone().requires_grad_()
+        errors, _ = aligned_errors(
+            [inputs], [target], compared, None if centre is None else [centre], divide, 1e-5, keeps_length
+        )
+        gradients.append([errors[0], *torch.autograd.grad(errors[0], inputs)])
+    inputs = values.clone().requires_grad_()
+    error = slow_error(inputs, target, matrix, centre, divide)
+    gradients.append([error, *torch.autograd.grad(error, inputs)])
+    for expected in gradients[1:]:
+        torch.testing.assert_close(gradients[0], expected, rtol=1e-10, atol=1e-10)
+
+    rows = values.transpose(1, 2).reshape(-1, 4) - (values.mean(dim=(0, 2)) if centre is None else centre)
+    if divide:
+        rows = rows / (rows.square().mean(dim=0) + 1e-5).sqrt()
+    targets = target.transpose(1, 2).reshape(-1, 4)
+    expected = sum(torch.outer(t, x) for t, x in zip(targets, rows, strict=True)) / len(rows)
+    torch.testing.assert_close(given[0], expected[None], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("keeps_length", [True, False])
 @pytest.mark.parametrize("target_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_layout_in_memory_does_not_matter(layout, target_layout, keeps_length):

@@ -216,6 +216,12 @@ def test_the_target_has_no_gradient_and_autocast_changes_nothing(name):
     teacher = teacher.with_values(teacher.values.float().requires_grad_())
     target = loss.target(teacher)
     assert not target.values.requires_grad
+    before = target.values.clone()
+    with torch.no_grad():
+        kept = teacher.values.clone()
+        teacher.values.zero_()  # as a layer with inplace=True does
+        assert torch.equal(target.values, before)
+        teacher.values.copy_(kept)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(loss.target(teacher).values, target.values)
         assert torch.equal(loss(student, target), loss(student, target))

@@ -151,9 +151,11 @@ def test_rotations_in_closed_form_are_followed_together_as_each_alone(centring):
             results.append([costs, *gradients, *[alignments[i].rotation.cross_moment for i in chosen]])
         for first, second in zip(*results, strict=True):
             torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
-    for alignment in together:
-        alignment.eval()
-    assert companions(together) == []  # evaluated each by itself
+    kept = together[0].rotation.cross_moment.clone()
+    together[0].rotation.eval()  # follows no more, while its centre goes on
+    assert companions(together) == [[1, 3]]
+    together[0](features[0], targets[0])
+    assert torch.equal(together[0].rotation.cross_moment, kept)
 
 
 def example(module):

@@ -1,8 +1,10 @@
 """Two real processes (gloo, CPU) give what one process gives, and end with the same weights."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -125,21 +127,42 @@ sys.path.insert(0, "tests")
 import torch
 torch.set_num_threads(1)
 import test_processes
-from subdistill_hf.process_group import close_process_group
-folder = Path(sys.argv[1])
-test_processes.work(folder)
-rank = torch.distributed.get_rank()
-threads = {"before": test_processes.gloo_threads()}
-close_process_group()
-threads["after"] = test_processes.gloo_threads()
-(folder / f"threads-{rank}.json").write_text(json.dumps(threads), encoding="utf-8")
+test_processes.work(Path(sys.argv[1]))
+torch.distributed.destroy_process_group()
+"""
+
+COMMAND = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import torch
+torch.set_num_threads(1)
+import test_processes
+from subdistill_hf import cli
+run, seen = cli._run, {}
+def watched(*given):
+    run(*given)
+    seen["before"] = test_processes.gloo_threads()
+cli._run = watched
+code = cli.main(sys.argv[2:])
+seen["after"] = test_processes.gloo_threads(wait=True)
+Path(sys.argv[1], f"threads-{os.environ['RANK']}.json").write_text(json.dumps(seen))
+sys.exit(code)
 """
 
 
-def gloo_threads():
-    """Names of this process's threads that belong to a process group, where the system tells them."""
-    names = [path.read_text(encoding="utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")]
-    return [name for name in names if "gloo" in name]
+def gloo_threads(wait=False):
+    """Names of this process's threads that belong to a process group; `wait` gives those that end time to be gone."""
+    for _ in range(50 if wait else 1):
+        names = []
+        for path in Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # it has just ended
+                names.append(path.read_text(encoding="utf-8").strip())
+        found = [name for name in names if "gloo" in name]
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
 
 
 def work(folder):
@@ -309,9 +332,19 @@ def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux names the threads of a process in /proc")
-def test_a_closed_group_has_no_threads_left_that_could_abort_the_end_of_the_process(two_processes):
+def test_a_command_leaves_no_thread_of_its_group_that_could_abort_the_end_of_the_process(tmp_path):
+    save_teacher(tmp_path / "teacher")
+    write_image_folder(tmp_path / "images")
+    (tmp_path / "command.py").write_text(COMMAND, encoding="utf-8")
+    arguments = (
+        f"distill --teacher {tmp_path / 'teacher'} --dataset {tmp_path / 'images'} --classes {' '.join(NAMES)} "
+        f"--student resnet:widths=8-8-8 --output_dir {tmp_path / 'out'} --use_cpu --report_to none --max_steps 2 "
+        "--per_device_train_batch_size 4 --disable_tqdm true"
+    )
+    environment = quiet_environment(HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    torchrun(tmp_path / "command.py", tmp_path, *arguments.split(), environment=environment)
     for rank in (0, 1):
-        threads = read(two_processes / f"threads-{rank}.json")
+        threads = read(tmp_path / f"threads-{rank}.json")
         assert len(threads["before"]) >= 2
         assert threads["after"] == []
 

@@ -146,13 +146,14 @@ def test_nothing_is_learned_and_the_statistics_are_state():
     assert torch.equal(other.matrix, rotation.matrix)
 
 
+@pytest.mark.parametrize("width", [3, 4])  # as wide as the subspace, and wider
 @pytest.mark.parametrize("centring", CENTRINGS)
-def test_the_alignment_uses_the_best_rotation_of_each_batch_and_keeps_it_in_evaluation(centring):
+def test_the_alignment_uses_the_best_rotation_of_each_batch_and_keeps_it_in_evaluation(centring, width):
     subspace = Subspace.fit(moments(), 3, "pca")
-    alignment = SubspaceAlignment(subspace, 4, centring, PROCRUSTES).double()
-    by_hand = ProcrustesRotation(4, 3).double()
+    alignment = SubspaceAlignment(subspace, width, centring, PROCRUSTES).double()
+    by_hand = ProcrustesRotation(width, 3).double()
     for seed in range(3):
-        student, teacher = to_features(maps(4, seed), "student"), to_features(maps(6, seed + 5), "teacher")
+        student, teacher = to_features(maps(width, seed), "student"), to_features(maps(6, seed + 5), "teacher")
         student.values.requires_grad_()
         target = alignment.target(teacher)
         loss = alignment(student, target)

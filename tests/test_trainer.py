@@ -32,9 +32,9 @@ from helpers import (
 )
 from subdistill_hf import losses
 from subdistill_hf.activations import LayerError
+from subdistill_hf.aligned_error import aligned_errors
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE
 from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError, SubspaceError
-from subdistill_hf.losses import centred_errors
 from subdistill_hf.models import weights_digest
 from subdistill_hf.moments import Moments
 from subdistill_hf.subspaces import Subspace
@@ -675,14 +675,13 @@ def test_bf16_leaves_weights_and_rotations_in_float32(tmp_path, monkeypatch):
         lambda module, given, output: dtypes.update(student=output.dtype)
     )
 
-    def compared(centres, values, targets, rotations):
-        errors = centred_errors(centres, values, targets, rotations)
-        matrices = [rotation.matrix for rotation in rotations]
-        dtypes.update({each.dtype: "compared" for each in (*values, *targets, *matrices, errors)})
-        return errors
+    def compared(values, targets, matrices, *options):
+        errors, means = aligned_errors(values, targets, matrices, *options)
+        dtypes.update({each.dtype: "compared" for each in (*values, *targets, matrices, errors)})
+        return errors, means
 
     runs[False].train()
-    monkeypatch.setattr(losses, "centred_errors", compared)
+    monkeypatch.setattr(losses, "aligned_errors", compared)
     run.train()
     assert dtypes == {"student": torch.bfloat16, torch.float32: "compared"}
     assert all(math.isfinite(value) for entry in logged(run) for value in parts(entry).values())

@@ -225,7 +225,7 @@ class ActivationRecorder:
     """What `record` yields: the latest output of each hooked layer.
 
     Attributes:
-        outputs: layer name to what the layer returned last (after `transform`).
+        outputs: layer name to what the layer returned last: its first tensor, or what `transform` made of it.
     """
 
     def __init__(self) -> None:
@@ -251,7 +251,8 @@ class ActivationRecorder:
         elif tensor is not None and copy:
             self.outputs[name] = tensor.clone()
         else:
-            self.outputs[name] = output
+            # the tensor, not what holds it: a later layer may put another tensor into a list
+            self.outputs[name] = output if tensor is None else tensor
             # a compiled model has no versions to compare, and must not be cut in pieces to ask for them
             if tensor is not None and not torch.compiler.is_compiling() and not tensor.is_inference():
                 self._versions[name] = (tensor, tensor._version)

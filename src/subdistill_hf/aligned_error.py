@@ -34,8 +34,8 @@ def aligned_errors(
     Args:
         values: h of each layer, `(B, K, P)`.
         targets: t of each layer, `(B, K', P)`; no gradient flows to them.
-        matrices: V, `(L, K', K)`; or what makes V of the batch's cross-moments E t (D (h - m))ᵀ, `(L, K', K)`, without
-            gradient.
+        matrices: V, `(L, K', K)`; or a function that makes V, without gradient, of the cross-moments E t (D (h - m))ᵀ,
+            `(L, K', K)`. These are of the images of this process: it is the function that averages over processes.
         centres: m of each layer, `(K,)`; by default the mean of h over images, positions and processes, with gradients
             through it.
         divide: let D divide by the standard deviation of the batch (of all processes), with gradients; else D = 1.

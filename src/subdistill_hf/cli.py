@@ -101,16 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, rest = "distill", [*DEMO.split(), *rest]
 
     from subdistill_hf.errors import PushError, SubDistillError
+    from subdistill_hf.process_group import close_process_group, has_process_group
 
+    callers = has_process_group()
     try:
         _run(command, rest)
     except SubDistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, PushError) else 2
-    finally:  # here, where nothing refers to a trainer any more
-        from subdistill_hf.process_group import close_process_group
-
-        close_process_group()
+    finally:
+        if not callers:  # here, where nothing refers to a trainer any more but the traceback of a crash
+            close_process_group()
     return 0
 
 

@@ -41,8 +41,8 @@ class LayerLoss(nn.Module):
             return self.compare(at_least_float32(student), at_least_float32(target))
 
     def read(self, teacher: Features) -> Features:
-        """The target of features `(B, d, P)`: by default these themselves."""
-        return teacher.with_values(teacher.values.detach())
+        """The target of features `(B, d, P)`: by default a copy, since a later layer may change them in place."""
+        return teacher.with_values(teacher.values.clone())
 
     def identity(self) -> str:
         """What `read` depends on beside the teacher's features: by default nothing."""

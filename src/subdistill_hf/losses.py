@@ -72,7 +72,7 @@ class Centre(nn.Module):
     def forward(self, values: Tensor, target: Tensor, rotation: AnyRotation) -> Tensor:
         """Compare h `(B, K, P)`, centred, with t `(B, K', P)`: mean ‖V D(h - m) - t‖².
 
-        In training a rotation in closed form takes the batch in first.
+        It is here that a rotation in closed form takes in the batch, when it is in training mode.
         """
         return centred_errors([self], [values], [target], [rotation])[0]
 
@@ -90,13 +90,13 @@ def centred_errors(
         centres: of each layer; in training their running means follow the batch.
         values: h of each layer, `(B, K, P)`.
         targets: t of each layer, `(B, K', P)`.
-        rotations: of each layer, with V `(K', K)`; several must be of one kind, and keep lengths.
+        rotations: of each layer, with V `(K', K)`; several must be of one kind and one mode, and keep lengths.
     """
     first = centres[0]
     from_batch = first.training and first.centring != "none"
     running = None if from_batch else [each.running_mean for each in centres]
     divide = from_batch and first.centring == "batch_norm"
-    matrices, keeps_length = _matrices(rotations, first.training), rotations[0].keeps_length
+    matrices, keeps_length = _matrices(rotations), rotations[0].keeps_length
     errors, means = aligned_errors(values, targets, matrices, running, divide, first.eps, keeps_length)
     if from_batch:
         for centre, mean in zip(centres, means, strict=True):
@@ -104,10 +104,10 @@ def centred_errors(
     return errors
 
 
-def _matrices(rotations: Sequence[AnyRotation], training: bool) -> Tensor | Callable[[Tensor], Tensor]:
+def _matrices(rotations: Sequence[AnyRotation]) -> Tensor | Callable[[Tensor], Tensor]:
     """V of each layer, or what makes them of a batch's cross-moments."""
-    following = [each for each in rotations if isinstance(each, ProcrustesRotation)]
-    if following and training:
+    following = [each for each in rotations if isinstance(each, ProcrustesRotation) and each.training]
+    if following:
         return partial(follow_together, following)
     if len(rotations) == 1:
         return rotations[0].matrix[None]
@@ -181,14 +181,14 @@ class SubspaceAlignment(LayerLoss):
     def companions(self) -> tuple[Any, ...] | None:
         """What alignments that `compare_together` takes have in common; `None` for one that is compared by itself.
 
-        That is one with a wide layer, another kind of map, or parts that the user changed: subclasses, other methods,
-        hooks.
+        That is one with a wide layer, another kind of map, a rotation in closed form that does not follow the batches,
+        or parts that the user changed: subclasses, other methods, hooks.
         """
         parts: tuple[nn.Module, ...] = (self, self.centre, self.rotation)
         kind = type(self.rotation)
         if (type(self), type(self.centre)) != (SubspaceAlignment, Centre) or _changed(parts):
             return None
-        if kind is not Rotation and not (kind is ProcrustesRotation and self.centre.training):
+        if kind is not Rotation and not (kind is ProcrustesRotation and self.rotation.training):
             return None
         if not self.rotation.keeps_length or len(self.centre.running_mean) > NARROW or not self.centre.eps:
             return None

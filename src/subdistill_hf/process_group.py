@@ -6,6 +6,12 @@ import gc
 import sys
 
 
+def has_process_group() -> bool:
+    """Whether the process group of a launcher is open."""
+    distributed = sys.modules.get("torch.distributed")  # imported by nobody, it has no group
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
 def close_process_group() -> None:
     """Close the process group of a launcher, if one is open, and wait until its threads are gone.
 
@@ -14,7 +20,6 @@ def close_process_group() -> None:
     process (seen with torch 2.14 in one of some ten runs on a busy machine). The threads of a group that is still in
     use stay: call this when nothing refers to the trainer any more.
     """
-    distributed = sys.modules.get("torch.distributed")  # imported by nobody, it has no group
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    if has_process_group():
+        sys.modules["torch.distributed"].destroy_process_group()
         gc.collect()

@@ -18,7 +18,8 @@ class ProcrustesRotation(nn.Module):
     With C = A S Bᵀ (singular values S), V = A Bᵀ. C is a running mean over the batches of training, the newest
     included; it is kept in a buffer, so it travels in checkpoints, and is that of all processes together. No gradient
     flows to V: the student learns against the best rotation of the moment. Where the student is as wide as the
-    subspace, this V minimises the squared error of METHOD step 2.
+    subspace, this V minimises the squared error of METHOD step 2. The loss lets it follow the batches while it is in
+    training mode, see `follow_together`.
 
     Args:
         student_width: student channels K.

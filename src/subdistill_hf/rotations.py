@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 RotationKind = Literal["orthogonal", "linear"]
 ROTATIONS: tuple[RotationKind, ...] = ("orthogonal", "linear")
-NARROW = 64  # channels up to which an inverse costs a call rather than arithmetic
+NARROW = 64  # channels up to which a layer's matrices cost calls rather than arithmetic
 
 
 class Rotation(nn.Module):

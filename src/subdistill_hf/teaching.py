@@ -95,16 +95,18 @@ class Teaching:
 
     @torch.no_grad()
     def run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
-        """One pass; then each loss takes what it compares with from what its layer returned."""
-        layers = [pair.teacher for pair in distillation.pairs]
-        copied = [layer.name for layer in layers if layer.modified_in_place]
-        with record(self.teacher, [layer.name for layer in layers], copy=copied) as recorder:
-            logits = self.logits(pixel_values)
-        recorder.check()
+        """One pass; each loss takes what it needs the moment a layer returns, so that no more is kept."""
+        taught = {
+            pair.teacher.name: (pair.teacher, alignment)
+            for pair, alignment in zip(distillation.pairs, distillation.alignments, strict=True)
+        }
         image_size = height_and_width(pixel_values)
-        targets: dict[str, Features] = {}
-        for layer, alignment in zip(layers, distillation.alignments, strict=True):
+
+        def project(name: str, output: Any) -> Features:
+            layer, alignment = taught[name]
             assert isinstance(alignment, LayerLoss)
-            features = to_features(recorder.outputs[layer.name], layer.name, image_size, layer.channels_last)
-            targets[layer.name] = alignment.target(features)
-        return logits, targets
+            return alignment.target(to_features(output, name, image_size, layer.channels_last))
+
+        with record(self.teacher, list(taught), transform=project) as recorder:
+            logits = self.logits(pixel_values)
+        return logits, dict(recorder.outputs)
