@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class Features:
 
     def with_values(self, values: Tensor) -> Features:
         """The same geometry with other values `(B, d', P)`."""
-        return replace(self, values=values)
+        return Features(values, self.grid, self.prefix)
 
     def without_prefix(self) -> Features:
         """The grid positions alone, `(B, d, height * width)`."""
