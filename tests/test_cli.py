@@ -233,6 +233,8 @@ def test_a_run_leaves_student_processor_card_report_and_plots(finished):
     assert "1 process on cpu" in printed
     assert [result["learning_rate"] for result in report["results"]] == [None, 4e-3, 4e-3, 1.6e-2]
     assert report["hyperparameters"]["learning_rate"] == 1.6e-2
+    assert report["hyperparameters"]["rotation"] == "procrustes"
+    assert "rotation  procrustes, which suits these layers" in printed
     compared = "0.004 for From scratch (labels only) and Logit distillation (KD)"
     assert f"- Initial learning rate: {compared}; 0.016 for SubDistill\n" in card
 

@@ -7,7 +7,8 @@ import torch
 from subdistill_hf.activations import to_features
 from subdistill_hf.losses import CENTRINGS, SubspaceAlignment
 from subdistill_hf.moments import Moments
-from subdistill_hf.procrustes import PROCRUSTES, ProcrustesRotation, follow_together
+from subdistill_hf.procrustes import PROCRUSTES, ProcrustesRotation, follow_together, suited_rotation
+from subdistill_hf.rotations import NARROW
 from subdistill_hf.subspaces import Subspace
 
 
@@ -176,3 +177,16 @@ def test_the_alignment_uses_the_best_rotation_of_each_batch_and_keeps_it_in_eval
 def test_more_dimensions_than_channels_are_refused():
     with pytest.raises(ValueError, match="4 channels cannot be rotated onto 6 dimensions"):
         ProcrustesRotation(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("widths", "device", "expected"),
+    [
+        ([16, NARROW], "cpu", PROCRUSTES),
+        ([16, NARROW + 1], "cpu", "orthogonal"),
+        ([16], "cuda", "orthogonal"),
+        ([], "cpu", "orthogonal"),
+    ],
+)
+def test_the_closed_form_suits_narrow_layers_on_a_cpu(widths, device, expected):
+    assert suited_rotation(widths, torch.device(device)) == expected

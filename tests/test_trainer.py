@@ -30,13 +30,15 @@ from helpers import (
     vit,
     weights_of,
 )
-from subdistill_hf import losses
+from subdistill_hf import losses, procrustes
 from subdistill_hf.activations import LayerError
 from subdistill_hf.aligned_error import aligned_errors
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE
 from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError, SubspaceError
 from subdistill_hf.models import weights_digest
 from subdistill_hf.moments import Moments
+from subdistill_hf.procrustes import ProcrustesRotation
+from subdistill_hf.rotations import Rotation
 from subdistill_hf.subspaces import Subspace
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator
@@ -506,6 +508,27 @@ def test_model_init_gives_every_training_a_fresh_student_and_fresh_rotations(tmp
     assert run.distillation.student is run.model
     assert_equal_weights(weights_of(run.model), first)
     assert_equal_weights(weights_of(run.distillation.alignments), rotations)
+
+
+@pytest.mark.parametrize(
+    ("narrow", "options", "expected"),
+    [
+        (20, {}, "procrustes"),
+        (19, {}, "orthogonal"),
+        (20, {"method": "fitnet"}, "orthogonal"),
+        (20, {"rotation": "linear"}, "linear"),
+    ],
+)
+def test_a_rotation_that_is_left_open_suits_the_layers(tmp_path, monkeypatch, narrow, options, expected):
+    monkeypatch.setattr(procrustes, "NARROW", narrow)
+    run = trainer(tmp_path, **{"rotation": "auto"} | options)
+    assert max(pair.student.width for pair in run.pairs) == 20
+    assert run.rotation == expected
+    assert run.args.rotation == options.get("rotation", "auto")  # another student may need another
+    if run.args.method == "subdistill":
+        kinds = {type(alignment.rotation) for alignment in run.prepare_distillation().alignments}
+        assert kinds == {ProcrustesRotation if expected == "procrustes" else Rotation}
+    assert run._identity()["method"]["rotation"] == expected
 
 
 # Subspaces

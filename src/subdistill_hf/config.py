@@ -58,7 +58,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             ("method", tuple(METHODS)),
             ("basis", tuple(BASES)),
             ("centring", CENTRINGS),
-            ("rotation", (*ROTATIONS, PROCRUSTES, FULL_WIDTH)),
+            ("rotation", (*ROTATIONS, PROCRUSTES, FULL_WIDTH, AUTO)),
             ("teacher_cache_precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:

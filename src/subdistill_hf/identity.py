@@ -14,7 +14,7 @@ from subdistill_hf.layers import LayerPair
 from subdistill_hf.models import count_parameters, weights_digest
 from subdistill_hf.teaching import Teaching
 
-METHOD_OPTIONS = ("method", "basis", "centring", "rotation", "normalise_energy", "positions")
+METHOD_OPTIONS = ("method", "basis", "centring", "normalise_energy", "positions")
 
 
 class RunIdentity:
@@ -30,6 +30,7 @@ class RunIdentity:
         student: nn.Module,
         pairs: Sequence[LayerPair],
         views: Mapping[str, Any] | None,
+        rotation: str,
     ) -> dict[str, Any]:
         """Teacher, student, classes, layers, losses and, where they are known, views, JSON-able."""
         class_ids = None if teaching is None or teaching.class_ids is None else teaching.class_ids.tolist()
@@ -42,7 +43,7 @@ class RunIdentity:
             "student": self._student(student),
             "classes": {"teacher_ids": class_ids, "names": list(labels.values())},
             "layers": [str(pair) for pair in pairs],
-            "method": {name: getattr(args, name) for name in METHOD_OPTIONS},
+            "method": {name: getattr(args, name) for name in METHOD_OPTIONS} | {"rotation": rotation},
             "views": views,
             "weights": dict(args.weights(), temperature=args.temperature, dkd_beta=args.dkd_beta),
         }

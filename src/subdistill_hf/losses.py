@@ -18,6 +18,7 @@ from subdistill_hf.procrustes import ProcrustesRotation, follow_together
 from subdistill_hf.rotations import NARROW, Rotation, RotationKind, stacked_matrices
 from subdistill_hf.subspaces import Subspace
 
+RotationOption = RotationKind | Literal["procrustes", "full_width"]
 AnyRotation = Rotation | ProcrustesRotation | OrthonormalMap
 Centring = Literal["mean", "batch_norm", "none"]
 CENTRINGS: tuple[Centring, ...] = ("mean", "batch_norm", "none")
@@ -133,7 +134,7 @@ class SubspaceAlignment(LayerLoss):
         subspace: Subspace,
         student_width: int,
         centring: Centring,
-        rotation: RotationKind | Literal["procrustes", "full_width"] = "orthogonal",
+        rotation: RotationOption = "orthogonal",
         normalise: bool = True,
     ) -> None:
         super().__init__()

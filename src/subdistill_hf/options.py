@@ -224,8 +224,9 @@ class DistillationOptions:
     rotation: str = field(
         default="orthogonal",
         metadata={
-            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), or, as "
-            "ablations, linear, or full_width: orthogonal, to all of the teacher's space instead of a subspace."
+            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), auto (that "
+            "for narrow layers on a CPU; the command line's default), or, as ablations, linear, or full_width: "
+            "orthogonal, to all of the teacher's space instead of a subspace."
         },
     )
     normalise_energy: bool = field(
@@ -389,6 +390,7 @@ RUN_DEFAULTS: dict[str, Any] = {
     "learning_rate": 0.0,  # what suits student and method, see `learning_rates.suited_learning_rate`
     "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
     "teacher_cache": "auto",  # see `task.enough_views`
+    "rotation": "auto",  # see `procrustes.suited_rotation`
     "eval_strategy": "steps",
     "eval_steps": 0.1,
     "save_strategy": "steps",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from subdistill_hf.moments import average_over_processes
+from subdistill_hf.rotations import NARROW, RotationKind
 
-PROCRUSTES = "procrustes"
+PROCRUSTES: Literal["procrustes"] = "procrustes"
 
 
 class ProcrustesRotation(nn.Module):
@@ -76,3 +78,17 @@ def follow_together(rotations: Sequence[ProcrustesRotation], newest: Tensor) -> 
         rotation.follow(newest[index, :dimensions, :width])
         stack[index, :dimensions, :width] = rotation.matrix
     return stack
+
+
+def suited_rotation(widths: Iterable[int], device: torch.device) -> RotationKind | Literal["procrustes"]:
+    """The rotation of a user who leaves it open: in closed form for narrow layers on a CPU, otherwise learned.
+
+    There the closed form gives better students (`benchmarks/results/glyphs_rotation`) and costs no more than the
+    learned one. The decompositions of wide layers cost far more, and an accelerator would wait for them in each step.
+
+    Args:
+        widths: channels K of the student's layers; none where nothing is rotated.
+        device: where the student is trained.
+    """
+    widest = max(widths, default=0)
+    return PROCRUSTES if device.type == "cpu" and 0 < widest <= NARROW else "orthogonal"

@@ -60,6 +60,7 @@ class TrainedStudent:
         subspaces: of the teacher layers, by name.
         history: the trainer's log.
         learning_rate: the initial one.
+        rotation: of its layers' features.
         resumed: whether a part of the training lies before this run, and was not timed.
         energy: what the training took; of the part in this run, for a resumed one.
     """
@@ -70,6 +71,7 @@ class TrainedStudent:
     subspaces: Mapping[str, Subspace]
     history: list[dict[str, Any]]
     learning_rate: float
+    rotation: str
     resumed: bool
     energy: Energy = field(default_factory=Energy)
 
@@ -93,7 +95,7 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
     """
     published = trained[task.config.method]
     config = copy.copy(task.config)
-    config.learning_rate = published.learning_rate  # what suited it, where none was given
+    config.learning_rate, config.rotation = published.learning_rate, published.rotation  # what suited, if not given
     return {
         "published": config.method,
         "created": datetime.date.today().isoformat(),

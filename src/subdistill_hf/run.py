@@ -24,6 +24,7 @@ from subdistill_hf.adaptation import (
     plan_adaptation,
 )
 from subdistill_hf.adapters import merged
+from subdistill_hf.baselines import BASELINES
 from subdistill_hf.checkpoints import last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.contact_sheet import contact_sheet
@@ -33,7 +34,7 @@ from subdistill_hf.hub import Destination, open_repository, repository_name, sig
 from subdistill_hf.learning_rates import suited_learning_rate
 from subdistill_hf.methods import METHODS
 from subdistill_hf.models import LoadedModel
-from subdistill_hf.options import TaskOptions
+from subdistill_hf.options import AUTO, TaskOptions
 from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.progress import show_progress
 from subdistill_hf.report import TrainedStudent, build_report, results_table
@@ -66,6 +67,7 @@ class _Run:
             trainer.subspaces,
             trainer.state.log_history,
             _initial_learning_rate(trainer),
+            trainer.rotation,
             resumed=self.checkpoint is not None,
             energy=self.energy,
         )
@@ -269,6 +271,8 @@ def _build(task: Task, method: str, announce: bool) -> _Run:
     trainer, student = build_trainer(task, config, method)
     if announce and trainer.pairs:
         print(f"\n{trainer.layer_preview()}\n")
+        if config.rotation == AUTO and method not in BASELINES:
+            print(f"rotation  {trainer.rotation}, which suits these layers\n")
     return _Run(trainer, student, _checkpoint(_resume_option(task.config), Path(config.output_dir)))
 
 

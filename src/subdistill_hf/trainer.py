@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +33,13 @@ from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.lone_images import norm_of_one_position, refuse_lone_image
 from subdistill_hf.loss_parts import LossParts
-from subdistill_hf.losses import SubspaceAlignment, logit_distillation
+from subdistill_hf.losses import RotationOption, SubspaceAlignment, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models import freeze
+from subdistill_hf.options import AUTO
 from subdistill_hf.orthonormal import FULL_WIDTH
+from subdistill_hf.procrustes import suited_rotation
 from subdistill_hf.subspaces import Subspace, load_subspaces
 from subdistill_hf.teacher_cache import CachedCollator
 from subdistill_hf.teaching import Teaching
@@ -126,6 +128,14 @@ class SubDistillTrainer(JointTrainer):
         return self.args.weights()  # type: ignore[no-any-return]
 
     @property
+    def rotation(self) -> RotationOption:
+        """The map of the student's features: what the arguments say, or what suits its layers."""
+        if self.args.rotation != AUTO:
+            return cast(RotationOption, self.args.rotation)
+        widths = [] if self.args.method in BASELINES else [pair.student.width for pair in self.pairs]
+        return suited_rotation(widths, self.args.device)
+
+    @property
     def _memory_format(self) -> torch.memory_format:
         """How the weights of convolutions lie in memory while training."""
         args, wanted = self.args, self.args.channels_last
@@ -150,7 +160,7 @@ class SubDistillTrainer(JointTrainer):
             self.args.layer_pairs,
             self.args.method,
         )
-        check_subspaces(self.pairs, self.subspaces, self.args.rotation == FULL_WIDTH)
+        check_subspaces(self.pairs, self.subspaces, self.rotation == FULL_WIDTH)
 
     @property
     def _training_images(self) -> int | None:
@@ -175,7 +185,7 @@ class SubDistillTrainer(JointTrainer):
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""
-        projected = self.args.method not in BASELINES and self.args.rotation != FULL_WIDTH
+        projected = self.args.method not in BASELINES and self.rotation != FULL_WIDTH
         return layer_table(self.pairs, subspaces=projected)
 
     # Subspaces
@@ -191,7 +201,7 @@ class SubDistillTrainer(JointTrainer):
             return {}
         missing = [pair for pair in self.pairs if pair.teacher.name not in self.subspaces]
         if missing and self.teaching is not None:
-            args, full_width = self.args, self.args.rotation == FULL_WIDTH
+            args, full_width = self.args, self.rotation == FULL_WIDTH
             request = FitRequest(
                 positions=args.positions,
                 seed=args.seed,
@@ -380,7 +390,7 @@ class SubDistillTrainer(JointTrainer):
     def _identity(self) -> dict[str, Any]:
         images: Any = self.train_dataset
         views = images.described() if isinstance(images, ViewDataset) else None
-        return self._run_identity.of(self.args, self.teaching, self.model, self.pairs, views)
+        return self._run_identity.of(self.args, self.teaching, self.model, self.pairs, views, self.rotation)
 
     def _layer_loss(self, pair: LayerPair) -> LayerLoss:
         if self.args.method in BASELINES:
@@ -389,7 +399,7 @@ class SubDistillTrainer(JointTrainer):
             self.subspaces[pair.teacher.name],
             pair.student.width,
             self.args.centring,
-            self.args.rotation,
+            self.rotation,
             self.args.normalise_energy,
         )
 
