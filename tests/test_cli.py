@@ -100,6 +100,13 @@ def test_help_is_given_without_torch(given, expected):
         assert text in printed
 
 
+@pytest.mark.parametrize("given", ["--help", "--help-all"])
+def test_help_tells_the_defaults_of_the_command_line(given):
+    _, printed, _ = run("distill", [given])
+    described = " ".join(printed.split("\n  --rotation ", 1)[1].split("\n  --", 1)[0].split())
+    assert described.endswith("(default: auto)")
+
+
 def test_all_help_lists_the_training_arguments_too():
     status, printed, _ = run("distill", ["--help-all"])
     assert status == 0

@@ -73,8 +73,7 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
         epilog="--help-all lists more options: every argument of transformers.TrainingArguments (--learning_rate, "
         "--num_train_epochs, --output_dir, --report_to ...).",
     )
-    if all_arguments:
-        parser.set_defaults(**RUN_DEFAULTS)
+    parser.set_defaults(**RUN_DEFAULTS)
     return parser
 
 

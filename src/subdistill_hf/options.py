@@ -225,8 +225,8 @@ class DistillationOptions:
         default="orthogonal",
         metadata={
             "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), auto (that "
-            "for narrow layers on a CPU; the command line's default), or, as ablations, linear, or full_width: "
-            "orthogonal, to all of the teacher's space instead of a subspace."
+            "for narrow layers on a CPU, or else orthogonal), or, as ablations, linear, or full_width: orthogonal, to "
+            "all of the teacher's space instead of a subspace."
         },
     )
     normalise_energy: bool = field(
