@@ -73,7 +73,8 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
         epilog="--help-all lists more options: every argument of transformers.TrainingArguments (--learning_rate, "
         "--num_train_epochs, --output_dir, --report_to ...).",
     )
-    parser.set_defaults(**RUN_DEFAULTS)
+    known = {action.dest for action in parser._actions}
+    parser.set_defaults(**{name: value for name, value in RUN_DEFAULTS.items() if name in known})
     return parser
 
 
