@@ -127,8 +127,9 @@ sys.path.insert(0, "tests")
 import torch
 torch.set_num_threads(1)
 import test_processes
+from subdistill_hf.process_group import close_process_group
 test_processes.work(Path(sys.argv[1]))
-torch.distributed.destroy_process_group()
+close_process_group()
 """
 
 COMMAND = """
@@ -331,18 +332,23 @@ def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process
         assert torch.equal(trained[f"student.{name}"], value), name
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux names the threads of a process in /proc")
-def test_a_command_leaves_no_thread_of_its_group_that_could_abort_the_end_of_the_process(tmp_path):
-    save_teacher(tmp_path / "teacher")
-    write_image_folder(tmp_path / "images")
-    (tmp_path / "command.py").write_text(COMMAND, encoding="utf-8")
-    arguments = (
-        f"distill --teacher {tmp_path / 'teacher'} --dataset {tmp_path / 'images'} --classes {' '.join(NAMES)} "
-        f"--student resnet:widths=8-8-8 --output_dir {tmp_path / 'out'} --use_cpu --report_to none --max_steps 2 "
+def short_run(folder):
+    """Options of two steps with a teacher and images in `folder`, which it makes."""
+    save_teacher(folder / "teacher")
+    write_image_folder(folder / "images")
+    options = (
+        f"--teacher {folder / 'teacher'} --dataset {folder / 'images'} --classes {' '.join(NAMES)} "
+        f"--student resnet:widths=8-8-8 --output_dir {folder / 'out'} --use_cpu --report_to none --max_steps 2 "
         "--per_device_train_batch_size 4 --disable_tqdm true"
     )
+    return options.split()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux names the threads of a process in /proc")
+def test_a_command_leaves_no_thread_of_its_group_that_could_abort_the_end_of_the_process(tmp_path):
+    (tmp_path / "command.py").write_text(COMMAND, encoding="utf-8")
     environment = quiet_environment(HF_DATASETS_CACHE=str(tmp_path / "cache"))
-    torchrun(tmp_path / "command.py", tmp_path, *arguments.split(), environment=environment)
+    torchrun(tmp_path / "command.py", tmp_path, "distill", *short_run(tmp_path), environment=environment)
     for rank in (0, 1):
         threads = read(tmp_path / f"threads-{rank}.json")
         assert len(threads["before"]) >= 2
@@ -350,16 +356,10 @@ def test_a_command_leaves_no_thread_of_its_group_that_could_abort_the_end_of_the
 
 
 def test_the_example_script_runs_in_two_processes_and_one_of_them_pushes(tmp_path):
-    save_teacher(tmp_path / "teacher")
-    write_image_folder(tmp_path / "images")
-    arguments = (
-        f"--teacher {tmp_path / 'teacher'} --dataset {tmp_path / 'images'} --classes {' '.join(NAMES)} "
-        f"--student resnet:widths=8-8-8 --output_dir {tmp_path / 'out'} --use_cpu --report_to none --max_steps 2 "
-        "--per_device_train_batch_size 4 --disable_tqdm true --push_to_hub --hub_model_id expert"
-    )
+    arguments = [*short_run(tmp_path), "--push_to_hub", "--hub_model_id", "expert"]
     with LoopbackHub(tmp_path / "hub") as hub:
         environment = hub.environment(HF_DATASETS_CACHE=str(tmp_path / "cache"))
-        printed = torchrun("examples/run_subdistill.py", *arguments.split(), environment=environment)
+        printed = torchrun("examples/run_subdistill.py", *arguments, environment=environment)
         commits, pushed = hub.commits("user/expert"), hub.files("user/expert")
     assert not hub.errors
     assert printed.count("2 processes on cpu") == 1
