@@ -8,7 +8,6 @@ size of the matrices, is done for all layers at once: small layers cost calls, n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -78,27 +77,21 @@ class _AlignedErrors(torch.autograd.Function):
         kept: list[Tensor] = []
         for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
             h, t = _alike_in_memory(whole, target.detach())
-            width, dimensions = h.shape[1], t.shape[1]
+            width, dimensions, count = h.shape[1], t.shape[1], h.shape[0] * h.shape[2]
             mean = average_over_processes(h.mean(dim=(0, 2), keepdim=True))
             means.append(mean)
-            lengths.append(torch.linalg.vector_norm(t))
+            lengths.append(torch.linalg.vector_norm(t).square_().div_(count))
             if centres is None:
                 x = h - mean
                 t = t - average_over_processes(t.mean(dim=(0, 2), keepdim=True))
             else:
                 x = h - centres[index][:, None]
             if gram is None:
-                torch.sum(torch.linalg.vector_norm(x, dim=2).square_(), dim=0, out=variance[index, :width])
+                torch.sum(torch.linalg.vector_norm(x, dim=2).square_(), dim=0, out=variance[index, :width]).div_(count)
             else:
-                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width])
-            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width])
+                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width]).div_(count)
+            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width]).div_(count)
             kept += [x, t]
-        share = _shares(tuple(h.shape[0] * h.shape[2] for h in values), values[0].dtype, values[0].device)
-        cross.mul_(share[:, None, None])
-        if gram is None:
-            variance.mul_(share[:, None])
-        else:
-            gram.mul_(share[:, None, None])
         scale = torch.rsqrt(average_over_processes(variance) + eps)[:, None] if divide else None
         rotation = matrices if isinstance(matrices, Tensor) else matrices(cross if scale is None else cross * scale)
         scaled = rotation
@@ -110,7 +103,7 @@ class _AlignedErrors(torch.autograd.Function):
         length = variance if image is None else torch.sum(image * scaled, dim=1)
         overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
-        errors = torch.sum(slope - overlap, dim=1) + torch.stack(lengths).square_().mul_(share)
+        errors = torch.sum(slope - overlap, dim=1) + torch.stack(lengths)
         ctx.save_for_backward(*kept, scaled, scale, cross, image, slope)
         ctx.learned = rotation is matrices
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
@@ -153,13 +146,6 @@ class _AlignedErrors(torch.autograd.Function):
             # a gradient in another layout would slow down the layers that it goes to
             by_values.append(by_x.contiguous() if contiguous else by_x)
         return None, by_matrices, *[None] * 4, *by_values
-
-
-@lru_cache(maxsize=64)
-def _shares(counts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """1 / count of each layer: kept, since a transfer to an accelerator would wait for it."""
-    with torch.inference_mode(False):
-        return torch.tensor([1 / count for count in counts], dtype=dtype, device=device)
 
 
 def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
