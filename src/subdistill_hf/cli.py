@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.options import (
@@ -73,7 +74,7 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
         epilog="--help-all lists more options: every argument of transformers.TrainingArguments (--learning_rate, "
         "--num_train_epochs, --output_dir, --report_to ...).",
     )
-    known = {action.dest for action in parser._actions}
+    known = {field.name for field in fields(training)}
     parser.set_defaults(**{name: value for name, value in RUN_DEFAULTS.items() if name in known})
     return parser
 

@@ -83,8 +83,9 @@ def follow_together(rotations: Sequence[ProcrustesRotation], newest: Tensor) -> 
 def suited_rotation(widths: Iterable[int], device: torch.device) -> RotationKind | Literal["procrustes"]:
     """The rotation of a user who leaves it open: in closed form for narrow layers on a CPU, otherwise learned.
 
-    There the closed form gives better students (`benchmarks/results/glyphs_rotation`) and costs no more than the
-    learned one. The decompositions of wide layers cost far more, and an accelerator would wait for them in each step.
+    There the closed form gives better students (`benchmarks/results/glyphs_rotation`) and costs about as much as
+    the learned one. The decompositions of wide layers cost far more, and an accelerator would wait for them in each
+    step.
 
     Args:
         widths: channels K of the student's layers; none where nothing is rotated.

@@ -18,10 +18,7 @@ from subdistill_hf.baselines import BASELINES, decoupled_distillation
 from subdistill_hf.batches import NOT_FOR_THE_STUDENT, EpochsOfViews, for_student, for_teacher
 from subdistill_hf.cache_building import CacheRequest, TaughtViews, check_views, open_cache
 from subdistill_hf.channels_last import check_channels_last
-from subdistill_hf.checkpoints import (
-    check_resumable,
-    last_complete_checkpoint,
-)
+from subdistill_hf.checkpoints import check_resumable, last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
