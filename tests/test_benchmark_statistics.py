@@ -110,6 +110,12 @@ def test_each_student_and_size_is_compared_by_itself():
     assert [(one.student, one.train_images) for one in found] == [("small", 10), ("small", 20), ("large", 10)]
 
 
+@pytest.mark.parametrize(("machines", "told"), [(["a machine"], False), (["a machine", "another"], True)])
+def test_seconds_of_different_machines_are_said_not_to_compare(machines, told):
+    text = markdown(grid(), compare(rows(), list(METHODS)), {}, machines, "make it", "2026-01-01")
+    assert ("Seconds of different machines do not compare" in text) == told
+
+
 def test_the_table_says_what_was_measured_and_how():
     chosen = {Setting("kd", "small", 10, None): {"learning_rate": 0.004, "temperature": 1}}
     tuning = Tuning([{"all": [{}, {}]}, {"all": [{}]}], {"signs": ["3"]}, [0])
