@@ -3,10 +3,12 @@
     python benchmarks/speed.py                 # all measurements on the embedded pair
     python benchmarks/speed.py --pair vit-b    # ViT-B/16 teacher at 224 px (random weights), MobileNetV4-small student
     python benchmarks/speed.py --only step --trace trace.json    # a trace of five steps, for chrome://tracing
+    python benchmarks/speed.py --pair vit-b --batch-size 64 --bf16    # as one would train on a GPU
 
 All sides of a ratio are timed in turn, round by round, in one process: a busy machine is busy for all. A ratio is the
 median of the rounds' ratios, with its quartiles. Where tensors come to lie in memory differs from process to process,
-and steps with it, so steps are timed in several processes, and the rounds of all are taken together.
+and steps with it, so steps are timed in several processes, and the rounds of all are taken together. On an accelerator
+a round is ten steps that are waited for once, as a training waits for none.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,8 @@ from subdistill_hf.students import build_student
 from subdistill_hf.trainer import SubDistillTrainer
 
 CLASSES = 5
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+STEPS_OF_A_ROUND = 10 if DEVICE.type == "cuda" else 1
 SPAWN = multiprocessing.get_context("spawn")
 Pair = tuple[nn.Module, nn.Module, int, int]
 
@@ -70,6 +75,33 @@ def vit_b_pair() -> Pair:
 
 
 PAIRS = {"glyphs": glyphs_pair, "vit-b": vit_b_pair}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A pair and how it is trained.
+
+    Attributes:
+        name: of the pair.
+        batch_size: images of a step; `None` takes the pair's.
+        bf16: bfloat16 autocast.
+        processes: over which rounds of steps are spread, one after the other.
+    """
+
+    name: str
+    batch_size: int | None = None
+    bf16: bool = False
+    processes: int = 5
+
+    def __call__(self) -> Pair:
+        """The pair, made anew."""
+        teacher, student, size, batch = PAIRS[self.name]()
+        return teacher, student, size, self.batch_size or batch
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the configuration."""
+        return {"bf16": self.bf16}
 
 
 def images(count: int, size: int, batch: int) -> Iterator[dict[str, Tensor]]:
@@ -145,12 +177,33 @@ class Steps:
         self.module.train()
 
     def __call__(self) -> None:
+        """The steps of a round, waited for once."""
+        for _ in range(STEPS_OF_A_ROUND):
+            self.step()
+        _finish()
+
+    def step(self) -> None:
         """A step of the Trainer: teacher, student, losses, backward pass, clipping, optimiser."""
         self.trainer.training_step(self.prepared, dict(self.batch))
         self.trainer.accelerator.clip_grad_norm_(self.module.parameters(), self.trainer.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        _finish()
+
+    def kernels(self) -> dict[str, float]:
+        """What a step asks of an accelerator: kernels and their milliseconds, and launches by the host."""
+        kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=kinds) as profile:
+            for _ in range(5):
+                self.step()
+            _finish()
+        events = list(profile.events())
+        kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+        launches = ("cudaLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
+        return {
+            "kernels": len(kernels) / 5,
+            "ms": sum(event.device_time for event in kernels) / 5e3,
+            "launches": sum(event.name.startswith(launches) for event in events) / 5,
+        }
 
     def phases(self) -> dict[str, float]:
         """Seconds of the parts of one step."""
@@ -204,6 +257,22 @@ ARMS: dict[str, dict[str, Any]] = {
     "kd, cached": {"method": "kd", "cached": True},
     "subdistill, cached": {"method": "subdistill", "cached": True},
 }
+if DEVICE.type == "cuda":
+    ARMS |= {f"{name}, all as graphs": {**options, "cuda_graphs": "all"} for name, options in ARMS.items()}
+
+
+RATIOS = {
+    "SubDistill over logit KD": ("subdistill", "kd"),
+    "cached SubDistill over plain training": ("subdistill, cached", "plain"),
+    "SubDistill over cached SubDistill": ("subdistill", "subdistill, cached"),
+    "SubDistill, all as graphs, over logit KD": ("subdistill, all as graphs", "kd"),
+    "cached SubDistill, all as graphs, over plain training": ("subdistill, cached, all as graphs", "plain"),
+    "both as graphs: SubDistill over logit KD": ("subdistill, all as graphs", "kd, all as graphs"),
+    "both as graphs: cached SubDistill over plain training": (
+        "subdistill, cached, all as graphs",
+        "plain, all as graphs",
+    ),
+}
 
 
 def keep_freed_memory() -> None:
@@ -217,94 +286,107 @@ def keep_freed_memory() -> None:
             ctypes.CDLL("libc.so.6").mallopt(option, 1 << 30)
 
 
-def _times(pair: str, arms: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, list[float]]:
+def _times(setting: Setting, arms: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, list[float]]:
     logging.set_verbosity_error()
     keep_freed_memory()
-    return in_turn({name: Steps(PAIRS[pair], **options) for name, options in arms.items()}, rounds)
+    steps = {name: Steps(setting, **setting.options, **options) for name, options in arms.items()}
+    return {name: [value / STEPS_OF_A_ROUND for value in values] for name, values in in_turn(steps, rounds).items()}
 
 
 def steps_in_turn(
-    pair: str, arms: Mapping[str, Mapping[str, Any]], rounds: int, processes: int = 5
+    setting: Setting, arms: Mapping[str, Mapping[str, Any]], rounds: int, processes: int | None = None
 ) -> dict[str, list[float]]:
     """Seconds of the steps of each arm, round by round, `rounds` in all over several processes one after the other."""
     times: dict[str, list[float]] = {name: [] for name in arms}
+    processes = processes or setting.processes
     for _ in range(processes):
         with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-            part = pool.submit(_times, pair, arms, max(2, rounds // processes)).result()
+            part = pool.submit(_times, setting, arms, max(2, rounds // processes)).result()
         for name, values in part.items():
             times[name] += values
     return times
 
 
-def step(pair: str, rounds: int) -> dict[str, Any]:
+def step(setting: Setting, rounds: int) -> dict[str, Any]:
     """Steps of all kinds in turn: plain training of the student, logit KD and SubDistill, without and with cache."""
-    times = steps_in_turn(pair, ARMS, rounds)
+    times = steps_in_turn(setting, ARMS, rounds)
     middle = {name: statistics.median(values) for name, values in times.items()}
-    one = Steps(PAIRS[pair])
+    one = Steps(setting, **setting.options)
+    one()
     parts = [one.phases() for _ in range(max(5, rounds // 5))]
     batch = one.trainer.args.per_device_train_batch_size
     return {
         "batch_size": batch,
+        "bf16": setting.bf16,
         "rounds": len(times["plain"]),
         "ms": {name: 1e3 * value for name, value in middle.items()},
         "steps_per_second": {name: 1 / value for name, value in middle.items()},
         "images_per_second": {name: batch / value for name, value in middle.items()},
         "ratios": {
-            "SubDistill over logit KD": ratio(times, "subdistill", "kd"),
-            "cached SubDistill over plain training": ratio(times, "subdistill, cached", "plain"),
-            "SubDistill over cached SubDistill": ratio(times, "subdistill", "subdistill, cached"),
+            name: ratio(times, over, under) for name, (over, under) in RATIOS.items() if {over, under} <= times.keys()
         },
         "phases of a SubDistill step, ms": {
             name: 1e3 * statistics.median(part[name] for part in parts) for name in parts[0]
         },
+        **({"kernels of a step": _kernels(setting)} if DEVICE.type == "cuda" else {}),
     }
 
 
-def memory_format(pair: str, rounds: int) -> dict[str, Any]:
+def _kernels(setting: Setting) -> dict[str, dict[str, float]]:
+    """Kernels of a step of each kind, and their milliseconds."""
+    found = {}
+    for name, options in ARMS.items():
+        one = Steps(setting, **setting.options, **options)
+        one()  # what is recorded is recorded now
+        found[name] = one.kernels()
+    return found
+
+
+def memory_format(setting: Setting, rounds: int) -> dict[str, Any]:
     """SubDistill steps with convolutions in channels-last memory and without."""
     times = steps_in_turn(
-        pair, {"channels last": {"channels_last": True}, "contiguous": {"channels_last": False}}, rounds
+        setting, {"channels last": {"channels_last": True}, "contiguous": {"channels_last": False}}, rounds
     )
     return {"contiguous over channels last": ratio(times, "contiguous", "channels last")}
 
 
-def closed_form(pair: str, rounds: int) -> dict[str, Any]:
+def closed_form(setting: Setting, rounds: int) -> dict[str, Any]:
     """Cached SubDistill steps with the rotation in closed form and with the learned one."""
     arms = {"closed form": {"cached": True, "rotation": "procrustes"}, "learned": {"cached": True}}
-    return {"closed form over learned": ratio(steps_in_turn(pair, arms, rounds), "closed form", "learned")}
+    return {"closed form over learned": ratio(steps_in_turn(setting, arms, rounds), "closed form", "learned")}
 
 
-def compiled(pair: str, rounds: int) -> dict[str, Any]:
+def compiled(setting: Setting, rounds: int) -> dict[str, Any]:
     """Cached SubDistill steps and plain steps with a compiled student and without."""
     ratios = {}
     for name, options in {"plain": {"method": "scratch"}, "cached SubDistill": {"cached": True}}.items():
         arms = {"eager": options, "compiled": {**options, "compiled": True}}
         ratios[f"{name}: compiled over eager"] = ratio(
-            steps_in_turn(pair, arms, rounds, processes=1), "compiled", "eager"
+            steps_in_turn(setting, arms, rounds, processes=1), "compiled", "eager"
         )
     return ratios
 
 
-def _times_of_process(rank: int, count: int, port: int, pair: str, rounds: int) -> dict[str, list[float]]:
+def _times_of_process(rank: int, count: int, port: int, setting: Setting, rounds: int) -> dict[str, list[float]]:
     os.environ |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
     os.environ |= {name: str(count) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    times = _times(pair, {name: {"method": name} for name in ("scratch", "kd", "subdistill")}, rounds)
+    times = _times(setting, {name: {"method": name} for name in ("scratch", "kd", "subdistill")}, rounds)
     if count > 1:
         torch.distributed.barrier()
     close_process_group()
     return times
 
 
-def processes(pair: str, rounds: int) -> dict[str, Any]:
+def processes(setting: Setting, rounds: int) -> dict[str, Any]:
     """Steps of one process and of two, each with one thread and as many images."""
     results: dict[str, Any] = {}
     for count in (1, 2):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         with ProcessPoolExecutor(count, mp_context=SPAWN) as pool:
-            ranks = [pool.submit(_times_of_process, rank, count, port, pair, rounds) for rank in range(count)]
+            ranks = [pool.submit(_times_of_process, rank, count, port, setting, rounds) for rank in range(count)]
             times, *_ = [rank.result() for rank in ranks]
         results[f"{count} process{'es' if count > 1 else ''}"] = {
             "ms": {name: 1e3 * statistics.median(values) for name, values in times.items()},
@@ -313,13 +395,13 @@ def processes(pair: str, rounds: int) -> dict[str, Any]:
     return results
 
 
-def _whole_run(pair: str, views: str, epochs: int) -> float:
-    """Seconds of `train()` on 15 images of five classes: fit and writing of the cache included."""
+def _whole_run(setting: Setting, views: str, epochs: int, images: int, graphs: str) -> float:
+    """Seconds of `train()`, fit and writing of the cache included."""
     logging.set_verbosity_error()
-    teacher, student, size, batch = PAIRS[pair]()
+    teacher, student, size, batch = setting()
     processor = ViTImageProcessor(size={"height": size, "width": size})
     data = load_subtask(
-        DataOptions(classes=["superclass:dice"], train_images_per_class=4, validation_fraction=0.25), 0
+        DataOptions(classes=["superclass:dice"], train_images_per_class=images + 1, validation_fraction=0.01), 0
     )
     _, seconds = timed_training(
         data,
@@ -329,29 +411,36 @@ def _whole_run(pair: str, views: str, epochs: int) -> float:
         views,
         num_train_epochs=epochs,
         per_device_train_batch_size=batch,
+        cuda_graphs=graphs,
+        **setting.options,
     )
     return seconds
 
 
-def whole_run(pair: str, epochs: int = 60) -> dict[str, Any]:
-    """Whole trainings of 60 epochs, with the teacher in every step and with caches, one after the other."""
+def whole_run(setting: Setting, epochs: int = 60) -> dict[str, Any]:
+    """Whole trainings of 60 epochs, with the teacher in every step and with caches, one after the other.
+
+    On 3 images of five classes; with a GPU on 100, also with everything as graphs.
+    """
+    images, ways = (3, ["losses"]) if DEVICE.type == "cpu" else (100, ["off", "all"])
     seconds = {}
-    for views in ("8", "4", "off"):
+    for views, graphs in itertools.product(("8", "4", "off"), ways):
         with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-            seconds[views] = pool.submit(_whole_run, pair, views, epochs).result()
+            spent = pool.submit(_whole_run, setting, views, epochs, images, graphs).result()
+        seconds[f"{views}, all as graphs" if graphs == "all" else views] = spent
     return {
+        "images": images * CLASSES,
         "seconds": seconds,
         "off over cached": {views: seconds["off"] / value for views, value in seconds.items() if views != "off"},
     }
 
 
-def growth(pair: str, rounds: int) -> dict[str, Any]:
+def growth(setting: Setting, rounds: int) -> dict[str, Any]:
     """How a SubDistill step grows with layers, student widths, classes and images, over a logit-KD step alike."""
-    teacher_of = PAIRS[pair]
 
     def wider(factor: int, classes: int = CLASSES, batch: int | None = None) -> Callable[[], Pair]:
         def make() -> Pair:
-            teacher, _, size, usual = teacher_of()
+            teacher, _, size, usual = setting()
             widths = "-".join(str(factor * width) for width in (16, 24, 32, 48))
             loaded = load_teacher("glyphs-resnet")
             student = build_student(
@@ -369,29 +458,48 @@ def growth(pair: str, rounds: int) -> dict[str, Any]:
     }
     grown = {}
     for name, (make, options) in cases.items():
-        times = in_turn({"kd": Steps(make, method="kd"), "subdistill": Steps(make, **options)}, rounds)
-        grown[name] = {"ms": 1e3 * statistics.median(times["subdistill"]), **ratio(times, "subdistill", "kd")}
+        options |= setting.options
+        arms = {"kd": Steps(make, method="kd", **setting.options), "subdistill": Steps(make, **options)}
+        times = in_turn(arms, rounds)
+        grown[name] = {
+            "ms": 1e3 * statistics.median(times["subdistill"]) / STEPS_OF_A_ROUND,
+            **ratio(times, "subdistill", "kd"),
+        }
     return grown
 
 
-def write_trace(pair: str, path: Path) -> None:
+def write_trace(setting: Setting, path: Path) -> None:
     """A trace of five SubDistill steps."""
-    one = Steps(PAIRS[pair])
+    one = Steps(setting, **setting.options)
     one()
     with torch.profiler.profile() as profile:
         for _ in range(5):
-            one()
+            one.step()
+        _finish()
     profile.export_chrome_trace(str(path))
 
 
-def fit(pair: str, rounds: int, count: int) -> dict[str, Any]:
+def _on_device(batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    for batch in batches:
+        yield {name: value.to(DEVICE) for name, value in batch.items()}
+
+
+def fit(setting: Setting, rounds: int, count: int) -> dict[str, Any]:
     """The fit of four layers against one forward pass and one backward pass to the same activations."""
-    teacher, _, size, batch = PAIRS[pair]()
-    example = next(images(2, size, 2))["pixel_values"]
+    teacher, _, size, batch = setting()
+    teacher.to(DEVICE)
+    example = next(_on_device(images(2, size, 2)))["pixel_values"]
+    kept = list(_on_device(images(count, size, batch))) if DEVICE.type == "cuda" else None
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        """The same images each time; where an accelerator would wait for them, they are made before."""
+        return images(count, size, batch) if kept is None else iter(kept)
+
     layers = stage_outputs(teacher, lambda: teacher(pixel_values=example), (size, size))
 
     def logits(inputs: dict[str, Tensor]) -> Tensor:
-        return teacher(**inputs).logits[:, :CLASSES]
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=setting.bf16):
+            return teacher(**inputs).logits[:, :CLASSES]
 
     def passes() -> None:
         """Only the passes, written without this package."""
@@ -405,14 +513,16 @@ def fit(pair: str, rounds: int, count: int) -> dict[str, Any]:
             return tensor if isinstance(output, Tensor) else (tensor, *output[1:])
 
         handles = [teacher.get_submodule(name).register_forward_hook(hook) for name in layers]
-        for inputs in images(count, size, batch):
+        for inputs in batches():
             outputs.clear()
-            torch.autograd.grad(subtask_margin(logits(inputs)).sum(), outputs)
+            torch.autograd.grad(subtask_margin(logits(inputs).float()).sum(), outputs)
         for handle in handles:
             handle.remove()
+        _finish()
 
     def whole_fit() -> None:
-        collect_moments(activations_and_contexts(logits, teacher, layers, images(count, size, batch)))
+        collect_moments(activations_and_contexts(logits, teacher, layers, batches()))
+        _finish()
 
     times = in_turn({"passes": passes, "fit": whole_fit}, rounds)
     return {
@@ -422,25 +532,31 @@ def fit(pair: str, rounds: int, count: int) -> dict[str, Any]:
     }
 
 
-def _peak_memory(pair: str, count: int) -> float:
-    teacher, _, size, batch = PAIRS[pair]()
-    example = next(images(2, size, 2))["pixel_values"]
+def _peak_memory(setting: Setting, count: int) -> float:
+    teacher, _, size, batch = setting()
+    teacher.to(DEVICE)
+    example = next(_on_device(images(2, size, 2)))["pixel_values"]
     layers = stage_outputs(teacher, lambda: teacher(pixel_values=example), (size, size))
     collect_moments(
         activations_and_contexts(
-            lambda inputs: teacher(**inputs).logits[:, :CLASSES], teacher, layers, images(count, size, batch)
+            lambda inputs: teacher(**inputs).logits[:, :CLASSES],
+            teacher,
+            layers,
+            _on_device(images(count, size, batch)),
         )
     )
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage would count the parent's peak too
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def memory(pair: str, counts: tuple[int, ...]) -> dict[str, Any]:
-    """Peak resident memory (MiB) of a process that fits four layers, against the number of images."""
+def memory(setting: Setting, counts: tuple[int, ...]) -> dict[str, Any]:
+    """Peak memory (MiB) of a fit of four layers against the number of images: the process's, or the accelerator's."""
     peaks = {}
     for count in counts:
         with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-            peaks[str(count)] = round(pool.submit(_peak_memory, pair, count).result(), 1)
+            peaks[str(count)] = round(pool.submit(_peak_memory, setting, count).result(), 1)
     values = list(peaks.values())
     return {"peak_mib": peaks, "largest_over_smallest": max(values) / min(values)}
 
@@ -490,31 +606,36 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", choices=tuple(PAIRS), default="glyphs")
+    parser.add_argument("--batch-size", type=int, help="images of a step; by default 64 and 16")
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=5, help="over which the rounds are spread")
     parser.add_argument("--fit-images", type=int, default=512)
     parser.add_argument("--memory-images", type=int, nargs="*", default=[500, 10000])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--only", nargs="*", help="measure these alone; other results are kept as they are")
     parser.add_argument("--trace", type=Path, help="write a trace of five steps there")
     options = parser.parse_args()
+    setting = Setting(options.pair, options.batch_size, options.bf16, options.processes)
     logging.set_verbosity_error()
     keep_freed_memory()
     if options.trace:
-        write_trace(options.pair, options.trace)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+        write_trace(setting, options.trace)
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} threads"
     machine = f"{processor_name()}, {device}, torch {torch.__version__.split('+')[0]}"
-    path = options.results / f"speed_{options.pair}.json"
+    kind = "_cuda" * (DEVICE.type == "cuda") + "_bf16" * options.bf16
+    path = options.results / f"speed_{options.pair}{kind}.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if options.only and path.is_file() else {}
     measurements: dict[str, Callable[[], dict[str, Any]]] = {
-        "step": lambda: step(options.pair, options.rounds),
-        "memory format": lambda: memory_format(options.pair, options.rounds),
-        "closed form": lambda: closed_form(options.pair, options.rounds),
-        "fit": lambda: fit(options.pair, max(5, options.rounds // 12), options.fit_images),
-        "memory of the fit": lambda: memory(options.pair, tuple(options.memory_images)),
-        "compiled": lambda: compiled(options.pair, options.rounds // 2),
-        "processes": lambda: processes(options.pair, max(10, options.rounds // 4)),
-        "whole run": lambda: whole_run(options.pair),
-        "growth": lambda: growth(options.pair, max(5, options.rounds // 12)),
+        "step": lambda: step(setting, options.rounds),
+        "memory format": lambda: memory_format(setting, options.rounds),
+        "closed form": lambda: closed_form(setting, options.rounds),
+        "fit": lambda: fit(setting, max(5, options.rounds // 12), options.fit_images),
+        "memory of the fit": lambda: memory(setting, tuple(options.memory_images)),
+        "compiled": lambda: compiled(setting, options.rounds // 2),
+        "processes": lambda: processes(setting, max(10, options.rounds // 4)),
+        "whole run": lambda: whole_run(setting),
+        "growth": lambda: growth(setting, max(5, options.rounds // 12)),
         "rotation, forward and backward, ms": lambda: rotation(5),
         "leading eigenvectors, s": eigenvectors,
     }

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as image_functional
+from transformers.models.vit import ViTImageProcessorPil
 
 from helpers import COLUMNS, NAMES, processor, save_teacher, subtask_rows, views
 from subdistill_hf.errors import DataError
@@ -261,3 +262,36 @@ def test_images_of_different_sizes_are_mixed_only_when_cropped_to_one(monkeypatc
 def test_mixing_needs_a_share(mix):
     with pytest.raises(DataError, match="expected a share of the views, from 0 to 1"):
         views(mix=mix)
+
+
+def same_as_on_the_loader(collator, examples):
+    """What the loader leaves and the device finishes, beside what the loader makes alone."""
+    unfinished = collator.unfinished()
+    left = unfinished(examples)
+    return left, unfinished.finish(left), collator(examples)
+
+
+@pytest.mark.parametrize("teacher_size", [None, 40])
+def test_what_is_left_to_the_device_is_what_the_loader_makes(teacher_size):
+    dataset = views(augmentation="pad_crop", flip=True, seed=3)
+    collator = ViewCollator(processor(48), None if teacher_size is None else processor(teacher_size, 0.4))
+    left, finished, whole = same_as_on_the_loader(collator, dataset.__getitems__([0, 5, 9]))
+    assert left["images"].dtype == torch.uint8
+    assert left["images"].shape == (3, 3, 32, 32)
+    assert "pixel_values" not in left
+    assert finished.keys() == whole.keys()
+    for name, expected in whole.items():
+        assert torch.equal(finished[name], expected), name
+
+
+def test_images_of_several_sizes_and_other_processors_are_left_to_nobody():
+    places = {"labels": 0, "index": 0, "view": 0}
+    examples = [{"image": torch.zeros(3, size, 32, dtype=torch.uint8), **places} for size in (32, 40)]
+    collator = ViewCollator(processor(32))
+    left, finished, whole = same_as_on_the_loader(collator, examples)
+    assert "images" not in left
+    assert torch.equal(finished["pixel_values"], whole["pixel_values"])
+    pil = ViewCollator(ViTImageProcessorPil(size={"height": 32, "width": 32}))
+    left, finished, whole = same_as_on_the_loader(pil, examples[:1])
+    assert "images" not in left
+    assert torch.equal(finished["pixel_values"], whole["pixel_values"])

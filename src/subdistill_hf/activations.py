@@ -58,6 +58,19 @@ class Features:
         return Features(values, grid, self.prefix)
 
 
+Geometry = tuple[tuple[int, int], int]  # grid and prefix
+
+
+def apart(features: Sequence[Features]) -> tuple[list[Tensor], tuple[Geometry, ...]]:
+    """The values of features, and their geometries."""
+    return [each.values for each in features], tuple((each.grid, each.prefix) for each in features)
+
+
+def together(values: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[Features]:
+    """Features of values and geometries."""
+    return [Features(tensor, *geometry) for tensor, geometry in zip(values, geometries, strict=True)]
+
+
 def token_geometry(positions: int, image_size: tuple[int, int] | None = None) -> tuple[int, tuple[int, int]]:
     """Split a token count into prefix tokens and a grid.
 

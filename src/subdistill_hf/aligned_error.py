@@ -8,6 +8,7 @@ size of the matrices, is done for all layers at once: small layers cost calls, n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,23 +76,30 @@ class _AlignedErrors(torch.autograd.Function):
         variance = values[0].new_zeros(len(values), widest) if gram is None else gram.diagonal(dim1=1, dim2=2)
         means, lengths = [], []
         kept: list[Tensor] = []
+        counts = tuple(h.shape[0] * h.shape[2] for h in values)
+        shares = _inverses(counts, cross.dtype, cross.device)
         for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
             h, t = _alike_in_memory(whole, target.detach())
-            width, dimensions, count = h.shape[1], t.shape[1], h.shape[0] * h.shape[2]
+            width, dimensions = h.shape[1], t.shape[1]
             mean = average_over_processes(h.mean(dim=(0, 2), keepdim=True))
             means.append(mean)
-            lengths.append(torch.linalg.vector_norm(t).square_().div_(count))
+            lengths.append(torch.linalg.vector_norm(t))
             if centres is None:
                 x = h - mean
                 t = t - average_over_processes(t.mean(dim=(0, 2), keepdim=True))
             else:
                 x = h - centres[index][:, None]
             if gram is None:
-                torch.sum(torch.linalg.vector_norm(x, dim=2).square_(), dim=0, out=variance[index, :width]).div_(count)
+                _sums_of_squares(x, variance[index, :width])
             else:
-                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width]).div_(count)
-            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width]).div_(count)
+                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width])
+            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width])
             kept += [x, t]
+        cross *= shares[:, None, None]
+        if gram is None:
+            variance *= shares[:, None]
+        else:
+            gram *= shares[:, None, None]
         scale = torch.rsqrt(average_over_processes(variance) + eps)[:, None] if divide else None
         rotation = matrices if isinstance(matrices, Tensor) else matrices(cross if scale is None else cross * scale)
         scaled = rotation
@@ -103,18 +111,21 @@ class _AlignedErrors(torch.autograd.Function):
         length = variance if image is None else torch.sum(image * scaled, dim=1)
         overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
-        errors = torch.sum(slope - overlap, dim=1) + torch.stack(lengths)
+        errors = torch.addcmul(torch.sum(slope - overlap, dim=1), torch.stack(lengths).square_(), shares)
         ctx.save_for_backward(*kept, scaled, scale, cross, image, slope)
         ctx.learned = rotation is matrices
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
         batch_means = tuple(mean.flatten() for mean in means)
         ctx.mark_non_differentiable(*batch_means)
+        ctx.set_materialize_grads(False)  # of the means
         return errors, *batch_means
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, *unused: None) -> tuple[Tensor | None, ...]:
         """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
+        if gradient is None:
+            return (None,) * (6 + len(ctx.shapes))
         *kept, scaled, scale, cross, image, slope = ctx.saved_tensors
         step = (gradient * 2)[:, None]
         by_matrices = None
@@ -146,6 +157,21 @@ class _AlignedErrors(torch.autograd.Function):
             # a gradient in another layout would slow down the layers that it goes to
             by_values.append(by_x.contiguous() if contiguous else by_x)
         return None, by_matrices, *[None] * 4, *by_values
+
+
+@lru_cache(maxsize=64)
+def _inverses(counts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """1/n of each count n; made once, for no step to wait."""
+    with torch.inference_mode(False):
+        return torch.tensor([1 / count for count in counts], dtype=dtype, device=device)
+
+
+def _sums_of_squares(x: Tensor, out: Tensor) -> None:
+    """Of each channel of `(B, K, P)`, into `(K,)`: in one kernel, or on a CPU in the steps that are fast there."""
+    if x.device.type == "cpu":
+        torch.sum(torch.linalg.vector_norm(x, dim=2).square_(), dim=0, out=out)
+    else:
+        torch.linalg.vector_norm(x, dim=(0, 2), out=out).square_()
 
 
 def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

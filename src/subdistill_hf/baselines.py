@@ -30,6 +30,8 @@ class FitNet(LayerLoss):
         activation: put a ReLU after the regressor (a variant).
     """
 
+    replayable = True
+
     def __init__(self, teacher_width: int, student_width: int, activation: bool = False) -> None:
         super().__init__()
         self.regressor = nn.Conv1d(student_width, teacher_width, 1)
@@ -48,6 +50,8 @@ class AttentionTransfer(LayerLoss):
     The attention of a position is the mean square over its channels; an image's map has unit Euclidean norm. The
     larger map is pooled to the smaller first. Nothing is learned beside the student.
     """
+
+    replayable = True
 
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against `(B, d, P)`."""
@@ -70,6 +74,8 @@ class VariationalInformation(LayerLoss):
         teacher_width: channels d of the teacher layer.
         student_width: channels K of the student layer.
     """
+
+    replayable = True
 
     def __init__(self, teacher_width: int, student_width: int) -> None:
         super().__init__()
@@ -107,6 +113,8 @@ class OrthogonalProjection(LayerLoss):
         student_width: channels K of the student layer.
     """
 
+    replayable = True
+
     def __init__(self, teacher_width: int, student_width: int) -> None:
         super().__init__()
         self.projection = OrthonormalMap(teacher_width, student_width)
@@ -133,6 +141,8 @@ class SimilarityPreserving(LayerLoss):
     follows, does not square the norm; the paper's equation 4 does. With several processes, each compares the
     images of its own batch.
     """
+
+    replayable = True
 
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against `(B, d, P)`."""

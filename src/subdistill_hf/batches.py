@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
 from subdistill_hf.teacher_cache import LOGITS, TARGETS
 
+IMAGES = "images"  # as bytes, for processors that are still to be run
 NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view", LOGITS, TARGETS)
+
+Collate = Callable[[list[Any]], Mapping[str, Any]]
+Finish = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def divided(collate: Collate, device: torch.device) -> tuple[Collate, Finish]:
+    """What a loader does with examples, and what is left to do with its batches once they are on the device.
+
+    A CUDA device resizes and normalises images many times faster than the loader does. Collators that can leave it
+    that work have `unfinished` and `finish`, as `ViewCollator` has; others do all of it.
+    """
+    if device.type != "cuda" or not hasattr(collate, "unfinished"):
+        return collate, lambda batch: batch
+    unfinished: Any = collate.unfinished()
+    return unfinished, unfinished.finish
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The images of a batch, on a device."""
+    names = (IMAGES, "pixel_values", "teacher_pixel_values")
+    return {name: batch[name].to(device, non_blocking=True) for name in names if name in batch}
 
 
 class EpochsOfViews(TrainerCallback):

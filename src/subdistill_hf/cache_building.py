@@ -6,7 +6,7 @@ import hashlib
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from subdistill_hf.activations import Features
-from subdistill_hf.batches import teacher_pixels
+from subdistill_hf.batches import Collate, divided, on_device, teacher_pixels
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layer_loss import LayerLoss
@@ -68,27 +68,33 @@ class TaughtViews:
     teaching: Teaching
     distillation: StudentWithAlignments
     dataset: Any
-    collate: Callable[[list[Any]], Mapping[str, Any]]
+    collate: Collate
 
-    def batch(self, places: Sequence[int]) -> tuple[Mapping[str, Any], Tensor]:
-        """Some images in the view of the moment, collated, and the teacher's pixels of them.
+    def first_pixels(self) -> Tensor:
+        """The teacher's pixels of the first two images, as the collator makes them."""
+        return teacher_pixels(self.collate(self._examples(range(min(2, len(self.dataset))))))
+
+    def teach(self, places: Sequence[int]) -> tuple[Tensor, Tensor, Teach]:
+        """Some images in the view of the moment: their numbers and views, and the teacher's logits and targets.
 
         Raises:
             DistillationError: for a batch that does not say which view is which.
         """
-        if hasattr(self.dataset, "__getitems__"):
-            batch = self.collate(self.dataset.__getitems__(list(places)))
-        else:
-            batch = self.collate([self.dataset[place] for place in places])
+        device = self.teaching.device
+        gather, finish = divided(self.collate, device)
+        batch = gather(self._examples(places))
         if "index" not in batch or "view" not in batch:
             raise DistillationError(
                 "teacher_cache needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
             )
-        return batch, teacher_pixels(batch)
+        taught = self.teaching.run(teacher_pixels(finish(on_device(batch, device))), self.distillation)
+        return torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"]), taught
 
-    def teach(self, pixels: Tensor) -> Teach:
-        """Logits and targets of the teacher's pixels."""
-        return self.teaching.run(pixels.to(self.teaching.device), self.distillation)
+    def _examples(self, places: Sequence[int]) -> list[Any]:
+        if hasattr(self.dataset, "__getitems__"):
+            examples: list[Any] = self.dataset.__getitems__(list(places))
+            return examples
+        return [self.dataset[place] for place in places]
 
 
 def open_cache(views: TaughtViews, request: CacheRequest) -> TeacherCache:
@@ -151,8 +157,8 @@ def _describe(views: TaughtViews, request: CacheRequest, folder: Path) -> Teache
     """Which files hold the targets; two images tell their shapes, and what the teacher's preprocessing makes."""
     teaching, dataset = views.teaching, views.dataset
     dataset.set_epoch(0)
-    _, pixels = views.batch(range(min(2, len(dataset))))
-    logits, features = views.teach(pixels)
+    pixels = views.first_pixels()
+    _, _, (logits, features) = views.teach(range(min(2, len(dataset))))
     common = {
         "format": FORMAT,
         "teacher": teaching.digest,
@@ -252,10 +258,9 @@ def _taught(
         for view in range(cache.views):
             views.dataset.set_epoch(view)
             for start in range(0, len(share), batch_size):
-                batch, pixels = views.batch(share[start : start + batch_size])
-                logits, features = views.teach(pixels)
-                yield cache.rows(torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"])), logits, features
-                bar.update(len(pixels))
+                numbers, shown, (logits, features) = views.teach(share[start : start + batch_size])
+                yield cache.rows(numbers, shown), logits, features
+                bar.update(len(numbers))
 
 
 def _remove_leftovers(folder: Path) -> None:

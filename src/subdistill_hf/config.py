@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from subdistill_hf.bases import BASES
+from subdistill_hf.cuda_graphs import GRAPHS
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS
 from subdistill_hf.methods import METHODS
@@ -60,6 +61,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             ("centring", CENTRINGS),
             ("rotation", (*ROTATIONS, PROCRUSTES, FULL_WIDTH, AUTO)),
             ("teacher_cache_precision", PRECISIONS),
+            ("cuda_graphs", GRAPHS),
         ):
             if getattr(self, name) not in allowed:
                 raise SubDistillError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
@@ -84,6 +86,9 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
                 raise SubDistillError(f"{name}={value}: expected at least 1")
         if isinstance(self.layers, str):
             self.layers = [self.layers]
+        loading = self.accelerator_config
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # pinned memory serves an accelerator; without one torch warns
+        elif loading is None and self.dataloader_pin_memory:
+            self.accelerator_config.non_blocking = True  # or each tensor of a batch would wait for the step before

@@ -9,8 +9,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from subdistill_hf.activations import Features, height_and_width, record, to_features
+from subdistill_hf.activations import Features, apart, height_and_width, record, to_features, together
 from subdistill_hf.adapters import base_of, frozen_batch_norms
+from subdistill_hf.cuda_graphs import GraphsOf, Replayed
 from subdistill_hf.layer_loss import LayerLoss, without_autocast
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.losses import SubspaceAlignment, companions, compare_together
@@ -46,6 +47,24 @@ class StudentWithAlignments(nn.Module):
         self.student = student
         self.alignments = nn.ModuleList(alignments)
         self.pairs = tuple(pairs)
+        self._replayed: Replayed | None = None
+        self._replayed_losses: Replayed | None = None
+
+    def replay(self, what: GraphsOf) -> None:
+        """Choose what of `forward` is replayed as a CUDA graph while it is trained, see `cuda_graphs.Replayed`.
+
+        Nothing is, where a layer's loss is not `replayable`.
+
+        Args:
+            what: `"all"`, the layers' `"losses"`, or nothing (`"off"`), which gives the memory back.
+        """
+        self._replayed = self._replayed_losses = None
+        if not all(getattr(alignment, "replayable", False) for alignment in self.alignments):
+            return
+        if what == "all":
+            self._replayed = Replayed(self._of_tensors, self, "the student's training step")
+        elif what == "losses" and self.pairs:
+            self._replayed_losses = Replayed(self._losses_of_tensors, self.alignments, "the loss of the layers")
 
     def forward(self, targets: Mapping[str, Features], **inputs: Tensor) -> dict[str, Any]:
         """Run the student and compare its layers with the teacher's targets.
@@ -57,6 +76,10 @@ class StudentWithAlignments(nn.Module):
         Returns:
             `logits` `(B, C)`, and `layer_losses` `(L,)`: one for each pair, in order.
         """
+        if self._replayed is not None and self.training:
+            tensors, geometries = apart([targets[pair.teacher.name] for pair in self.pairs])
+            logits, losses = self._replayed([*inputs.values(), *tensors], (tuple(inputs), geometries))
+            return {"logits": logits, "layer_losses": losses}
         layers = [pair.student for pair in self.pairs]
         copied = [layer.name for layer in layers if layer.modified_in_place]
         with record(base_of(self.student), [layer.name for layer in layers], copy=copied) as recorder:
@@ -70,8 +93,33 @@ class StudentWithAlignments(nn.Module):
             losses = self._layer_losses(students, [targets[pair.teacher.name] for pair in self.pairs])
         return {"logits": logits, "layer_losses": losses}
 
+    def _of_tensors(self, tensors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
+        """What is replayed of `forward`."""
+        names, geometries = given
+        targets = together(tensors[len(names) :], geometries)
+        inputs = dict(zip(names, tensors[: len(names)], strict=True))
+        replayed, self._replayed = self._replayed, None
+        try:
+            outputs = StudentWithAlignments.forward(  # not what accelerate wraps around it
+                self, {pair.teacher.name: target for pair, target in zip(self.pairs, targets, strict=True)}, **inputs
+            )
+        finally:
+            self._replayed = replayed
+        return outputs["logits"], outputs["layer_losses"]
+
+    def _losses_of_tensors(self, tensors: Sequence[Tensor], geometries: Any) -> tuple[Tensor, ...]:
+        features = together(tensors, geometries)
+        count = len(self.pairs)
+        return (self._costs(features[:count], features[count:]),)
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # its products are small: compiling takes, saves nothing
     def _layer_losses(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
+        if self._replayed_losses is None or not self.training:
+            return self._costs(students, targets)
+        tensors, geometries = apart([*students, *targets])
+        return self._replayed_losses(tensors, geometries)[0]
+
+    def _costs(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
         losses: dict[int, Tensor] = {}
         for group in companions(list(self.alignments)):
             chosen: Any = [self.alignments[index] for index in group]
@@ -83,7 +131,7 @@ class StudentWithAlignments(nn.Module):
             if index not in losses:
                 losses[index] = alignment(students[index], targets[index])
         if not losses:
-            return torch.zeros(0)
+            return torch.zeros(0, device=next(self.student.parameters()).device)
         return torch.stack([losses[index] for index in range(len(students))])
 
     def train(self, mode: bool = True) -> StudentWithAlignments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from subdistill_hf.batches import teacher_pixels
+from subdistill_hf.batches import Collate, divided, on_device, teacher_pixels
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.moments import Moments, collect_moments
@@ -21,8 +21,6 @@ from subdistill_hf.teaching import Teaching
 from subdistill_hf.within_memory import within_memory
 
 WITHOUT_CONTEXT = ("pca", "random", "identity")
-
-Collate = Callable[[list[Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,9 @@ def _batches(
 ) -> Iterator[dict[str, Tensor]]:
     """The teacher's pixels of every image once, in a fixed order."""
     total = len(share) if hasattr(share, "__len__") else None
+    gather, finish = divided(collate, device)
     with tqdm(total=total, desc="subspaces", unit=" images", disable=not show, leave=False) as bar:
-        for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=collate):
-            pixels = teacher_pixels(batch)
-            yield {"pixel_values": pixels.to(device, non_blocking=True)}
+        for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=gather):
+            pixels = teacher_pixels(finish(on_device(batch, device)))
+            yield {"pixel_values": pixels}
             bar.update(len(pixels))

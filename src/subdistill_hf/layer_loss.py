@@ -22,7 +22,13 @@ class LayerLoss(nn.Module):
 
     A subclass says what of the teacher it compares with (`read`; it may be computed once per view and kept), and how
     (`compare`). Both run outside autocast, in float32 where the features have less.
+
+    Attributes:
+        replayable: whether both launch the same kernels whatever the values are, and never wait for the device, so
+            that a CUDA graph can hold them.
     """
+
+    replayable: bool = False
 
     @torch.no_grad()
     def target(self, teacher: Features) -> Features:

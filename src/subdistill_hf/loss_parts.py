@@ -9,22 +9,25 @@ from torch import Tensor
 
 from subdistill_hf.errors import NonFiniteLossError
 
+MOST_BATCHES = 100  # that are kept
+
 
 class LossParts:
-    """Sums of the named parts of the loss since the last log entry; nothing here waits for the device."""
+    """Sums of the named parts of the loss since the last log entry; nothing here waits for an accelerator."""
 
     def __init__(self) -> None:
         self.count = 0.0
         self._names: list[str] = []
-        self._totals: Tensor | None = None  # of these names
-        self._earlier: dict[str, Tensor] = {}  # of parts that were named before
-        self._first_bad: Tensor | None = None
+        self._batches: list[Tensor] = []  # parts of these names, of batches that were not looked at yet
+        self._shares: list[float] = []
+        self._totals: dict[str, Tensor] = {}
+        self._bad: Tensor | None = None  # which parts of the first batch with a bad one
 
     def add(self, names: Sequence[str], values: Tensor, step: int, share: float = 1.0) -> None:
         """Add the parts of one batch.
 
         On a CPU a part that is not finite stops the run at once. On an accelerator a look would stall the device:
-        the first bad batch is noted there, and `means` looks.
+        batches are kept until `means` looks.
 
         Args:
             names: of the parts.
@@ -36,18 +39,16 @@ class LossParts:
             NonFiniteLossError: naming the parts.
         """
         if list(names) != self._names:  # a subclass added a part or left one out
+            self._sum_up()
             self._stop_if_not_finite(step)
-            self._earlier = self._sums()
-            self._names, self._totals, self._first_bad = list(names), None, None
-        bad = ~values.isfinite()
-        # Once a weight is NaN every part is: only the first bad batch tells which part it was.
-        first = self._first_bad
-        self._first_bad = bad if first is None else torch.where(first.any(), first, bad)
+            self._names, self._bad = list(names), None
+        self._batches.append(values)
+        self._shares.append(share)
+        self.count += share
+        if values.device.type == "cpu" or len(self._batches) == MOST_BATCHES:
+            self._sum_up()
         if values.device.type == "cpu":
             self._stop_if_not_finite(step)
-        added = share * values.float()
-        self._totals = added if self._totals is None else self._totals + added
-        self.count += share
 
     def means(self, step: int) -> dict[str, Tensor]:
         """The mean of each part since the last call; starts again from zero.
@@ -55,22 +56,29 @@ class LossParts:
         Raises:
             NonFiniteLossError: when a part was not finite.
         """
+        self._sum_up()
         self._stop_if_not_finite(step)
-        means = {name: total / self.count for name, total in self._sums().items()}
-        self._totals, self._earlier, self.count = None, {}, 0.0
+        means = {name: total / self.count for name, total in self._totals.items()}
+        self._totals, self.count = {}, 0.0
         return means
 
-    def _sums(self) -> dict[str, Tensor]:
-        sums = dict(self._earlier)
-        if self._totals is not None:
-            for name, total in zip(self._names, self._totals, strict=True):
-                sums[name] = sums.get(name, torch.zeros_like(total)) + total
-        return sums
+    def _sum_up(self) -> None:
+        """Take the kept batches into the totals, and note the first bad one: after it every part may be bad."""
+        if not self._batches:
+            return
+        batches = torch.stack(self._batches)
+        shares = torch.tensor(self._shares, dtype=torch.float32).to(batches.device, non_blocking=True)
+        bad = ~batches.isfinite()
+        first = bad[bad.any(dim=1).int().argmax()]
+        self._bad = first if self._bad is None else torch.where(self._bad.any(), self._bad, first)
+        for name, total in zip(self._names, shares @ batches.float(), strict=True):
+            self._totals[name] = self._totals[name] + total if name in self._totals else total
+        self._batches, self._shares = [], []
 
     def _stop_if_not_finite(self, step: int) -> None:
-        if self._first_bad is None or not bool(self._first_bad.any()):
+        if self._bad is None or not bool(self._bad.any()):
             return
-        bad = [name for name, flag in zip(self._names, self._first_bad.tolist(), strict=True) if flag]
+        bad = [name for name, flag in zip(self._names, self._bad.tolist(), strict=True) if flag]
         raise NonFiniteLossError(
             f"the loss of {', '.join(bad)} is NaN or infinite near step {step}. Likely causes: a learning rate or "
             "layer weight that is too large, or float16 overflow (use bf16)"

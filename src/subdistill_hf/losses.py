@@ -15,7 +15,7 @@ from subdistill_hf.aligned_error import aligned_errors
 from subdistill_hf.layer_loss import LayerLoss, at_least_float32
 from subdistill_hf.orthonormal import OrthonormalMap
 from subdistill_hf.procrustes import ProcrustesRotation, follow_together
-from subdistill_hf.rotations import NARROW, Rotation, RotationKind, stacked_matrices
+from subdistill_hf.rotations import Rotation, RotationKind, is_narrow, stacked_matrices
 from subdistill_hf.subspaces import Subspace
 
 RotationOption = RotationKind | Literal["procrustes", "full_width"]
@@ -147,6 +147,7 @@ class SubspaceAlignment(LayerLoss):
             self.rotation = OrthonormalMap(subspace.dimensions, student_width)
         else:
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
+        self.replayable = rotation != "procrustes"  # its decomposition waits for the device
         self.energy = subspace.energy if normalise else 1.0
         self._divisor: Tensor | None = None
 
@@ -191,9 +192,10 @@ class SubspaceAlignment(LayerLoss):
             return None
         if kind is not Rotation and not (kind is ProcrustesRotation and self.rotation.training):
             return None
-        if not self.rotation.keeps_length or len(self.centre.running_mean) > NARROW or not self.centre.eps:
+        mean = self.centre.running_mean
+        if not self.rotation.keeps_length or not is_narrow(len(mean), mean.device) or not self.centre.eps:
             return None
-        return kind, self.centre.training, self.centre.centring, self.centre.eps, self.centre.running_mean.dtype
+        return kind, self.centre.training, self.centre.centring, self.centre.eps, mean.dtype
 
 
 def _changed(modules: Sequence[nn.Module]) -> bool:

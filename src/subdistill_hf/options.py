@@ -284,6 +284,15 @@ class DistillationOptions:
             "networks there."
         },
     )
+    cuda_graphs: str = field(
+        default="losses",
+        metadata={
+            "help": "What is recorded once and replayed as a CUDA graph, with the same results and without the "
+            "host's work for each kernel: all (teacher, student and losses; the command line's default), the layers' "
+            "losses, or off. Nothing is on other devices, with several processes, torch_compile or "
+            "gradient_checkpointing. With all, your own hooks on teacher and student run only while they are recorded."
+        },
+    )
     teacher_bf16: bool = field(
         default=False, metadata={"help": "Run the teacher in bfloat16 (the student is not affected)."}
     )
@@ -390,6 +399,7 @@ RUN_DEFAULTS: dict[str, Any] = {
     "learning_rate": 0.0,  # what suits student and method, see `learning_rates.suited_learning_rate`
     "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
     "teacher_cache": "auto",  # see `task.enough_views`
+    "cuda_graphs": "all",
     "rotation": "auto",  # see `procrustes.suited_rotation`
     "eval_strategy": "steps",
     "eval_steps": 0.1,

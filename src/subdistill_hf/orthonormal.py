@@ -34,5 +34,6 @@ class OrthonormalMap(nn.Module):
         """P, `(outputs, inputs)`."""
         left, right = torch.cat([self.free, self.base], dim=1), torch.cat([self.base, -self.free], dim=1)
         small = torch.eye(left.shape[1], dtype=left.dtype, device=left.device) + 0.5 * right.T @ left
-        tall: Tensor = self.base - left @ torch.linalg.solve(small, right.T @ self.base)
+        # 1 + W/2 has an inverse whatever F is, so there is nothing to check, and no device to wait for
+        tall: Tensor = self.base - left @ torch.linalg.solve_ex(small, right.T @ self.base).result
         return tall.T if self.wide else tall

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from subdistill_hf import __version__
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.energy import Energy
 from subdistill_hf.evaluation import (
@@ -31,8 +32,12 @@ from subdistill_hf.tables import table
 from subdistill_hf.task import Task
 from subdistill_hf.wording import format_percent, method_label
 
-VERSIONED = ("subdistill-hf", "torch", "transformers", "timm", "datasets", "accelerate")
-WITHOUT_EFFECT = ("teacher_cache_dir", "teacher_cache_limit")  # where and for how long targets are kept
+VERSIONED = ("torch", "transformers", "timm", "datasets", "accelerate")
+WITHOUT_EFFECT = (
+    "teacher_cache_dir",  # where targets are kept
+    "teacher_cache_limit",
+    "cuda_graphs",  # how fast it is
+)
 SHOWN_ARGUMENTS = (
     *(field.name for field in fields(DistillationOptions) if field.name not in WITHOUT_EFFECT),
     "learning_rate",
@@ -118,7 +123,7 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
         ],
         "hyperparameters": changed_options(config),
         "histories": {method: student.history for method, student in trained.items()},
-        "versions": {name.replace("-", "_"): importlib.metadata.version(name) for name in VERSIONED},
+        "versions": {"subdistill_hf": __version__, **{name: importlib.metadata.version(name) for name in VERSIONED}},
         "usage": None,
         "command": command,
     }

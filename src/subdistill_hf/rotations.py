@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 RotationKind = Literal["orthogonal", "linear"]
+NARROW, NARROW_ON_ACCELERATORS = 64, 128  # channels
 ROTATIONS: tuple[RotationKind, ...] = ("orthogonal", "linear")
-NARROW = 64  # channels up to which a layer's matrices cost calls rather than arithmetic
+
+
+def is_narrow(channels: int, device: torch.device) -> bool:
+    """Whether a layer's matrices cost calls rather than arithmetic, so that those of several are made at once."""
+    return channels <= (NARROW if device.type == "cpu" else NARROW_ON_ACCELERATORS)
 
 
 class Rotation(nn.Module):

@@ -40,9 +40,8 @@ class StoredLayer:
         return features.values.transpose(1, 2) if self.tokens else features.values
 
     def unpack(self, rows: Tensor) -> Features:
-        """Rows as features `(B, K, P)`, in float32."""
-        values = rows.float()
-        return Features(values.transpose(1, 2) if self.tokens else values, self.grid, self.prefix)
+        """Rows as features `(B, K, P)`; in the precision of the file, since losses take them to float32."""
+        return Features(rows.transpose(1, 2) if self.tokens else rows, self.grid, self.prefix)
 
 
 class TeacherCache:
@@ -116,7 +115,7 @@ class CachedCollator:
         cache: where the targets are.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]], cache: TeacherCache) -> None:
+    def __init__(self, collate: Callable[[list[Any]], Mapping[str, Any]], cache: TeacherCache) -> None:
         self.collate, self.cache = collate, cache
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:

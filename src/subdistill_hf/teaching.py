@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.activations import Features, height_and_width, record, to_features
+from subdistill_hf.activations import Features, Geometry, apart, height_and_width, record, to_features, together
 from subdistill_hf.adapters import base_of
+from subdistill_hf.cuda_graphs import Replayed
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.models import freeze, weights_digest
@@ -44,6 +45,7 @@ class Teaching:
         self.precision = precision
         self.cache: TeacherCache | None = None
         self._digest: str | None = None
+        self._replayed: _ReplayedPass | None = None
 
     @property
     def digest(self) -> str:
@@ -93,9 +95,23 @@ class Teaching:
             return self.cache.targets(inputs)
         return self.run(inputs["pixel_values"], distillation)
 
+    def replay(self, distillation: StudentWithAlignments | None) -> None:
+        """Replay the passes for a module as CUDA graphs, see `cuda_graphs.Replayed`; with `None` no passes.
+
+        What `run` gives is then good until the next pass.
+        """
+        self._replayed = None
+        if distillation is not None:
+            self._replayed = _ReplayedPass(self._run, self.teacher, distillation)
+
     @torch.no_grad()
     def run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
         """One pass; each loss takes what it needs the moment a layer returns, so that no more is kept."""
+        if self._replayed is not None and self._replayed.distillation is distillation:
+            return self._replayed(pixel_values)
+        return self._run(pixel_values, distillation)
+
+    def _run(self, pixel_values: Tensor, distillation: StudentWithAlignments) -> Teach:
         taught = {
             pair.teacher.name: (pair.teacher, alignment)
             for pair, alignment in zip(distillation.pairs, distillation.alignments, strict=True)
@@ -110,3 +126,33 @@ class Teaching:
         with record(self.teacher, list(taught), transform=project) as recorder:
             logits = self.logits(pixel_values)
         return logits, dict(recorder.outputs)
+
+
+class _ReplayedPass:
+    """Passes of a teacher for one module as CUDA graphs."""
+
+    def __init__(
+        self,
+        run: Callable[[Tensor, StudentWithAlignments], Teach],
+        teacher: nn.Module,
+        distillation: StudentWithAlignments,
+    ) -> None:
+        self.run, self.distillation = run, distillation
+        self._geometries: dict[torch.Size, tuple[Geometry, ...]] = {}
+        modules = nn.ModuleList([teacher, distillation.alignments])
+        self._replayed = Replayed(self._of_tensors, modules, "the teacher's pass")
+
+    def __call__(self, pixel_values: Tensor) -> Teach:
+        logits, *values = self._replayed([pixel_values])
+        targets = together(values, self._geometries[pixel_values.shape])
+        return logits, dict(zip(self._names, targets, strict=True))
+
+    @property
+    def _names(self) -> list[str]:
+        return [pair.teacher.name for pair in self.distillation.pairs]
+
+    def _of_tensors(self, tensors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
+        (pixel_values,) = tensors
+        logits, targets = self.run(pixel_values, self.distillation)
+        values, self._geometries[pixel_values.shape] = apart([targets[name] for name in self._names])
+        return logits, *values

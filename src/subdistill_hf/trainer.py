@@ -15,19 +15,24 @@ from torch import Tensor, nn
 
 from subdistill_hf.activations import Features
 from subdistill_hf.baselines import BASELINES, decoupled_distillation
-from subdistill_hf.batches import NOT_FOR_THE_STUDENT, EpochsOfViews, for_student, for_teacher
+from subdistill_hf.batches import (
+    EpochsOfViews,
+    for_student,
+    for_teacher,
+)
 from subdistill_hf.cache_building import CacheRequest, TaughtViews, check_views, open_cache
 from subdistill_hf.channels_last import check_channels_last
 from subdistill_hf.checkpoints import check_resumable, last_complete_checkpoint
 from subdistill_hf.config import SubDistillConfig
+from subdistill_hf.cuda_graphs import GraphsOf
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.fitting import FitRequest, fit_pairs
 from subdistill_hf.hub_trainer import plain_card
 from subdistill_hf.identity import RunIdentity
-from subdistill_hf.joint_trainer import JointTrainer
 from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
+from subdistill_hf.loading_trainer import LoadingTrainer
 from subdistill_hf.lone_images import norm_of_one_position, refuse_lone_image
 from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import RotationOption, SubspaceAlignment, logit_distillation
@@ -38,12 +43,11 @@ from subdistill_hf.options import AUTO
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import suited_rotation
 from subdistill_hf.subspaces import Subspace, load_subspaces
-from subdistill_hf.teacher_cache import CachedCollator
 from subdistill_hf.teaching import Teaching
-from subdistill_hf.views import ViewCollator, ViewDataset
+from subdistill_hf.views import ViewDataset
 
 
-class SubDistillTrainer(JointTrainer):
+class SubDistillTrainer(LoadingTrainer):
     """Trains a student in the relevant subspaces of a teacher (arXiv 2601.05913).
 
     Everything that `transformers.Trainer` does keeps working. `trainer.model` is the plain student: it is what is
@@ -69,8 +73,6 @@ class SubDistillTrainer(JointTrainer):
         DistillationError: when models, classes and data do not fit together.
         LayerError: for layers that do not exist or cannot be compared.
     """
-
-    data_collator: Any
 
     def __init__(
         self,
@@ -101,7 +103,6 @@ class SubDistillTrainer(JointTrainer):
         # models that accept **kwargs would make it believe otherwise.
         self.model_accepts_loss_kwargs = False
         self.fit_dataset = fit_dataset
-        self.teaching: Teaching | None = None
         if needs_teacher and teacher is not None:
             self.teaching = Teaching(
                 teacher, teacher_class_ids, args.device, self._teacher_precision, self._memory_format
@@ -110,7 +111,6 @@ class SubDistillTrainer(JointTrainer):
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._parts = LossParts()
         self._run_identity = RunIdentity()
-        self._norm_of_one_position: str | None = None
         if self.train_dataset is not None:
             example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
             if self.teaching is not None:
@@ -131,6 +131,23 @@ class SubDistillTrainer(JointTrainer):
             return cast(RotationOption, self.args.rotation)
         widths = [] if self.args.method in BASELINES else [pair.student.width for pair in self.pairs]
         return suited_rotation(widths, self.args.device)
+
+    @property
+    def graphs(self) -> GraphsOf:
+        """What of a training step is replayed as CUDA graphs: what the arguments say, where it can be."""
+        args = self.args
+        compiled = self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+        split = args.world_size > 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if args.device.type != "cuda" or split or compiled or args.gradient_checkpointing:
+            return "off"
+        return cast(GraphsOf, args.cuda_graphs)
+
+    def _replay(self, what: GraphsOf) -> None:
+        """Let what can be recorded be replayed from now on."""
+        if self._distillation is not None:
+            self._distillation.replay(what)
+        if self.teaching is not None:
+            self.teaching.replay(self._distillation if what == "all" else None)
 
     @property
     def _memory_format(self) -> torch.memory_format:
@@ -158,27 +175,6 @@ class SubDistillTrainer(JointTrainer):
             self.args.method,
         )
         check_subspaces(self.pairs, self.subspaces, self.rotation == FULL_WIDTH)
-
-    @property
-    def _training_images(self) -> int | None:
-        """How many images a pass over the training dataset has, where it knows."""
-        dataset: Any = self.train_dataset
-        return len(dataset) if hasattr(dataset, "__len__") else None
-
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
-        """The parent's, with the teacher's targets where they are cached.
-
-        A last batch of one image is left out where the student cannot be trained on it.
-        """
-        chosen, images = self.args.dataloader_drop_last, self._training_images
-        # several processes complete their last batches
-        alone = self.args.world_size == 1 and images is not None and images % self._train_batch_size == 1
-        self.args.dataloader_drop_last = chosen or (self._norm_of_one_position is not None and alone)
-        try:
-            loader: torch.utils.data.DataLoader[Any] = self._loader_with_targets()
-        finally:
-            self.args.dataloader_drop_last = chosen
-        return loader
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""
@@ -279,24 +275,6 @@ class SubDistillTrainer(JointTrainer):
         labels = labels if labels.dim() == 1 else labels.argmax(dim=1)  # of a mixed image, the class it shows most
         return decoupled_distillation(student, teacher, labels, self.args.temperature, beta=self.args.dkd_beta)
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The parent's, on what the student takes."""
-        inputs = {key: value for key, value in inputs.items() if key == "labels" or key not in NOT_FOR_THE_STUDENT}
-        if inputs.get("labels") is None:  # the parent would take a lone image's logits for a tuple of one
-            with torch.no_grad():
-                _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
-            return None, None if prediction_loss_only else outputs["logits"], None
-        result: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
-            model, inputs, prediction_loss_only, ignore_keys
-        )
-        return result
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; they add up to `loss`."""
         if "loss" in logs and self._parts.count:
@@ -326,6 +304,7 @@ class SubDistillTrainer(JointTrainer):
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
+            self._replay("off")
             self.model.to(memory_format=torch.contiguous_format)
         self._share_buffers()
         return output
@@ -350,6 +329,7 @@ class SubDistillTrainer(JointTrainer):
         if self.teaching is not None and views is not None and self.teaching.cache is None:
             views_of = TaughtViews(self.teaching, self._distillation, self.train_dataset, self.data_collator)
             self.teaching.cache = open_cache(views_of, self._cache_request(views))
+        self._replay(self.graphs)
         return self._distillation
 
     def _cache_request(self, views: int) -> CacheRequest:
@@ -365,24 +345,13 @@ class SubDistillTrainer(JointTrainer):
             show=args.process_index == 0 and not args.disable_tqdm,
         )
 
-    def _loader_with_targets(self) -> Any:
-        """The parent's training batches; with a teacher cache they carry the teacher's targets."""
-        cache = None if self.teaching is None else self.teaching.cache
-        if cache is None:
-            return super().get_train_dataloader()
-        whole = self.data_collator
-        student = whole.for_student() if isinstance(whole, ViewCollator) else whole
-        self.data_collator = CachedCollator(student, cache)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = whole
-
     def _make_distillation(self) -> StudentWithAlignments:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)
             alignments = [self._layer_loss(pair) for pair in self.pairs]
-        return StudentWithAlignments(self.model, self.pairs, alignments).to(self.args.device)
+        made = StudentWithAlignments(self.model, self.pairs, alignments).to(self.args.device)
+        made.replay(self.graphs)
+        return made
 
     def _identity(self) -> dict[str, Any]:
         images: Any = self.train_dataset

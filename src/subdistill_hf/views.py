@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -14,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as image_functional
 from transformers.image_processing_backends import TorchvisionBackend
 
+from subdistill_hf.batches import IMAGES
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.errors import DataError
 from subdistill_hf.marks import MarkedRows
@@ -234,10 +236,14 @@ class ViewCollator:
     Each network gets the input it was trained on, from the same view; when both processors do the same, the
     teacher reads the student's.
 
+    The processors' work can be left to an accelerator, which does it many times faster: see `unfinished`.
+
     Args:
         processor: the student's image processor.
         teacher_processor: the teacher's, if there is a teacher.
     """
+
+    _finishes = True
 
     def __init__(self, processor: Any, teacher_processor: Any | None = None) -> None:
         self.processor = processor
@@ -248,15 +254,38 @@ class ViewCollator:
         """The same without the teacher's pixels, for batches that the teacher does not see."""
         return ViewCollator(self.processor)
 
+    def unfinished(self) -> ViewCollator:
+        """The same, leaving images of one size as bytes `(B, 3, H, W)` under `images`, for `finish`.
+
+        Processors that work on PIL images do their work at once.
+        """
+        collator = copy.copy(self)
+        processors = [each for each in (self.processor, self.teacher_processor) if each is not None]
+        collator._finishes = not all(isinstance(each, TorchvisionBackend) for each in processors)
+        return collator
+
+    def finish(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Process the images of a batch that an `unfinished` collator made, on the device where they are."""
+        rest = {name: value for name, value in batch.items() if name != IMAGES}
+        return {**self._pixels(batch[IMAGES]), **rest} if IMAGES in batch else rest
+
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Process a list of `ViewDataset` items."""
         images = [example["image"] for example in examples]
-        batch = {"pixel_values": process(self.processor, images)}
-        if self.teacher_processor is not None:
-            batch["teacher_pixel_values"] = process(self.teacher_processor, images)
+        if self._finishes or any(image.shape != images[0].shape for image in images):
+            batch = self._pixels(images)
+        else:
+            batch = {IMAGES: torch.stack(images)}
         for name in ("labels", "index", "view"):
             batch[name] = torch.utils.data.default_collate([example[name] for example in examples])
         return batch
+
+    def _pixels(self, images: Iterable[Tensor]) -> dict[str, Tensor]:
+        images = list(images)
+        pixels = {"pixel_values": process(self.processor, images)}
+        if self.teacher_processor is not None:
+            pixels["teacher_pixel_values"] = process(self.teacher_processor, images)
+        return pixels
 
 
 def process(processor: Any, images: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,294 @@
+"""Functions of tensors as CUDA graphs: what was launched kernel by kernel is launched at once.
+
+A small student keeps a GPU busy for a small part of its step; for the rest the GPU waits for the host, which launches
+hundreds of kernels. They are the same in every step, so they are recorded once and replayed, with the same results.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+GraphsOf = Literal["all", "losses", "off"]
+GRAPHS: tuple[GraphsOf, ...] = ("all", "losses", "off")
+USUAL_CALLS = 2  # of a kind of input, before it is recorded: a last, smaller batch never is
+MOST_RECORDINGS = 4
+
+Function = Callable[[Sequence[Tensor], Any], tuple[Tensor, ...]]
+
+
+class CudaRecorder:
+    """Records what some work does on a GPU."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Do the work a few times, so that nothing of it happens for the first time while it is recorded."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record the work as one graph; gives what does it again, on the same memory."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # other threads, such as one that pins memory, may go on
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError:
+            # the state of random numbers would go on believing that it is recorded; a copy of it does not
+            random = torch.cuda.default_generators[torch.cuda.current_device()]
+            random.graphsafe_set_state(random.clone_state())
+            raise
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+
+class Replayed:
+    """A function of tensors that is recorded for each kind of input, and replayed when that kind comes again.
+
+    The function must do the same for all inputs of a kind, whatever is in them; it may change buffers in place. What
+    it returns without gradient is good until the next call. A function that cannot be recorded, because it looks at
+    values on the host, say, is called as it is, with a warning.
+
+    Args:
+        function: of tensors and of what else their kind has; gives a tuple of tensors.
+        module: whose parameters and buffers the function uses.
+        name: of the function, for the warning.
+    """
+
+    def __init__(self, function: Function, module: nn.Module, name: str) -> None:
+        self.function, self.name = function, name
+        self._modules = list(module.modules())
+        self._parameters = list(module.parameters())
+        self._buffers = list(module.buffers())
+        self._recordings: dict[Hashable, _Recording] = {}
+        self._calls: dict[Hashable, int] = {}
+        self._possible = True
+
+    def __call__(self, inputs: Sequence[Tensor], given: Hashable = None) -> tuple[Tensor, ...]:
+        """What the function gives.
+
+        Args:
+            inputs: tensors on the device.
+            given: what else the function is given; belongs to the kind of the inputs.
+
+        Raises:
+            RuntimeError: in the backward pass, when there was another call after the one that is differentiated.
+        """
+        if not self._possible:
+            return self.function(inputs, given)
+        kind = self._kind(inputs, given)
+        recording = self._recordings.get(kind)
+        if recording is None:
+            calls = self._calls[kind] = self._calls.get(kind, 0) + 1
+            if calls <= USUAL_CALLS or len(self._recordings) == MOST_RECORDINGS:
+                return self.function(inputs, given)
+            recording = self._record(inputs, given)
+            if recording is None:
+                return self.function(inputs, given)
+            self._recordings[kind] = recording
+        return recording(inputs)
+
+    @property
+    def recordings(self) -> int:
+        """How many kinds of input are recorded."""
+        return len(self._recordings)
+
+    def _kind(self, inputs: Sequence[Tensor], given: Hashable) -> Hashable:
+        """Everything that a recording depends on beside the values of its inputs, parameters and buffers."""
+        device = inputs[0].device.type
+        enabled = torch.is_autocast_enabled(device)
+        return (
+            given,
+            tuple((each.shape, each.stride(), each.dtype, each.device, each.requires_grad) for each in inputs),
+            torch.is_grad_enabled(),
+            torch.get_autocast_dtype(device) if enabled else None,
+            tuple(module.training for module in self._modules),
+            tuple((weight.data_ptr(), weight.requires_grad) for weight in self._parameters),
+            tuple(buffer.data_ptr() for buffer in self._buffers),
+        )
+
+    def _record(self, inputs: Sequence[Tensor], given: Any) -> _Recording | None:
+        """A recording; buffers and random numbers are left as they were."""
+        kept = [buffer.clone() for buffer in self._buffers]
+        device = inputs[0].device
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                return _Recording(self.function, inputs, given, self._parameters, CudaRecorder())
+        except RuntimeError as error:  # out of memory, and whatever must not be recorded
+            self._possible = False
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"{self.name} cannot be recorded as a CUDA graph, and goes on without ({reason}). "
+                "cuda_graphs='off' saves the attempt",
+                stacklevel=2,
+            )
+            return None
+        finally:
+            with torch.no_grad():
+                for buffer, values in zip(self._buffers, kept, strict=True):
+                    buffer.copy_(values)
+
+
+class _Recording:
+    """A function and its gradients, recorded for one kind of input."""
+
+    def __init__(
+        self,
+        function: Function,
+        inputs: Sequence[Tensor],
+        given: Any,
+        parameters: Sequence[Tensor],
+        recorder: CudaRecorder,
+    ) -> None:
+        self._function, self._given = function, given
+        self._precision = _autocast_without_memory(inputs[0].device.type)
+        with_gradients = torch.is_grad_enabled()
+        self.inputs = [_own(each) for each in inputs]
+        self.learned = [weight for weight in parameters if weight.requires_grad] if with_gradients else []
+        self.outputs: tuple[Tensor, ...] = ()
+        self.differentiable: list[bool] = []
+        self.slopes: list[Tensor] = []
+        self.by_inputs: list[Tensor | None] = []
+        self.by_learned = _SideBySide([])
+        self.serial = 0
+        recorder.warm_up(self._warm_up)
+        self.forward = recorder.record(self._run)
+        self.backward = recorder.record(self._differentiate) if self.slopes else None
+        # autograd's graph would keep the nodes where weights are accumulated, which belong to the recorder's stream
+        outputs: Sequence[Tensor] = self.outputs
+        self.outputs = tuple([output.detach() for output in outputs])
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self.backward is not None:
+            outputs: tuple[Tensor, ...] = _Replay.apply(self, *inputs, *self.learned)
+            return outputs
+        self.feed(inputs)
+        self.forward()
+        return self.outputs
+
+    @torch.no_grad()
+    def feed(self, inputs: Sequence[Tensor]) -> None:
+        """Put values where the recording reads them."""
+        for own, values in zip(self.inputs, inputs, strict=True):
+            own.copy_(values, non_blocking=True)
+
+    @torch.no_grad()
+    def take_slopes(self, slopes: Sequence[Tensor]) -> None:
+        """Put the loss's gradients at the outputs where the recording reads them."""
+        wanted = [slope for slope, chosen in zip(slopes, self.differentiable, strict=True) if chosen]
+        for own, values in zip(self.slopes, wanted, strict=True):
+            own.copy_(values, non_blocking=True)
+
+    def _run(self) -> None:
+        with self._precision():
+            self.outputs = self._function(self.inputs, self._given)
+
+    def _differentiate(self) -> None:
+        wanted = [each for each in self.inputs if each.requires_grad]
+        gradients = torch.autograd.grad(
+            [output for output in self.outputs if output.requires_grad],
+            [*wanted, *self.learned],
+            self.slopes,
+            allow_unused=True,
+        )
+        by_wanted = iter(gradients[: len(wanted)])
+        self.by_inputs = [next(by_wanted) if each.requires_grad else None for each in self.inputs]
+        self.by_learned = _SideBySide(gradients[len(wanted) :])
+
+    def _warm_up(self) -> None:
+        self._run()
+        if not self.differentiable:
+            self.differentiable = [output.requires_grad for output in self.outputs]
+            self.slopes = [torch.zeros_like(output) for output in self.outputs if output.requires_grad]
+        if self.slopes:
+            self._differentiate()
+
+
+class _Replay(torch.autograd.Function):
+    """A recording as an operation of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, recording: _Recording, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Inputs and learned tensors to copies of the outputs."""
+        recording.serial += 1
+        ctx.recording, ctx.serial = recording, recording.serial
+        recording.feed(tensors[: len(recording.inputs)])
+        recording.forward()
+        outputs: tuple[Tensor, ...] = tuple(output.detach().clone() for output in recording.outputs)
+        fixed = [each for each, chosen in zip(outputs, recording.differentiable, strict=True) if not chosen]
+        ctx.mark_non_differentiable(*fixed)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients at inputs and learned tensors; those of the latter are copies, since they are accumulated."""
+        recording: _Recording = ctx.recording
+        assert recording.backward is not None
+        if ctx.serial != recording.serial:
+            raise RuntimeError(
+                "a CUDA graph keeps the activations of its last call alone, and there was another one before this "
+                "backward pass: differentiate each call before the next, or use cuda_graphs='off'"
+            )
+        recording.take_slopes(slopes)
+        recording.backward()
+        return None, *recording.by_inputs, *recording.by_learned.copies()
+
+
+class _SideBySide:
+    """Tensors in one stretch of memory for each precision, so that they are copied at once.
+
+    Args:
+        tensors: `None` stays `None`.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor | None]) -> None:
+        stretches: dict[torch.dtype, list[Tensor]] = {}
+        sizes: dict[torch.dtype, int] = {}
+        self._places: list[tuple[torch.dtype, torch.Size, tuple[int, ...], int] | None] = []
+        for tensor in tensors:
+            if tensor is None:
+                self._places.append(None)
+                continue
+            whole = tensor if _is_dense(tensor) else tensor.contiguous()
+            start = sizes.get(whole.dtype, 0)
+            self._places.append((whole.dtype, whole.shape, whole.stride(), start))
+            stretches.setdefault(whole.dtype, []).append(whole.as_strided((whole.numel(),), (1,)))
+            sizes[whole.dtype] = start + whole.numel()
+        self._stretches = {kind: torch.cat(parts) for kind, parts in stretches.items()}
+
+    def copies(self) -> list[Tensor | None]:
+        """New tensors of the same values, shapes and strides."""
+        new = {kind: stretch.clone() for kind, stretch in self._stretches.items()}
+        return [
+            None if place is None else new[place[0]].as_strided(place[1], place[2], place[3]) for place in self._places
+        ]
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+def _own(values: Tensor) -> Tensor:
+    """A leaf like `values`, in the same memory layout."""
+    return values.detach().clone().requires_grad_(values.requires_grad)
+
+
+def _autocast_without_memory(device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes contexts of the autocast of the moment that keep no converted weights: those would be of a recording."""
+    if not torch.is_autocast_enabled(device):
+        return nullcontext
+    kind = torch.get_autocast_dtype(device)
+    return lambda: torch.autocast(device, dtype=kind, cache_enabled=False)

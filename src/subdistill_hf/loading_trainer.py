@@ -1,0 +1,104 @@
+"""A trainer's batches: views with the teacher's targets, whose pixels are made where the student is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.batches import IMAGES, NOT_FOR_THE_STUDENT, divided
+from subdistill_hf.joint_trainer import JointTrainer
+from subdistill_hf.teacher_cache import LOGITS, CachedCollator
+from subdistill_hf.teaching import Teaching
+from subdistill_hf.views import ViewCollator
+
+
+class LoadingTrainer(JointTrainer):
+    """Lets the loader do what the device cannot, and leaves out what a batch is not needed for."""
+
+    data_collator: Any
+    teaching: Teaching | None = None
+    _norm_of_one_position: str | None = None  # a batch norm of the student that no lone image can be trained with
+
+    @property
+    def _training_images(self) -> int | None:
+        """How many images a pass over the training dataset has, where it knows."""
+        dataset: Any = self.train_dataset
+        return len(dataset) if hasattr(dataset, "__len__") else None
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
+        """The parent's, with the teacher's targets where they are cached.
+
+        A last batch of one image is left out where the student cannot be trained on it.
+        """
+        chosen, images = self.args.dataloader_drop_last, self._training_images
+        # several processes complete their last batches
+        alone = self.args.world_size == 1 and images is not None and images % self._train_batch_size == 1
+        self.args.dataloader_drop_last = chosen or (self._norm_of_one_position is not None and alone)
+        try:
+            loader: torch.utils.data.DataLoader[Any] = self._loader_with_targets()
+        finally:
+            self.args.dataloader_drop_last = chosen
+        return loader
+
+    def _loader_with_targets(self) -> Any:
+        """The parent's training batches; with a teacher cache they carry the teacher's targets."""
+        cache = None if self.teaching is None else self.teaching.cache
+        collate, _ = divided(self._collator(cache is None), self.args.device)
+        with self._collating(collate if cache is None else CachedCollator(collate, cache)):
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
+        """The parent's, without the teacher's pixels."""
+        collate, _ = divided(self._collator(with_teacher=False), self.args.device)
+        with self._collating(collate):
+            loader: torch.utils.data.DataLoader[Any] = super().get_eval_dataloader(eval_dataset)
+        return loader
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The parent's, finished on the device."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        return [self._finished(batch, with_teacher=LOGITS not in batch) for batch in batches], items
+
+    def _finished(self, batch: dict[str, Any], with_teacher: bool) -> dict[str, Any]:
+        """A batch with its pixels, if they were left to the device."""
+        if IMAGES not in batch:
+            return batch
+        _, finish = divided(self._collator(with_teacher), self.args.device)
+        return dict(finish(batch))
+
+    def _collator(self, with_teacher: bool) -> Any:
+        """The collator, for batches that the teacher sees or not."""
+        collate = self.data_collator
+        return collate if with_teacher or not isinstance(collate, ViewCollator) else collate.for_student()
+
+    @contextmanager
+    def _collating(self, collate: Any) -> Iterator[None]:
+        """Loaders that are made inside collate so."""
+        whole, self.data_collator = self.data_collator, collate
+        try:
+            yield
+        finally:
+            self.data_collator = whole
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The parent's, on what the student takes."""
+        inputs = self._finished(self._prepare_inputs(inputs), with_teacher=False)
+        inputs = {key: value for key, value in inputs.items() if key == "labels" or key not in NOT_FOR_THE_STUDENT}
+        if inputs.get("labels") is None:  # the parent would take a lone image's logits for a tuple of one
+            with torch.no_grad():
+                _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+            return None, None if prediction_loss_only else outputs["logits"], None
+        result: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
+            model, inputs, prediction_loss_only, ignore_keys
+        )
+        return result

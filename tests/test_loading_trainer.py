@@ -1,0 +1,72 @@
+"""Batches whose pixels are made on the device are the batches that the loader makes."""
+
+import pytest
+import torch
+
+from helpers import processor, trainer, views
+from subdistill_hf import batches, cache_building, fitting, loading_trainer
+from subdistill_hf.views import ViewCollator
+
+GPU = torch.cuda.is_available()
+
+
+def divide(monkeypatch, always):
+    """Leave the work to whatever device there is, or never."""
+    how = batches.divided
+    for module in (cache_building, fitting, loading_trainer):
+        monkeypatch.setattr(
+            module, "divided", lambda collate, device: how(collate, torch.device("cuda" if always else "cpu"))
+        )
+
+
+def trained(folder, monkeypatch, always, cached, teacher_size):
+    seen = []
+    divide(monkeypatch, always)
+    unfinished = ViewCollator.finish
+    monkeypatch.setattr(ViewCollator, "finish", lambda self, batch: seen.append(set(batch)) or unfinished(self, batch))
+    run = trainer(
+        folder,
+        train=views(augmentation="pad_crop", views=2 if cached else None),
+        parts={"data_collator": ViewCollator(processor(), processor(teacher_size, 0.4))},
+        use_cpu=not GPU,
+        teacher_cache="2" if cached else "off",
+        teacher_cache_dir=str(folder / "targets"),
+        max_steps=4,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=4,
+    )
+    run.train()
+    return [entry for entry in run.state.log_history if "loss" in entry or "eval_loss" in entry], seen
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["teacher in every step", "cached"])
+@pytest.mark.parametrize("teacher_size", [32, 40])
+def test_a_training_whose_pixels_are_made_on_the_device_is_the_training(tmp_path, monkeypatch, cached, teacher_size):
+    with monkeypatch.context() as patch:
+        expected, none = trained(tmp_path / "loader", patch, False, cached, teacher_size)
+    with monkeypatch.context() as patch:
+        found, seen = trained(tmp_path / "device", patch, True, cached, teacher_size)
+    assert not none
+    assert seen
+    assert all("images" in names and "pixel_values" not in names for names in seen)
+    # a GPU rounds a resized pixel's byte the other way now and then
+    rounding = 2e-2 if GPU else 1e-6
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in theirs:
+            if name.startswith(("loss", "eval_loss", "eval_accuracy")):
+                assert ours[name] == pytest.approx(theirs[name], rel=rounding), name
+
+
+def test_an_evaluation_needs_no_pixels_of_the_teachers(tmp_path):
+    run = trainer(tmp_path, parts={"data_collator": ViewCollator(processor(), processor(40))}, use_cpu=not GPU)
+    batch = next(iter(run.get_eval_dataloader()))
+    assert "teacher_pixel_values" not in batch
+    assert run.evaluate()["eval_loss"] > 0
+
+
+def test_batches_wait_for_no_step_on_a_gpu_and_users_can_say_otherwise(tmp_path):
+    run = trainer(tmp_path, use_cpu=not GPU)
+    assert run.args.accelerator_config.non_blocking == GPU
+    chosen = trainer(tmp_path, use_cpu=not GPU, accelerator_config={"non_blocking": False})
+    assert not chosen.args.accelerator_config.non_blocking
