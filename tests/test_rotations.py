@@ -1,9 +1,11 @@
 """The map of the student's channels: orthogonal whatever its parameters, and its gradients."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from subdistill_hf.rotations import Rotation, stacked_matrices
+from subdistill_hf.rotations import Rotation, matrices_kept, stacked_matrices
 
 SHAPES = [(6, 6), (6, 4), (5, 1)]  # K, K'
 
@@ -81,3 +83,34 @@ def test_it_starts_from_a_given_matrix_and_can_leave_it(shape, kind):
 def test_a_student_narrower_than_the_subspace_cannot_be_rotated():
     with pytest.raises(ValueError, match="4 channels cannot be rotated onto 6 dimensions"):
         Rotation(4, 6)
+
+
+def test_kept_matrices_are_made_once_with_gradients_that_add_up():
+    rotations = [Rotation(4, 4), Rotation(3, 2), Rotation(5, 5)]
+    for rotation in rotations:
+        torch.nn.init.normal_(rotation.free)
+    weights = torch.randn(2, 5, 5)
+
+    def gradients(kept):
+        for rotation in rotations:
+            rotation.free.grad = None
+        for weight in weights:
+            with matrices_kept(kept) if kept is not None else nullcontext():
+                (stacked_matrices([rotations[0], rotations[2]]) * weight).sum().backward()
+                (rotations[1].matrix * weight[:2, :3]).sum().backward()
+        return [rotation.free.grad for rotation in rotations]
+
+    kept = {}
+    expected, found = gradients(None), gradients(kept)
+    assert len(kept) == 2  # a group of two, and one alone
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    matrices = [stack[1] for stack in kept.values()]
+    with torch.no_grad():
+        rotations[0].free.add_(1)
+    with matrices_kept(kept):
+        stacked_matrices([rotations[0], rotations[2]])
+    assert next(stack[1] for stack in kept.values()) is matrices[0]  # whoever changes them empties it
+    kept.clear()
+    with matrices_kept(kept):
+        assert torch.equal(stacked_matrices(rotations[:1])[0], rotations[0].matrix)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ from helpers import (
     vit,
     weights_of,
 )
-from subdistill_hf import losses, procrustes
+from subdistill_hf import losses, procrustes, rotations
+from subdistill_hf import trainer as trainer_module
 from subdistill_hf.activations import LayerError
 from subdistill_hf.aligned_error import aligned_errors
 from subdistill_hf.checkpoints import ALIGNMENTS_FILE
@@ -957,3 +959,25 @@ def test_channels_last_memory_is_refused_where_torch_would_break(tmp_path):
     run = trainer(tmp_path, resnet(widths=(8, 12, 16, 20)), channels_last=True)
     with pytest.raises(DistillationError, match="is a strided 1x1 convolution of 8 channels"):
         run.train()
+
+
+def test_rotations_are_made_once_for_an_optimisers_step(tmp_path, monkeypatch):
+    made = []
+    solve = rotations._Cayley.solve
+    monkeypatch.setattr(rotations._Cayley, "solve", lambda *given: made.append(1) or solve(*given))
+    histories = []
+    for kept in (True, False):
+        made.clear()
+        if not kept:
+            monkeypatch.setattr(trainer_module, "matrices_kept", lambda matrices: nullcontext())
+        run = trainer(
+            tmp_path / str(kept),
+            max_steps=3,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=3,
+            logging_steps=1,
+        )
+        run.train()
+        assert len(made) == (3 if kept else 9)
+        histories.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
+    assert histories[0] == histories[1]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+KeptMatrices = dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]
+_KEPT: ContextVar[KeptMatrices | None] = ContextVar("kept matrices", default=None)
 
 RotationKind = Literal["orthogonal", "linear"]
 NARROW, NARROW_ON_ACCELERATORS = 64, 128  # channels
@@ -72,6 +77,20 @@ class Rotation(nn.Module):
         self.free.zero_()
 
 
+@contextmanager
+def matrices_kept(kept: KeptMatrices) -> Iterator[None]:
+    """Inside, the matrices of rotations are made once and kept: for batches between which no rotation changes.
+
+    Args:
+        kept: what was made so far, to which more is added; emptied by whoever changes the rotations.
+    """
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
 def stacked_matrices(rotations: Sequence[Rotation]) -> Tensor:
     """The square matrices of L orthogonal rotations at once, `(L, K, K)`; zeros lie behind those that are narrower."""
     stack: Tensor = _Cayley.apply([each.base for each in rotations], *[each.free for each in rotations])
@@ -89,18 +108,31 @@ class _Cayley(torch.autograd.Function):
     def forward(ctx: Any, bases: Sequence[Tensor], *free: Tensor) -> Tensor:
         """Orthogonal B `(K, K)` and free `(K, K)`, each pair of its own width, to orthogonal `(K, K)` in a stack."""
         ctx.widths = [len(each) for each in free]
-        widest = max(ctx.widths)
-        lower, base = free[0].new_zeros(2, len(free), widest, widest)
-        for index, width in enumerate(ctx.widths):
-            torch.tril(free[index], -1, out=lower[index, :width, :width])
-            base[index, :width, :width] = bases[index]
-        shifted = lower - lower.mT
-        shifted.diagonal(dim1=1, dim2=2).add_(2)
-        inverse = torch.linalg.inv_ex(shifted).inverse
-        product = torch.bmm(inverse, base).mul_(4)
+        kept = _KEPT.get()
+        if kept is None or (free[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+            inverse, product, base = _Cayley.solve(bases, free)
+        else:
+            which = tuple(each.data_ptr() for each in free)
+            if which not in kept:
+                kept[which] = _Cayley.solve(bases, free)
+            inverse, product, base = kept[which]
         ctx.save_for_backward(inverse, product)
         rotated: Tensor = product - base
         return rotated
+
+    @staticmethod
+    def solve(bases: Sequence[Tensor], free: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Stacks of (2 + X)⁻¹, of 4 (2 + X)⁻¹ B and of B."""
+        widest = max(len(each) for each in free)
+        lower, base = free[0].new_zeros(2, len(free), widest, widest)
+        for index, (each, start) in enumerate(zip(free, bases, strict=True)):
+            width = len(each)
+            torch.tril(each, -1, out=lower[index, :width, :width])
+            base[index, :width, :width] = start
+        shifted = lower - lower.mT
+        shifted.diagonal(dim1=1, dim2=2).add_(2)
+        inverse = torch.linalg.inv_ex(shifted).inverse
+        return inverse, torch.bmm(inverse, base).mul_(4), base
 
     @staticmethod
     @once_differentiable

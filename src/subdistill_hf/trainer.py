@@ -42,6 +42,7 @@ from subdistill_hf.models import freeze
 from subdistill_hf.options import AUTO
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import suited_rotation
+from subdistill_hf.rotations import KeptMatrices, matrices_kept
 from subdistill_hf.subspaces import Subspace, load_subspaces
 from subdistill_hf.teaching import Teaching
 from subdistill_hf.views import ViewDataset
@@ -110,6 +111,7 @@ class SubDistillTrainer(LoadingTrainer):
         self.pairs: list[LayerPair] = []
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
         self._parts = LossParts()
+        self._matrices: KeptMatrices = {}
         self._run_identity = RunIdentity()
         if self.train_dataset is not None:
             example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
@@ -231,7 +233,10 @@ class SubDistillTrainer(LoadingTrainer):
         targets: dict[str, Features] = {}
         if self.teaching is not None:
             teacher_logits, targets = self.teaching.teach(for_teacher(inputs), self.distillation)
-        outputs = model(targets=targets, **for_student(inputs))
+        with matrices_kept(self._matrices):
+            outputs = model(targets=targets, **for_student(inputs))
+        if self.accelerator.sync_gradients:  # the optimiser's step is next
+            self._matrices.clear()
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         parts = torch.stack(list(terms.values()))
@@ -321,6 +326,7 @@ class SubDistillTrainer(LoadingTrainer):
         if self.teaching is not None:
             freeze(self.teaching.teacher)  # whatever was done to it since
         self.fit_subspaces()
+        self._matrices.clear()
         if self._distillation is None or self._distillation.student is not self.model:
             self._distillation = self._make_distillation()
         if self._memory_format is torch.channels_last:
