@@ -1,6 +1,6 @@
 """What is replayed as a CUDA graph gives what it gave without: values, gradients, buffers and random numbers.
 
-Without a GPU, a recording is the work itself, done again on the memory that it was recorded on.
+Without a GPU, a recording is the work itself, done again, whose results go to the memory of the first time.
 """
 
 import pytest
@@ -9,9 +9,9 @@ from torch import nn
 
 from families import FAMILIES, build, with_batch_statistics
 from helpers import (
-    CLASS_IDS,
     assert_equal_weights,
     config,
+    processor,
     resnet,
     teacher_resnet,
     teacher_vit,
@@ -23,7 +23,9 @@ from helpers import (
 from subdistill_hf import cuda_graphs
 from subdistill_hf.baselines import BASELINES
 from subdistill_hf.cuda_graphs import MOST_RECORDINGS, USUAL_CALLS, Replayed
+from subdistill_hf.losses import SubspaceAlignment
 from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.views import ViewCollator
 
 GPU = torch.cuda.is_available()
 ON_GPU = [name for name in FAMILIES if name != "timm regnet"]  # whose layers are wider than the images have positions
@@ -33,7 +35,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-6} if GPU else {"rtol": 0, "atol": 0}
 
 
 class Again:
-    """Does the work again, instead of its kernels."""
+    """Does the work again, instead of its kernels, and puts what it gives on the memory of the first time."""
 
     made = 0
 
@@ -45,12 +47,33 @@ class Again:
             work()
 
     def record(self, work):
-        with_gradients = torch.is_grad_enabled()
+        recording, gradients = work.__self__, torch.is_grad_enabled()
+        autocast = torch.is_autocast_enabled(DEVICE), torch.get_autocast_dtype(DEVICE)
         work()
+        if work.__func__.__name__ == "_run":
+            static = [output.detach() for output in recording.outputs]
+        else:
+            static = [*filter(lambda each: each is not None, recording.by_inputs)]
+            static += recording.by_learned._stretches.values()
+            by_inputs, by_learned = recording.by_inputs, recording.by_learned
+        recording.live = recording.outputs
 
-        def replay():  # whatever the mode is then
-            with torch.set_grad_enabled(with_gradients):
-                work()
+        def replay():
+            with torch.set_grad_enabled(gradients), torch.autocast(DEVICE, enabled=autocast[0], dtype=autocast[1]):
+                if work.__func__.__name__ == "_run":
+                    work()
+                    recording.live, new = recording.outputs, recording.outputs
+                    recording.outputs = tuple(static)
+                else:
+                    kept, recording.outputs = recording.outputs, recording.live
+                    work()
+                    recording.outputs = kept
+                    new = [*filter(lambda each: each is not None, recording.by_inputs)]
+                    new += recording.by_learned._stretches.values()
+                    recording.by_inputs, recording.by_learned = by_inputs, by_learned
+            with torch.no_grad():
+                for own, values in zip(static, new, strict=True):
+                    own.copy_(values)
 
         return replay
 
@@ -122,17 +145,20 @@ def test_values_gradients_buffers_and_random_numbers_are_those_of_the_function()
             assert_close(ours, expected)
 
 
-def test_gradients_are_the_steps_own():
-    """The next replay must not write into what the optimiser reads."""
+def test_values_and_gradients_are_the_steps_own():
+    """The next replay must not write into what the step has given."""
     module = net()
     function = replayed(module)
     kept = []
     for pixels in batches(5):
         module.zero_grad()
-        function([pixels])[0].sum().backward()
-        kept.append((module.last.weight.grad, module.last.weight.grad.clone()))
-    for gradient, then in kept:
+        logits, _ = function([pixels])
+        logits.sum().backward()
+        gradient = module.last.weight.grad
+        kept.append((gradient, gradient.clone(), logits, logits.clone()))
+    for gradient, then, logits, then_logits in kept:
         assert torch.equal(gradient, then)
+        assert torch.equal(logits, then_logits)
     assert not torch.equal(kept[3][0], kept[4][0])
 
 
@@ -208,7 +234,11 @@ def test_a_call_between_a_call_and_its_backward_pass_is_refused():
         function([first])
     loss = function([first])[0].sum()
     function([second])
-    with pytest.raises(RuntimeError, match=r"there was another one before this backward pass.*cuda_graphs='off'"):
+    with pytest.raises(RuntimeError, match=r"another call or backward pass before this one.*cuda_graphs='off'"):
+        loss.backward()
+    loss = function([first])[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"another call or backward pass before this one"):
         loss.backward()
 
 
@@ -218,9 +248,9 @@ def test_what_cannot_be_recorded_goes_on_without_and_says_so(monkeypatch):
             def worse():
                 work()
                 torch.zeros(1, device=DEVICE).item()  # waits for the device
-                if not GPU:
-                    raise RuntimeError("waits for the device\nat some place")
 
+            if not GPU:
+                raise RuntimeError("waits for the device\nat some place")
             return super().record(worse)
 
     plain, module = net(), net()
@@ -239,6 +269,97 @@ def test_what_cannot_be_recorded_goes_on_without_and_says_so(monkeypatch):
         assert_close(found, expected)
     assert function.recordings == 0
     assert_close(module.norm.running_mean, plain.norm.running_mean)
+
+
+def test_the_backward_pass_is_outside_autocast_as_in_a_training():
+    seen = []
+
+    class Look(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, values):
+            return values.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            seen.append(torch.is_autocast_enabled(DEVICE))
+            return gradient
+
+    module = nn.Linear(3, 3).to(DEVICE)
+    function = Replayed(lambda tensors, given: (Look.apply(module(tensors[0])),), module, "the net")
+    for _ in range(4):
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            (found,) = function([torch.ones(2, 3, device=DEVICE)])
+        assert found.dtype == torch.bfloat16
+        found.sum().backward()
+    assert function.recordings == 1
+    assert len(seen) > USUAL_CALLS
+    assert not any(seen)
+
+
+def test_what_the_loss_does_not_depend_on_has_no_gradient():
+    torch.manual_seed(0)
+    module = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)]).to(DEVICE)
+
+    def both(tensors, given):
+        shared = module[0](tensors[0])
+        return module[1](shared), module[2](shared)
+
+    function = Replayed(both, module, "the net")
+    for _ in range(4):
+        module.zero_grad()
+        _, used = function([torch.ones(2, 3, device=DEVICE)])
+        used.sum().backward()
+        assert [layer.weight.grad is None for layer in module] == [False, True, False]
+    assert function.recordings == 1
+
+
+@pytest.mark.parametrize("where", ["module", "weight"])
+def test_what_has_hooks_is_not_replayed(where):
+    module = nn.Linear(3, 3).to(DEVICE)
+    function = Replayed(lambda tensors, given: (module(tensors[0]),), module, "the net")
+    ones = torch.ones(2, 3, device=DEVICE)
+    for _ in range(USUAL_CALLS + 1):
+        function([ones])
+    seen = []
+    if where == "module":
+        hook = module.register_forward_hook(lambda *given: seen.append(1))
+    else:
+        hook = module.weight.register_hook(lambda gradient: seen.append(1) or 10 * gradient)
+    for _ in range(3):
+        module.zero_grad()
+        function([ones])[0].sum().backward()
+        assert module.weight.grad[0, 0] == (2 if where == "module" else 20)
+    assert len(seen) == 3
+    hook.remove()
+    function([ones])
+    assert len(seen) == 3
+    assert function.recordings == 1
+
+
+def test_a_kind_that_cannot_be_recorded_stops_no_other(monkeypatch):
+    module = net()
+    function = replayed(module)
+    whole, short = batches(1)[0], batches(1, size=3)[0]
+    for _ in range(USUAL_CALLS + 1):
+        function([whole])
+    recorder = cuda_graphs.CudaRecorder
+
+    def full():
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", full)
+    for _ in range(USUAL_CALLS):
+        function([short])
+    with pytest.warns(UserWarning, match="no memory"):
+        function([short])
+    function([short])  # says so once
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", recorder)
+    calls = []
+    function.function = lambda tensors, given: calls.append(1) or module(*tensors)
+    function([whole])
+    assert not calls
+    function([short])
+    assert calls
 
 
 # Trainings
@@ -329,6 +450,8 @@ def test_a_cached_training_is_replayed(tmp_path, monkeypatch):
         losses.append([entry["loss"] for entry in found])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3 if GPU else 1e-6)
     assert losses[0] == pytest.approx(losses[2], rel=1e-3 if GPU else 1e-6)
+    if not GPU:
+        assert Again.made == 2  # with the targets in the batch there is no teacher
 
 
 @pytest.mark.parametrize("name", ["swin", "mobilenetv2", "timm mobilenetv4", *(ON_GPU if GPU else [])])
@@ -351,6 +474,8 @@ def test_families_are_replayed_as_teachers_and_students(tmp_path, monkeypatch, n
         run.train()
         found.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert found[0] == pytest.approx(found[1], rel=1e-2 if GPU else 1e-6)
+    if not GPU:
+        assert Again.made == 2
 
 
 def test_graphs_are_for_one_process_on_a_gpu(tmp_path):
@@ -358,4 +483,49 @@ def test_graphs_are_for_one_process_on_a_gpu(tmp_path):
     assert run.graphs == ("all" if GPU else "off")
     run.args.gradient_checkpointing = True
     assert run.graphs == "off"
-    assert CLASS_IDS
+
+
+def test_inputs_that_are_no_tensors_are_the_students(tmp_path, monkeypatch):
+    class WithMore(ViewCollator):
+        def __call__(self, examples):
+            return {**super().__call__(examples), "interpolate_pos_encoding": True}
+
+    _, losses = trained(
+        tmp_path,
+        "all",
+        monkeypatch,
+        student=vit,
+        teacher=teacher_vit,
+        parts={"data_collator": WithMore(processor(), processor())},
+    )
+    assert len(losses) == 7
+    if not GPU:
+        assert Again.made == 1  # the teacher
+
+
+def test_a_training_with_model_init_replays_teacher_and_student(tmp_path, monkeypatch):
+    trained(tmp_path, "all", monkeypatch, parts={"model_init": lambda: resnet()})
+    if not GPU:
+        assert Again.made == 2
+
+
+@pytest.mark.parametrize("change", ["subclass", "method", "hook"])
+def test_a_loss_that_the_user_changed_is_not_replayed(tmp_path, monkeypatch, change):
+    class Own(SubspaceAlignment):
+        pass
+
+    run = trainer(tmp_path, use_cpu=not GPU, max_steps=5, cuda_graphs="losses")
+    alignment = run.prepare_distillation().alignments[0]
+    if not GPU:
+        monkeypatch.setattr(type(run), "graphs", property(lambda self: self.args.cuda_graphs))
+    seen = []
+    if change == "subclass":
+        alignment.__class__ = Own
+    elif change == "method":
+        alignment.compare = lambda *given: SubspaceAlignment.compare(alignment, *given)
+    else:
+        alignment.register_forward_hook(lambda *given: seen.append(1))
+    run.train()
+    assert Again.made == 0
+    if change == "hook":
+        assert len(seen) == 5

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from helpers import trainer
 from subdistill_hf.errors import NonFiniteLossError
 from subdistill_hf.loss_parts import LossParts
 
@@ -51,3 +52,12 @@ def test_on_an_accelerator_the_first_bad_batch_is_what_is_named(monkeypatch):
     monkeypatch.setattr(LossParts, "_stop_if_not_finite", look)
     with pytest.raises(NonFiniteLossError, match="the loss of layer is"):
         tracked.means(4)
+
+
+def test_a_trainer_trains_again_after_a_run_that_stopped_on_a_bad_loss(tmp_path):
+    run = trainer(tmp_path, max_steps=2, logging_steps=1, layer_weight=math.inf)
+    with pytest.raises(NonFiniteLossError):
+        run.train()
+    run.args.layer_weight = 1.0
+    run.train()
+    assert all(math.isfinite(entry["loss"]) for entry in run.state.log_history if "loss" in entry)

@@ -295,3 +295,12 @@ def test_images_of_several_sizes_and_other_processors_are_left_to_nobody():
     left, finished, whole = same_as_on_the_loader(pil, examples[:1])
     assert "images" not in left
     assert torch.equal(finished["pixel_values"], whole["pixel_values"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares the pixels that a GPU makes")
+@pytest.mark.parametrize("size", [32, 40, 64])
+def test_a_gpu_makes_the_loaders_pixels_but_for_the_rounding_of_a_byte(size):
+    left, _, whole = same_as_on_the_loader(ViewCollator(processor(size)), views(seed=3).__getitems__([0, 5, 9]))
+    finished = ViewCollator(processor(size)).finish({name: value.cuda() for name, value in left.items()})
+    byte = 1 / 127.5
+    torch.testing.assert_close(finished["pixel_values"].cpu(), whole["pixel_values"], rtol=0, atol=1.01 * byte)

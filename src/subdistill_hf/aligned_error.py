@@ -8,7 +8,7 @@ size of the matrices, is done for all layers at once: small layers cost calls, n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -159,7 +159,7 @@ class _AlignedErrors(torch.autograd.Function):
         return None, by_matrices, *[None] * 4, *by_values
 
 
-@lru_cache(maxsize=64)
+@cache  # without a limit: a CUDA graph reads what it has recorded, of a few bytes each
 def _inverses(counts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """1/n of each count n; made once, for no step to wait."""
     with torch.inference_mode(False):

@@ -33,7 +33,7 @@ def divided(collate: Collate, device: torch.device) -> tuple[Collate, Finish]:
 def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The images of a batch, on a device."""
     names = (IMAGES, "pixel_values", "teacher_pixel_values")
-    return {name: batch[name].to(device, non_blocking=True) for name in names if name in batch}
+    return {name: batch[name].to(device, non_blocking=device.type == "cuda") for name in names if name in batch}
 
 
 class EpochsOfViews(TrainerCallback):

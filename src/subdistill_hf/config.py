@@ -90,5 +90,5 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # pinned memory serves an accelerator; without one torch warns
-        elif loading is None and self.dataloader_pin_memory:
+        elif self.device.type == "cuda" and loading is None and self.dataloader_pin_memory:
             self.accelerator_config.non_blocking = True  # or each tensor of a batch would wait for the step before

@@ -17,8 +17,9 @@ from torch.autograd.function import once_differentiable
 
 GraphsOf = Literal["all", "losses", "off"]
 GRAPHS: tuple[GraphsOf, ...] = ("all", "losses", "off")
-USUAL_CALLS = 2  # of a kind of input, before it is recorded: a last, smaller batch never is
+USUAL_CALLS = 2  # of a kind of input, before it is recorded
 MOST_RECORDINGS = 4
+MOST_KINDS = 100  # whose calls are counted
 
 Function = Callable[[Sequence[Tensor], Any], tuple[Tensor, ...]]
 
@@ -59,7 +60,8 @@ class Replayed:
 
     The function must do the same for all inputs of a kind, whatever is in them; it may change buffers in place. What
     it returns without gradient is good until the next call. A function that cannot be recorded, because it looks at
-    values on the host, say, is called as it is, with a warning.
+    values on the host, say, is called as it is, with a warning; and so it is, without one, while its modules or
+    parameters have hooks.
 
     Args:
         function: of tensors and of what else their kind has; gives a tuple of tensors.
@@ -74,7 +76,7 @@ class Replayed:
         self._buffers = list(module.buffers())
         self._recordings: dict[Hashable, _Recording] = {}
         self._calls: dict[Hashable, int] = {}
-        self._possible = True
+        self._impossible: set[Hashable] = set()
 
     def __call__(self, inputs: Sequence[Tensor], given: Hashable = None) -> tuple[Tensor, ...]:
         """What the function gives.
@@ -84,26 +86,42 @@ class Replayed:
             given: what else the function is given; belongs to the kind of the inputs.
 
         Raises:
-            RuntimeError: in the backward pass, when there was another call after the one that is differentiated.
+            RuntimeError: in the backward pass, when there was another call or backward pass after the call that is
+                differentiated.
         """
-        if not self._possible:
+        if self._hooked:
             return self.function(inputs, given)
         kind = self._kind(inputs, given)
         recording = self._recordings.get(kind)
-        if recording is None:
-            calls = self._calls[kind] = self._calls.get(kind, 0) + 1
-            if calls <= USUAL_CALLS or len(self._recordings) == MOST_RECORDINGS:
-                return self.function(inputs, given)
+        if recording is None and self._is_due(kind):
             recording = self._record(inputs, given)
             if recording is None:
-                return self.function(inputs, given)
-            self._recordings[kind] = recording
-        return recording(inputs)
+                self._impossible.add(kind)
+            else:
+                self._recordings[kind] = recording
+        return self.function(inputs, given) if recording is None else recording(inputs)
 
     @property
     def recordings(self) -> int:
         """How many kinds of input are recorded."""
         return len(self._recordings)
+
+    @property
+    def _hooked(self) -> bool:
+        """Whether Python of the user's runs with the modules, which a recording would leave out."""
+        return any(
+            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+            for module in self._modules
+        ) or any(weight._backward_hooks for weight in self._parameters)
+
+    def _is_due(self, kind: Hashable) -> bool:
+        """Whether a kind of input has come often enough to be recorded."""
+        if kind in self._impossible or len(self._recordings) == MOST_RECORDINGS:
+            return False
+        if len(self._calls) == MOST_KINDS and kind not in self._calls:
+            self._calls.clear()
+        self._calls[kind] = self._calls.get(kind, 0) + 1
+        return self._calls[kind] > USUAL_CALLS
 
     def _kind(self, inputs: Sequence[Tensor], given: Hashable) -> Hashable:
         """Everything that a recording depends on beside the values of its inputs, parameters and buffers."""
@@ -127,7 +145,6 @@ class Replayed:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 return _Recording(self.function, inputs, given, self._parameters, CudaRecorder())
         except RuntimeError as error:  # out of memory, and whatever must not be recorded
-            self._possible = False
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(
                 f"{self.name} cannot be recorded as a CUDA graph, and goes on without ({reason}). "
@@ -158,14 +175,14 @@ class _Recording:
         self.inputs = [_own(each) for each in inputs]
         self.learned = [weight for weight in parameters if weight.requires_grad] if with_gradients else []
         self.outputs: tuple[Tensor, ...] = ()
-        self.differentiable: list[bool] = []
-        self.slopes: list[Tensor] = []
+        self.slopes: list[Tensor | None] = []  # at each output, if it has a gradient
+        self.reached: list[list[bool]] = []  # by each output: which of the inputs and of what is learned
         self.by_inputs: list[Tensor | None] = []
         self.by_learned = _SideBySide([])
         self.serial = 0
         recorder.warm_up(self._warm_up)
         self.forward = recorder.record(self._run)
-        self.backward = recorder.record(self._differentiate) if self.slopes else None
+        self.backward = recorder.record(self._differentiate) if self._differentiable else None
         # autograd's graph would keep the nodes where weights are accumulated, which belong to the recorder's stream
         outputs: Sequence[Tensor] = self.outputs
         self.outputs = tuple([output.detach() for output in outputs])
@@ -185,34 +202,57 @@ class _Recording:
             own.copy_(values, non_blocking=True)
 
     @torch.no_grad()
-    def take_slopes(self, slopes: Sequence[Tensor]) -> None:
-        """Put the loss's gradients at the outputs where the recording reads them."""
-        wanted = [slope for slope, chosen in zip(slopes, self.differentiable, strict=True) if chosen]
-        for own, values in zip(self.slopes, wanted, strict=True):
-            own.copy_(values, non_blocking=True)
+    def gradients(self, slopes: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients at the inputs and at what is learned; those of the latter are copies, since they are accumulated.
+
+        Args:
+            slopes: the loss's gradient at each output, `None` where it does not depend on it.
+        """
+        used = [slope is not None and own is not None for slope, own in zip(slopes, self.slopes, strict=True)]
+        if not any(used) or self.backward is None:
+            return [None] * (len(self.inputs) + len(self.learned))
+        for own, values in zip(self.slopes, slopes, strict=True):
+            if own is not None:
+                own.zero_() if values is None else own.copy_(values, non_blocking=True)
+        self.backward()
+        found = [*self.by_inputs, *self.by_learned.copies()]
+        by_output = [reached for reached, chosen in zip(self.reached, used, strict=True) if chosen]
+        return [each if any(which) else None for each, which in zip(found, zip(*by_output, strict=True), strict=True)]
+
+    @property
+    def _differentiable(self) -> bool:
+        return any(slope is not None for slope in self.slopes)
 
     def _run(self) -> None:
         with self._precision():
             self.outputs = self._function(self.inputs, self._given)
 
     def _differentiate(self) -> None:
-        wanted = [each for each in self.inputs if each.requires_grad]
-        gradients = torch.autograd.grad(
-            [output for output in self.outputs if output.requires_grad],
-            [*wanted, *self.learned],
-            self.slopes,
-            allow_unused=True,
-        )
-        by_wanted = iter(gradients[: len(wanted)])
-        self.by_inputs = [next(by_wanted) if each.requires_grad else None for each in self.inputs]
-        self.by_learned = _SideBySide(gradients[len(wanted) :])
+        pairs = [pair for pair in zip(self.outputs, self.slopes, strict=True) if pair[1] is not None]
+        gradients = self._gradients([output for output, _ in pairs], [slope for _, slope in pairs])
+        self.by_inputs = gradients[: len(self.inputs)]
+        self.by_learned = _SideBySide(gradients[len(self.inputs) :])
+
+    def _gradients(self, outputs: Sequence[Tensor], slopes: Any, again: bool = False) -> list[Tensor | None]:
+        """At each of the inputs and of what is learned; as in a training, autocast is for the forward pass alone."""
+        wanted = [each for each in (*self.inputs, *self.learned) if each.requires_grad]
+        device = self.inputs[0].device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            found = iter(torch.autograd.grad(outputs, wanted, slopes, retain_graph=again, allow_unused=True))
+        return [next(found) if each.requires_grad else None for each in (*self.inputs, *self.learned)]
 
     def _warm_up(self) -> None:
         self._run()
-        if not self.differentiable:
-            self.differentiable = [output.requires_grad for output in self.outputs]
-            self.slopes = [torch.zeros_like(output) for output in self.outputs if output.requires_grad]
-        if self.slopes:
+        if not self.slopes:
+            self.slopes = [torch.zeros_like(output) if output.requires_grad else None for output in self.outputs]
+            count = len(self.inputs) + len(self.learned)
+            self.reached = [
+                [False] * count
+                if slope is None
+                else [each is not None for each in self._gradients([output], [slope], again=True)]
+                for output, slope in zip(self.outputs, self.slopes, strict=True)
+            ]
+        if self._differentiable:
             self._differentiate()
 
 
@@ -227,24 +267,24 @@ class _Replay(torch.autograd.Function):
         recording.feed(tensors[: len(recording.inputs)])
         recording.forward()
         outputs: tuple[Tensor, ...] = tuple(output.detach().clone() for output in recording.outputs)
-        fixed = [each for each, chosen in zip(outputs, recording.differentiable, strict=True) if not chosen]
+        fixed = [each for each, slope in zip(outputs, recording.slopes, strict=True) if slope is None]
         ctx.mark_non_differentiable(*fixed)
+        ctx.set_materialize_grads(False)
         return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients at inputs and learned tensors; those of the latter are copies, since they are accumulated."""
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients at inputs and learned tensors."""
         recording: _Recording = ctx.recording
-        assert recording.backward is not None
         if ctx.serial != recording.serial:
             raise RuntimeError(
-                "a CUDA graph keeps the activations of its last call alone, and there was another one before this "
-                "backward pass: differentiate each call before the next, or use cuda_graphs='off'"
+                "a CUDA graph keeps the activations of its last call alone, for one backward pass, and there was "
+                "another call or backward pass before this one: differentiate each call once and before the next, or "
+                "use cuda_graphs='off'"
             )
-        recording.take_slopes(slopes)
-        recording.backward()
-        return None, *recording.by_inputs, *recording.by_learned.copies()
+        recording.serial += 1  # the backward pass writes where the activations were
+        return None, *recording.gradients(slopes)
 
 
 class _SideBySide:

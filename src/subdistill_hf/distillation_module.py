@@ -14,7 +14,7 @@ from subdistill_hf.adapters import base_of, frozen_batch_norms
 from subdistill_hf.cuda_graphs import GraphsOf, Replayed
 from subdistill_hf.layer_loss import LayerLoss, without_autocast
 from subdistill_hf.layers import LayerPair
-from subdistill_hf.losses import SubspaceAlignment, companions, compare_together
+from subdistill_hf.losses import SubspaceAlignment, companions, compare_together, is_replayable
 
 
 def logits_of(output: Any) -> Tensor:
@@ -53,13 +53,13 @@ class StudentWithAlignments(nn.Module):
     def replay(self, what: GraphsOf) -> None:
         """Choose what of `forward` is replayed as a CUDA graph while it is trained, see `cuda_graphs.Replayed`.
 
-        Nothing is, where a layer's loss is not `replayable`.
+        Nothing is where a layer's loss is not replayable, see `losses.is_replayable`.
 
         Args:
             what: `"all"`, the layers' `"losses"`, or nothing (`"off"`), which gives the memory back.
         """
         self._replayed = self._replayed_losses = None
-        if not all(getattr(alignment, "replayable", False) for alignment in self.alignments):
+        if not all(is_replayable(alignment) for alignment in self.alignments):
             return
         if what == "all":
             self._replayed = Replayed(self._of_tensors, self, "the student's training step")
@@ -76,7 +76,7 @@ class StudentWithAlignments(nn.Module):
         Returns:
             `logits` `(B, C)`, and `layer_losses` `(L,)`: one for each pair, in order.
         """
-        if self._replayed is not None and self.training:
+        if self._replayed is not None and self.training and all(isinstance(each, Tensor) for each in inputs.values()):
             tensors, geometries = apart([targets[pair.teacher.name] for pair in self.pairs])
             logits, losses = self._replayed([*inputs.values(), *tensors], (tuple(inputs), geometries))
             return {"logits": logits, "layer_losses": losses}

@@ -25,7 +25,7 @@ class LayerLoss(nn.Module):
 
     Attributes:
         replayable: whether both launch the same kernels whatever the values are, and never wait for the device, so
-            that a CUDA graph can hold them.
+            that a CUDA graph can hold them. It is not inherited: each class says so of itself.
     """
 
     replayable: bool = False

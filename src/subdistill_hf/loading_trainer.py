@@ -21,7 +21,16 @@ class LoadingTrainer(JointTrainer):
 
     data_collator: Any
     teaching: Teaching | None = None
+    _trains = False  # a loader that is made meanwhile is for `train` alone, which finishes its batches
     _norm_of_one_position: str | None = None  # a batch norm of the student that no lone image can be trained with
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's."""
+        self._trains = True
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._trains = False
 
     @property
     def _training_images(self) -> int | None:
@@ -47,28 +56,25 @@ class LoadingTrainer(JointTrainer):
     def _loader_with_targets(self) -> Any:
         """The parent's training batches; with a teacher cache they carry the teacher's targets."""
         cache = None if self.teaching is None else self.teaching.cache
-        collate, _ = divided(self._collator(cache is None), self.args.device)
+        collate = self._collator(cache is None)
+        if self._trains:
+            collate, _ = divided(collate, self.args.device)
         with self._collating(collate if cache is None else CachedCollator(collate, cache)):
             return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
         """The parent's, without the teacher's pixels."""
-        collate, _ = divided(self._collator(with_teacher=False), self.args.device)
-        with self._collating(collate):
+        with self._collating(self._collator(with_teacher=False)):
             loader: torch.utils.data.DataLoader[Any] = super().get_eval_dataloader(eval_dataset)
         return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
-        """The parent's, finished on the device."""
+        """The parent's, with their pixels, if these were left to the device."""
         batches, items = super().get_batch_samples(*args, **kwargs)
-        return [self._finished(batch, with_teacher=LOGITS not in batch) for batch in batches], items
-
-    def _finished(self, batch: dict[str, Any], with_teacher: bool) -> dict[str, Any]:
-        """A batch with its pixels, if they were left to the device."""
-        if IMAGES not in batch:
-            return batch
-        _, finish = divided(self._collator(with_teacher), self.args.device)
-        return dict(finish(batch))
+        if any(IMAGES in batch for batch in batches):
+            _, finish = divided(self._collator(with_teacher=LOGITS not in batches[0]), self.args.device)
+            batches = [finish(batch) for batch in batches]
+        return batches, items
 
     def _collator(self, with_teacher: bool) -> Any:
         """The collator, for batches that the teacher sees or not."""
@@ -92,7 +98,6 @@ class LoadingTrainer(JointTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The parent's, on what the student takes."""
-        inputs = self._finished(self._prepare_inputs(inputs), with_teacher=False)
         inputs = {key: value for key, value in inputs.items() if key == "labels" or key not in NOT_FOR_THE_STUDENT}
         if inputs.get("labels") is None:  # the parent would take a lone image's logits for a tuple of one
             with torch.no_grad():

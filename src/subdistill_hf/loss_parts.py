@@ -69,7 +69,7 @@ class LossParts:
         batches = torch.stack(self._batches)
         shares = torch.tensor(self._shares, dtype=torch.float32).to(batches.device, non_blocking=True)
         bad = ~batches.isfinite()
-        first = bad[bad.any(dim=1).int().argmax()]
+        first = bad.index_select(0, bad.any(dim=1).int().argmax()[None])[0]
         self._bad = first if self._bad is None else torch.where(self._bad.any(), self._bad, first)
         for name, total in zip(self._names, shares @ batches.float(), strict=True):
             self._totals[name] = self._totals[name] + total if name in self._totals else total

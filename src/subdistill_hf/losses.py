@@ -129,6 +129,8 @@ class SubspaceAlignment(LayerLoss):
         normalise: divide by the energy e (off is an ablation of the paper).
     """
 
+    replayable = True
+
     def __init__(
         self,
         subspace: Subspace,
@@ -147,9 +149,8 @@ class SubspaceAlignment(LayerLoss):
             self.rotation = OrthonormalMap(subspace.dimensions, student_width)
         else:
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
-        self.replayable = rotation != "procrustes"  # its decomposition waits for the device
         self.energy = subspace.energy if normalise else 1.0
-        self._divisor: Tensor | None = None
+        self._divisors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def read(self, teacher: Features) -> Features:
         """t = Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
@@ -173,11 +174,11 @@ class SubspaceAlignment(LayerLoss):
 
     def divisor(self, like: Tensor) -> Tensor:
         """What the error is divided by, as a scalar tensor of the kind of `like`: made once, for no step to wait."""
-        made = self._divisor
-        if made is None or (made.dtype, made.device) != (like.dtype, like.device):
+        kind = like.dtype, like.device
+        if kind not in self._divisors:
             with torch.inference_mode(False):
-                self._divisor = made = torch.tensor(self.energy, dtype=like.dtype, device=like.device)
-        return made
+                self._divisors[kind] = torch.tensor(self.energy, dtype=like.dtype, device=like.device)
+        return self._divisors[kind]
 
     @property
     def companions(self) -> tuple[Any, ...] | None:
@@ -196,6 +197,13 @@ class SubspaceAlignment(LayerLoss):
         if not self.rotation.keeps_length or not is_narrow(len(mean), mean.device) or not self.centre.eps:
             return None
         return kind, self.centre.training, self.centre.centring, self.centre.eps, mean.dtype
+
+
+def is_replayable(loss: nn.Module) -> bool:
+    """Whether a CUDA graph can hold what a layer's loss does: no part of it was changed, or waits for the device."""
+    parts = list(loss.modules())
+    waits = any(isinstance(part, ProcrustesRotation) for part in parts)  # for its decomposition
+    return bool(vars(type(loss)).get("replayable")) and not waits and not _changed(parts)
 
 
 def _changed(modules: Sequence[nn.Module]) -> bool:

@@ -43,12 +43,13 @@ class Moments:
         return cls(0, vector, matrix, vector.clone(), matrix.clone(), matrix.clone())
 
     @classmethod
-    def of(cls, activation: Tensor, context: Tensor | None = None) -> Moments:
+    def of(cls, activation: Tensor, context: Tensor | None = None, check: bool = True) -> Moments:
         """The moments of one batch.
 
         Args:
             activation: `(B, d, P)`, or `(d, N)` positions side by side.
             context: the margin's derivative, same shape; `None` counts as zero.
+            check: look at once whether the values are finite, for which an accelerator waits.
 
         Raises:
             SubspaceError: for values that are not finite.
@@ -63,20 +64,27 @@ class Moments:
         else:
             c = _columns(context)
             moments = cls(a.shape[1], mean, scatter, c.sum(dim=1), c @ c.T, centred @ c.T)
-        if not (
-            math.isfinite(float(moments.scatter.trace())) and math.isfinite(float(moments.context_scatter.trace()))
-        ):
-            raise SubspaceError("an activation or a context is NaN or infinite: check the teacher and its input")
+        if check:
+            moments.check_finite()
         return moments
+
+    def check_finite(self) -> None:
+        """Refuse moments of values that are not finite; sums stay so, whatever is added.
+
+        Raises:
+            SubspaceError: for values that are not finite.
+        """
+        if not (math.isfinite(float(self.scatter.trace())) and math.isfinite(float(self.context_scatter.trace()))):
+            raise SubspaceError("an activation or a context is NaN or infinite: check the teacher and its input")
 
     @property
     def width(self) -> int:
         """Number of channels d."""
         return int(self.mean.shape[0])
 
-    def update(self, activation: Tensor, context: Tensor | None = None) -> None:
+    def update(self, activation: Tensor, context: Tensor | None = None, check: bool = True) -> None:
         """Add one batch, in place; arguments as for `of`."""
-        self.add(Moments.of(activation, context))
+        self.add(Moments.of(activation, context, check))
 
     def add(self, other: Moments) -> None:
         """Add the positions of `other`, in place."""
@@ -177,7 +185,7 @@ def collect_moments(
         seed: of the draw; it does not depend on how the images are batched.
 
     Raises:
-        SubspaceError: when the stream is empty.
+        SubspaceError: when the stream is empty, or has values that are not finite.
     """
     moments: dict[str, Moments] = {}
     generators: dict[str, torch.Generator] = {}
@@ -194,10 +202,14 @@ def collect_moments(
                 )
                 index = drawn.to(a.device)[:, None, :].expand(-1, a.shape[1], -1)
                 a, c = a.gather(2, index), None if c is None else c.gather(2, index)
+            at_once = a.device.type == "cpu"
             if name in moments:
-                moments[name].update(a, c)
+                moments[name].update(a, c, check=at_once)
             else:
-                moments[name] = Moments.of(a, c)
+                moments[name] = Moments.of(a, c, check=at_once)
     if not moments:
         raise SubspaceError("there are no images to estimate the subspaces from")
-    return {name: layer.synchronised() for name, layer in moments.items()}
+    merged = {name: layer.synchronised() for name, layer in moments.items()}
+    for layer in merged.values():
+        layer.check_finite()
+    return merged

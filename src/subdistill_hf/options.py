@@ -290,7 +290,8 @@ class DistillationOptions:
             "help": "What is recorded once and replayed as a CUDA graph, with the same results and without the "
             "host's work for each kernel: all (teacher, student and losses; the command line's default), the layers' "
             "losses, or off. Nothing is on other devices, with several processes, torch_compile or "
-            "gradient_checkpointing. With all, your own hooks on teacher and student run only while they are recorded."
+            "gradient_checkpointing, nor what has hooks of yours. A model whose Python depends on the values it sees, "
+            "or keeps a state, is not for all."
         },
     )
     teacher_bf16: bool = field(

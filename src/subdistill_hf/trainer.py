@@ -326,7 +326,6 @@ class SubDistillTrainer(LoadingTrainer):
         if self.teaching is not None:
             freeze(self.teaching.teacher)  # whatever was done to it since
         self.fit_subspaces()
-        self._matrices.clear()
         if self._distillation is None or self._distillation.student is not self.model:
             self._distillation = self._make_distillation()
         if self._memory_format is torch.channels_last:
@@ -355,9 +354,15 @@ class SubDistillTrainer(LoadingTrainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)
             alignments = [self._layer_loss(pair) for pair in self.pairs]
-        made = StudentWithAlignments(self.model, self.pairs, alignments).to(self.args.device)
-        made.replay(self.graphs)
-        return made
+        return StudentWithAlignments(self.model, self.pairs, alignments).to(self.args.device)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, Any]:
+        """The parent's; nothing of an earlier training, or of a try with larger batches, goes on."""
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        self._parts = LossParts()
+        self._matrices.clear()
+        self._replay(self.graphs)
+        return prepared
 
     def _identity(self) -> dict[str, Any]:
         images: Any = self.train_dataset

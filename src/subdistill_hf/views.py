@@ -252,16 +252,19 @@ class ViewCollator:
 
     def for_student(self) -> ViewCollator:
         """The same without the teacher's pixels, for batches that the teacher does not see."""
-        return ViewCollator(self.processor)
+        collator = copy.copy(self)
+        collator.teacher_processor = None
+        return collator
 
     def unfinished(self) -> ViewCollator:
         """The same, leaving images of one size as bytes `(B, 3, H, W)` under `images`, for `finish`.
 
-        Processors that work on PIL images do their work at once.
+        Processors that work on PIL images do their work at once, and so do collators whose call is their own.
         """
         collator = copy.copy(self)
         processors = [each for each in (self.processor, self.teacher_processor) if each is not None]
-        collator._finishes = not all(isinstance(each, TorchvisionBackend) for each in processors)
+        tensors = all(isinstance(each, TorchvisionBackend) for each in processors)
+        collator._finishes = not tensors or type(self).__call__ is not ViewCollator.__call__
         return collator
 
     def finish(self, batch: Mapping[str, Any]) -> dict[str, Any]:
