@@ -97,6 +97,7 @@ class Replayed:
             recording = self._record(inputs, given)
             if recording is None:
                 self._impossible.add(kind)
+                self._recordings.clear()  # their random numbers are of the state that is no more; they are made anew
             else:
                 self._recordings[kind] = recording
         return self.function(inputs, given) if recording is None else recording(inputs)
