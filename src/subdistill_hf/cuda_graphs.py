@@ -20,12 +20,19 @@ GRAPHS: tuple[GraphsOf, ...] = ("all", "losses", "off")
 USUAL_CALLS = 2  # of a kind of input, before it is recorded
 MOST_RECORDINGS = 4
 MOST_KINDS = 100  # whose calls are counted
+OUTPUT_HOOKS = "transformers.utils.output_capturing"  # idle unless hidden states or attentions are asked for
 
 Function = Callable[[Sequence[Tensor], Any], tuple[Tensor, ...]]
 
 
 class CudaRecorder:
-    """Records what some work does on a GPU."""
+    """Records what some work does on a GPU.
+
+    Attributes:
+        failures: how often work could not be recorded; what was recorded before draws other random numbers since.
+    """
+
+    failures = 0
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -50,6 +57,7 @@ class CudaRecorder:
             # the state of random numbers would go on believing that it is recorded; a copy of it does not
             random = torch.cuda.default_generators[torch.cuda.current_device()]
             random.graphsafe_set_state(random.clone_state())
+            CudaRecorder.failures += 1
             raise
         replay: Callable[[], None] = graph.replay
         return replay
@@ -60,8 +68,9 @@ class Replayed:
 
     The function must do the same for all inputs of a kind, whatever is in them; it may change buffers in place. What
     it returns without gradient is good until the next call. A function that cannot be recorded, because it looks at
-    values on the host, say, is called as it is, with a warning; and so it is, without one, while its modules or
-    parameters have hooks.
+    values on the host, say, is called as it is, with a warning, and so it is while its modules or parameters have
+    hooks. An output that is not used takes part in the backward pass with a gradient of 0, so its derivatives must be
+    finite.
 
     Args:
         function: of tensors and of what else their kind has; gives a tuple of tensors.
@@ -77,6 +86,8 @@ class Replayed:
         self._recordings: dict[Hashable, _Recording] = {}
         self._calls: dict[Hashable, int] = {}
         self._impossible: set[Hashable] = set()
+        self._failures = CudaRecorder.failures
+        self._told = False
 
     def __call__(self, inputs: Sequence[Tensor], given: Hashable = None) -> tuple[Tensor, ...]:
         """What the function gives.
@@ -90,14 +101,19 @@ class Replayed:
                 differentiated.
         """
         if self._hooked:
+            if not self._told:
+                self._told = True
+                warnings.warn(f"{self.name} has hooks, and is not replayed as a CUDA graph", stacklevel=2)
             return self.function(inputs, given)
+        if self._failures != CudaRecorder.failures:  # in whatever function; recordings are made anew
+            self._failures = CudaRecorder.failures
+            self._recordings.clear()
         kind = self._kind(inputs, given)
         recording = self._recordings.get(kind)
         if recording is None and self._is_due(kind):
             recording = self._record(inputs, given)
             if recording is None:
                 self._impossible.add(kind)
-                self._recordings.clear()  # their random numbers are of the state that is no more; they are made anew
             else:
                 self._recordings[kind] = recording
         return self.function(inputs, given) if recording is None else recording(inputs)
@@ -110,10 +126,13 @@ class Replayed:
     @property
     def _hooked(self) -> bool:
         """Whether Python of the user's runs with the modules, which a recording would leave out."""
-        return any(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-            for module in self._modules
-        ) or any(weight._backward_hooks for weight in self._parameters)
+        for module in self._modules:
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                if hooks and any(getattr(hook, "__module__", None) != OUTPUT_HOOKS for hook in hooks.values()):
+                    return True
+            if module._backward_hooks or module._backward_pre_hooks:
+                return True
+        return any(weight._backward_hooks for weight in self._parameters)
 
     def _is_due(self, kind: Hashable) -> bool:
         """Whether a kind of input has come often enough to be recorded."""

@@ -17,18 +17,22 @@ from subdistill_hf.views import ViewCollator
 
 
 class LoadingTrainer(JointTrainer):
-    """Lets the loader do what the device cannot, and leaves out what a batch is not needed for."""
+    """Lets the loader do what the device cannot, and leaves out what a batch is not needed for.
+
+    On a GPU the batches of the loader that callbacks are handed are not finished: their images are bytes. Loaders that
+    `get_train_dataloader` and `get_eval_dataloader` give to others have pixels.
+    """
 
     data_collator: Any
     teaching: Teaching | None = None
-    _trains = False  # a loader that is made meanwhile is for `train` alone, which finishes its batches
+    _trains = False  # the next training loader is that of the training loop, which finishes its batches
     _norm_of_one_position: str | None = None  # a batch norm of the student that no lone image can be trained with
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's."""
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's, whose own loader leaves pixels to the device."""
         self._trains = True
         try:
-            return super().train(*args, **kwargs)
+            return super()._inner_training_loop(*args, **kwargs)
         finally:
             self._trains = False
 
@@ -58,6 +62,7 @@ class LoadingTrainer(JointTrainer):
         cache = None if self.teaching is None else self.teaching.cache
         collate = self._collator(cache is None)
         if self._trains:
+            self._trains = False
             collate, _ = divided(collate, self.args.device)
         with self._collating(collate if cache is None else CachedCollator(collate, cache)):
             return super().get_train_dataloader()

@@ -201,9 +201,13 @@ class SubspaceAlignment(LayerLoss):
 
 def is_replayable(loss: nn.Module) -> bool:
     """Whether a CUDA graph can hold what a layer's loss does: no part of it was changed, or waits for the device."""
-    parts = list(loss.modules())
-    waits = any(isinstance(part, ProcrustesRotation) for part in parts)  # for its decomposition
-    return bool(vars(type(loss)).get("replayable")) and not waits and not _changed(parts)
+    waits = any(isinstance(part, ProcrustesRotation) for part in loss.modules())  # for its decomposition
+    return not waits and has_replayable_target(loss)
+
+
+def has_replayable_target(loss: nn.Module) -> bool:
+    """Whether a CUDA graph can hold how a layer's loss reads the teacher: no part of it was changed."""
+    return bool(vars(type(loss)).get("replayable")) and not _changed(list(loss.modules()))
 
 
 def _changed(modules: Sequence[nn.Module]) -> bool:
@@ -213,7 +217,7 @@ def _changed(modules: Sequence[nn.Module]) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or not vars(module).keys().isdisjoint(("forward", "compare"))
+        or not vars(module).keys().isdisjoint(("forward", "compare", "read", "target"))
         for module in modules
     )
 
