@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import processor, trainer, views
-from subdistill_hf import batches, cache_building, fitting, loading_trainer
+from subdistill_hf import batches, loading_trainer
 from subdistill_hf.views import ViewCollator
 
 GPU = torch.cuda.is_available()
@@ -13,7 +13,7 @@ GPU = torch.cuda.is_available()
 def divide(monkeypatch, always):
     """Leave the work to whatever device there is, or never."""
     how = batches.divided
-    for module in (cache_building, fitting, loading_trainer):
+    for module in (batches, loading_trainer):
         monkeypatch.setattr(
             module, "divided", lambda collate, device: how(collate, torch.device("cuda" if always else "cpu"))
         )

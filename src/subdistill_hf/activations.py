@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from subdistill_hf.errors import SubDistillError
 
 MAX_PREFIX_TOKENS = 16
+OUTPUT_HOOKS = "transformers.utils.output_capturing"  # idle unless hidden states or attentions are asked for
 
 
 class LayerError(SubDistillError):
@@ -220,6 +221,14 @@ def named_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
             resolve_layers(model, [re.escape(name)])
             raise
     return modules
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether Python of the user's runs with a module."""
+    if module._backward_hooks or module._backward_pre_hooks:
+        return True
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(getattr(hook, "__module__", None) != OUTPUT_HOOKS for hook in hooks)
 
 
 @contextmanager

@@ -76,8 +76,7 @@ class _AlignedErrors(torch.autograd.Function):
         variance = values[0].new_zeros(len(values), widest) if gram is None else gram.diagonal(dim1=1, dim2=2)
         means, lengths = [], []
         kept: list[Tensor] = []
-        counts = tuple(h.shape[0] * h.shape[2] for h in values)
-        shares = _inverses(counts, cross.dtype, cross.device)
+        shares = constants(tuple(1 / (h.shape[0] * h.shape[2]) for h in values), cross.dtype, cross.device)
         for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
             h, t = _alike_in_memory(whole, target.detach())
             width, dimensions = h.shape[1], t.shape[1]
@@ -160,10 +159,10 @@ class _AlignedErrors(torch.autograd.Function):
 
 
 @cache  # without a limit: a CUDA graph reads what it has recorded, of a few bytes each
-def _inverses(counts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """1/n of each count n; made once, for no step to wait."""
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Some numbers as a tensor; made once, for no step to wait."""
     with torch.inference_mode(False):
-        return torch.tensor([1 / count for count in counts], dtype=dtype, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _sums_of_squares(x: Tensor, out: Tensor) -> None:

@@ -30,10 +30,18 @@ def divided(collate: Collate, device: torch.device) -> tuple[Collate, Finish]:
     return unfinished, unfinished.finish
 
 
-def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The images of a batch, on a device."""
-    names = (IMAGES, "pixel_values", "teacher_pixel_values")
-    return {name: batch[name].to(device, non_blocking=device.type == "cuda") for name in names if name in batch}
+def divided_for_teacher(
+    collate: Collate, device: torch.device
+) -> tuple[Collate, Callable[[Mapping[str, Any]], Tensor]]:
+    """As `divided`; what is left takes a loader's batch to the teacher's pixels on the device."""
+    gather, finish = divided(collate, device)
+
+    def pixels(batch: Mapping[str, Any]) -> Tensor:
+        names = [name for name in (IMAGES, "pixel_values", "teacher_pixel_values") if name in batch]
+        there = {name: batch[name].to(device, non_blocking=device.type == "cuda") for name in names}
+        return teacher_pixels(finish(there))
+
+    return gather, pixels
 
 
 class EpochsOfViews(TrainerCallback):

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from subdistill_hf.activations import Features
-from subdistill_hf.batches import Collate, divided, on_device, teacher_pixels
+from subdistill_hf.batches import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layer_loss import LayerLoss
@@ -80,14 +80,13 @@ class TaughtViews:
         Raises:
             DistillationError: for a batch that does not say which view is which.
         """
-        device = self.teaching.device
-        gather, finish = divided(self.collate, device)
+        gather, pixels_of = divided_for_teacher(self.collate, self.teaching.device)
         batch = gather(self._examples(places))
         if "index" not in batch or "view" not in batch:
             raise DistillationError(
                 "teacher_cache needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
             )
-        taught = self.teaching.run(teacher_pixels(finish(on_device(batch, device))), self.distillation)
+        taught = self.teaching.run(pixels_of(batch), self.distillation)
         return torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"]), taught
 
     def _examples(self, places: Sequence[int]) -> list[Any]:

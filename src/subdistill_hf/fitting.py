@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from subdistill_hf.batches import Collate, divided, on_device, teacher_pixels
+from subdistill_hf.batches import Collate, divided_for_teacher
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.moments import Moments, collect_moments
@@ -142,9 +142,9 @@ def _batches(
 ) -> Iterator[dict[str, Tensor]]:
     """The teacher's pixels of every image once, in a fixed order."""
     total = len(share) if hasattr(share, "__len__") else None
-    gather, finish = divided(collate, device)
+    gather, pixels_of = divided_for_teacher(collate, device)
     with tqdm(total=total, desc="subspaces", unit=" images", disable=not show, leave=False) as bar:
         for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=gather):
-            pixels = teacher_pixels(finish(on_device(batch, device)))
+            pixels = pixels_of(batch)
             yield {"pixel_values": pixels}
             bar.update(len(pixels))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.batches import IMAGES, NOT_FOR_THE_STUDENT, divided
+from subdistill_hf.batches import NOT_FOR_THE_STUDENT, Finish, divided
 from subdistill_hf.joint_trainer import JointTrainer
-from subdistill_hf.teacher_cache import LOGITS, CachedCollator
+from subdistill_hf.teacher_cache import CachedCollator
 from subdistill_hf.teaching import Teaching
 from subdistill_hf.views import ViewCollator
 
@@ -26,6 +26,7 @@ class LoadingTrainer(JointTrainer):
     data_collator: Any
     teaching: Teaching | None = None
     _trains = False  # the next training loader is that of the training loop, which finishes its batches
+    _finish: Finish | None = None  # does what that loader leaves
     _norm_of_one_position: str | None = None  # a batch norm of the student that no lone image can be trained with
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,7 +64,7 @@ class LoadingTrainer(JointTrainer):
         collate = self._collator(cache is None)
         if self._trains:
             self._trains = False
-            collate, _ = divided(collate, self.args.device)
+            collate, self._finish = divided(collate, self.args.device)
         with self._collating(collate if cache is None else CachedCollator(collate, cache)):
             return super().get_train_dataloader()
 
@@ -76,10 +77,7 @@ class LoadingTrainer(JointTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The parent's, with their pixels, if these were left to the device."""
         batches, items = super().get_batch_samples(*args, **kwargs)
-        if any(IMAGES in batch for batch in batches):
-            _, finish = divided(self._collator(with_teacher=LOGITS not in batches[0]), self.args.device)
-            batches = [finish(batch) for batch in batches]
-        return batches, items
+        return [batch if self._finish is None else self._finish(batch) for batch in batches], items
 
     def _collator(self, with_teacher: bool) -> Any:
         """The collator, for batches that the teacher sees or not."""

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from subdistill_hf.activations import Features
-from subdistill_hf.aligned_error import aligned_errors
+from subdistill_hf.activations import Features, has_hooks
+from subdistill_hf.aligned_error import aligned_errors, constants
 from subdistill_hf.layer_loss import LayerLoss, at_least_float32
 from subdistill_hf.orthonormal import OrthonormalMap
 from subdistill_hf.procrustes import ProcrustesRotation, follow_together
@@ -150,7 +150,6 @@ class SubspaceAlignment(LayerLoss):
         else:
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
         self.energy = subspace.energy if normalise else 1.0
-        self._divisors: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def read(self, teacher: Features) -> Features:
         """t = Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
@@ -171,14 +170,6 @@ class SubspaceAlignment(LayerLoss):
         dtype = self.centre.running_mean.dtype
         h, t = same_positions(student, target)
         return h.to(dtype), t.to(dtype)
-
-    def divisor(self, like: Tensor) -> Tensor:
-        """What the error is divided by, as a scalar tensor of the kind of `like`: made once, for no step to wait."""
-        kind = like.dtype, like.device
-        if kind not in self._divisors:
-            with torch.inference_mode(False):
-                self._divisors[kind] = torch.tensor(self.energy, dtype=like.dtype, device=like.device)
-        return self._divisors[kind]
 
     @property
     def companions(self) -> tuple[Any, ...] | None:
@@ -213,11 +204,7 @@ def has_replayable_target(loss: nn.Module) -> bool:
 def _changed(modules: Sequence[nn.Module]) -> bool:
     """Whether a module has hooks, or methods of its own."""
     return any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or not vars(module).keys().isdisjoint(("forward", "compare", "read", "target"))
+        has_hooks(module) or not vars(module).keys().isdisjoint(("forward", "compare", "read", "target"))
         for module in modules
     )
 
@@ -247,7 +234,7 @@ def compare_together(
     ]
     centres, rotations = [each.centre for each in alignments], [each.rotation for each in alignments]
     errors = centred_errors(centres, [h for h, _ in aligned], [t for _, t in aligned], rotations)
-    return errors / torch.stack([alignment.divisor(errors) for alignment in alignments])
+    return errors / constants(tuple(each.energy for each in alignments), errors.dtype, errors.device)
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
