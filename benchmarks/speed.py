@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,23 @@ def closed_form(setting: Setting, rounds: int) -> dict[str, Any]:
     return {"closed form over learned": ratio(steps_in_turn(setting, arms, rounds), "closed form", "learned")}
 
 
+def inference_mode(setting: Setting, rounds: int) -> dict[str, Any]:
+    """The teacher's pass under torch's inference mode and without gradients, as the trainer runs it."""
+    teacher, _, size, batch = setting()
+    teacher.to(DEVICE)
+    (inputs,) = _on_device(images(batch, size, batch))
+
+    def run(context: Callable[[], Any]) -> None:
+        with context(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=setting.bf16):
+            for _ in range(STEPS_OF_A_ROUND):
+                teacher(**inputs)
+        _finish()
+
+    modes = {"inference mode": torch.inference_mode, "no gradients": torch.no_grad}
+    times = in_turn({name: partial(run, context) for name, context in modes.items()}, rounds)
+    return {"inference mode over no gradients": ratio(times, *modes)}
+
+
 def compiled(setting: Setting, rounds: int) -> dict[str, Any]:
     """Cached SubDistill steps and plain steps with a compiled student and without."""
     ratios = {}
@@ -630,6 +648,7 @@ def main() -> None:
         "step": lambda: step(setting, options.rounds),
         "memory format": lambda: memory_format(setting, options.rounds),
         "closed form": lambda: closed_form(setting, options.rounds),
+        "teacher's pass": lambda: inference_mode(setting, options.rounds // 2),
         "fit": lambda: fit(setting, max(5, options.rounds // 12), options.fit_images),
         "memory of the fit": lambda: memory(setting, tuple(options.memory_images)),
         "compiled": lambda: compiled(setting, options.rounds // 2),

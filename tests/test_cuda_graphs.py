@@ -22,7 +22,7 @@ from helpers import (
     vit,
     with_confident_head,
 )
-from subdistill_hf import cuda_graphs
+from subdistill_hf import cuda_graphs, procrustes
 from subdistill_hf.baselines import BASELINES
 from subdistill_hf.cuda_graphs import MOST_RECORDINGS, USUAL_CALLS, Replayed
 from subdistill_hf.losses import SubspaceAlignment
@@ -439,10 +439,10 @@ def test_options_of_a_training_are_replayed(tmp_path, monkeypatch, options):
     assert_same_training(tmp_path, "all", monkeypatch, 2, **options)
 
 
-def test_a_rotation_in_closed_form_is_not_recorded(tmp_path, monkeypatch):
-    run, _ = trained(tmp_path, "losses", monkeypatch, rotation="procrustes")
-    assert Again.made == 0
-    assert run.distillation._replayed_losses is None
+@pytest.mark.parametrize("what", ["losses", "all"])
+def test_a_rotation_in_closed_form_is_replayed(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(procrustes, "is_by_products", lambda device: True)  # as on a GPU
+    assert_same_training(tmp_path, what, monkeypatch, 2 if what == "all" else 1, rotation="procrustes")
 
 
 def test_the_memory_of_recordings_is_given_back(tmp_path, monkeypatch):

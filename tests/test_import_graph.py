@@ -22,6 +22,7 @@ CORE = {
     "losses",
     "moments",
     "orthonormal",
+    "polar",
     "procrustes",
     "projection",
     "relevance",

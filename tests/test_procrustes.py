@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from subdistill_hf import procrustes
 from subdistill_hf.activations import to_features
 from subdistill_hf.losses import CENTRINGS, SubspaceAlignment
 from subdistill_hf.moments import Moments
 from subdistill_hf.procrustes import PROCRUSTES, ProcrustesRotation, follow_together, suited_rotation
-from subdistill_hf.rotations import NARROW
+from subdistill_hf.rotations import NARROW, NARROW_ON_ACCELERATORS
 from subdistill_hf.subspaces import Subspace
 
 
@@ -64,7 +65,9 @@ def test_the_matrix_is_the_polar_factor_of_the_running_cross_moment(dimensions, 
     torch.testing.assert_close(rotation.matrix, slow_matrix(batches, 0.3), rtol=0, atol=1e-10)
 
 
-def test_several_follow_together_as_each_by_itself():
+@pytest.mark.parametrize("products", [False, True], ids=["decomposed", "by products"])
+def test_several_follow_together_as_each_by_itself(products, monkeypatch):
+    monkeypatch.setattr(procrustes, "is_by_products", lambda device: products)
     shapes = [(4, 4), (3, 5), (2, 2)]
     moments = [moment(batch(width, seed=width), batch(dimensions)) for dimensions, width in shapes]
     together, alone = ([ProcrustesRotation(width, dimensions).double() for dimensions, width in shapes] for _ in "ab")
@@ -77,7 +80,7 @@ def test_several_follow_together_as_each_by_itself():
         rotation.follow(newest)
         dimensions, width = newest.shape
         assert torch.equal(rotation.cross_moment, other.cross_moment)
-        assert torch.equal(matrix[:dimensions, :width], rotation.matrix)
+        torch.testing.assert_close(matrix[:dimensions, :width], rotation.matrix, rtol=0, atol=1e-9)
         assert matrix[dimensions:].count_nonzero() == matrix[:, width:].count_nonzero() == 0
 
 
@@ -184,9 +187,11 @@ def test_more_dimensions_than_channels_are_refused():
     [
         ([16, NARROW], "cpu", PROCRUSTES),
         ([16, NARROW + 1], "cpu", "orthogonal"),
-        ([16], "cuda", "orthogonal"),
+        ([16, NARROW_ON_ACCELERATORS], "cuda", PROCRUSTES),
+        ([16, NARROW_ON_ACCELERATORS + 1], "cuda", "orthogonal"),
+        ([16], "mps", "orthogonal"),
         ([], "cpu", "orthogonal"),
     ],
 )
-def test_the_closed_form_suits_narrow_layers_on_a_cpu(widths, device, expected):
+def test_the_closed_form_suits_narrow_layers(widths, device, expected):
     assert suited_rotation(widths, torch.device(device)) == expected

@@ -191,13 +191,7 @@ class SubspaceAlignment(LayerLoss):
 
 
 def is_replayable(loss: nn.Module) -> bool:
-    """Whether a CUDA graph can hold what a layer's loss does: no part of it was changed, or waits for the device."""
-    waits = any(isinstance(part, ProcrustesRotation) for part in loss.modules())  # for its decomposition
-    return not waits and has_replayable_target(loss)
-
-
-def has_replayable_target(loss: nn.Module) -> bool:
-    """Whether a CUDA graph can hold how a layer's loss reads the teacher: no part of it was changed."""
+    """Whether a CUDA graph can hold what a layer's loss does and how it reads the teacher: no part was changed."""
     return bool(vars(type(loss)).get("replayable")) and not _changed(list(loss.modules()))
 
 

@@ -225,7 +225,7 @@ class DistillationOptions:
         default="orthogonal",
         metadata={
             "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), auto (that "
-            "for narrow layers on a CPU, or else orthogonal), or, as ablations, linear, or full_width: orthogonal, to "
+            "for narrow layers, or else orthogonal), or, as ablations, linear, or full_width: orthogonal, to "
             "all of the teacher's space instead of a subspace."
         },
     )

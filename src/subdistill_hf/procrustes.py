@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.moments import average_over_processes
-from subdistill_hf.rotations import NARROW, RotationKind
+from subdistill_hf.polar import is_by_products, polar_factor, polar_factors_by_products
+from subdistill_hf.rotations import RotationKind, is_narrow
 
 PROCRUSTES: Literal["procrustes"] = "procrustes"
 
@@ -45,10 +46,8 @@ class ProcrustesRotation(nn.Module):
     @property
     @torch.no_grad()
     def matrix(self) -> Tensor:
-        """V, `(K', K)`; decomposed in float64, where a small singular value still has a direction."""
-        left, _, right = torch.linalg.svd(self.cross_moment.double(), full_matrices=False)
-        matrix: Tensor = (left @ right).to(self.cross_moment.dtype)
-        return matrix
+        """V, `(K', K)`."""
+        return polar_factor(self.cross_moment)
 
     @torch.no_grad()
     def follow(self, newest: Tensor) -> None:
@@ -72,24 +71,25 @@ def follow_together(rotations: Sequence[ProcrustesRotation], newest: Tensor) -> 
         V of each layer, the batch included, in a stack like that of the moments.
     """
     newest = average_over_processes(newest)
+    at_once = is_by_products(newest.device)
     stack = torch.zeros_like(newest)
     for index, rotation in enumerate(rotations):
         dimensions, width = rotation.cross_moment.shape
         rotation.follow(newest[index, :dimensions, :width])
-        stack[index, :dimensions, :width] = rotation.matrix
-    return stack
+        stack[index, :dimensions, :width] = rotation.cross_moment if at_once else rotation.matrix
+    return polar_factors_by_products(stack) if at_once else stack
 
 
 def suited_rotation(widths: Iterable[int], device: torch.device) -> RotationKind | Literal["procrustes"]:
-    """The rotation of a user who leaves it open: in closed form for narrow layers on a CPU, otherwise learned.
+    """The rotation of a user who leaves it open: in closed form for narrow layers, otherwise learned.
 
     There the closed form gives better students (`benchmarks/results/glyphs_rotation`) and costs about as much as
-    the learned one. The decompositions of wide layers cost far more, and an accelerator would wait for them in each
-    step.
+    the learned one. The polar factors of wide layers cost far more.
 
     Args:
         widths: channels K of the student's layers; none where nothing is rotated.
-        device: where the student is trained.
+        device: where the student is trained: a CPU, or a device that makes polar factors by products.
     """
     widest = max(widths, default=0)
-    return PROCRUSTES if device.type == "cpu" and 0 < widest <= NARROW else "orthogonal"
+    able = device.type == "cpu" or is_by_products(device)
+    return PROCRUSTES if able and widest and is_narrow(widest, device) else "orthogonal"

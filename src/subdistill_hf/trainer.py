@@ -35,7 +35,7 @@ from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.loading_trainer import LoadingTrainer
 from subdistill_hf.lone_images import norm_of_one_position, refuse_lone_image
 from subdistill_hf.loss_parts import LossParts
-from subdistill_hf.losses import RotationOption, SubspaceAlignment, has_replayable_target, logit_distillation
+from subdistill_hf.losses import RotationOption, SubspaceAlignment, is_replayable, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models import freeze
@@ -150,7 +150,7 @@ class SubDistillTrainer(LoadingTrainer):
             self._distillation.replay(what)
         if self.teaching is not None:
             made = self._distillation
-            fits = what == "all" and made is not None and all(map(has_replayable_target, made.alignments))
+            fits = what == "all" and made is not None and all(map(is_replayable, made.alignments))
             self.teaching.replay(made if fits else None)
 
     @property
