@@ -24,10 +24,10 @@ class LossParts:
         self._bad: Tensor | None = None  # which parts of the first batch with a bad one
 
     def add(self, names: Sequence[str], values: Tensor, step: int, share: float = 1.0) -> None:
-        """Add the parts of one batch.
+        """Add the parts of one batch; it is kept, and summed up with others.
 
         On a CPU a part that is not finite stops the run at once. On an accelerator a look would stall the device:
-        batches are kept until `means` looks.
+        that has to wait until `means` looks.
 
         Args:
             names: of the parts.
@@ -45,9 +45,10 @@ class LossParts:
         self._batches.append(values)
         self._shares.append(share)
         self.count += share
-        if values.device.type == "cpu" or len(self._batches) == MOST_BATCHES:
+        bad = values.device.type == "cpu" and not bool(values.isfinite().all())
+        if bad or len(self._batches) == MOST_BATCHES:
             self._sum_up()
-        if values.device.type == "cpu":
+        if bad:
             self._stop_if_not_finite(step)
 
     def means(self, step: int) -> dict[str, Tensor]:
