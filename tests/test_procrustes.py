@@ -8,8 +8,7 @@ from subdistill_hf import procrustes
 from subdistill_hf.activations import to_features
 from subdistill_hf.losses import CENTRINGS, SubspaceAlignment
 from subdistill_hf.moments import Moments
-from subdistill_hf.procrustes import PROCRUSTES, ProcrustesRotation, follow_together, suited_rotation
-from subdistill_hf.rotations import NARROW, NARROW_ON_ACCELERATORS
+from subdistill_hf.procrustes import MOST_CHANNELS, PROCRUSTES, ProcrustesRotation, follow_together, suited_rotation
 from subdistill_hf.subspaces import Subspace
 
 
@@ -185,10 +184,10 @@ def test_more_dimensions_than_channels_are_refused():
 @pytest.mark.parametrize(
     ("widths", "device", "expected"),
     [
-        ([16, NARROW], "cpu", PROCRUSTES),
-        ([16, NARROW + 1], "cpu", "orthogonal"),
-        ([16, NARROW_ON_ACCELERATORS], "cuda", PROCRUSTES),
-        ([16, NARROW_ON_ACCELERATORS + 1], "cuda", "orthogonal"),
+        ([16, MOST_CHANNELS], "cpu", PROCRUSTES),
+        ([16, MOST_CHANNELS + 1], "cpu", "orthogonal"),
+        ([16, MOST_CHANNELS], "cuda", PROCRUSTES),
+        ([16, MOST_CHANNELS + 1], "cuda", "orthogonal"),
         ([16], "mps", "orthogonal"),
         ([], "cpu", "orthogonal"),
     ],

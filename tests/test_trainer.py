@@ -31,7 +31,7 @@ from helpers import (
     vit,
     weights_of,
 )
-from subdistill_hf import losses, rotations
+from subdistill_hf import losses, procrustes, rotations
 from subdistill_hf import trainer as trainer_module
 from subdistill_hf.activations import LayerError
 from subdistill_hf.aligned_error import aligned_errors
@@ -513,7 +513,7 @@ def test_model_init_gives_every_training_a_fresh_student_and_fresh_rotations(tmp
 
 
 @pytest.mark.parametrize(
-    ("narrow", "options", "expected"),
+    ("most", "options", "expected"),
     [
         (20, {}, "procrustes"),
         (19, {}, "orthogonal"),
@@ -521,8 +521,8 @@ def test_model_init_gives_every_training_a_fresh_student_and_fresh_rotations(tmp
         (20, {"rotation": "linear"}, "linear"),
     ],
 )
-def test_a_rotation_that_is_left_open_suits_the_layers(tmp_path, monkeypatch, narrow, options, expected):
-    monkeypatch.setattr(rotations, "NARROW", narrow)
+def test_a_rotation_that_is_left_open_suits_the_layers(tmp_path, monkeypatch, most, options, expected):
+    monkeypatch.setattr(procrustes, "MOST_CHANNELS", most)
     run = trainer(tmp_path, **{"rotation": "auto"} | options)
     assert max(pair.student.width for pair in run.pairs) == 20
     assert run.rotation == expected

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from subdistill_hf.moments import average_over_processes
 from subdistill_hf.polar import is_by_products, polar_factor, polar_factors_by_products
-from subdistill_hf.rotations import RotationKind, is_narrow
+from subdistill_hf.rotations import RotationKind
 
 PROCRUSTES: Literal["procrustes"] = "procrustes"
+MOST_CHANNELS = 128  # for which the closed form is chosen
 
 
 class ProcrustesRotation(nn.Module):
@@ -81,15 +82,14 @@ def follow_together(rotations: Sequence[ProcrustesRotation], newest: Tensor) -> 
 
 
 def suited_rotation(widths: Iterable[int], device: torch.device) -> RotationKind | Literal["procrustes"]:
-    """The rotation of a user who leaves it open: in closed form for narrow layers, otherwise learned.
+    """The rotation of a user who leaves it open: in closed form up to `MOST_CHANNELS`, otherwise learned.
 
-    There the closed form gives better students (`benchmarks/results/glyphs_rotation`) and costs about as much as
-    the learned one. The polar factors of wide layers cost far more.
+    There the closed form gives better students (`benchmarks/results/glyphs_rotation` and `glyphs_rotation_wide`) and
+    costs about as much as the learned one. The polar factors of wide layers cost far more.
 
     Args:
         widths: channels K of the student's layers; none where nothing is rotated.
         device: where the student is trained: a CPU, or a device that makes polar factors by products.
     """
-    widest = max(widths, default=0)
     able = device.type == "cpu" or is_by_products(device)
-    return PROCRUSTES if able and widest and is_narrow(widest, device) else "orthogonal"
+    return PROCRUSTES if able and 0 < max(widths, default=0) <= MOST_CHANNELS else "orthogonal"
