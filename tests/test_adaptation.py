@@ -337,3 +337,15 @@ def test_the_record_names_no_folder_of_this_machine(places, fitted):
     assert str(places) not in record
     assert json.loads(record)["id2label"] == {str(output): name for output, name in enumerate(SUBTASK)}
     assert processor().size["height"] == load_teacher(str(fitted[1] / ADAPTER_FOLDER)).processor.size["height"]
+
+
+def test_an_adapter_of_other_images_is_not_used_again(places, fitted, copied):
+    """Of a folder of the same name, with as many images of the same classes."""
+    (places / "other").mkdir()
+    write_colour_folder(places / "other" / "images", COLOURS[::-1], train=20, test=8)
+    for name in ("blue", "red"):
+        (places / "other" / "images" / "train" / name).rename(places / "other" / f"{name} images")
+    (places / "other" / "blue images").rename(places / "other" / "images" / "train" / "red")
+    (places / "other" / "red images").rename(places / "other" / "images" / "train" / "blue")
+    with pytest.raises(AdaptationError, match="another choice of content"):
+        planned(places, copied, resume=True, dataset=str(places / "other" / "images"))

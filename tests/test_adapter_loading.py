@@ -227,3 +227,15 @@ def test_an_adapter_on_the_hub_is_read_with_its_base_and_both_commits_are_record
         commits = [hub.commits(repository)[-1].oid for repository in ("org/adapter", "org/base")]
         assert names == ["org/adapter", "org/adapter", commits[0], "org/base", "org/base", commits[1]]
         assert size == 32
+
+
+def test_the_names_of_a_base_are_read_in_the_order_of_its_outputs(tmp_path):
+    """A configuration may list them as texts: 0, 1, 10, 11, 2."""
+    names = [f"class {output}" for output in range(12)]
+    base = save_teacher(tmp_path / "base", teacher_resnet(names))
+    described = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    described["id2label"] = {output: described["id2label"][output] for output in sorted(described["id2label"])}
+    (base / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    write_adapter(tmp_path / "adapter", teacher_resnet(names), base, names)
+    assert load_teacher(str(base)).labels == dict(enumerate(names))
+    assert load_teacher(str(tmp_path / "adapter")).labels == dict(enumerate(names))

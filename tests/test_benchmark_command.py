@@ -15,7 +15,7 @@ from light_jobs import environment_of, job, killed, refused
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
-from subdistill_hf.benchmark.workers import run_jobs
+from subdistill_hf.benchmark.workers import _device, run_jobs
 from subdistill_hf.cli import main
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.options import BenchmarkOptions
@@ -303,3 +303,10 @@ def wait_until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end, "still waiting"
         time.sleep(0.02)
+
+
+def test_workers_take_the_gpus_that_the_command_may_use(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [_device(index) for index in range(2)] == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert [_device(index) for index in range(2)] == ["2", "3"]

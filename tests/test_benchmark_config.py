@@ -128,3 +128,10 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     path.write_text("- kd", encoding="utf-8")
     with pytest.raises(BenchmarkError, match=r"the file is \['kd'\]: expected names with values"):
         read_benchmark(path)
+
+
+@pytest.mark.parametrize("classes", [["b", "a"], ["b", "c"]], ids=["in another order", "in part"])
+def test_classes_that_chose_the_options_are_not_among_the_final_ones(tmp_path, classes):
+    tuning = TUNING | {"subtasks": {"other": classes}}
+    with pytest.raises(BenchmarkError, match="'other' is among the tuning subtasks and the final ones"):
+        read(tmp_path, subtasks={"final": ["a", "b"]}, tuning=tuning)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoImageProcessor
 
-from helpers import resnet, save_teacher, vit
+from helpers import NAMES, processor, resnet, save_teacher, teacher_resnet, vit
 from subdistill_hf.glyph_classes import CLASS_NAMES
 from subdistill_hf.models import (
     ModelError,
@@ -18,6 +18,7 @@ from subdistill_hf.models import (
     load_teacher,
     weights_digest,
 )
+from subdistill_hf.students import build_student
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,10 @@ def test_parameters_are_counted_once_each():
     assert count_parameters(vit(hidden=24, layers=1)) == sum(
         tensor.numel() for tensor in vit(hidden=24, layers=1).state_dict().values()
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_read_as_float32(tmp_path, dtype):
+    folder = save_teacher(tmp_path, teacher_resnet().to(dtype))
+    for model in (load_teacher(str(folder)).model, build_student(str(folder), NAMES, processor()).model):
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}

@@ -61,7 +61,8 @@ def test_every_method_starts_from_the_same_student_and_sees_the_same_views(input
 
 def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
     task = load_task(
-        task_options(inputs), config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5)
+        task_options(inputs),
+        config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5, kd_weight=0.25),
     )
     weights = {
         method: _build(task, method, announce=False).trainer.loss_weights for method in ("kd", "fitnet", "subdistill")
@@ -69,7 +70,7 @@ def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
     assert weights == {
         "kd": {"task": 0.0, "kd": 1.0, "layer": 0.0},
         "fitnet": {"task": 0.0, "kd": 1.0, "layer": 1.0},
-        "subdistill": {"task": 0.5, "kd": 1.0, "layer": 7.0},
+        "subdistill": {"task": 0.5, "kd": 0.25, "layer": 7.0},
     }
 
 

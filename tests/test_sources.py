@@ -16,7 +16,7 @@ from subdistill_hf.data import load_subtask
 from subdistill_hf.errors import DataError
 from subdistill_hf.glyph_classes import CLASS_NAMES
 from subdistill_hf.options import DataOptions
-from subdistill_hf.sources import ParquetSource, open_source
+from subdistill_hf.sources import ParquetSource, digest_of_rows, open_source
 from subdistill_hf.views import ViewDataset
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -235,3 +235,43 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     (tmp_path / "train.parquet").write_bytes((tmp_path / "train.parquet").read_bytes()[:-9])
     with pytest.raises(DataError, match=r"cannot be loaded: .*[Pp]arquet"):
         load_subtask(options(tmp_path, CLASS_IDS, test_fraction=0.25))
+
+
+def test_labels_that_mean_other_classes_in_another_split_are_refused(tmp_path):
+    def table(names, split):
+        rows = glyph_rows(CLASS_IDS, 4, split).select_columns(["img"])
+        return rows.add_column("label", [0, 1, 2] * 4, feature=datasets.ClassLabel(names=names))
+
+    saved = datasets.DatasetDict({"train": table(["a", "b", "c"], "train"), "test": table(["a", "c", "b"], "test")})
+    saved.save_to_disk(tmp_path / "saved")
+    message = "column 'label': class 1 is 'b' in the train split and 'c' in the test split"
+    with pytest.raises(DataError, match=message):
+        load_subtask(DataOptions(str(tmp_path / "saved"), ["a", "b"]), 0)
+    (tmp_path / "files").mkdir()
+    for split, rows in saved.items():
+        rows.to_parquet(tmp_path / "files" / f"{split}.parquet")
+    with pytest.raises(DataError, match=message):
+        load_subtask(DataOptions(str(tmp_path / "files"), ["a", "b"]), 0)
+    saved["test"] = saved["train"]
+    saved.save_to_disk(tmp_path / "alike")
+    assert load_subtask(DataOptions(str(tmp_path / "alike"), ["a", "b"]), 0).subtask.names == ("a", "b")
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_dataset_that_was_saved_with_a_format_is_read(tmp_path, kind):
+    datasets.DatasetDict({"train": glyph_rows(CLASS_IDS, 8).with_format(kind)}).save_to_disk(tmp_path / "saved")
+    data = load_subtask(options(tmp_path / "saved", CLASS_IDS, test_fraction=0.25), 0)
+    assert ViewDataset(data.train, data.columns)[0]["image"].shape == (3, 32, 32)
+
+
+def test_the_digest_of_rows_is_of_images_and_labels():
+    columns = ImageColumns("img", "fine_label")
+    rows = glyph_rows(CLASS_IDS, 4)
+    digests = {
+        digest_of_rows(part, columns) for part in (rows, rows.select(range(11)), glyph_rows(CLASS_IDS, 4, "test"))
+    }
+    assert len(digests) == 3
+    again = datasets.Dataset.from_dict(rows.to_dict(), features=rows.features)
+    assert digest_of_rows(again, columns) == digest_of_rows(rows, columns)
+    other = rows.to_dict() | {"fine_label": [CLASS_IDS[0]] * len(rows)}
+    assert digest_of_rows(datasets.Dataset.from_dict(other, features=rows.features), columns) not in digests

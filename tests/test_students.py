@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from families import FAMILIES, build
-from helpers import NAMES, glyph_rows, processor, save_teacher, vit
+from helpers import NAMES, glyph_rows, processor, resnet, save_teacher, vit
 from subdistill_hf.models import ModelError, count_parameters, image_size_of, load_teacher
 from subdistill_hf.new_models import labels_of
 from subdistill_hf.students import build_student
@@ -233,3 +233,14 @@ def test_a_trained_timm_student_comes_from_the_hub_with_its_tag(hub, tmp_path):
     different = {name for name in before if before[name].shape != after[name].shape}
     assert len(different) == 2  # weight and bias of the head
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - different)
+
+
+def test_a_head_of_as_many_other_classes_is_not_kept(tmp_path):
+    folder = save_teacher(tmp_path, resnet(["x", "y", "z"]))
+    before = load_file(folder / "model.safetensors")
+    same = build_student(str(folder), ["x", "y", "z"], processor()).model.state_dict()
+    other = build_student(str(folder), ["y", "x", "z"], processor())
+    assert other.model.config.id2label == {0: "y", 1: "x", 2: "z"}
+    for name, weight in other.model.state_dict().items():
+        assert torch.equal(same[name], before[name])
+        assert torch.equal(weight, before[name]) == (not name.startswith("classifier")), name

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from subdistill_hf.target_files import PRECISIONS, CacheError, TargetFile, make_room
+from subdistill_hf.target_files import PRECISIONS, CacheError, TargetFile, make_room, remove_leftovers
 
 SHAPE = (6, 4, 5)
 
@@ -194,3 +194,32 @@ def test_the_index_says_what_the_targets_are_of(tmp_path):
     file, _ = written(tmp_path, layer="stage 1")
     entry = json.loads((tmp_path / f"{file.name}.json").read_text(encoding="utf-8"))
     assert entry["of"] == {"teacher": "abc", "layer": "stage 1"}
+
+
+def test_leftovers_of_killed_runs_are_deleted_an_hour_later(tmp_path):
+    file, _ = written(tmp_path)
+    orphan, _ = written(tmp_path, teacher="killed")
+    orphan._index.unlink()
+    left = [orphan.find(), *tmp_path.glob(f"{orphan.name}-*"), tmp_path / ".x.part", tmp_path / ".x.json"]
+    left = [path for path in left if path is not None]
+    for path in left[1:]:
+        path.write_text("{}", encoding="utf-8")
+    remove_leftovers(tmp_path)
+    assert all(path.exists() for path in left)
+    for path in left:
+        os.utime(path, (0, 0))
+    for path in tmp_path.glob(f"{file.name}*"):
+        os.utime(path, (0, 0))
+    make_room(tmp_path, 0, 2**30, ())
+    assert not any(path.exists() for path in left)
+    assert file.check() is None
+
+
+def test_targets_of_another_user_can_be_read(tmp_path, monkeypatch):
+    file, _ = written(tmp_path)
+
+    def refused(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert file.check() is None

@@ -100,3 +100,12 @@ def test_few_images_are_taught_in_eight_views_unless_it_is_said_otherwise(inputs
     assert task.config.teacher_cache == expected
     assert task.views(_build(task, "kd", announce=False).student).views == task.config.views
     assert [enough_views(images) for images in (1, CACHED_IMAGES, CACHED_IMAGES + 1)] == ["8", "8", "off"]
+
+
+def test_gpus_of_this_process_that_are_not_used_do_not_make_a_run_longer(inputs, tmp_path):
+    epochs = []
+    for gpus in (1, 4):
+        chosen = config(tmp_path / "out", max_steps=-1, num_train_epochs=0)
+        chosen._n_gpu = gpus  # of which the trainer takes one
+        epochs.append(load_task(task_options(inputs), chosen).config.num_train_epochs)
+    assert epochs[0] == epochs[1]

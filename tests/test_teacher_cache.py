@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from helpers import (
     CLASS_IDS,
@@ -312,3 +313,70 @@ def test_every_class_of_the_subtask_is_kept_in_the_students_order(tmp_path):
         logits = training.teaching.teacher(pixel_values=batch["pixel_values"]).logits[:, list(CLASS_IDS)]
     kept = training.teaching.cache.read(batch["index"], batch["view"])[LOGITS]
     torch.testing.assert_close(kept.float(), logits, rtol=HALF, atol=1e-4)
+
+
+def error_of_targets(run):
+    """How far the logits in the training batches are from the teacher's of their pixels, in shares of the largest."""
+    errors = []
+    for batch in run.get_train_dataloader():
+        expected = run.teaching.logits(batch["pixel_values"])
+        errors.append(float((batch[LOGITS].float() - expected).abs().max() / expected.abs().max()))
+    return max(errors)
+
+
+def test_other_images_in_the_same_trainer_have_targets_of_their_own(tmp_path):
+    trained = run(tmp_path, method="kd", max_steps=1)
+    trained.train()
+    assert error_of_targets(trained) < 1e-3
+    trained.train_dataset = views(split="test", augmentation="pad_crop", flip=True, seed=8, views=2)
+    trained.train()
+    assert error_of_targets(trained) < 1e-3
+
+
+def test_a_teacher_that_was_changed_between_trainings_is_asked_again(tmp_path):
+    trained = run(tmp_path, max_steps=1)
+    trained.train()
+    first, subspaces = trained.teaching.digest, dict(trained.subspaces)
+    trained.teaching.teacher.load_state_dict(teacher_resnet(seed=9).state_dict())
+    trained.train()
+    assert trained.teaching.digest != first
+    assert error_of_targets(trained) < 1e-3
+    assert all(trained.subspaces[name].digest != subspace.digest for name, subspace in subspaces.items())
+
+
+def with_two_adapters():
+    torch.manual_seed(0)
+    settings = LoraConfig(target_modules=["convolution"], r=2, init_lora_weights=False)
+    adapted = get_peft_model(teacher_resnet(), settings, "first")
+    adapted.add_adapter("second", settings)
+    return adapted
+
+
+def test_another_adapter_of_a_teacher_has_targets_of_its_own(tmp_path):
+    digests = set()
+    for name in ("first", "second", "first"):
+        teacher = with_two_adapters()
+        teacher.set_adapter(name)
+        trained = run(tmp_path, method="kd", max_steps=1, teacher=teacher)
+        trained.train()
+        assert error_of_targets(trained) < 1e-3
+        digests.add(trained.teaching.digest)
+    assert len(digests) == 2
+
+
+def test_kept_targets_that_are_not_this_teachers_are_made_again(tmp_path):
+    """What its weights do not tell, such as a method that was replaced."""
+    run(tmp_path, method="kd", max_steps=1).train()
+    teacher = teacher_resnet()
+    forward = teacher.forward
+
+    def reversed_outputs(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits.flip(1)
+        return output
+
+    teacher.forward = reversed_outputs
+    changed = run(tmp_path, method="kd", max_steps=1, teacher=teacher)
+    with pytest.warns(UserWarning, match="another teacher's: they are made again"):
+        changed.train()
+    assert error_of_targets(changed) < 1e-3

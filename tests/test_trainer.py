@@ -981,3 +981,95 @@ def test_rotations_are_made_once_for_an_optimisers_step(tmp_path, monkeypatch):
         assert len(made) == (3 if kept else 9)
         histories.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert histories[0] == histories[1]
+
+
+# Arguments that change between trainings, as in a search
+
+
+def last_loss(run):
+    return [entry["loss"] for entry in run.state.log_history if "loss" in entry][-1]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"basis": "pca"},
+        {"positions": 2},
+        {"layer_pairs": 2},
+        {"centring": "mean"},
+        {"rotation": "procrustes"},
+        {"method": "fitnet"},
+        {"method": "kd"},
+        {"normalise_energy": False},
+    ],
+    ids=str,
+)
+def test_changed_arguments_give_what_a_fresh_trainer_gives(tmp_path, changed):
+    fresh = trainer(tmp_path / "fresh", parts={"model_init": lambda: resnet()}, max_steps=2, **changed)
+    fresh.train()
+    run = trainer(tmp_path / "used", parts={"model_init": lambda: resnet()}, max_steps=2)
+    run.train()
+    before = last_loss(run)
+    for name, value in changed.items():
+        setattr(run.args, name, value)
+    run.train()
+    assert last_loss(run) == pytest.approx(last_loss(fresh), rel=1e-6)
+    assert last_loss(run) != pytest.approx(before, rel=1e-3)
+    assert run._identity() == fresh._identity()
+
+
+def test_given_subspaces_stay_whatever_changes(tmp_path):
+    given = trainer(tmp_path / "given").fit_subspaces()
+    run = trainer(tmp_path / "run", parts={"subspaces": given}, max_steps=1)
+    run.train()
+    run.args.basis = "pca"
+    run.train()
+    assert run.subspaces == given
+
+
+def test_the_best_of_a_student_with_a_head_of_its_own_is_loaded(tmp_path):
+    student = resnet()
+    student.classifier[1] = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Linear(20, 3))
+    run = trainer(
+        tmp_path,
+        student,
+        max_steps=4,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        parts={"compute_metrics": Scripted(0.9, 0.1)},
+    )
+    run.train()
+    best = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert_equal_weights(weights_of(run.model), best)
+
+
+def test_the_short_card_tells_the_evaluation_of_the_student_that_is_kept(tmp_path):
+    class Accuracies(Scripted):
+        def __call__(self, predicted):
+            return {"accuracy": super().__call__(predicted)["score"]}
+
+    run = trainer(
+        tmp_path,
+        max_steps=6,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        parts={"compute_metrics": Accuracies(0.1, 0.9, 0.2)},
+    )
+    run.train()
+    assert "accuracy: 0.9000" in str(run.describe_student("expert"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_teacher_of_half_precision_takes_the_pixels_as_they_come(tmp_path, dtype):
+    run = trainer(tmp_path, teacher=teacher_resnet().to(dtype), max_steps=2)
+    run.train()
+    assert np.isfinite(last_loss(run))
+    assert {subspace.mean.dtype for subspace in run.subspaces.values()} == {torch.float64}

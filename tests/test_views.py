@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as image_functional
+from transformers import BitImageProcessor
 from transformers.models.vit import ViTImageProcessorPil
 
 from helpers import COLUMNS, NAMES, processor, save_teacher, subtask_rows, views
@@ -304,3 +305,12 @@ def test_a_gpu_makes_the_loaders_pixels_but_for_the_rounding_of_a_byte(size):
     finished = ViewCollator(processor(size)).finish({name: value.cuda() for name, value in left.items()})
     byte = 1 / 127.5
     torch.testing.assert_close(finished["pixel_values"].cpu(), whole["pixel_values"], rtol=0, atol=1.01 * byte)
+
+
+def test_processors_of_other_classes_are_told_apart_whatever_their_settings():
+    first = processor()
+    settings = {name: value for name, value in first.to_dict().items() if name != "image_processor_type"}
+    other = BitImageProcessor(**settings)
+    items = views().__getitems__([0, 1])
+    assert "teacher_pixel_values" in ViewCollator(first, other)(items)
+    assert "teacher_pixel_values" not in ViewCollator(first, processor())(items)

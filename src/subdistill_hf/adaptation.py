@@ -35,6 +35,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models import freeze, image_size_of, weights_digest
 from subdistill_hf.options import EMBEDDED_TEACHERS, DataOptions
 from subdistill_hf.progress import show_progress
+from subdistill_hf.sources import digest_of_rows
 from subdistill_hf.task import Task
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator, ViewDataset
@@ -106,7 +107,7 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     set_seed(config.seed)
     replace_head(model, names)
     targets = _targets(model, task) if options.adapt_teacher == "lora" else ()
-    images_per_step = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+    images_per_step = config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps
     steps = math.ceil(len(data.train) / images_per_step)
     epochs = options.adapt_epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     identity = {
@@ -119,6 +120,7 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
         "learning_rate": options.adapt_learning_rate,
         "seed": config.seed,
         "dataset": [data.name, data.revision, len(data.train), len(data.validation)],
+        "content": [digest_of_rows(rows, data.columns) for rows in (data.train, data.validation)],
         "images": {name: getattr(options, name) for name in CHOICE_OF_IMAGES},
         "augmentation": [task.augmentation, task.flip],
     }

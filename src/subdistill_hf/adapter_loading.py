@@ -18,6 +18,7 @@ from transformers.utils import extract_commit_hash, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.adapters import ADAPTER_CONFIG_FILE, AdapterError, head_modules, load_adapter, merged, put_on
+from subdistill_hf.new_models import labels_of, names_of
 
 RECORD_FILE = "adaptation.json"
 CONFIG_FILE = "config.json"
@@ -90,9 +91,8 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
     config: Any = AutoConfig.from_pretrained(base, **where)
     with torch.device("meta"):
         heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
-    names, brings_head = _labels(place.folder, heads, [str(config.id2label[output]) for output in config.id2label])
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: output for output, name in enumerate(names)}
+    names, brings_head = _labels(place.folder, heads, names_of(config))
+    config.update(labels_of(names))
     with _without_loading_reports():  # of a head that the adapter brings
         model, loading = AutoModelForImageClassification.from_pretrained(
             base, config=config, ignore_mismatched_sizes=brings_head, output_loading_info=True, **where

@@ -58,9 +58,17 @@ class EpochsOfViews(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **given: Any) -> None:
         """Move on."""
-        if hasattr(train_dataloader.dataset, "set_epoch"):
-            train_dataloader.dataset.set_epoch(self.epoch)
+        for dataset in with_epochs(train_dataloader.dataset):
+            dataset.set_epoch(self.epoch)
         self.epoch += 1
+
+
+def with_epochs(dataset: Any) -> list[Any]:
+    """The datasets in a dataset that have other views in each epoch: itself, or what a `Subset` or others hold."""
+    if hasattr(dataset, "set_epoch"):
+        return [dataset]
+    inner = [*getattr(dataset, "datasets", ()), *([dataset.dataset] if hasattr(dataset, "dataset") else ())]
+    return [found for each in inner for found in with_epochs(each)]
 
 
 def for_student(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from subdistill_hf.teaching import Teach, Teaching
 from subdistill_hf.within_memory import within_memory
 
 FORMAT = 1
+TOLERANCE = 0.05  # of the largest target: bfloat16 and other machines round otherwise
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def open_cache(views: TaughtViews, request: CacheRequest) -> TeacherCache:
     """
     folder = Path(request.folder) if request.folder else default_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    cache = _describe(views, request, folder)
-    missing = _missing(cache, request)
+    cache, newest = _describe(views, request, folder)
+    missing = _missing(cache, request, newest)
     told = f"teacher  its targets of {cache.images} images x {cache.views} views"
     if missing:
         needed = sum(cache.files[name].size for name in missing)
@@ -152,12 +152,18 @@ def check_views(dataset: Any, views: int) -> None:
         )
 
 
-def _describe(views: TaughtViews, request: CacheRequest, folder: Path) -> TeacherCache:
-    """Which files hold the targets; two images tell their shapes, and what the teacher's preprocessing makes."""
+def _describe(
+    views: TaughtViews, request: CacheRequest, folder: Path
+) -> tuple[TeacherCache, tuple[Tensor, dict[str, Tensor]]]:
+    """Which files hold the targets; two images tell their shapes, and what the teacher's preprocessing makes.
+
+    Returns:
+        The cache, and the rows of these images in each file with what belongs there.
+    """
     teaching, dataset = views.teaching, views.dataset
     dataset.set_epoch(0)
     pixels = views.first_pixels()
-    _, _, (logits, features) = views.teach(range(min(2, len(dataset))))
+    numbers, shown, (logits, features) = views.teach(range(min(2, len(dataset))))
     common = {
         "format": FORMAT,
         "teacher": teaching.digest,
@@ -180,15 +186,17 @@ def _describe(views: TaughtViews, request: CacheRequest, folder: Path) -> Teache
         shape = found.values.shape[1:][::-1] if tokens else found.values.shape[1:]
         what = {"layer": pair.teacher.name, "target": loss.identity(), "grid": list(found.grid), "tokens": tokens}
         layers[pair.teacher.name] = StoredLayer(file(what, shape), found.grid, found.prefix, tokens)
-    return TeacherCache(len(dataset), request.views, file({"classes": classes}, logits.shape[1:]), layers)
+    cache = TeacherCache(len(dataset), request.views, file({"classes": classes}, logits.shape[1:]), layers)
+    return cache, (cache.rows(numbers, shown), cache.packed(logits, features))
 
 
-def _missing(cache: TeacherCache, request: CacheRequest) -> list[str]:
+def _missing(cache: TeacherCache, request: CacheRequest, newest: tuple[Tensor, dict[str, Tensor]]) -> list[str]:
     """Names of the files that must be made, the same in all processes; damaged ones are deleted."""
     missing = []
+    rows, targets = newest
     if request.local_rank == 0:
         for name, file in cache.files.items():
-            reason = file.check()
+            reason = file.check() or _difference(file, rows, targets[name].cpu())
             if reason is not None:
                 missing.append(name)
             if reason not in (None, "not there"):
@@ -201,6 +209,16 @@ def _missing(cache: TeacherCache, request: CacheRequest) -> list[str]:
     return missing
 
 
+def _difference(file: TargetFile, rows: Tensor, targets: Tensor) -> str | None:
+    """Why a whole file is not this teacher's: its weights do not tell of an adapter that was switched meanwhile."""
+    path = file.find()
+    if path is None:
+        return "not there"
+    kept = file.mapped(path)[rows].float()
+    close = (kept - targets.float()).abs().max() <= TOLERANCE * targets.abs().max()
+    return None if bool(close) else "another teacher's"
+
+
 def _build(views: TaughtViews, request: CacheRequest, cache: TeacherCache, missing: Sequence[str]) -> None:
     """One pass over all views, each process of a machine over its share of the images."""
     token = [uuid.uuid4().hex]
@@ -211,7 +229,6 @@ def _build(views: TaughtViews, request: CacheRequest, cache: TeacherCache, missi
     parts = {name: file.folder / f".{file.name}-{token[0]}-{group}.part" for name, file in files.items()}
     try:
         if request.local_rank == 0:
-            _remove_leftovers(next(iter(files.values())).folder)
             for name, file in files.items():
                 file.begin(parts[name])
         _wait()
@@ -220,9 +237,9 @@ def _build(views: TaughtViews, request: CacheRequest, cache: TeacherCache, missi
 
         def fill(batch_size: int) -> None:
             for rows, logits, features in _taught(views, request, cache, batch_size):
+                packed = cache.packed(logits, features)
                 for name, array in arrays.items():
-                    values = logits if name == "" else cache.layers[name].pack(features[name])
-                    array[rows] = _kept(values, kind)
+                    array[rows] = _kept(packed[name], kind)
 
         within_memory(fill, request.batch_size)
         arrays.clear()
@@ -260,16 +277,6 @@ def _taught(
                 numbers, shown, (logits, features) = views.teach(share[start : start + batch_size])
                 yield cache.rows(numbers, shown), logits, features
                 bar.update(len(numbers))
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left, but not what another run may be writing now."""
-    for path in folder.glob(".*.part"):
-        try:
-            if time.time() - path.stat().st_mtime > 3600:
-                path.unlink()
-        except OSError:  # another run was faster
-            continue
 
 
 def _wait() -> None:

@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from subdistill_hf.adapters import load_adapters
 from subdistill_hf.errors import DistillationError
@@ -45,11 +46,18 @@ def load_student(checkpoint: str | Path, student: Any) -> None:
 
     transformers writes some models (ViT is one) under the names of their first release, and only `from_pretrained`
     reads these back: its Trainer would leave such weights as they are, with a warning (transformers#43701). And an
-    adapter that it reads back as the best one is frozen.
+    adapter that it reads back as the best one is frozen. Where the names are the student's own they are read as they
+    are: its configuration may not tell what was done to it since.
     """
     if isinstance(student, PeftModel):
         load_adapters(student, checkpoint)
         return
+    weights = Path(checkpoint) / SAFE_WEIGHTS_NAME
+    if weights.is_file():
+        saved, own = load_file(weights), student.state_dict()
+        if saved.keys() == own.keys() and all(tensor.shape == own[name].shape for name, tensor in saved.items()):
+            student.load_state_dict(saved)
+            return
     loaded = type(student).from_pretrained(checkpoint, config=student.config, dtype=student.dtype)
     student.load_state_dict(loaded.state_dict())
 

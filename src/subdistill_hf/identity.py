@@ -12,6 +12,7 @@ from subdistill_hf.adapters import base_of, frozen_names
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.layers import LayerPair
 from subdistill_hf.models import count_parameters, weights_digest
+from subdistill_hf.new_models import names_of
 from subdistill_hf.teaching import Teaching
 
 METHOD_OPTIONS = ("method", "basis", "centring", "normalise_energy", "positions")
@@ -34,14 +35,13 @@ class RunIdentity:
     ) -> dict[str, Any]:
         """Teacher, student, classes, layers, losses and, where they are known, views, JSON-able."""
         class_ids = None if teaching is None or teaching.class_ids is None else teaching.class_ids.tolist()
-        labels = getattr(getattr(student, "config", None), "id2label", None) or {}
         return {
             "teacher": {
                 "name": None if teaching is None else teaching.name,
                 "digest": None if teaching is None else teaching.digest,
             },
             "student": self._student(student),
-            "classes": {"teacher_ids": class_ids, "names": list(labels.values())},
+            "classes": {"teacher_ids": class_ids, "names": names_of(getattr(student, "config", None))},
             "layers": [str(pair) for pair in pairs],
             "method": {name: getattr(args, name) for name in METHOD_OPTIONS} | {"rotation": rotation},
             "views": views,

@@ -55,10 +55,6 @@ class JointTrainer(StudentOnHub):
     ) -> tuple[nn.Module, Any]:
         """Let the parent prepare (optimiser, wrapping, checkpoint) the student with its alignments as one module."""
         student: nn.Module = self.model
-        if self.distillation.student is not student:  # model_init made a new one
-            self._distillation = self._make_distillation()
-            if resume_from_checkpoint is not None:
-                load_alignments(resume_from_checkpoint, self.distillation.alignments)
         self.model = self.model_wrapped = self.distillation
         try:
             prepared: tuple[nn.Module, Any] = super()._prepare_for_training(

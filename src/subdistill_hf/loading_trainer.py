@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.batches import NOT_FOR_THE_STUDENT, Finish, divided
+from subdistill_hf.batches import NOT_FOR_THE_STUDENT, Finish, divided, with_epochs
 from subdistill_hf.joint_trainer import JointTrainer
 from subdistill_hf.teacher_cache import CachedCollator
 from subdistill_hf.teaching import Teaching
@@ -24,6 +24,7 @@ class LoadingTrainer(JointTrainer):
     """
 
     data_collator: Any
+    _signature_columns: list[str]
     teaching: Teaching | None = None
     _trains = False  # the next training loader is that of the training loop, which finishes its batches
     _finish: Finish | None = None  # does what that loader leaves
@@ -46,16 +47,19 @@ class LoadingTrainer(JointTrainer):
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """The parent's, with the teacher's targets where they are cached.
 
-        A last batch of one image is left out where the student cannot be trained on it.
+        A last batch of one image is left out where the student cannot be trained on it, and workers are started anew
+        in each epoch where that has other views: they would keep those of the first.
         """
-        chosen, images = self.args.dataloader_drop_last, self._training_images
+        args, images = self.args, self._training_images
+        chosen = args.dataloader_drop_last, args.dataloader_persistent_workers
         # several processes complete their last batches
-        alone = self.args.world_size == 1 and images is not None and images % self._train_batch_size == 1
-        self.args.dataloader_drop_last = chosen or (self._norm_of_one_position is not None and alone)
+        alone = args.world_size == 1 and images is not None and images % self._train_batch_size == 1
+        args.dataloader_drop_last |= self._norm_of_one_position is not None and alone
+        args.dataloader_persistent_workers &= not with_epochs(self.train_dataset)
         try:
             loader: torch.utils.data.DataLoader[Any] = self._loader_with_targets()
         finally:
-            self.args.dataloader_drop_last = chosen
+            args.dataloader_drop_last, args.dataloader_persistent_workers = chosen
         return loader
 
     def _loader_with_targets(self) -> Any:
@@ -67,6 +71,11 @@ class LoadingTrainer(JointTrainer):
             collate, self._finish = divided(collate, self.args.device)
         with self._collating(collate if cache is None else CachedCollator(collate, cache)):
             return super().get_train_dataloader()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The parent's, which `remove_unused_columns` keeps, and what the teacher takes."""
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*{*self._signature_columns, *NOT_FOR_THE_STUDENT}]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader[Any]:
         """The parent's, without the teacher's pixels."""

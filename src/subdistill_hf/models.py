@@ -94,7 +94,7 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
         adapter = find_adapter(path)
         if adapter is None:
             model, loading = AutoModelForImageClassification.from_pretrained(
-                path, trust_remote_code=trust_remote_code, output_loading_info=True
+                path, trust_remote_code=trust_remote_code, output_loading_info=True, dtype=torch.float32
             )
             missing, revision, base, source = loading["missing_keys"], hub_revision(path), None, path
             source_of_base = path

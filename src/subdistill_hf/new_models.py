@@ -21,6 +21,12 @@ def new_classifier(class_name: str, /, **configuration: Any) -> nn.Module:
     return model
 
 
+def names_of(config: Any) -> list[str]:
+    """The names of a model's outputs, in their order, whatever the order in which its configuration was written."""
+    labels = getattr(config, "id2label", None) or {}
+    return [str(labels[output]) for output in sorted(labels, key=int)]
+
+
 def labels_of(names: Sequence[str]) -> dict[str, Any]:
     """The arguments of a configuration that give a model one output for each class, in this order."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: output for output, name in enumerate(names)}}

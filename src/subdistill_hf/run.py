@@ -266,6 +266,7 @@ def _build(task: Task, method: str, announce: bool) -> _Run:
     config = copy.copy(task.config)
     if method != config.method:  # the weights that were given are those of the main method
         config.method, config.layer_weight, config.task_weight = method, None, None
+        config.kd_weight = SubDistillConfig.kd_weight
     config.push_to_hub = False  # the finished student is pushed once, by `distill`
     config.output_dir = str(task.folder / RUNS_FOLDER / method)
     trainer, student = build_trainer(task, config, method)

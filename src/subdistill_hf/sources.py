@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -108,9 +110,35 @@ def _learn(builder: Any) -> KnownDataset:
     files = builder.config.data_files
     features = builder.info.features
     if features is None:
-        with fsspec.open(next(iter(files.values()))[0], "rb") as file:
-            features = datasets.Features.from_arrow_schema(pq.read_schema(file))
+        features = features_of_all({str(split): _features_of_file(paths[0]) for split, paths in files.items()})
     return KnownDataset(builder.config.name, builder.hash, tuple(str(split) for split in files), features)
+
+
+def _features_of_file(path: str) -> datasets.Features:
+    with fsspec.open(path, "rb") as file:
+        return datasets.Features.from_arrow_schema(pq.read_schema(file))
+
+
+def features_of_all(of_splits: Mapping[str, datasets.Features]) -> datasets.Features:
+    """The types of the columns, those of the first split.
+
+    Raises:
+        DataError: where a label means another class in another split.
+    """
+    first, *others = of_splits
+    for split in others:
+        for column, kind in of_splits[split].items():
+            known = of_splits[first].get(column)
+            both = isinstance(kind, datasets.ClassLabel) and isinstance(known, datasets.ClassLabel)
+            if both and kind.names != known.names:
+                place = next(i for i, pair in enumerate(zip_longest(known.names, kind.names)) if pair[0] != pair[1])
+                name = [names[place] if place < len(names) else "missing" for names in (known.names, kind.names)]
+                raise DataError(
+                    f"column {column!r}: class {place} is {name[0]!r} in the {first} split and {name[1]!r} in the "
+                    f"{split} split. Expected the same classes in all splits: bring them to one ClassLabel, with "
+                    "Dataset.align_labels_with_mapping for example"
+                )
+    return of_splits[first]
 
 
 def _commit(options: DataOptions, builder: Any) -> str | None:
@@ -153,7 +181,7 @@ class TableSource:
             tables = datasets.DatasetDict({"train": tables})
         self.tables, self.revision = tables, revision
         self.splits: tuple[str, ...] = tuple(tables)
-        self.features: datasets.Features = next(iter(tables.values())).features
+        self.features = features_of_all({split: table.features for split, table in tables.items()})
 
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split."""
@@ -163,7 +191,7 @@ class TableSource:
         """The rows with one of these labels, by their places."""
         wanted = set(labels)
         found = [place for place, label in enumerate(self.column(split, columns.label)) if label in wanted]
-        return self.tables[split].select(found).select_columns([columns.image, columns.label])
+        return self.tables[split].with_format(None).select(found).select_columns([columns.image, columns.label])
 
 
 class ParquetSource:
@@ -218,9 +246,9 @@ class StreamSource:
         self.builder, self.revision = builder, revision
         self.streams = builder.as_streaming_dataset()
         self.splits: tuple[str, ...] = tuple(str(split) for split in self.streams)
-        self.features: datasets.Features = next(iter(self.streams.values())).features
-        if self.features is None:
+        if any(stream.features is None for stream in self.streams.values()):
             raise DataError("the types of the columns are not known before reading: leave out --streaming")
+        self.features = features_of_all({split: stream.features for split, stream in self.streams.items()})
 
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split; passes over the whole split."""
@@ -266,6 +294,16 @@ def _chosen(builder: Any, split: str, columns: ImageColumns, labels: tuple[Label
     for row in stream:
         if row[columns.label] in wanted:
             yield {columns.image: _with_bytes(row[columns.image]), columns.label: row[columns.label]}
+
+
+def digest_of_rows(rows: datasets.Dataset, columns: ImageColumns) -> str:
+    """A digest of encoded images and their labels, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for row in rows.cast_column(columns.image, datasets.Image(decode=False)):
+        image = row[columns.image]
+        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        digest.update(hashlib.sha256(content).digest() + f"{row[columns.label]};".encode())
+    return digest.hexdigest()
 
 
 def _with_bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:

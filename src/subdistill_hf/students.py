@@ -11,11 +11,12 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 from subdistill_hf.activations import evaluation_mode
+from subdistill_hf.adapters import replace_head
 from subdistill_hf.hub_errors import explain
 from subdistill_hf.hub_revision import hub_revision
 from subdistill_hf.licenses import license_of
 from subdistill_hf.models import LOADING_ERRORS, LoadedModel, ModelError, image_size_of
-from subdistill_hf.new_models import labels_of, new_classifier
+from subdistill_hf.new_models import labels_of, names_of, new_classifier
 from subdistill_hf.recipe_values import factor, positive, refuse_unknown
 from subdistill_hf.timm_students import described_timm_student, timm_processor
 
@@ -83,6 +84,7 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
     local = Path(source).is_dir()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        before, names = names_of(config), list(labels["label2id"])
         config.update(labels)
         model, loading = AutoModelForImageClassification.from_pretrained(
             source,
@@ -90,6 +92,7 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
             ignore_mismatched_sizes=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            dtype=torch.float32,  # whatever it was saved in: half precision is for autocast
         )
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     except UNBUILDABLE as error:
@@ -98,6 +101,8 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
             f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub"
         ) from error
     _check_mostly_trained(source, model, loading["missing_keys"])
+    if len(before) == len(names) and before != names:  # of as many outputs, so that its head was read
+        replace_head(model, names)
     revision = hub_revision(source)
     return LoadedModel(
         model,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ class TargetFile:
         try:
             if digest_of(path) != json.loads(self._index.read_text(encoding="utf-8")).get("sha256"):
                 return "damaged (its bytes have changed)"
-            os.utime(self._index)  # when it was last used, for `make_room`
+            with contextlib.suppress(PermissionError):  # another user's, whose folder may be read alone
+                os.utime(self._index)  # when it was last used, for `make_room`
         except FileNotFoundError:  # another run has made room meanwhile
             return "not there"
         return None
@@ -134,8 +136,21 @@ def digest_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left, but not what another run may be writing now: a part, and an array or its
+    description without the other."""
+    described = {path.stem for path in folder.glob("[!.]*.json")}
+    arrays = [path for path in folder.glob("*-*.safetensors") if path.stem.rpartition("-")[0] not in described]
+    for path in [*folder.glob(".*.part"), *folder.glob(".*.json"), *arrays]:
+        with contextlib.suppress(OSError):  # another run was faster
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()
+
+
 def make_room(folder: Path, needed: int, limit: int, keep: Collection[str]) -> list[str]:
     """Delete the arrays that were not used for longest until `needed` more bytes fit; returns their names.
+
+    What killed processes left goes first.
 
     Other runs may do the same in the same folder at the same time.
 
@@ -149,6 +164,7 @@ def make_room(folder: Path, needed: int, limit: int, keep: Collection[str]) -> l
         CacheError: when they do not fit the limit or the disk, before anything is deleted.
     """
     gib = 2**30
+    remove_leftovers(folder)
     used, sizes = {}, {}
     for path in folder.glob("[!.]*.json"):  # the others are being written
         with contextlib.suppress(FileNotFoundError):  # another run was faster

@@ -64,6 +64,10 @@ class TeacherCache:
         """All files: that of the logits under the empty name, and those of the layers."""
         return {"": self.logits, **{name: layer.file for name, layer in self.layers.items()}}
 
+    def packed(self, logits: Tensor, features: Mapping[str, Features]) -> dict[str, Tensor]:
+        """What the teacher made of some views, as the rows of each file."""
+        return {"": logits, **{name: layer.pack(features[name]) for name, layer in self.layers.items()}}
+
     def open(self) -> None:
         """Map all files now: another run that makes room may delete them, which leaves what is mapped as it is."""
         for name, file in self.files.items():

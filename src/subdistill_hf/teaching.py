@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from subdistill_hf.activations import Features, Geometry, apart, height_and_width, record, to_features, together
@@ -49,10 +51,19 @@ class Teaching:
 
     @property
     def digest(self) -> str:
-        """Digest of the teacher's weights; computed once."""
+        """Digest of the teacher's weights, and of which of its adapters are at work; computed once a training."""
         if self._digest is None:
             self._digest = weights_digest(self.teacher)
+            layers = [module for module in self.teacher.modules() if isinstance(module, BaseTunerLayer)]
+            if layers:
+                at_work = [(layer.active_adapters, layer.disable_adapters) for layer in layers]
+                self._digest = hashlib.sha256(f"{self._digest} {at_work}".encode()).hexdigest()
         return self._digest
+
+    def begin(self) -> None:
+        """Take the teacher as it is now, frozen, whatever was done to it since."""
+        freeze(self.teacher)
+        self._digest = None
 
     @property
     def name(self) -> str:
@@ -62,6 +73,7 @@ class Teaching:
 
     def all_logits(self, pixel_values: Tensor) -> Tensor:
         """The teacher's own logits `(B, all classes)`."""
+        pixel_values = pixel_values.to(next(self.teacher.parameters()).dtype)  # one of half precision takes no others
         with self.precision():
             return logits_of(self.teacher(pixel_values=pixel_values))
 

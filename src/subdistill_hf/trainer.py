@@ -38,7 +38,7 @@ from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import RotationOption, SubspaceAlignment, is_replayable, logit_distillation
 from subdistill_hf.matching import check_subspaces, example_batch, match_models
 from subdistill_hf.metrics import compute_metrics as default_metrics
-from subdistill_hf.models import freeze
+from subdistill_hf.new_models import names_of
 from subdistill_hf.options import AUTO
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import suited_rotation
@@ -110,6 +110,11 @@ class SubDistillTrainer(LoadingTrainer):
             )
         self.pairs: list[LayerPair] = []
         self.subspaces: dict[str, Subspace] = dict(subspaces or {})
+        self._given_subspaces = dict(self.subspaces)
+        self._matched: Any = None  # what pairs, subspaces and alignments were made for, to notice a change
+        self._fitted: Any = None
+        self._made: Any = None
+        self._resumes_from: str | None = None
         self._parts = LossParts()
         self._matrices: KeptMatrices = {}
         self._run_identity = RunIdentity()
@@ -179,6 +184,17 @@ class SubDistillTrainer(LoadingTrainer):
             self.args.method,
         )
         check_subspaces(self.pairs, self.subspaces, self.rotation == FULL_WIDTH)
+        self._matched = self._matching()
+
+    def _matching(self) -> tuple[Any, ...]:
+        """What the pairs follow from, beside the teacher."""
+        args = self.args
+        return self.model, args.method, args.layers, args.layer_pairs, bool(self.loss_weights["layer"])
+
+    def _match_anew(self) -> None:
+        """Pair the layers again where the student or the arguments are others than before."""
+        if self.teaching is not None and self.train_dataset is not None and self._matched != self._matching():
+            self._match(self.teaching, self._prepare_inputs(example_batch(self.train_dataset, self.data_collator)))
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""
@@ -196,6 +212,7 @@ class SubDistillTrainer(LoadingTrainer):
         """
         if self.args.method in BASELINES:
             return {}
+        self._forget_others()
         missing = [pair for pair in self.pairs if pair.teacher.name not in self.subspaces]
         if missing and self.teaching is not None:
             args, full_width = self.args, self.rotation == FULL_WIDTH
@@ -213,6 +230,16 @@ class SubDistillTrainer(LoadingTrainer):
                 self.teaching, missing, dataset, self.data_collator, request, basis, full_width
             )
         return {pair.teacher.name: self.subspaces[pair.teacher.name] for pair in self.pairs}
+
+    def _forget_others(self) -> None:
+        """Drop the subspaces that were fitted to another teacher, or with other arguments."""
+        args = self.args
+        digest = None if self.teaching is None else self.teaching.digest
+        seed = None if args.positions is None else args.seed
+        fitted = digest, args.basis, args.positions, seed, self.rotation == FULL_WIDTH
+        if self._fitted not in (None, fitted):
+            self.subspaces = dict(self._given_subspaces)
+        self._fitted = fitted
 
     # Losses
 
@@ -305,37 +332,52 @@ class SubDistillTrainer(LoadingTrainer):
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
-        self.prepare_distillation(resume_from_checkpoint or None)
+        self._resumes_from = resume_from_checkpoint or None
         if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
             torch.compiler.reset()  # what was compiled for an earlier training may leave out this one's hooks
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
+            self.is_in_train = False
             self._replay("off")
             self.model.to(memory_format=torch.contiguous_format)
         self._share_buffers()
         return output
 
+    def _hp_search_setup(self, trial: Any) -> None:
+        """The parent's, after which the student and the arguments are those of the training that begins."""
+        super()._hp_search_setup(trial)
+        self.prepare_distillation(self._resumes_from)
+
     def prepare_distillation(self, checkpoint: str | None = None) -> StudentWithAlignments:
-        """Fit the subspaces (or read them from `checkpoint`) and make the module that is trained; `train` calls it."""
-        if checkpoint is not None:
-            check_resumable(checkpoint, self._identity())
-            if self.pairs and self.args.method not in BASELINES:
-                self.subspaces = load_subspaces(checkpoint)
+        """Fit the subspaces (or read them from `checkpoint`) and make the module that is trained; `train` calls it.
+
+        What was made before is used again where nothing that it depends on has changed since.
+        """
         views = None if self.teaching is None else self.args.views
         if views is not None:
             check_views(self.train_dataset, views)
         if self.teaching is not None:
-            freeze(self.teaching.teacher)  # whatever was done to it since
+            self.teaching.begin()
+        self._match_anew()
+        if checkpoint is not None:
+            check_resumable(checkpoint, self._identity())
+            if self.pairs and self.args.method not in BASELINES:
+                self._forget_others()
+                self.subspaces = load_subspaces(checkpoint)
         self.fit_subspaces()
-        if self._distillation is None or self._distillation.student is not self.model:
-            self._distillation = self._make_distillation()
+        made = self._made_of()
+        student = None if self._distillation is None else self._distillation.student
+        if self._distillation is None or student is not self.model or made != self._made:
+            self._distillation, self._made = self._make_distillation(), made
         if self._memory_format is torch.channels_last:
             check_channels_last(self.model, self.args.device)
         self._distillation.to(memory_format=self._memory_format)
-        if self.teaching is not None and views is not None and self.teaching.cache is None:
-            views_of = TaughtViews(self.teaching, self._distillation, self.train_dataset, self.data_collator)
-            self.teaching.cache = open_cache(views_of, self._cache_request(views))
+        if self.teaching is not None:
+            self.teaching.cache = None
+            if views is not None:
+                views_of = TaughtViews(self.teaching, self._distillation, self.train_dataset, self.data_collator)
+                self.teaching.cache = open_cache(views_of, self._cache_request(views))
         self._replay(self.graphs)
         return self._distillation
 
@@ -351,6 +393,11 @@ class SubDistillTrainer(LoadingTrainer):
             local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size)),
             show=args.process_index == 0 and not args.disable_tqdm,
         )
+
+    def _made_of(self) -> tuple[Any, ...]:
+        """What the losses of the layers follow from."""
+        args, digests = self.args, {name: subspace.digest for name, subspace in self.subspaces.items()}
+        return self.pairs, args.method, self.rotation, args.centring, args.normalise_energy, digests
 
     def _make_distillation(self) -> StudentWithAlignments:
         with torch.random.fork_rng(devices=[]):
@@ -384,14 +431,14 @@ class SubDistillTrainer(LoadingTrainer):
 
     def describe_student(self, name: str) -> ModelCard:
         """A short card, of what the trainer knows; `distill` writes the full one."""
-        labels = getattr(getattr(self.model, "config", None), "id2label", None) or {}
-        last: dict[str, float] = next(
-            (entry for entry in reversed(self.state.log_history) if "eval_accuracy" in entry), {}
-        )
+        evaluations = [entry for entry in reversed(self.state.log_history) if "eval_accuracy" in entry]
+        if self.args.load_best_model_at_end and self.state.best_global_step:
+            evaluations = [entry for entry in evaluations if entry["step"] == self.state.best_global_step]
+        measured: dict[str, float] = next(iter(evaluations), {})
         return plain_card(
             name,
-            [str(label) for label in labels.values()],
+            names_of(getattr(self.model, "config", None)),
             None if self.teaching is None else self.teaching.name,
             self.pairs,
-            {key.removeprefix("eval_"): last[key] for key in ("eval_accuracy", "eval_loss") if key in last},
+            {key.removeprefix("eval_"): measured[key] for key in ("eval_accuracy", "eval_loss") if key in measured},
         )

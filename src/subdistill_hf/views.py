@@ -302,8 +302,8 @@ def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
 
 
 def _preprocessing(processor: Any) -> dict[str, Any]:
-    """What a processor does to an image, for comparison."""
-    described = dict(processor.to_dict())
+    """What a processor does to an image, for comparison; some classes do things of their own."""
+    described = {**processor.to_dict(), "class": type(processor).__name__}
     for name in ("_processor_class", "image_processor_type", "architecture", "pretrained_cfg"):
         described.pop(name, None)
     return described

@@ -40,7 +40,7 @@ def run_jobs(jobs: Sequence[Job], run: Run, workers: int, gpus: int = 0) -> Iter
     context = multiprocessing.get_context("spawn")
     devices = context.Queue()
     for worker in range(workers):
-        devices.put(worker % gpus if gpus else None)
+        devices.put(_device(worker % gpus) if gpus else None)
     # Each process reads these when it starts, before it imports torch.
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     before = {name: os.environ.get(name) for name in threads}
@@ -75,11 +75,17 @@ def _naming(job: Job) -> Iterator[None]:
         raise BenchmarkError(f"{job}: {error}") from error
 
 
+def _device(index: int) -> str:
+    """The name of a GPU among those that this process may use."""
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return visible[index] if visible else str(index)
+
+
 def _start(devices: Any) -> None:
     """Take a GPU, and end with the parent: a killed parent cannot say so."""
     device = devices.get()
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     parent = multiprocessing.parent_process()
     assert parent is not None
     sentinel = parent.sentinel
