@@ -622,6 +622,15 @@ def test_a_streamed_dataset_trains(tmp_path, datasets_cache):
 # What the Trainer gives
 
 
+BEST_IS_KEPT = {
+    "eval_strategy": "steps",
+    "save_strategy": "steps",
+    "eval_steps": 2,
+    "save_steps": 2,
+    "load_best_model_at_end": True,
+}
+
+
 class Scripted:
     """A metric with values known beforehand, so that the best checkpoint is not the last."""
 
@@ -641,11 +650,7 @@ def test_the_best_checkpoint_is_restored_with_its_rotations(tmp_path, student):
         train=views(16),
         max_steps=6,
         learning_rate=1e-2,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=2,
-        save_steps=2,
-        load_best_model_at_end=True,
+        **BEST_IS_KEPT,
         metric_for_best_model="score",
         parts={"compute_metrics": Scripted(0.1, 0.9, 0.2)},
     )
@@ -663,11 +668,7 @@ def test_early_stopping_stops(tmp_path):
     run = trainer(
         tmp_path,
         max_steps=20,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=2,
-        save_steps=2,
-        load_best_model_at_end=True,
+        **BEST_IS_KEPT,
         metric_for_best_model="score",
         parts={
             "compute_metrics": Scripted(0.5, 0.4, 0.3),
@@ -1034,11 +1035,7 @@ def test_the_best_of_a_student_with_a_head_of_its_own_is_loaded(tmp_path):
         tmp_path,
         student,
         max_steps=4,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=2,
-        save_steps=2,
-        load_best_model_at_end=True,
+        **BEST_IS_KEPT,
         metric_for_best_model="score",
         parts={"compute_metrics": Scripted(0.9, 0.1)},
     )
@@ -1055,11 +1052,7 @@ def test_the_short_card_tells_the_evaluation_of_the_student_that_is_kept(tmp_pat
     run = trainer(
         tmp_path,
         max_steps=6,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=2,
-        save_steps=2,
-        load_best_model_at_end=True,
+        **BEST_IS_KEPT,
         metric_for_best_model="accuracy",
         parts={"compute_metrics": Accuracies(0.1, 0.9, 0.2)},
     )
