@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
-from helpers import NAMES, config, save_teacher, task_options, write_task
+from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
 from subdistill_hf.data import SubtaskData
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.learning_rates import NEW_WITH_LAYERS, NEW_WITHOUT_LAYERS
+from subdistill_hf.learning_rates import CAREFUL, NEW_WITH_LAYERS, NEW_WITHOUT_LAYERS, PRETRAINED_WITH_LAYERS
 from subdistill_hf.run import _build
 from subdistill_hf.task import CACHED_IMAGES, enough_epochs, enough_views, load_task
 
@@ -83,6 +83,14 @@ def test_without_layer_losses_no_layers_guide_the_steps(inputs, tmp_path):
         task = load_task(task_options(inputs, classes=list(NAMES[:2])), given)
         rates[weight] = _build(task, "subdistill", announce=False).trainer.args.learning_rate
     assert rates == {0.0: NEW_WITHOUT_LAYERS, 100.0: NEW_WITH_LAYERS}
+
+
+@pytest.mark.parametrize(("lora", "expected"), [(False, PRETRAINED_WITH_LAYERS), (True, CAREFUL)])
+def test_a_pretrained_student_and_its_adapter_have_rates_of_their_own(inputs, tmp_path, lora, expected):
+    folder = save_teacher(tmp_path / "expert", resnet())
+    given = task_options(inputs, classes=list(NAMES[:2]), student=str(folder), student_lora=lora)
+    task = load_task(given, config(tmp_path / "out", learning_rate=0.0))
+    assert _build(task, "subdistill", announce=False).trainer.args.learning_rate == expected
 
 
 def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_classes(inputs, tmp_path):

@@ -31,7 +31,7 @@ from subdistill_hf.contact_sheet import contact_sheet
 from subdistill_hf.energy import Energy, measured_energy
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub import Destination, open_repository, repository_name, sign_in, upload
-from subdistill_hf.learning_rates import suited_learning_rate
+from subdistill_hf.learning_rates import Start, suited_learning_rate
 from subdistill_hf.methods import METHODS
 from subdistill_hf.models import LoadedModel
 from subdistill_hf.options import AUTO, TaskOptions
@@ -237,8 +237,9 @@ def build_trainer(
         task.options.student, task.data.subtask.names, task.teacher.processor, task.options.trust_remote_code
     )
     if config.learning_rate <= 0:
-        layers = config.weights()["layer"] > 0
-        config.learning_rate = suited_learning_rate(student.model, is_new(task.options.student), layers)
+        with_past: Start = "adapter" if task.options.student_lora else "pretrained"
+        start = "new" if is_new(task.options.student) else with_past
+        config.learning_rate = suited_learning_rate(student.model, start, config.weights()["layer"] > 0)
     trainer = SubDistillTrainer(
         with_lora(student, task.options) if task.options.student_lora else student.model,
         config,
