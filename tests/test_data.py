@@ -9,6 +9,7 @@ import pytest
 from helpers import CLASS_IDS, COLUMNS, NAMES, damaged_png, whole_png, write_image_folder
 from subdistill_hf.data import load_subtask
 from subdistill_hf.errors import DataError
+from subdistill_hf.glyph_classes import CLASS_NAMES
 from subdistill_hf.glyphs import render
 from subdistill_hf.options import DataOptions
 from subdistill_hf.subtask import SubtaskError
@@ -153,3 +154,10 @@ def test_a_superclass_stands_for_its_classes():
     assert data.subtask.names == ("one", "three", "five", "seven", "nine")
     assert data.subtask.dataset_ids == (1, 3, 5, 7, 9)
     assert (data.name, data.hub_id, data.test_split, data.official_test) == ("digits", None, "test", True)
+
+
+def test_classes_without_test_images_are_named(tmp_path, caplog):
+    folder = write_image_folder(tmp_path / "images")
+    shutil.rmtree(folder / "test" / CLASS_NAMES[CLASS_IDS[1]])
+    load_subtask(DataOptions(str(folder), ["all"]))
+    assert f"no test images of {CLASS_NAMES[CLASS_IDS[1]]}: the accuracy is that of the other classes" in caplog.text

@@ -96,3 +96,8 @@ def test_products_are_for_devices_that_would_wait():
     assert not is_by_products(torch.device("cpu"))
     assert is_by_products(torch.device("cuda"))
     assert not is_by_products(torch.device("mps"))  # which has no float64
+
+
+def test_what_is_not_finite_stays_so_for_the_loss_to_tell():
+    for function in (polar_factor, one):
+        assert function(torch.tensor([[1.0, float("nan")], [0.0, 1.0]])).isnan().all()

@@ -14,6 +14,7 @@ from subdistill_hf.run import (
     _checkpoint,
     _methods,
     _remove_empty_folders,
+    _remove_old_run,
     _resume_option,
 )
 from subdistill_hf.task import load_task
@@ -154,3 +155,26 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
             SubDistillError, match="expected true, for the last checkpoint, or a checkpoint's folder in"
         ):
             _resume_option(config(tmp_path / "out", resume_from_checkpoint=str(path)))
+
+
+def test_a_finished_student_is_not_replaced_by_resuming_another_method(tmp_path):
+    touch(tmp_path / "report.json")
+    state = tmp_path / "runs" / "subdistill" / "checkpoint-4" / "trainer_state.json"
+    touch(state, '{"global_step": 4}')
+    for method, fits in (("subdistill", True), ("fitnet", False)):
+        chosen = config(tmp_path, method=method, resume_from_checkpoint="true")
+        if fits:
+            _check_folder(TaskOptions(), chosen)
+            continue
+        with pytest.raises(SubDistillError, match="a finished student and no checkpoint of method fitnet"):
+            _check_folder(TaskOptions(), chosen)
+    (tmp_path / "report.json").unlink()  # stopped in the first of several methods
+    _check_folder(TaskOptions(), config(tmp_path, method="fitnet", resume_from_checkpoint="true"))
+
+
+def test_a_folder_whose_run_was_stopped_at_once_may_be_overwritten_again(tmp_path):
+    touch(tmp_path / "report.json")
+    touch(tmp_path / "config.json")
+    _remove_old_run(tmp_path)
+    assert not (tmp_path / "report.json").exists()
+    _check_folder(TaskOptions(overwrite=True), config(tmp_path))

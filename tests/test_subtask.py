@@ -133,3 +133,11 @@ def test_the_table_shows_what_was_matched_and_how():
         "0       hound  7      5 (dog, hound)",
         "1       cat    2      0 (cat)",
     ]
+
+
+def test_where_numbers_are_names_they_are_no_ids():
+    names = ["1", "2", "3", "10"]
+    assert resolve_classes(["1", "10"], names).dataset_ids == (0, 3)
+    with pytest.raises(SubtaskError, match="unknown class '0'"):
+        resolve_classes(["0", "1", "2"], names)
+    assert resolve_classes(["0", "1"], ["a", "b"]).dataset_ids == (0, 1)

@@ -1066,3 +1066,15 @@ def test_a_teacher_of_half_precision_takes_the_pixels_as_they_come(tmp_path, dty
     run.train()
     assert np.isfinite(last_loss(run))
     assert {subspace.mean.dtype for subspace in run.subspaces.values()} == {torch.float64}
+
+
+def test_a_model_does_not_teach_itself(tmp_path):
+    model = resnet()
+    with pytest.raises(DistillationError, match="teacher and student are the same model"):
+        trainer(tmp_path, model, model)
+
+
+def test_a_rotation_in_closed_form_of_a_run_that_diverges_is_no_crash(tmp_path):
+    run = trainer(tmp_path, rotation="procrustes", learning_rate=1e12, max_steps=12, max_grad_norm=0.0)
+    with pytest.raises(NonFiniteLossError):
+        run.train()

@@ -16,7 +16,7 @@ from helpers import COLUMNS, NAMES, processor, save_teacher, subtask_rows, views
 from subdistill_hf.errors import DataError
 from subdistill_hf.models import load_teacher
 from subdistill_hf.students import build_student
-from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset
+from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset, as_rgb
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -314,3 +314,37 @@ def test_processors_of_other_classes_are_told_apart_whatever_their_settings():
     items = views().__getitems__([0, 1])
     assert "teacher_pixel_values" in ViewCollator(first, other)(items)
     assert "teacher_pixel_values" not in ViewCollator(first, processor())(items)
+
+
+def grey(values, mode):
+    return Image.fromarray(np.asarray(values, dtype={"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+
+
+def test_grey_values_of_16_bits_are_not_cut_off():
+    values = np.arange(0, 65536, 4096).reshape(4, 4)
+    image = grey(values, "I;16")
+    assert image.mode == "I;16"
+    found = np.asarray(as_rgb(image))
+    assert found.shape == (4, 4, 3)
+    assert (found == (values // 256)[:, :, None]).all()
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_grey_values_of_unknown_range_are_refused(mode):
+    with pytest.raises(ValueError, match="grey values of 32 bits"):
+        as_rgb(grey([[0, 1], [2, 3]], mode))
+
+
+def test_images_of_several_sizes_are_checked_when_asked_for():
+    def rows(last):
+        images = [Image.new("RGB", (size, 8)) for size in (8, 9, 10)]
+        encoded = datasets.Dataset.from_dict({"img": images}, features=datasets.Features({"img": datasets.Image()}))
+        content = [row["img"]["bytes"] for row in encoded.cast_column("img", datasets.Image(decode=False))]
+        content = [{"bytes": each, "path": None} for each in [*content[:2], content[2][:last]]]
+        table = {"img": content, "fine_label": [0, 1, 1]}
+        features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})
+        return datasets.Dataset.from_dict(table, features=features)
+
+    ViewDataset(rows(None), COLUMNS).check_images()
+    with pytest.raises(DataError, match=r"image 2 \(class 1\) cannot be decoded"):
+        ViewDataset(rows(40), COLUMNS).check_images()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from subdistill_hf.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.sources import Label, Source, is_local, open_source
 from subdistill_hf.splits import check_shares, held_out_test, train_and_validation
 from subdistill_hf.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
+
+logger = logging.getLogger(__name__)
 
 OFFICIAL_TEST_SPLITS = ("test", "validation")
 
@@ -114,6 +117,9 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         test_split, test = f"held out of {options.train_split}", rows.select(test_rows)
     else:
         test_split, test = official[0], _with_subtask_labels(official[1], columns, subtask, labels)
+    if unseen := sorted(set(range(len(subtask.names))) - set(test[columns.label][:])):
+        names = ", ".join(subtask.names[output] for output in unseen)
+        logger.warning(f"no test images of {names}: the accuracy is that of the other classes")
     marking = None
     if marked:
         marking = mark_rows(options, subtask, marked, outputs, (train_rows, validation_rows), len(test), seed)

@@ -23,7 +23,10 @@ def polar_factor(matrix: Tensor) -> Tensor:
 
     It is made on the CPU, in float64, where a small singular value still has a direction.
     """
-    left, _, right = torch.linalg.svd(matrix.cpu().double(), full_matrices=False)
+    doubles = matrix.cpu().double()
+    if not bool(doubles.isfinite().all()):
+        return torch.full_like(matrix, math.nan)  # for the loss to tell
+    left, _, right = torch.linalg.svd(doubles, full_matrices=False)
     factor: Tensor = (left @ right).to(matrix)
     return factor
 

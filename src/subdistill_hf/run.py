@@ -199,12 +199,18 @@ def _check_folder(options: TaskOptions, config: SubDistillConfig) -> None:
             f"{config.output_dir} already holds another run: --resume_from_checkpoint true to go on with it, "
             "--overwrite to replace it, or another --output_dir"
         )
+    if resume and (folder / REPORT_FILE).is_file() and not _checkpoint(resume, folder / RUNS_FOLDER / config.method):
+        raise SubDistillError(
+            f"{config.output_dir} holds a finished student and no checkpoint of method {config.method}: resume with "
+            "the method that it was trained by, or use --overwrite, or another --output_dir"
+        )
 
 
 def _remove_old_run(folder: Path) -> None:
     """Make room for a new run; called when nothing can refuse it any more."""
     shutil.rmtree(folder / RUNS_FOLDER, ignore_errors=True)
     (folder / REPORT_FILE).unlink(missing_ok=True)
+    (folder / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)  # by which the folder is known as a run's
 
 
 def _remove_empty_folders(folder: Path) -> None:

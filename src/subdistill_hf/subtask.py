@@ -141,7 +141,7 @@ def _resolve_entry(
         raise SubtaskError(f"class {entry!r} may be one of several: {candidates}. Give the id or the whole name")
     if found:
         return found
-    if entry.isdecimal():
+    if entry.isdecimal() and not any(name.isdecimal() for name in names):  # or else a number is a name
         if int(entry) < len(names):
             return [int(entry)]
         raise SubtaskError(f"class id {entry} is out of range: expected 0 to {len(names) - 1}")

@@ -111,6 +111,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
             lacks_classes = True
     # decoded before training, so that a damaged image is found now
     test = ViewDataset(data.test, data.columns, marked=data.marked("test"))
+    for images in (test, ViewDataset(data.validation, data.columns)):
+        images.check_images()
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         images_per_step = config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps
         config.num_train_epochs = enough_epochs(len(data.train), images_per_step)

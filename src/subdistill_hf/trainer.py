@@ -94,6 +94,8 @@ class SubDistillTrainer(LoadingTrainer):
         needs_teacher = bool(weights["kd"] or weights["layer"])
         if needs_teacher and teacher is None:
             raise DistillationError(f"method {args.method!r} needs a teacher: pass teacher=...")
+        if model is not None and model is teacher:
+            raise DistillationError("teacher and student are the same model, whose weights cannot teach and learn")
         if kwargs.get("compute_loss_func") is not None:
             raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
         if args.n_gpu > 1:

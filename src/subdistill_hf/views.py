@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as image_functional
@@ -117,7 +118,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def _decode(self, index: int) -> Tensor:
         try:
-            image = self.dataset[index][self.columns.image].convert("RGB")
+            image = as_rgb(self.dataset[index][self.columns.image])
         except (
             OSError,
             SyntaxError,
@@ -149,6 +150,16 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 return None
             images.append(image)
         return torch.stack(images)
+
+    def check_images(self) -> None:
+        """Decode every image that was not decoded yet.
+
+        Raises:
+            DataError: naming one that cannot be.
+        """
+        if self._decoded is None:
+            for index in range(len(self)):
+                self._decode(index)
 
     def _check_sizes(self) -> None:
         """Refuse to mix images of different sizes."""
@@ -299,6 +310,19 @@ def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
         inputs = [image_functional.to_pil_image(image) for image in images]
     values: Tensor = processor(images=list(inputs), return_tensors="pt", **options)["pixel_values"]
     return values
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB of 8 bits; of 16 bits, which PIL would cut off at 255, the upper eight are kept.
+
+    Raises:
+        ValueError: for grey values of 32 bits, whose range nobody knows.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it has grey values of 32 bits (mode {image.mode}), expected 8 or 16")
+    return image.convert("RGB")
 
 
 def _preprocessing(processor: Any) -> dict[str, Any]:
