@@ -130,8 +130,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
         read_benchmark(path)
 
 
-@pytest.mark.parametrize("classes", [["b", "a"], ["b", "c"]], ids=["in another order", "in part"])
-def test_classes_that_chose_the_options_are_not_among_the_final_ones(tmp_path, classes):
-    tuning = TUNING | {"subtasks": {"other": classes}}
+def test_classes_that_chose_the_options_are_not_the_final_ones_in_another_order(tmp_path):
+    tuning = TUNING | {"subtasks": {"other": ["b", "a"]}}
     with pytest.raises(BenchmarkError, match="'other' is among the tuning subtasks and the final ones"):
         read(tmp_path, subtasks={"final": ["a", "b"]}, tuning=tuning)

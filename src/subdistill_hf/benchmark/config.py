@@ -162,9 +162,9 @@ def _check_tuning(benchmark: Benchmark, tuning: Tuning) -> None:
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{method} {count}" for method, count in counts.items())
             raise BenchmarkError(f"stage {number} of tuning is not the same number of trials for all methods: {told}")
-    final = {chosen for classes in benchmark.subtasks.values() for chosen in classes}
+    final = {frozenset(classes) for classes in benchmark.subtasks.values()}
     for name, classes in tuning.subtasks.items():
-        if not final.isdisjoint(classes) or name in benchmark.subtasks:
+        if frozenset(classes) in final or name in benchmark.subtasks:
             raise BenchmarkError(f"{name!r} is among the tuning subtasks and the final ones: expected others")
 
 
