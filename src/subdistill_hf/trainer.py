@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -116,6 +117,7 @@ class SubDistillTrainer(LoadingTrainer):
         self._matched: Any = None  # what pairs, subspaces and alignments were made for, to notice a change
         self._fitted: Any = None
         self._made: Any = None
+        self._opened: Any = None
         self._resumes_from: str | None = None
         self._parts = LossParts()
         self._matrices: KeptMatrices = {}
@@ -376,12 +378,21 @@ class SubDistillTrainer(LoadingTrainer):
             check_channels_last(self.model, self.args.device)
         self._distillation.to(memory_format=self._memory_format)
         if self.teaching is not None:
-            self.teaching.cache = None
-            if views is not None:
-                views_of = TaughtViews(self.teaching, self._distillation, self.train_dataset, self.data_collator)
-                self.teaching.cache = open_cache(views_of, self._cache_request(views))
+            self._open_cache(self.teaching, self._distillation, views)
         self._replay(self.graphs)
         return self._distillation
+
+    def _open_cache(self, teaching: Teaching, distillation: StudentWithAlignments, views: int | None) -> None:
+        """Let the targets of these views be read, or no targets; what is open stays so where all is as before."""
+        whole = teaching.digest, views
+        parts = distillation, self.train_dataset, self.data_collator
+        same = self._opened is not None and self._opened[0] == whole
+        if same and teaching.cache is not None and all(map(operator.is_, self._opened[1], parts)):
+            return
+        self._opened, teaching.cache = (whole, parts), None
+        if views is not None:
+            views_of = TaughtViews(teaching, distillation, self.train_dataset, self.data_collator)
+            teaching.cache = open_cache(views_of, self._cache_request(views))
 
     def _cache_request(self, views: int) -> CacheRequest:
         args = self.args
