@@ -100,6 +100,7 @@ def test_a_folder_with_another_run_needs_overwrite_or_resume(tmp_path, file):
     with pytest.raises(SubDistillError, match="already holds another run"):
         _check_folder(TaskOptions(), config(tmp_path, resume_from_checkpoint="false"))
     _check_folder(TaskOptions(overwrite=True), config(tmp_path))
+    touch(tmp_path / "runs" / "subdistill" / "checkpoint-4" / "trainer_state.json", '{"global_step": 4}')
     _check_folder(TaskOptions(), config(tmp_path, resume_from_checkpoint="true"))
     assert kept.is_file()
 
