@@ -1,5 +1,7 @@
 """Polar factors by decomposition and by products, against an eigendecomposition in numpy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -99,5 +101,5 @@ def test_products_are_for_devices_that_would_wait():
 
 
 def test_what_is_not_finite_stays_so_for_the_loss_to_tell():
-    for function in (polar_factor, one):
-        assert function(torch.tensor([[1.0, float("nan")], [0.0, 1.0]])).isnan().all()
+    for function, value in itertools.product((polar_factor, one), (float("nan"), float("inf"), -float("inf"))):
+        assert not function(torch.tensor([[1.0, value], [0.0, 1.0]])).isfinite().any()

@@ -24,9 +24,12 @@ def polar_factor(matrix: Tensor) -> Tensor:
     It is made on the CPU, in float64, where a small singular value still has a direction.
     """
     doubles = matrix.cpu().double()
-    if not bool(doubles.isfinite().all()):
+    try:
+        left, _, right = torch.linalg.svd(doubles, full_matrices=False)
+    except RuntimeError:  # of which torch's error of linear algebra is one
+        if bool(doubles.isfinite().all()):
+            raise
         return torch.full_like(matrix, math.nan)  # for the loss to tell
-    left, _, right = torch.linalg.svd(doubles, full_matrices=False)
     factor: Tensor = (left @ right).to(matrix)
     return factor
 
