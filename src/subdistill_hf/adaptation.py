@@ -36,7 +36,7 @@ from subdistill_hf.models import freeze, image_size_of, weights_digest
 from subdistill_hf.options import EMBEDDED_TEACHERS, DataOptions
 from subdistill_hf.progress import show_progress
 from subdistill_hf.sources import digest_of_rows
-from subdistill_hf.task import Task
+from subdistill_hf.task import Task, images_of_a_step
 from subdistill_hf.trainer import SubDistillTrainer
 from subdistill_hf.views import ViewCollator, ViewDataset
 
@@ -107,8 +107,7 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     set_seed(config.seed)
     replace_head(model, names)
     targets = _targets(model, task) if options.adapt_teacher == "lora" else ()
-    images_per_step = config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps
-    steps = math.ceil(len(data.train) / images_per_step)
+    steps = math.ceil(len(data.train) / images_of_a_step(config))
     epochs = options.adapt_epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     identity = {
         "teacher": body,

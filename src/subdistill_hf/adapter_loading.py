@@ -18,7 +18,7 @@ from transformers.utils import extract_commit_hash, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.adapters import ADAPTER_CONFIG_FILE, AdapterError, head_modules, load_adapter, merged, put_on
-from subdistill_hf.new_models import labels_of, names_of
+from subdistill_hf.new_models import in_order, labels_of, names_of
 
 RECORD_FILE = "adaptation.json"
 CONFIG_FILE = "config.json"
@@ -143,7 +143,7 @@ def _saved_labels(folder: Path) -> list[str] | None:
         if (folder / file).is_file():
             labels = json.loads((folder / file).read_text(encoding="utf-8")).get("id2label")
             if labels:
-                return [str(labels[output]) for output in sorted(labels, key=int)]
+                return in_order(labels)
     return None
 
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from subdistill_hf.activations import evaluation_mode
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.new_models import labels_of
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -92,8 +93,7 @@ def replace_head(model: nn.Module, names: Sequence[str]) -> None:
             nn.init.zeros_(new.bias)
         model.set_submodule(name, new.to(old.weight))
     described: Any = model
-    described.config.id2label = dict(enumerate(names))
-    described.config.label2id = {name: output for output, name in enumerate(names)}
+    described.config.update(labels_of(names))
     described.num_labels = len(names)
 
 

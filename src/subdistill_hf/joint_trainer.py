@@ -33,10 +33,6 @@ class JointTrainer(StudentOnHub):
         """The subspaces of the run by teacher layer, for its checkpoints."""
         raise NotImplementedError
 
-    def _make_distillation(self) -> StudentWithAlignments:
-        """A new module of `model`."""
-        raise NotImplementedError
-
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must share."""
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import transformers
@@ -23,7 +23,11 @@ def new_classifier(class_name: str, /, **configuration: Any) -> nn.Module:
 
 def names_of(config: Any) -> list[str]:
     """The names of a model's outputs, in their order, whatever the order in which its configuration was written."""
-    labels = getattr(config, "id2label", None) or {}
+    return in_order(getattr(config, "id2label", None) or {})
+
+
+def in_order(labels: Mapping[Any, Any]) -> list[str]:
+    """The names of outputs in their order; JSON has the outputs as texts."""
     return [str(labels[output]) for output in sorted(labels, key=int)]
 
 

@@ -110,7 +110,7 @@ def _learn(builder: Any) -> KnownDataset:
     files = builder.config.data_files
     features = builder.info.features
     if features is None:
-        features = features_of_all({str(split): _features_of_file(paths[0]) for split, paths in files.items()})
+        features = _features_of_all({str(split): _features_of_file(paths[0]) for split, paths in files.items()})
     return KnownDataset(builder.config.name, builder.hash, tuple(str(split) for split in files), features)
 
 
@@ -119,7 +119,7 @@ def _features_of_file(path: str) -> datasets.Features:
         return datasets.Features.from_arrow_schema(pq.read_schema(file))
 
 
-def features_of_all(of_splits: Mapping[str, datasets.Features]) -> datasets.Features:
+def _features_of_all(of_splits: Mapping[str, datasets.Features]) -> datasets.Features:
     """The types of the columns, those of the first split.
 
     Raises:
@@ -181,7 +181,7 @@ class TableSource:
             tables = datasets.DatasetDict({"train": tables})
         self.tables, self.revision = tables, revision
         self.splits: tuple[str, ...] = tuple(tables)
-        self.features = features_of_all({split: table.features for split, table in tables.items()})
+        self.features = _features_of_all({split: table.features for split, table in tables.items()})
 
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split."""
@@ -248,7 +248,7 @@ class StreamSource:
         self.splits: tuple[str, ...] = tuple(str(split) for split in self.streams)
         if any(stream.features is None for stream in self.streams.values()):
             raise DataError("the types of the columns are not known before reading: leave out --streaming")
-        self.features = features_of_all({split: stream.features for split, stream in self.streams.items()})
+        self.features = _features_of_all({split: stream.features for split, stream in self.streams.items()})
 
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split; passes over the whole split."""

@@ -17,6 +17,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.model_card import render_card
 from subdistill_hf.plots import plot_all
 from subdistill_hf.snippet import EXAMPLE_FILE, local_code
+from subdistill_hf.views import as_rgb
 
 REPORT_FILE = "report.json"
 SHEET_FILE = "contact_sheet.png"
@@ -54,7 +55,7 @@ def write_student(
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
     report["student"]["size_bytes"] = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
-    example.convert("RGB").save(folder / EXAMPLE_FILE)
+    as_rgb(example).save(folder / EXAMPLE_FILE)
     training_images.save(folder / SHEET_FILE)
     drawn = [*plot_all(report, folder), folder / SHEET_FILE]
     _save_report(report, folder)  # whatever happens to the card, the figures are kept

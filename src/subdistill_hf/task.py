@@ -114,8 +114,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     for images in (test, ViewDataset(data.validation, data.columns)):
         images.check_images()
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
-        images_per_step = config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps
-        config.num_train_epochs = enough_epochs(len(data.train), images_per_step)
+        config.num_train_epochs = enough_epochs(len(data.train), images_of_a_step(config))
     if config.teacher_cache == AUTO:
         config.teacher_cache = enough_views(len(data.train))
     augmentation = options.augmentation
@@ -123,6 +122,11 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
         augmentation = "pad_crop" if max(test.image(0).shape) <= SMALL_IMAGE else "resized_crop"
     flip = options.dataset not in EMBEDDED_DATASETS if options.flip is None else options.flip
     return Task(options, config, data, test, teacher, augmentation, flip, lacks_classes)
+
+
+def images_of_a_step(config: SubDistillConfig) -> int:
+    """Images of an optimiser's step: of each process one GPU takes part, whatever else it sees."""
+    return int(config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps)
 
 
 def enough_epochs(images: int, images_per_step: int) -> float:
