@@ -75,6 +75,20 @@ def vit_b_pair() -> Pair:
     return teacher, student, 224, 16
 
 
+def student_pair(architecture: str) -> Pair:
+    """A student of timm, at 128 px, and a teacher that is not used."""
+    student = new_classifier("TimmWrapperForImageClassification", architecture=architecture, num_labels=CLASSES)
+    return load_teacher("glyphs-resnet").model, student, 128, 16
+
+
+STUDENTS = (
+    "resnet18",
+    "mobilenetv3_small_100",
+    "efficientnet_b0",
+    "regnety_002",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+)
 PAIRS = {"glyphs": glyphs_pair, "vit-b": vit_b_pair}
 
 
@@ -344,11 +358,21 @@ def _kernels(setting: Setting) -> dict[str, dict[str, float]]:
 
 
 def memory_format(setting: Setting, rounds: int) -> dict[str, Any]:
-    """SubDistill steps with convolutions in channels-last memory and without."""
-    times = steps_in_turn(
-        setting, {"channels last": {"channels_last": True}, "contiguous": {"channels_last": False}}, rounds
-    )
-    return {"contiguous over channels last": ratio(times, "contiguous", "channels last")}
+    """SubDistill steps with convolutions in channels-last memory and without, and plain steps of other students."""
+    formats = {"channels last": {"channels_last": True}, "contiguous": {"channels_last": False}}
+    found: dict[str, Any] = {}
+    for name, cached in {"": False, ", cached": True}.items():
+        arms = {layout: {"cached": cached, **options} for layout, options in formats.items()}
+        times = steps_in_turn(setting, arms, rounds)
+        found[f"SubDistill{name}: channels last over contiguous"] = ratio(times, "channels last", "contiguous")
+    for name in STUDENTS:
+        arms = {
+            layout: Steps(partial(student_pair, name), method="scratch", **options, **setting.options)
+            for layout, options in formats.items()
+        }
+        times = in_turn(arms, max(5, rounds // 8))
+        found[f"plain {name}: channels last over contiguous"] = ratio(times, "channels last", "contiguous")
+    return found
 
 
 def closed_form(setting: Setting, rounds: int) -> dict[str, Any]:

@@ -939,16 +939,17 @@ def test_a_teacher_cache_needs_a_length(tmp_path):
 
 def test_channels_last_memory_changes_rounding_alone_and_is_gone_afterwards(tmp_path):
     runs = {}
-    for flag in (True, None):
+    for flag in (None, False):
         options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 6}
         student = resnet(widths=(16, 16, 16, 20))
-        run = trainer(tmp_path, student, learning_rate=1e-3, channels_last=flag, **options)
-        kernel = run.model.resnet.embedder.embedder.convolution.weight
+        teacher = teacher_resnet(widths=(16, 20, 28, 36))
+        run = trainer(tmp_path, student, teacher, learning_rate=1e-3, channels_last=flag, **options)
+        kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teaching.teacher)]
         run.prepare_distillation()
-        for weight in (kernel, run.teaching.teacher.resnet.embedder.embedder.convolution.weight):
-            assert weight.is_contiguous(memory_format=torch.channels_last) == bool(flag)
+        for kernel in kernels:
+            assert kernel.is_contiguous(memory_format=torch.channels_last) == (flag is None)
         run.train()
-        assert kernel.is_contiguous()
+        assert all(kernel.is_contiguous() for kernel in kernels)
         AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-6")
         runs[flag] = run
     for ours, theirs in zip(*(logged(run) for run in runs.values()), strict=True):
@@ -960,6 +961,13 @@ def test_channels_last_memory_is_refused_where_torch_would_break(tmp_path):
     run = trainer(tmp_path, resnet(widths=(8, 12, 16, 20)), channels_last=True)
     with pytest.raises(DistillationError, match="is a strided 1x1 convolution of 8 channels"):
         run.train()
+
+
+def test_student_and_teacher_lie_in_memory_as_each_can(tmp_path):
+    run = trainer(tmp_path, resnet(widths=(8, 12, 16, 20)), teacher_resnet(widths=(16, 20, 28, 36)))
+    run.prepare_distillation()
+    kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teaching.teacher)]
+    assert [kernel.is_contiguous() for kernel in kernels] == [True, False]
 
 
 def test_rotations_are_made_once_for_an_optimisers_step(tmp_path, monkeypatch):

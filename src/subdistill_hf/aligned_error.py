@@ -54,8 +54,8 @@ def aligned_errors(
 class _AlignedErrors(torch.autograd.Function):
     """With x = h - m, A = V D and means over positions: error = tr(A S Aᵀ) - 2 tr(A Cᵀ) + E ‖t‖².
 
-    There S = E x xᵀ and C = E t xᵀ. Where m is the mean of h, subtracting the mean of t from it changes neither C nor
-    the gradient at h, but for a constant; this constant is what the gradient through m adds.
+    There S = E x xᵀ and C = E t xᵀ. Where m is the mean of h, the gradient through it adds a constant to the gradient
+    at h: what takes the mean of t away.
     """
 
     @staticmethod
@@ -74,7 +74,7 @@ class _AlignedErrors(torch.autograd.Function):
         cross = values[0].new_zeros(len(values), most, widest)
         gram = None if keeps_length else values[0].new_zeros(len(values), widest, widest)
         variance = values[0].new_zeros(len(values), widest) if gram is None else gram.diagonal(dim1=1, dim2=2)
-        means, lengths = [], []
+        means, lengths, offsets = [], [], []
         kept: list[Tensor] = []
         shares = constants(tuple(1 / (h.shape[0] * h.shape[2]) for h in values), cross.dtype, cross.device)
         for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
@@ -83,16 +83,14 @@ class _AlignedErrors(torch.autograd.Function):
             mean = average_over_processes(h.mean(dim=(0, 2), keepdim=True))
             means.append(mean)
             lengths.append(torch.linalg.vector_norm(t))
+            x = h - (mean if centres is None else centres[index][:, None])
             if centres is None:
-                x = h - mean
-                t = t - average_over_processes(t.mean(dim=(0, 2), keepdim=True))
-            else:
-                x = h - centres[index][:, None]
+                offsets.append(average_over_processes(t.mean(dim=(0, 2))))
             if gram is None:
                 _sums_of_squares(x, variance[index, :width])
             else:
-                torch.sum(torch.bmm(x, x.mT), dim=0, out=gram[index, :width, :width])
-            torch.sum(torch.bmm(t, x.mT), dim=0, out=cross[index, :dimensions, :width])
+                _sum_of_products(x, x, gram[index, :width, :width])
+            _sum_of_products(t, x, cross[index, :dimensions, :width])
             kept += [x, t]
         cross *= shares[:, None, None]
         if gram is None:
@@ -111,7 +109,7 @@ class _AlignedErrors(torch.autograd.Function):
         overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
         errors = torch.addcmul(torch.sum(slope - overlap, dim=1), torch.stack(lengths).square_(), shares)
-        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope)
+        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope, shares, *offsets)
         ctx.learned = rotation is matrices
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
         batch_means = tuple(mean.flatten() for mean in means)
@@ -125,31 +123,36 @@ class _AlignedErrors(torch.autograd.Function):
         """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
         if gradient is None:
             return (None,) * (6 + len(ctx.shapes))
-        *kept, scaled, scale, cross, image, slope = ctx.saved_tensors
+        count = len(ctx.shapes)
+        kept, (scaled, scale, cross, image, slope, shares, *offsets) = (
+            ctx.saved_tensors[: 2 * count],
+            ctx.saved_tensors[2 * count :],
+        )
         step = (gradient * 2)[:, None]
         by_matrices = None
         if ctx.learned:
             by_matrices = (-cross if image is None else image - cross) * step[:, :, None]
             by_matrices = by_matrices if scale is None else by_matrices * scale
-        pull = scaled * step[:, :, None]  # of t
+        step = step * shares[:, None]
+        pull = scaled.mT * -step[:, :, None]  # of t
         own = torch.zeros_like(slope)  # of x, by channel
         if scale is not None:
             own = scale[:, 0].square() * average_over_processes(-slope)
         if image is None:  # VᵀV = 1
             own = own + (1 if scale is None else scale[:, 0].square())
         own = own * step
-        between = None if image is None else scaled.mT @ pull + torch.diag_embed(own)  # of x, across channels
+        between = None if image is None else torch.diag_embed(own) - pull @ scaled  # of x, across channels
         by_values = []
         for index, (shape, contiguous) in enumerate(ctx.shapes):
             x, t = kept[2 * index : 2 * index + 2]
-            width, dimensions, share = x.shape[1], t.shape[1], 1 / (x.shape[0] * x.shape[2])
+            width, dimensions = x.shape[1], t.shape[1]
+            of_target = pull[index, :width, :dimensions]
+            of_mean = -(of_target @ offsets[index]) if offsets else x.new_zeros(width)
+            by_x = _affine(of_mean, of_target, t)
             if between is None:
-                by_x = x * own[index, :width, None]
+                by_x.addcmul_(x, own[index, :width, None])
             else:
-                by_x = torch.empty_like(x)
-                torch.bmm(between[index, :width, :width].expand(len(x), -1, -1), x, out=by_x)
-            of_target = pull[index, :dimensions, :width].T.expand(len(x), -1, -1)
-            by_x.baddbmm_(of_target, t, beta=share, alpha=-share)
+                by_x += torch.matmul(between[index, :width, :width], x)
             if by_x.shape != shape:
                 images, _, positions = shape
                 by_x = by_x.mT.view(images, positions, width).mT
@@ -168,9 +171,24 @@ def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 def _sums_of_squares(x: Tensor, out: Tensor) -> None:
     """Of each channel of `(B, K, P)`, into `(K,)`: in one kernel, or on a CPU in the steps that are fast there."""
     if x.device.type == "cpu":
-        torch.sum(torch.linalg.vector_norm(x, dim=2).square_(), dim=0, out=out)
+        torch.sum(x.square(), dim=(0, 2), out=out)
     else:
         torch.linalg.vector_norm(x, dim=(0, 2), out=out).square_()
+
+
+def _sum_of_products(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Σ l rᵀ over images and positions of `(B, K', P)` and `(B, K, P)`, into `(K', K)`."""
+    if len(left) == 1:
+        torch.mm(left[0], right[0].T, out=out)
+    else:
+        torch.sum(torch.bmm(left, right.mT), dim=0, out=out)
+
+
+def _affine(constant: Tensor, matrix: Tensor, values: Tensor) -> Tensor:
+    """c + M v at each position: `(K,)`, `(K, K')` and `(B, K', P)` to `(B, K, P)` that lies in memory as v does."""
+    if len(values) == 1:
+        return torch.addmm(constant, values[0].T, matrix.T).T[None]
+    return torch.baddbmm(constant[:, None], matrix.expand(len(values), -1, -1), values)
 
 
 def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

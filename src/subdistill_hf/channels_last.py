@@ -1,30 +1,67 @@
-"""Networks that cannot be trained in channels-last memory on a CPU."""
+"""Whether a network's convolutions lie in channels-last memory while it is trained: where it is faster, and safe."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from subdistill_hf.activations import evaluation_mode
 from subdistill_hf.errors import DistillationError
 
 LEAST_CHANNELS = 16
+logger = logging.getLogger(__name__)
 
 
-def check_channels_last(model: nn.Module, device: torch.device) -> None:
-    """Refuse strided 1x1 convolutions of few channels on a CPU.
-
-    Their backward pass in channels-last memory writes outside its memory there (torch 2.15), and the process dies
-    sooner or later.
+def take_memory_format(
+    model: nn.Module, run: Callable[[], Any], device: torch.device, half_precision: bool, wanted: bool | None
+) -> None:
+    """Let the weights of a network's convolutions lie channels last, or contiguously.
 
     Args:
-        model: what is trained.
-        device: where.
+        model: the network, student or teacher.
+        run: lets it see a few images.
+        device: where it runs.
+        half_precision: whether it runs in bfloat16 or float16.
+        wanted: what the user says. Left open, it is channels last where torch is faster so, on CPUs in full precision
+            and on accelerators in half precision (`benchmarks/speed.py`), unless the network could not be trained.
 
     Raises:
-        DistillationError: naming the first such convolution.
+        DistillationError: when channels last is wanted of a network that could not be trained.
+    """
+    if wanted is None:
+        usual = half_precision == (device.type != "cpu")
+        if not usual or unsafe_convolution(model, device) or not _runs_channels_last(model, run):
+            leave_channels_last(model)
+        return
+    if not wanted:
+        leave_channels_last(model)
+        return
+    unsafe = unsafe_convolution(model, device)
+    if unsafe is not None:
+        raise DistillationError(
+            f"{unsafe}, whose training in channels-last memory breaks the memory of torch on a CPU: leave out "
+            f"channels_last, or use a network with at least {LEAST_CHANNELS} channels there"
+        )
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def leave_channels_last(model: nn.Module) -> None:
+    """Let all weights lie contiguously."""
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def unsafe_convolution(model: nn.Module, device: torch.device) -> str | None:
+    """The first convolution that torch cannot train in channels-last memory, described; `None` without one.
+
+    These are strided 1x1 convolutions of few channels on a CPU, whose backward pass leaves its memory (torch 2.8 to
+    2.15): gradients are wrong where vectors have 8 numbers, and the process hangs, or dies sooner or later.
     """
     if device.type != "cpu":
-        return
+        return None
     for name, module in model.named_modules():
         if (
             isinstance(module, nn.Conv2d)
@@ -32,8 +69,17 @@ def check_channels_last(model: nn.Module, device: torch.device) -> None:
             and max(module.stride) > 1
             and module.in_channels // module.groups < LEAST_CHANNELS
         ):
-            raise DistillationError(
-                f"{name!r} is a strided 1x1 convolution of {module.in_channels // module.groups} channels, whose "
-                "training in channels-last memory breaks torch's memory on a CPU: leave out channels_last, or use a "
-                f"student with at least {LEAST_CHANNELS} channels there"
-            )
+            return f"{name!r} is a strided 1x1 convolution of {module.in_channels // module.groups} channels"
+    return None
+
+
+def _runs_channels_last(model: nn.Module, run: Callable[[], Any]) -> bool:
+    """Bring the network there and try it: one that looks at its maps as if they lay contiguously cannot run."""
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            run()
+    except RuntimeError as error:
+        logger.info("%s is trained in contiguous memory: %s", type(model).__name__, error)
+        return False
+    return True

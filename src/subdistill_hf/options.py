@@ -280,8 +280,8 @@ class DistillationOptions:
         default=None,
         metadata={
             "help": "Keep the weights of convolutions, teacher's and student's, in channels-last memory while "
-            "training; by default on accelerators with bf16 or fp16. It is faster on CPUs too, but not safe for all "
-            "networks there."
+            "training; by default on CPUs without bf16, and on accelerators with bf16 or fp16, but for networks that "
+            "torch cannot train so."
         },
     )
     cuda_graphs: str = field(

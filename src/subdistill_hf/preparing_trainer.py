@@ -14,7 +14,7 @@ from torch import Tensor
 from subdistill_hf.baselines import BASELINES
 from subdistill_hf.batches import for_student, for_teacher
 from subdistill_hf.cache_building import CacheRequest, TaughtViews, check_views, open_cache
-from subdistill_hf.channels_last import check_channels_last
+from subdistill_hf.channels_last import leave_channels_last, take_memory_format
 from subdistill_hf.checkpoints import check_resumable
 from subdistill_hf.cuda_graphs import GraphsOf
 from subdistill_hf.distillation_module import StudentWithAlignments
@@ -83,13 +83,23 @@ class PreparingTrainer(LoadingTrainer):
             fits = what == "all" and made is not None and all(map(is_replayable, made.alignments))
             self.teaching.replay(made if fits else None)
 
-    @property
-    def _memory_format(self) -> torch.memory_format:
-        """How the weights of convolutions lie in memory while training."""
-        args, wanted = self.args, self.args.channels_last
-        if wanted is None:
-            wanted = args.device.type != "cpu" and (args.bf16 or args.fp16)
-        return torch.channels_last if wanted else torch.contiguous_format
+    def _take_memory_format(self) -> None:
+        """Let the convolutions of student and teacher lie in memory as they are trained."""
+        if self.train_dataset is None:
+            return
+        args, student = self.args, self.model
+        batch = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
+        half = args.bf16 or args.fp16
+        take_memory_format(student, lambda: student(**for_student(batch)), args.device, half, args.channels_last)
+        if self.teaching is not None:
+            half = half or args.teacher_bf16
+            self.teaching.take_memory_format(for_teacher(batch)["pixel_values"], half, args.channels_last)
+
+    def _leave_memory_format(self) -> None:
+        """Let them lie contiguously again, as everybody expects weights to lie."""
+        leave_channels_last(self.model)
+        if self.teaching is not None:
+            leave_channels_last(self.teaching.teacher)
 
     def _teacher_precision(self) -> AbstractContextManager[Any]:
         if self.args.teacher_bf16:
@@ -177,6 +187,7 @@ class PreparingTrainer(LoadingTrainer):
         if self.teaching is not None:
             self.teaching.begin()
         self._match_anew()
+        self._take_memory_format()
         if checkpoint is not None:
             check_resumable(checkpoint, self._identity())
             if self.pairs and self.args.method not in BASELINES:
@@ -187,9 +198,6 @@ class PreparingTrainer(LoadingTrainer):
         student = None if self._distillation is None else self._distillation.student
         if self._distillation is None or student is not self.model or made != self._made:
             self._distillation, self._made = self._make_distillation(), made
-        if self._memory_format is torch.channels_last:
-            check_channels_last(self.model, self.args.device)
-        self._distillation.to(memory_format=self._memory_format)
         if self.teaching is not None:
             self._open_cache(self.teaching, self._distillation, views)
         self._replay(self.graphs)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subdistill_hf.activations import Features, Geometry, apart, height_and_width, record, to_features, together
 from subdistill_hf.adapters import base_of
+from subdistill_hf.channels_last import take_memory_format
 from subdistill_hf.cuda_graphs import Replayed
 from subdistill_hf.distillation_module import StudentWithAlignments, logits_of
 from subdistill_hf.layer_loss import LayerLoss
@@ -31,7 +32,6 @@ class Teaching:
         class_ids: for each output of the student, the teacher's output of the same class; `None` takes all.
         device: where it runs.
         precision: makes the autocast context of its forward passes.
-        memory_format: how the weights of its convolutions lie in memory.
     """
 
     def __init__(
@@ -40,9 +40,8 @@ class Teaching:
         class_ids: Sequence[int] | None,
         device: torch.device,
         precision: Callable[[], AbstractContextManager[Any]],
-        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        self.teacher = base_of(freeze(teacher)).to(device).to(memory_format=memory_format)
+        self.teacher = base_of(freeze(teacher)).to(device)
         self.class_ids = None if class_ids is None else torch.tensor(list(class_ids), device=device)
         self.precision = precision
         self.cache: TeacherCache | None = None
@@ -59,6 +58,10 @@ class Teaching:
                 at_work = [(layer.active_adapters, layer.disable_adapters) for layer in layers]
                 self._digest = hashlib.sha256(f"{self._digest} {at_work}".encode()).hexdigest()
         return self._digest
+
+    def take_memory_format(self, pixel_values: Tensor, half_precision: bool, wanted: bool | None) -> None:
+        """Let the weights of the teacher's convolutions lie as `channels_last.take_memory_format` says."""
+        take_memory_format(self.teacher, lambda: self.all_logits(pixel_values), self.device, half_precision, wanted)
 
     def begin(self) -> None:
         """Take the teacher as it is now, frozen, whatever was done to it since."""

@@ -91,9 +91,7 @@ class SubDistillTrainer(PreparingTrainer):
         self.model_accepts_loss_kwargs = False
         self.fit_dataset = fit_dataset
         if needs_teacher and teacher is not None:
-            self.teaching = Teaching(
-                teacher, teacher_class_ids, args.device, self._teacher_precision, self._memory_format
-            )
+            self.teaching = Teaching(teacher, teacher_class_ids, args.device, self._teacher_precision)
         self.pairs, self.subspaces = [], dict(subspaces or {})
         self._given_subspaces = dict(self.subspaces)
         self._resumes_from: str | None = None
@@ -207,7 +205,7 @@ class SubDistillTrainer(PreparingTrainer):
         finally:
             self.is_in_train = False
             self._replay("off")
-            self.model.to(memory_format=torch.contiguous_format)
+            self._leave_memory_format()
         self._share_buffers()
         return output
 
