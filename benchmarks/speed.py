@@ -87,7 +87,6 @@ STUDENTS = (
     "efficientnet_b0",
     "regnety_002",
     "convnext_atto",
-    "vit_tiny_patch16_224",
 )
 PAIRS = {"glyphs": glyphs_pair, "vit-b": vit_b_pair}
 

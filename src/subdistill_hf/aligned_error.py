@@ -70,27 +70,29 @@ class _AlignedErrors(torch.autograd.Function):
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
         """Centre first: float32 would lose the variance of a channel with a large mean."""
-        widest, most = max(h.shape[1] for h in values), max(t.shape[1] for t in targets)
-        cross = values[0].new_zeros(len(values), most, widest)
-        gram = None if keeps_length else values[0].new_zeros(len(values), widest, widest)
-        variance = values[0].new_zeros(len(values), widest) if gram is None else gram.diagonal(dim1=1, dim2=2)
-        means, lengths, offsets = [], [], []
-        kept: list[Tensor] = []
+        widths, dimensions = [h.shape[1] for h in values], [t.shape[1] for t in targets]
+        shape = len(values), max(dimensions), max(widths)
+        cross, offset = values[0].new_zeros(shape), values[0].new_zeros(shape[:2])
+        gram = None if keeps_length else values[0].new_zeros(shape[0], shape[2], shape[2])
+        variance = values[0].new_zeros(shape[0], shape[2]) if gram is None else gram.diagonal(dim1=1, dim2=2)
+        crosses, spreads = cross.unbind(), (variance if gram is None else gram).unbind()
         shares = constants(tuple(1 / (h.shape[0] * h.shape[2]) for h in values), cross.dtype, cross.device)
+        means, lengths = [], []
+        kept: list[Tensor] = []
         for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
             h, t = _alike_in_memory(whole, target.detach())
-            width, dimensions = h.shape[1], t.shape[1]
-            mean = average_over_processes(h.mean(dim=(0, 2), keepdim=True))
+            width = widths[index]
+            mean = average_over_processes(_means(h))
             means.append(mean)
             lengths.append(torch.linalg.vector_norm(t))
-            x = h - (mean if centres is None else centres[index][:, None])
+            x = h - _by_channel(mean if centres is None else centres[index], h)
             if centres is None:
-                offsets.append(average_over_processes(t.mean(dim=(0, 2))))
+                offset[index, : dimensions[index]] = average_over_processes(_means(t))
             if gram is None:
-                _sums_of_squares(x, variance[index, :width])
+                _sums_of_squares(x, spreads[index][:width])
             else:
-                _sum_of_products(x, x, gram[index, :width, :width])
-            _sum_of_products(t, x, cross[index, :dimensions, :width])
+                _sums_of_products(x, x, spreads[index][:width, :width])
+            _sums_of_products(t, x, crosses[index][: dimensions[index], :width])
             kept += [x, t]
         cross *= shares[:, None, None]
         if gram is None:
@@ -109,13 +111,12 @@ class _AlignedErrors(torch.autograd.Function):
         overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
         errors = torch.addcmul(torch.sum(slope - overlap, dim=1), torch.stack(lengths).square_(), shares)
-        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope, shares, *offsets)
+        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope, shares, offset)
         ctx.learned = rotation is matrices
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
-        batch_means = tuple(mean.flatten() for mean in means)
-        ctx.mark_non_differentiable(*batch_means)
+        ctx.mark_non_differentiable(*means)
         ctx.set_materialize_grads(False)  # of the means
-        return errors, *batch_means
+        return errors, *means
 
     @staticmethod
     @once_differentiable
@@ -123,11 +124,7 @@ class _AlignedErrors(torch.autograd.Function):
         """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
         if gradient is None:
             return (None,) * (6 + len(ctx.shapes))
-        count = len(ctx.shapes)
-        kept, (scaled, scale, cross, image, slope, shares, *offsets) = (
-            ctx.saved_tensors[: 2 * count],
-            ctx.saved_tensors[2 * count :],
-        )
+        *kept, scaled, scale, cross, image, slope, shares, offset = ctx.saved_tensors
         step = (gradient * 2)[:, None]
         by_matrices = None
         if ctx.learned:
@@ -142,20 +139,18 @@ class _AlignedErrors(torch.autograd.Function):
             own = own + (1 if scale is None else scale[:, 0].square())
         own = own * step
         between = None if image is None else torch.diag_embed(own) - pull @ scaled  # of x, across channels
+        pulls, owns, constant = pull.unbind(), own.unbind(), torch.bmm(pull, -offset[:, :, None])[:, :, 0].unbind()
         by_values = []
         for index, (shape, contiguous) in enumerate(ctx.shapes):
             x, t = kept[2 * index : 2 * index + 2]
-            width, dimensions = x.shape[1], t.shape[1]
-            of_target = pull[index, :width, :dimensions]
-            of_mean = -(of_target @ offsets[index]) if offsets else x.new_zeros(width)
-            by_x = _affine(of_mean, of_target, t)
+            images, width, positions = shape
+            by_x = _affine(constant[index][:width], pulls[index][:width, : _channels(t)], t)
             if between is None:
-                by_x.addcmul_(x, own[index, :width, None])
+                by_x.addcmul_(x, _by_channel(owns[index][:width], x))
             else:
-                by_x += torch.matmul(between[index, :width, :width], x)
-            if by_x.shape != shape:
-                images, _, positions = shape
-                by_x = by_x.mT.view(images, positions, width).mT
+                by_x += _affine(x.new_zeros(width), between[index, :width, :width], x)
+            if by_x.dim() == 2:
+                by_x = by_x.view(images, positions, width).mT
             # a gradient in another layout would slow down the layers that it goes to
             by_values.append(by_x.contiguous() if contiguous else by_x)
         return None, by_matrices, *[None] * 4, *by_values
@@ -168,40 +163,58 @@ def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _sums_of_squares(x: Tensor, out: Tensor) -> None:
-    """Of each channel of `(B, K, P)`, into `(K,)`: in one kernel, or on a CPU in the steps that are fast there."""
-    if x.device.type == "cpu":
-        torch.sum(x.square(), dim=(0, 2), out=out)
+def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of positions `(B, K, P)`, or rows of all positions `(B P, K)`, whichever lies in memory so.
+
+    Many channels of few positions are made rows: a product for each image would be larger than the image.
+    """
+    channels = max(values.shape[1], target.shape[1])
+    if values.is_contiguous() and channels <= 2 * values.shape[2]:
+        return values, target
+    return _rows(values), _rows(target)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """`(B, K, P)` as `(B P, K)`: no copy for tokens and channels-last maps."""
+    return values.mT.reshape(-1, values.shape[1])
+
+
+# What follows is of images `(B, K, P)` or rows `(N, K)` alike.
+
+
+def _channels(values: Tensor) -> int:
+    return values.shape[1]
+
+
+def _means(values: Tensor) -> Tensor:
+    """Of each channel, `(K,)`."""
+    return values.mean(dim=0 if values.dim() == 2 else (0, 2))
+
+
+def _by_channel(numbers: Tensor, like: Tensor) -> Tensor:
+    """A number for each channel, to be broadcast."""
+    return numbers if like.dim() == 2 else numbers[:, None]
+
+
+def _sums_of_squares(values: Tensor, out: Tensor) -> None:
+    """Of each channel, into `(K,)`: in one kernel, or on a CPU in the steps that are fast there."""
+    dim = 0 if values.dim() == 2 else (0, 2)
+    if values.device.type == "cpu":
+        torch.sum(values.square(), dim=dim, out=out)
     else:
-        torch.linalg.vector_norm(x, dim=(0, 2), out=out).square_()
+        torch.linalg.vector_norm(values, dim=dim, out=out).square_()
 
 
-def _sum_of_products(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Σ l rᵀ over images and positions of `(B, K', P)` and `(B, K, P)`, into `(K', K)`."""
-    if len(left) == 1:
-        torch.mm(left[0], right[0].T, out=out)
+def _sums_of_products(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Σ l rᵀ over images and positions, of K' and of K channels, into `(K', K)`."""
+    if left.dim() == 2:
+        torch.mm(left.T, right, out=out)
     else:
         torch.sum(torch.bmm(left, right.mT), dim=0, out=out)
 
 
 def _affine(constant: Tensor, matrix: Tensor, values: Tensor) -> Tensor:
-    """c + M v at each position: `(K,)`, `(K, K')` and `(B, K', P)` to `(B, K, P)` that lies in memory as v does."""
-    if len(values) == 1:
-        return torch.addmm(constant, values[0].T, matrix.T).T[None]
+    """c + M v at each position, with c `(K,)` and M `(K, K')`."""
+    if values.dim() == 2:
+        return torch.addmm(constant, values, matrix.T)
     return torch.baddbmm(constant[:, None], matrix.expand(len(values), -1, -1), values)
-
-
-def _alike_in_memory(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Images of positions `(B, K, P)`, or one image of all positions `(1, K, B P)`, whichever lies in memory so.
-
-    Many channels of few positions are made one image: a product for each image would be larger than the image.
-    """
-    channels = max(values.shape[1], target.shape[1])
-    if values.is_contiguous() and channels <= 2 * values.shape[2]:
-        return values, target
-    return _one_image(values), _one_image(target)
-
-
-def _one_image(values: Tensor) -> Tensor:
-    """`(B, K, P)` as `(1, K, B P)`, channels last: no copy for tokens and channels-last maps."""
-    return values.mT.reshape(1, -1, values.shape[1]).mT

@@ -46,12 +46,12 @@ def take_memory_format(
             f"{unsafe}, whose training in channels-last memory breaks the memory of torch on a CPU: leave out "
             f"channels_last, or use a network with at least {LEAST_CHANNELS} channels there"
         )
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
 
 
 def leave_channels_last(model: nn.Module) -> None:
     """Let all weights lie contiguously."""
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model.to(memory_format=torch.contiguous_format)
 
 
 def unsafe_convolution(model: nn.Module, device: torch.device) -> str | None:
@@ -75,7 +75,7 @@ def unsafe_convolution(model: nn.Module, device: torch.device) -> str | None:
 
 def _runs_channels_last(model: nn.Module, run: Callable[[], Any]) -> bool:
     """Bring the network there and try it: one that looks at its maps as if they lay contiguously cannot run."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     try:
         with evaluation_mode(model), torch.no_grad():
             run()
