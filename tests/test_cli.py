@@ -86,7 +86,7 @@ def files(folder):
         ([], ["usage: subdistill COMMAND", "distill", "inspect", "analyse", "demo"]),
         (["--help"], ["usage: subdistill COMMAND"]),
         (["distill", "--help"], ["--teacher", "--classes", "--layers", "--centring", "--help-all"]),
-        (["demo", "-h"], ["--teacher"]),
+        (["demo", "-h"], ["usage: subdistill demo", "subdistill distill --classes superclass:zodiac_signs"]),
         (["inspect", "--help"], ["--teacher", "--basis", "--output_dir"]),
         (["analyse", "--help"], ["--teacher", "--layers", "--bases", "--dimensions", "--output_dir"]),
     ],
@@ -149,7 +149,7 @@ def test_the_demo_is_a_run_of_distill_with_options_that_exist():
         ({"method": "fitnets"}, "method='fitnets': expected one of scratch, kd, ce_kd"),
         ({"basis": "lda"}, "basis='lda': expected one of prca, "),
         ({"centring": "median"}, "centring='median': expected one of mean, batch_norm, none"),
-        ({"layer_weight": -1}, "layer_weight=-1.0: expected a weight of at least 0"),
+        ({"layer_weight": -1}, "layer_weight=-1.0: expected at least 0"),
         ({"compare": "kd fitnets"}, "compare='fitnets': expected methods among"),
         ({"augmentation": "cutout"}, "augmentation='cutout': expected auto or one of"),
         ({"mix": 1.5}, "mix=1.5: expected a share of the views, from 0 to 1"),
@@ -157,7 +157,10 @@ def test_the_demo_is_a_run_of_distill_with_options_that_exist():
         ({"resume_from_checkpoint": "{inputs}/empty"}, "expected true, for the last checkpoint, or a checkpoint's"),
         ({"colour": "red"}, "--colour"),
         ({"eval_strategy": "no"}, "--load_best_model_at_end requires"),
-        ({"max_steps": "many"}, "invalid int value: 'many'"),
+        ({"max_steps": "many"}, "invalid int value: 'many' (subdistill distill --help lists the options)"),
+        ({"optim": "steepest"}, "argument --optim: invalid choice: 'steepest'"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0: expected at least 1"),
+        ({"report_to": "paper"}, "report_to='paper': expected one of none, all, "),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, dict) else "",
 )
@@ -166,7 +169,9 @@ def test_bad_input_gets_one_message_before_training_and_leaves_nothing(inputs, t
     status, printed, said = run("distill", arguments(inputs, tmp_path / "out", **changed))
     assert status == 2
     assert message in said
+    assert "\nerror: " in f"\n{said}"  # on a line of its own
     assert "Traceback" not in said
+    assert "usage:" not in said
     assert "trained in" not in printed
     assert list(tmp_path.iterdir()) == []
 
@@ -296,7 +301,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
     for step in (4, 5, 6):  # as if it had been killed in the middle of its third and last method
         shutil.rmtree(runs / "subdistill" / f"checkpoint-{step}")
     given = arguments(inputs, tmp_path / "out", compare="scratch kd", resume_from_checkpoint="true")
-    status, printed, said = run("distill", [*given, "--learning_rate", "1e-5"])  # that of the checkpoint counts
+    with pytest.warns(UserWarning, match=r"goes on as in the checkpoint, from 0\.016 on: 1e-05 needs a new run"):
+        status, printed, said = run("distill", [*given, "--learning_rate", "1e-5"])
     assert status == 0, said
     ours, theirs = (load_file(place / "model.safetensors") for place in (tmp_path / "out", folder))
     for name, value in theirs.items():
@@ -310,6 +316,16 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
         assert after["training_seconds"] is None
     assert (runs / "subdistill" / "checkpoint-6").is_dir()
     assert "SubDistill" in printed
+
+
+def test_a_run_does_not_go_on_to_an_earlier_end(finished, inputs):
+    folder, _, _ = finished
+    before = files(folder)
+    given = arguments(inputs, folder, compare="scratch kd", resume_from_checkpoint="true", max_steps=4)
+    status, _, said = run("distill", given)
+    assert status == 2
+    assert "the checkpoint is of step 6, later than max_steps=4: ask for more steps, or start a new run" in said
+    assert files(folder) == before
 
 
 def test_a_run_is_not_resumed_with_another_teacher_or_other_classes(finished, inputs, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from subdistill_hf.cli import make_parser
-from subdistill_hf.defaults import choose_defaults, given_options
+from subdistill_hf.defaults import choose_defaults, given_options, together_with
 from subdistill_hf.errors import SubDistillError
 
 VIT = "--teacher google/vit-base-patch16-224"
@@ -72,3 +72,28 @@ def test_a_dataset_needs_its_classes(teacher):
 
 def test_given_options_are_spelled_as_fields():
     assert given_options(["--a-b", "1", "--c_d=2-3", "--", "-e", "f", "--no_x"]) == {"a_b", "c_d", "no_x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "follow"),
+    [
+        ("", {}),
+        ("--save_steps 50", {"eval_steps": "50"}),
+        ("--eval-steps=0.5 --classes a b", {"save_steps": "0.5"}),
+        ("--save_steps 5 --save_steps 9", {"eval_steps": "9"}),
+        ("--save_steps 50 --eval_steps 25", {}),
+        ("--save_strategy epoch", {"eval_strategy": "epoch"}),
+        ("--eval_strategy epoch --save_steps 3", {"save_strategy": "epoch", "eval_steps": "3"}),
+        ("--save_strategy no", {}),
+    ],
+)
+def test_a_student_is_saved_when_it_is_evaluated(text, follow):
+    assert together_with(text.split()) == follow
+
+
+def test_what_follows_is_read_as_the_option_that_was_given():
+    parser = make_parser()
+    arguments = ["--save_steps", "50", "--save_strategy", "steps"]
+    parser.set_defaults(**together_with(arguments))
+    _, config = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    assert (config.eval_steps, config.eval_strategy.value) == (50.0, "steps")

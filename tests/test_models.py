@@ -18,6 +18,7 @@ from subdistill_hf.models import (
     load_teacher,
     weights_digest,
 )
+from subdistill_hf.new_models import new_classifier
 from subdistill_hf.students import build_student
 
 
@@ -142,3 +143,22 @@ def test_weights_of_half_precision_are_read_as_float32(tmp_path, dtype):
     folder = save_teacher(tmp_path, teacher_resnet().to(dtype))
     for model in (load_teacher(str(folder)).model, build_student(str(folder), NAMES, processor()).model):
         assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: new_classifier("ResNetForImageClassification", num_channels=1, hidden_sizes=[8, 8], depths=[1, 1]),
+        lambda: new_classifier(
+            "TimmWrapperForImageClassification", architecture="resnet10t", model_args={"in_chans": 1}, num_labels=3
+        ),
+    ],
+    ids=["transformers", "timm"],
+)
+def test_models_of_other_images_than_rgb_are_refused(tmp_path, make):
+    make().save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="takes images of 1 channels: expected 3, since images are read as RGB"):
+        load_teacher(str(tmp_path))
+    with pytest.raises(ModelError, match=r"^student .* takes images of 1 channels: expected 3"):
+        build_student(str(tmp_path), ["a", "b"], processor())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -20,6 +22,7 @@ from subdistill_hf.subspaces import Subspace, save_subspaces
 
 ALIGNMENTS_FILE = "alignments.safetensors"
 STATE_FILE = "subdistill.json"
+LEARNING_RATE = "learning_rate"  # in it
 
 
 def save_distillation(
@@ -93,6 +96,31 @@ def check_resumable(checkpoint: str | Path, state: Mapping[str, Any]) -> None:
             )
 
 
+def check_goes_on(checkpoint: str | Path, max_steps: int, learning_rate: float) -> None:
+    """Say what of the arguments does not hold for a run that goes on from a checkpoint.
+
+    Args:
+        checkpoint: the checkpoint's folder.
+        max_steps: of the run that would go on; 0 or less where its epochs decide.
+        learning_rate: that it asks for; the schedule of the checkpoint goes on, with a warning where that differs.
+
+    Raises:
+        DistillationError: when the checkpoint is of a later step.
+    """
+    step = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    if 0 < max_steps < step:
+        raise DistillationError(
+            f"the checkpoint is of step {step}, later than max_steps={max_steps}: ask for more steps, or start a new "
+            "run in another folder"
+        )
+    saved = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")).get(LEARNING_RATE)
+    if saved is not None and not math.isclose(saved, learning_rate):
+        warnings.warn(
+            f"the learning rate goes on as in the checkpoint, from {saved:g} on: {learning_rate:g} needs a new run",
+            stacklevel=2,
+        )
+
+
 def last_complete_checkpoint(folder: str | Path) -> str | None:
     """The newest checkpoint in `folder` whose last file was written, or `None`."""
     checkpoints = sorted(
@@ -101,7 +129,7 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
     )
     for path in reversed(checkpoints):
         try:
-            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+            step = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
         except (OSError, ValueError, KeyError):  # the writing of this checkpoint was cut short
             continue
         if math.isfinite(step):

@@ -6,7 +6,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from subdistill_hf.options import (
     RUN_DEFAULTS,
@@ -32,13 +33,23 @@ commands:
   analyse   measure how few dimensions of its layers a teacher needs: subdistill analyse --help
   benchmark compare methods over a grid of runs: subdistill benchmark --help
   push      push the folder of a student to the Hub: subdistill push --help
-  demo      the whole way on embedded data, in a few minutes
+  demo      the whole way on embedded data, in a few minutes: subdistill demo --help
 """
 
 DEMO = (
     "--classes superclass:zodiac_signs --train_images_per_class 50 --compare scratch kd --max_steps 800 "
     "--teacher_cache 32 --output_dir demo-student --overwrite --report_to none"
 )
+
+DEMO_USAGE = f"""\
+usage: subdistill demo [OPTIONS]
+
+The whole way on embedded data, in a few minutes: the same as
+
+  subdistill distill {DEMO}
+
+Further options of distill (subdistill distill --help) are added to these, and count where both are given.
+"""
 
 
 def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgumentParser:
@@ -96,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     rest = arguments[1:]
     if "-h" in rest or "--help" in rest or "--help-all" in rest:
-        make_parser("distill" if command == "demo" else command, "--help-all" in rest).print_help()
+        if command == "demo":
+            print(DEMO_USAGE)
+        else:
+            make_parser(command, "--help-all" in rest).print_help()
         return 0
     if command == "demo":
         command, rest = "distill", [*DEMO.split(), *rest]
@@ -108,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(command, rest)
     except SubDistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from tqdm import tqdm
+
+        tqdm.write(f"error: {error}", file=sys.stderr)  # not on the line of a bar
         return 1 if isinstance(error, PushError) else 2
     finally:
         if not callers:  # here, where nothing refers to a trainer any more but the traceback of a crash
@@ -117,11 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> None:
+    from subdistill_hf.defaults import together_with
     from subdistill_hf.errors import SubDistillError
 
+    parser = make_parser(command)
+    parser.error = partial(_refuse, command)
+    if command == "distill":
+        parser.set_defaults(**together_with(arguments))
     try:
-        parsed = make_parser(command).parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    except ValueError as error:  # unknown options, or training arguments that contradict each other
+        parsed = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    except (ValueError, ImportError) as error:  # unknown options, training arguments that contradict each other
         raise SubDistillError(str(error)) from error
     if command == "inspect":
         from subdistill_hf.inspection import inspect
@@ -149,6 +170,13 @@ def _run(command: str, arguments: list[str]) -> None:
         if chosen and parsed[1].process_index == 0:
             print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
         distill(parsed[0], parsed[1], command=shlex.join(["subdistill", "distill", *_without_token(arguments)]))
+
+
+def _refuse(command: str, message: str) -> NoReturn:
+    """What argparse finds, without the usage of over a hundred options before it."""
+    from subdistill_hf.errors import SubDistillError
+
+    raise SubDistillError(f"{message} (subdistill {command} --help lists the options)")
 
 
 def _without_token(arguments: Sequence[str]) -> list[str]:

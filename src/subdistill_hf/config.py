@@ -11,11 +11,33 @@ from subdistill_hf.cuda_graphs import GRAPHS
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.losses import CENTRINGS
 from subdistill_hf.methods import METHODS
+from subdistill_hf.option_values import check_ranges, check_types
 from subdistill_hf.options import AUTO, DistillationOptions
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import PROCRUSTES
 from subdistill_hf.rotations import ROTATIONS
 from subdistill_hf.target_files import PRECISIONS
+
+LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0,
+    "dataloader_num_workers": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "adam_epsilon": 0,
+    "seed": 0,
+    "data_seed": 0,
+    "layer_weight": 0,
+    "kd_weight": 0,
+    "task_weight": 0,
+    "dkd_beta": 0,
+    "layer_pairs": 1,
+    "positions": 1,
+}
+BELOW_1 = 0.99999
+BETWEEN = {"label_smoothing_factor": (0, 1), "adam_beta1": (0, BELOW_1), "adam_beta2": (0, BELOW_1)}
 
 
 @dataclass
@@ -54,7 +76,8 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        """Validate our fields, then let `TrainingArguments` do the rest."""
+        """Validate what would stop a run late or not at all, then let `TrainingArguments` do the rest."""
+        check_types(self)
         for name, allowed in (
             ("method", tuple(METHODS)),
             ("basis", tuple(BASES)),
@@ -65,10 +88,7 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
         ):
             if getattr(self, name) not in allowed:
                 raise SubDistillError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
-        for name in ("layer_weight", "kd_weight", "task_weight", "dkd_beta"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise SubDistillError(f"{name}={value}: expected a weight of at least 0")
+        check_ranges(self, LEAST, BETWEEN)
         if not self.temperature > 0:
             raise SubDistillError(f"temperature={self.temperature}: expected a positive number")
         if not any(self.weights().values()):
@@ -80,10 +100,6 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             raise SubDistillError(f"teacher_cache={self.teacher_cache!r}: expected auto, off, or a number of views")
         if not self.teacher_cache_limit > 0:
             raise SubDistillError(f"teacher_cache_limit={self.teacher_cache_limit}: expected GiB above 0")
-        for name in ("layer_pairs", "positions"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SubDistillError(f"{name}={value}: expected at least 1")
         if isinstance(self.layers, str):
             self.layers = [self.layers]
         loading = self.accelerator_config

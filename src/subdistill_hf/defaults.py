@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.options import (
@@ -19,6 +20,34 @@ def given_options(arguments: Iterable[str]) -> set[str]:
     return {
         word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--") and len(word) > 2
     }
+
+
+def together_with(arguments: Sequence[str]) -> dict[str, str]:
+    """Defaults that follow what was given: a student is saved when it is evaluated, for the best one to be kept.
+
+    Args:
+        arguments: a command line.
+
+    Returns:
+        `eval_steps` where `save_steps` alone is given, and the other way round; the same for the strategies.
+    """
+    given, follow = given_options(arguments), {}
+    for kind in ("steps", "strategy"):
+        for one, other in ((f"save_{kind}", f"eval_{kind}"), (f"eval_{kind}", f"save_{kind}")):
+            value = _value(arguments, one)
+            if one in given and other not in given and value != "no":
+                follow[other] = value
+    return follow
+
+
+def _value(arguments: Sequence[str], name: str) -> str:
+    """The last value given for an option, as text."""
+    values = [""]
+    for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        option, is_whole, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and option.replace("-", "_") == name:
+            values.append(value if is_whole else following)
+    return values[-1]
 
 
 def choose_defaults(task: TaskOptions, given: set[str]) -> list[str]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from subdistill_hf.adapters import save_adapter
-from subdistill_hf.checkpoints import load_alignments, load_student, save_distillation
+from subdistill_hf.checkpoints import LEARNING_RATE, load_alignments, load_student, save_distillation
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.hub_trainer import StudentOnHub
@@ -43,6 +43,12 @@ class JointTrainer(StudentOnHub):
         if self._distillation is None:
             raise RuntimeError("the alignments are made when train() or prepare_distillation() is called")
         return self._distillation
+
+    @property
+    def initial_learning_rate(self) -> float:
+        """The one that the training has; of a resumed one its checkpoint decides, not the arguments."""
+        first = {} if self.optimizer is None else self.optimizer.param_groups[0]
+        return float(first.get("initial_lr", self.args.learning_rate))
 
     # Training
 
@@ -105,7 +111,8 @@ class JointTrainer(StudentOnHub):
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            save_distillation(folder, self._identity(), self.fit_subspaces(), self.distillation.alignments)
+            state = {**self._identity(), LEARNING_RATE: self.initial_learning_rate}
+            save_distillation(folder, state, self.fit_subspaces(), self.distillation.alignments)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

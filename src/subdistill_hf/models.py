@@ -21,6 +21,7 @@ from subdistill_hf.hub_revision import hub_revision
 from subdistill_hf.licenses import license_of
 from subdistill_hf.options import EMBEDDED_TEACHERS
 
+RGB = 3
 TEACHERS_FOLDER = Path(__file__).parent / "teachers"
 
 
@@ -111,6 +112,7 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
             f"teacher {name!r} cannot be loaded: {explain(error)}. Expected an embedded teacher "
             f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
         ) from error
+    check_image_channels(model, f"teacher {name!r}")
     replaceable = head_modules(model) if missing and adaptable else []
     if untrained := sorted(weight for weight in missing if weight.rpartition(".")[0] not in replaceable):
         raise ModelError(
@@ -157,6 +159,21 @@ def image_size_of(processor: Any) -> tuple[int, int]:
     if data_config:
         return int(data_config["input_size"][1]), int(data_config["input_size"][2])
     raise ModelError(f"{type(processor).__name__} does not say the size of its images")
+
+
+def check_image_channels(model: nn.Module, who: str) -> None:
+    """Refuse a model of other images than RGB, as which all images are read.
+
+    Raises:
+        ModelError: when its configuration says so.
+    """
+    config: Any = model.config
+    channels = getattr(config, "num_channels", None)
+    if channels is None:  # timm's
+        own = getattr(config, "model_args", None) or {}
+        channels = own.get("in_chans") or (getattr(config, "pretrained_cfg", None) or {}).get("input_size", [RGB])[0]
+    if channels != RGB:
+        raise ModelError(f"{who} takes images of {channels} channels: expected {RGB}, since images are read as RGB")
 
 
 def count_parameters(model: nn.Module) -> int:

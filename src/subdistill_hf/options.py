@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from subdistill_hf.methods import METHODS
+from subdistill_hf.option_values import check_types
 
 AUTO = "auto"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
@@ -102,6 +103,10 @@ class DataOptions:
         default=1.0,
         metadata={"help": "Share of the training and validation images of these classes that carry it, 0 to 1."},
     )
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type, as a YAML file or a caller may give them."""
+        check_types(self)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from subdistill_hf.baselines import BASELINES
 from subdistill_hf.batches import for_student, for_teacher
 from subdistill_hf.cache_building import CacheRequest, TaughtViews, check_views, open_cache
 from subdistill_hf.channels_last import leave_channels_last, take_memory_format
-from subdistill_hf.checkpoints import check_resumable
+from subdistill_hf.checkpoints import check_goes_on, check_resumable
 from subdistill_hf.cuda_graphs import GraphsOf
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.fitting import FitRequest, fit_pairs
@@ -190,6 +190,7 @@ class PreparingTrainer(LoadingTrainer):
         self._take_memory_format()
         if checkpoint is not None:
             check_resumable(checkpoint, self._identity())
+            check_goes_on(checkpoint, self.args.max_steps, self.args.learning_rate)
             if self.pairs and self.args.method not in BASELINES:
                 self._forget_others()
                 self.subspaces = load_subspaces(checkpoint)

@@ -43,6 +43,7 @@ from subdistill_hf.student_lora import check_student_lora, described_lora, with_
 from subdistill_hf.students import build_student, is_new
 from subdistill_hf.task import Task, announce, load_task
 from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.training_packages import check_packages
 from subdistill_hf.views import ViewCollator
 
 RUNS_FOLDER = "runs"
@@ -66,7 +67,7 @@ class _Run:
             trainer.pairs,
             trainer.subspaces,
             trainer.state.log_history,
-            _initial_learning_rate(trainer),
+            trainer.initial_learning_rate,
             trainer.rotation,
             resumed=self.checkpoint is not None,
             energy=self.energy,
@@ -96,6 +97,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     methods = _methods(options, config)
     shown = next((method for method in reversed(methods) if METHODS[method].layer_weight is not None), None)
     check_student_lora(options)
+    check_packages(config)
     _check_folder(options, config)
     main = config.process_index == 0
     destination = _destination(options, config) if main and config.push_to_hub else None
@@ -144,12 +146,6 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     if destination is not None:
         print(upload(task.folder, destination))
     return report
-
-
-def _initial_learning_rate(trainer: SubDistillTrainer) -> float:
-    """The one that the training had; of a resumed one its checkpoint decides, not the options."""
-    first = {} if trainer.optimizer is None else trainer.optimizer.param_groups[0]
-    return float(first.get("initial_lr", trainer.args.learning_rate))
 
 
 def _fit_subspaces(runs: Mapping[str, _Run]) -> None:

@@ -15,7 +15,7 @@ from subdistill_hf.adapters import replace_head
 from subdistill_hf.hub_errors import explain
 from subdistill_hf.hub_revision import hub_revision
 from subdistill_hf.licenses import license_of
-from subdistill_hf.models import LOADING_ERRORS, LoadedModel, ModelError, image_size_of
+from subdistill_hf.models import LOADING_ERRORS, LoadedModel, ModelError, check_image_channels, image_size_of
 from subdistill_hf.new_models import labels_of, names_of, new_classifier
 from subdistill_hf.recipe_values import factor, positive, refuse_unknown
 from subdistill_hf.timm_students import described_timm_student, timm_processor
@@ -100,6 +100,7 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
             f"student {source!r} cannot be built: {explain(error)}. Expected a recipe "
             f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub"
         ) from error
+    check_image_channels(model, f"student {source!r}")
     _check_mostly_trained(source, model, loading["missing_keys"])
     if len(before) == len(names) and before != names:  # of as many outputs, so that its head was read
         replace_head(model, names)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,9 +22,11 @@ from subdistill_hf.errors import NonFiniteLossError, SubDistillError
 from subdistill_hf.evaluation import Classifier, predict, processor_name, score
 from subdistill_hf.mark_scores import mark_scores, unmarked_test
 from subdistill_hf.models import count_parameters
+from subdistill_hf.option_values import names_of_options
 from subdistill_hf.options import RUN_DEFAULTS, TaskOptions
 from subdistill_hf.run import build_trainer
 from subdistill_hf.task import load_task
+from subdistill_hf.training_packages import check_packages
 
 DEFAULTS: dict[str, Any] = {
     "report_to": "none",
@@ -50,13 +53,15 @@ def check(jobs: Sequence[Job]) -> None:
     """
     for job in {_digest(job.training): job for job in jobs}.values():
         try:
-            config_of(job, "unused")
+            _refuse_unknown(job.training, SubDistillConfig)
+            check_packages(config_of(job, "unused"))
         except (TypeError, ValueError, SubDistillError) as error:
             raise BenchmarkError(f"{job}: {error}") from error
     ordered = sorted(jobs, key=lambda job: job.train_images)
     largest = {_digest([job.task["classes"], job.condition]): job for job in ordered}
     for job in largest.values():
         try:
+            _refuse_unknown(job.task, TaskOptions)
             data = load_subtask(TaskOptions(**job.task), job.seed)
         except (TypeError, SubDistillError) as error:
             raise BenchmarkError(f"{job}: {error}") from error
@@ -67,6 +72,15 @@ def check(jobs: Sequence[Job]) -> None:
                 raise BenchmarkError(
                     f"{job}: class {name!r} has {found} images: expected {wanted} to train and validate"
                 )
+
+
+def _refuse_unknown(options: Iterable[str], kind: type) -> None:
+    """Options that are spelled wrongly, or stand under the wrong heading."""
+    for name in options:
+        if name not in names_of_options(kind):
+            near = difflib.get_close_matches(name, [*names_of_options(SubDistillConfig, TaskOptions)], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see subdistill distill --help-all"
+            raise BenchmarkError(f"{name!r} is no option of {kind.__name__}; {hint}")
 
 
 def _digest(options: Any) -> str:
