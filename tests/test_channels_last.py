@@ -60,7 +60,16 @@ def test_a_network_that_cannot_run_so_stays_as_it_was(caplog):
     model = network(Viewed())
     with caplog.at_level(logging.INFO, "subdistill_hf"):
         assert not take(model)
-    assert "Sequential is trained in contiguous memory: view size is not compatible" in caplog.text
+    assert "Sequential is not trained in channels-last memory: view size is not compatible" in caplog.text
+    with pytest.raises(DistillationError, match=r"^Sequential cannot be .*: view size is not compatible.*; leave out"):
+        take(model, wanted=True)
+    assert not lies_channels_last(model)
+
+
+def test_weights_of_five_dimensions_stay_as_they_are():
+    model = network()
+    model.volume = nn.Parameter(torch.randn(2, 3, 2, 2, 2))
+    assert not take(model)
 
 
 def test_what_was_channels_last_is_contiguous_where_it_should_be():
@@ -73,8 +82,8 @@ def test_what_was_channels_last_is_contiguous_where_it_should_be():
 @pytest.mark.parametrize(
     ("layer", "unsafe"),
     [
-        (nn.Conv2d(15, 4, 1, stride=2), "'0' is a strided 1x1 convolution of 15 channels"),
-        (nn.Conv2d(40, 40, 1, stride=(1, 2), groups=4), "'0' is a strided 1x1 convolution of 10 channels"),
+        (nn.Conv2d(15, 4, 1, stride=2), "'0' is a strided 1x1 convolution of 15 channels, with which torch"),
+        (nn.Conv2d(40, 40, 1, stride=(1, 2), groups=4), "'0' is a strided 1x1 convolution of 10 channels, with"),
         (nn.Conv2d(16, 4, 1, stride=2), None),
         (nn.Conv2d(15, 4, 1), None),
         (nn.Conv2d(15, 4, 3, stride=2), None),
@@ -83,7 +92,8 @@ def test_what_was_channels_last_is_contiguous_where_it_should_be():
 )
 def test_strided_1x1_convolutions_of_few_channels_are_unsafe_on_cpus(layer, unsafe):
     model = nn.Sequential(layer)
-    assert unsafe_convolution(model, CPU) == unsafe
+    found = unsafe_convolution(model, CPU)
+    assert found is None if unsafe is None else found.startswith(unsafe)
     assert unsafe_convolution(model, ACCELERATOR) is None
 
 

@@ -30,7 +30,7 @@ from subdistill_hf.options import DistillationOptions, InspectOptions, TaskOptio
         ("num_train_epochs", -1.0, "num_train_epochs=-1.0: expected at least 0"),
         ("seed", -1, "seed=-1: expected at least 0"),
         ("label_smoothing_factor", 2.0, "label_smoothing_factor=2.0: expected a number from 0 to 1"),
-        ("adam_beta2", 1.0, "adam_beta2=1.0: expected a number from 0 to 0.99999"),
+        ("adam_beta2", 1.0, "adam_beta2=1.0: expected a number from 0 to 1"),
         ("max_steps", "many", "max_steps='many': expected a whole number"),
         ("temperature", "warm", "temperature='warm': expected a number"),
         ("bf16", "maybe", "bf16='maybe': expected true or false"),

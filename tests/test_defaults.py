@@ -85,6 +85,7 @@ def test_given_options_are_spelled_as_fields():
         ("--save_strategy epoch", {"eval_strategy": "epoch"}),
         ("--eval_strategy epoch --save_steps 3", {"save_strategy": "epoch", "eval_steps": "3"}),
         ("--save_strategy no", {}),
+        ("--save_strategy best", {}),
     ],
 )
 def test_a_student_is_saved_when_it_is_evaluated(text, follow):
@@ -93,7 +94,7 @@ def test_a_student_is_saved_when_it_is_evaluated(text, follow):
 
 def test_what_follows_is_read_as_the_option_that_was_given():
     parser = make_parser()
-    arguments = ["--save_steps", "50", "--save_strategy", "steps"]
+    arguments = ["--save_steps", "50", "--save_strategy", "epoch"]
     parser.set_defaults(**together_with(arguments))
     _, config = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    assert (config.eval_steps, config.eval_strategy.value) == (50.0, "steps")
+    assert (config.eval_steps, config.eval_strategy.value) == (50.0, "epoch")

@@ -263,3 +263,77 @@ def test_a_checkpoint_holds_what_the_run_was(interrupted, uninterrupted):
     assert str(interrupted) not in json.dumps(state)
     saved = load_file(interrupted / "checkpoint-12" / ALIGNMENTS_FILE)
     assert saved.keys() == weights_of(uninterrupted.distillation.alignments).keys()
+
+
+# In another memory format, and with other arguments
+
+
+def convolutional_run(folder, channels_last, **options):
+    student, teacher = resnet(widths=(16, 16, 16, 20)), teacher_resnet(widths=(16, 20, 28, 36))
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3} | options
+    return trainer(folder, student, teacher, channels_last=channels_last, **options)
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, None), (None, False)])
+def test_a_run_goes_on_where_weights_lie_otherwise_in_memory(tmp_path, before, after):
+    whole = convolutional_run(tmp_path / "whole", before)
+    whole.train()
+    resumed = convolutional_run(tmp_path / "resumed", after)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert losses(resumed)[-3:] == pytest.approx(losses(whole)[-3:], rel=1e-3)
+    assert_equal_weights(weights_of(resumed.model), weights_of(whole.model), tolerance=1e-3)
+
+
+class Stacked(torch.nn.Module):
+    """A student that is no model of transformers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(8, 12, 3, 2))
+        self.head = torch.nn.Linear(12, 3)
+
+    def forward(self, pixel_values):
+        return self.head(self.blocks(pixel_values).mean(dim=(2, 3)))
+
+
+def test_a_student_that_is_no_model_of_transformers_is_saved_and_goes_on(tmp_path):
+    options = {"layers": ["resnet.encoder.stages.1=blocks"], "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    options |= {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    whole, resumed = (trainer(tmp_path / name, Stacked(), **options) for name in ("whole", "resumed"))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert_equal_weights(weights_of(resumed.model), weights_of(whole.model), tolerance=0)
+    saved = load_file(Path(whole.state.best_model_checkpoint) / "model.safetensors")
+    assert_equal_weights(saved, whole.model.state_dict(), tolerance=0)
+
+
+def test_a_run_does_not_go_on_to_an_end_before_the_checkpoint(tmp_path):
+    convolutional_run(tmp_path, None).train()  # 24 images, 3 steps an epoch
+    for options, asked in (
+        ({"max_steps": 5}, "max_steps=5"),
+        ({"max_steps": -1, "num_train_epochs": 1}, "num_train_e"),
+    ):
+        run = convolutional_run(tmp_path, None, **options)
+        with pytest.raises(DistillationError, match=rf"the checkpoint is of step 6, epoch 2, later than {asked}"):
+            run.train(resume_from_checkpoint=True)
+
+
+def test_another_learning_rate_does_not_count_and_is_said(tmp_path, recwarn):
+    convolutional_run(tmp_path, None).train()
+    run = convolutional_run(tmp_path, None, max_steps=7)
+    run.train(resume_from_checkpoint=True)
+    assert not [warning for warning in recwarn if "learning rate" in str(warning.message)]
+    run = convolutional_run(tmp_path, None, max_steps=8, learning_rate=5e-3)
+    with pytest.warns(
+        UserWarning, match=r"the learning rate goes on as in the checkpoint, from 0\.001 on: 0\.005 needs"
+    ):
+        run.train(resume_from_checkpoint=True)
+    assert run.initial_learning_rate == 1e-3
+
+
+def test_of_an_optimiser_of_the_user_the_learning_rate_is_not_compared(tmp_path, recwarn):
+    parts = {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}
+    convolutional_run(tmp_path, None, parts=parts).train()
+    convolutional_run(tmp_path, None, parts=parts, max_steps=8).train(resume_from_checkpoint=True)
+    assert not [warning for warning in recwarn if "learning rate" in str(warning.message)]

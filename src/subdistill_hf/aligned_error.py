@@ -45,7 +45,7 @@ def aligned_errors(
     Returns:
         The mean over images and positions of ‖V D(h - m) - t‖², `(L,)`, whose gradients flow to h and V, and the mean
         of h over images, positions and processes in each layer, `(K,)`. With several processes an error is that of
-        this process but for a term whose mean over the processes is zero.
+        this process.
     """
     errors, *means = _AlignedErrors.apply(targets, matrices, centres, divide, eps, keeps_length, *values)
     return errors, tuple(means)

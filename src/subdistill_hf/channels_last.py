@@ -34,19 +34,20 @@ def take_memory_format(
     """
     if wanted is None:
         usual = half_precision == (device.type != "cpu")
-        if not usual or unsafe_convolution(model, device) or not _runs_channels_last(model, run):
-            leave_channels_last(model)
-        return
-    if not wanted:
+        if usual and unsafe_convolution(model, device) is None and _why_not_channels_last(model, run) is None:
+            return
+    elif wanted:
+        unsafe = unsafe_convolution(model, device)
+        why_not = unsafe or _why_not_channels_last(model, run)
+        if why_not is None:
+            return
         leave_channels_last(model)
-        return
-    unsafe = unsafe_convolution(model, device)
-    if unsafe is not None:
+        hint = f", or use a network with at least {LEAST_CHANNELS} channels there" if unsafe else ""
         raise DistillationError(
-            f"{unsafe}, whose training in channels-last memory breaks the memory of torch on a CPU: leave out "
-            f"channels_last, or use a network with at least {LEAST_CHANNELS} channels there"
+            f"{type(model).__name__} cannot be trained in channels-last memory: {why_not}; leave out "
+            f"channels_last{hint}"
         )
-    model.to(memory_format=torch.channels_last)
+    leave_channels_last(model)
 
 
 def leave_channels_last(model: nn.Module) -> None:
@@ -69,17 +70,20 @@ def unsafe_convolution(model: nn.Module, device: torch.device) -> str | None:
             and max(module.stride) > 1
             and module.in_channels // module.groups < LEAST_CHANNELS
         ):
-            return f"{name!r} is a strided 1x1 convolution of {module.in_channels // module.groups} channels"
+            return (
+                f"{name!r} is a strided 1x1 convolution of {module.in_channels // module.groups} channels, with which "
+                "torch breaks its memory on a CPU"
+            )
     return None
 
 
-def _runs_channels_last(model: nn.Module, run: Callable[[], Any]) -> bool:
+def _why_not_channels_last(model: nn.Module, run: Callable[[], Any]) -> str | None:
     """Bring the network there and try it: one that looks at its maps as if they lay contiguously cannot run."""
-    model.to(memory_format=torch.channels_last)
     try:
+        model.to(memory_format=torch.channels_last)
         with evaluation_mode(model), torch.no_grad():
             run()
     except RuntimeError as error:
-        logger.info("%s is trained in contiguous memory: %s", type(model).__name__, error)
-        return False
-    return True
+        logger.info("%s is not trained in channels-last memory: %s", type(model).__name__, error)
+        return str(error)
+    return None

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -96,22 +97,37 @@ def check_resumable(checkpoint: str | Path, state: Mapping[str, Any]) -> None:
             )
 
 
-def check_goes_on(checkpoint: str | Path, max_steps: int, learning_rate: float) -> None:
+def lay_out_moments(optimizer: Any) -> None:
+    """Let what an optimiser keeps of each weight lie in memory as the weight does.
+
+    A checkpoint's state lies as it was saved, perhaps where convolutions lay otherwise, and fused optimisers go
+    through weights and state in the order of memory, without a look at their strides.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def check_goes_on(checkpoint: str | Path, max_steps: int, epochs: float, learning_rate: float) -> None:
     """Say what of the arguments does not hold for a run that goes on from a checkpoint.
 
     Args:
         checkpoint: the checkpoint's folder.
         max_steps: of the run that would go on; 0 or less where its epochs decide.
+        epochs: of that run.
         learning_rate: that it asks for; the schedule of the checkpoint goes on, with a warning where that differs.
 
     Raises:
         DistillationError: when the checkpoint is of a later step.
     """
-    step = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
-    if 0 < max_steps < step:
+    state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    step, epoch = state["global_step"], state.get("epoch") or 0
+    if 0 < max_steps < step or (max_steps <= 0 and math.ceil(epochs) < epoch):
+        asked = f"max_steps={max_steps}" if max_steps > 0 else f"num_train_epochs={epochs:g}"
         raise DistillationError(
-            f"the checkpoint is of step {step}, later than max_steps={max_steps}: ask for more steps, or start a new "
-            "run in another folder"
+            f"the checkpoint is of step {step}, epoch {epoch:g}, later than {asked}: ask for more, or start a new run "
+            "in another folder"
         )
     saved = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")).get(LEARNING_RATE)
     if saved is not None and not math.isclose(saved, learning_rate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -36,7 +37,7 @@ LEAST = {
     "layer_pairs": 1,
     "positions": 1,
 }
-BELOW_1 = 0.99999
+BELOW_1 = math.nextafter(1, 0)
 BETWEEN = {"label_smoothing_factor": (0, 1), "adam_beta1": (0, BELOW_1), "adam_beta2": (0, BELOW_1)}
 
 

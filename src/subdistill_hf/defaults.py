@@ -35,7 +35,8 @@ def together_with(arguments: Sequence[str]) -> dict[str, str]:
     for kind in ("steps", "strategy"):
         for one, other in ((f"save_{kind}", f"eval_{kind}"), (f"eval_{kind}", f"save_{kind}")):
             value = _value(arguments, one)
-            if one in given and other not in given and value != "no":
+            both = kind == "steps" or value in ("steps", "epoch")
+            if one in given and other not in given and both:
                 follow[other] = value
     return follow
 

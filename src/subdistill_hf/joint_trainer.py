@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from subdistill_hf.adapters import save_adapter
-from subdistill_hf.checkpoints import LEARNING_RATE, load_alignments, load_student, save_distillation
+from subdistill_hf.checkpoints import LEARNING_RATE, lay_out_moments, load_alignments, load_student, save_distillation
 from subdistill_hf.distillation_module import StudentWithAlignments
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.hub_trainer import StudentOnHub
@@ -28,6 +28,10 @@ class JointTrainer(StudentOnHub):
 
     model: nn.Module
     _distillation: StudentWithAlignments | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._users_optimizer = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
 
     def fit_subspaces(self) -> dict[str, Subspace]:
         """The subspaces of the run by teacher layer, for its checkpoints."""
@@ -48,7 +52,8 @@ class JointTrainer(StudentOnHub):
     def initial_learning_rate(self) -> float:
         """The one that the training has; of a resumed one its checkpoint decides, not the arguments."""
         first = {} if self.optimizer is None else self.optimizer.param_groups[0]
-        return float(first.get("initial_lr", self.args.learning_rate))
+        rate = first.get("initial_lr")
+        return float(self.args.learning_rate if rate is None else rate)
 
     # Training
 
@@ -111,8 +116,8 @@ class JointTrainer(StudentOnHub):
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            state = {**self._identity(), LEARNING_RATE: self.initial_learning_rate}
-            save_distillation(folder, state, self.fit_subspaces(), self.distillation.alignments)
+            rate = {} if self._users_optimizer else {LEARNING_RATE: self.initial_learning_rate}
+            save_distillation(folder, {**self._identity(), **rate}, self.fit_subspaces(), self.distillation.alignments)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -121,6 +126,11 @@ class JointTrainer(StudentOnHub):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_alignments(resume_from_checkpoint, self.distillation.alignments)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.optimizer is not None:
+            lay_out_moments(self.optimizer)
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
@@ -146,5 +156,8 @@ class JointTrainer(StudentOnHub):
                 if self.processing_class is not None:
                     self.processing_class.save_pretrained(folder)
             return
+        if state_dict is None and not isinstance(self.model, PreTrainedModel):
+            # while training weights may lie channels last, which safetensors does not take
+            state_dict = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         super()._save(output_dir, state_dict)
         (folder / "training_args.bin").unlink(missing_ok=True)

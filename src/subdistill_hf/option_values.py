@@ -68,6 +68,4 @@ def _kind(field: Field[Any]) -> str | None:
 def _is_of(value: Any, kind: str) -> bool:
     if kind == "bool":
         return isinstance(value, bool)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return False
-    return kind == "float" or float(value).is_integer()
+    return isinstance(value, numbers.Integral if kind == "int" else numbers.Real) and not isinstance(value, bool)

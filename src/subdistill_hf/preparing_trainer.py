@@ -45,6 +45,7 @@ class PreparingTrainer(LoadingTrainer):
     subspaces: dict[str, Subspace]
     _given_subspaces: dict[str, Subspace]
     _run_identity: RunIdentity
+    _example: dict[str, Any] | None = None  # a batch of two images
     # what pairs, subspaces, losses and targets were made for
     _matched: Any = None
     _fitted: Any = None
@@ -85,10 +86,9 @@ class PreparingTrainer(LoadingTrainer):
 
     def _take_memory_format(self) -> None:
         """Let the convolutions of student and teacher lie in memory as they are trained."""
-        if self.train_dataset is None:
+        if self._example is None:
             return
-        args, student = self.args, self.model
-        batch = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
+        args, student, batch = self.args, self.model, self._example
         half = args.bf16 or args.fp16
         take_memory_format(student, lambda: student(**for_student(batch)), args.device, half, args.channels_last)
         if self.teaching is not None:
@@ -190,7 +190,8 @@ class PreparingTrainer(LoadingTrainer):
         self._take_memory_format()
         if checkpoint is not None:
             check_resumable(checkpoint, self._identity())
-            check_goes_on(checkpoint, self.args.max_steps, self.args.learning_rate)
+            args = self.args
+            check_goes_on(checkpoint, args.max_steps, args.num_train_epochs, args.learning_rate)
             if self.pairs and self.args.method not in BASELINES:
                 self._forget_others()
                 self.subspaces = load_subspaces(checkpoint)

@@ -99,7 +99,7 @@ class SubDistillTrainer(PreparingTrainer):
         self._matrices: KeptMatrices = {}
         self._run_identity = RunIdentity()
         if self.train_dataset is not None:
-            example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
+            self._example = example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
             if self.teaching is not None:
                 self._match(self.teaching, example)
             self._norm_of_one_position = norm_of_one_position(self.model, for_student(example))

@@ -10,6 +10,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 
 from subdistill_hf.errors import SubDistillError
 
+UNLISTED = ("azure_ml", "flyte")  # which transformers may leave out of its list of what is installed
+
 
 def check_packages(args: TrainingArguments) -> None:
     """Refuse arguments whose packages are not installed, which transformers finds out when the training begins.
@@ -22,9 +24,9 @@ def check_packages(args: TrainingArguments) -> None:
         if service not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(["none", "all", *INTEGRATION_TO_CALLBACK])
             raise SubDistillError(f"report_to={service!r}: expected one of {known}")
-        if service not in installed and service != "flyte":  # which transformers does not list
+        if service not in installed and service not in UNLISTED:
             raise SubDistillError(
-                f"report_to={service!r}: its package is not installed; install it, or give "
+                f"report_to={service!r}: its package is not installed, or not set up; do so, or give "
                 f"{' or '.join([*installed, 'none'])}"
             )
     try:
