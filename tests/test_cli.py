@@ -324,7 +324,7 @@ def test_a_run_does_not_go_on_to_an_earlier_end(finished, inputs):
     given = arguments(inputs, folder, compare="scratch kd", resume_from_checkpoint="true", max_steps=4)
     status, _, said = run("distill", given)
     assert status == 2
-    assert "the checkpoint is of step 6, later than max_steps=4: ask for more steps, or start a new run" in said
+    assert "later than max_steps=4: ask for more, or start a new run" in said
     assert files(folder) == before
 
 
