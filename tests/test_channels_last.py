@@ -1,6 +1,7 @@
 """Convolutions lie channels last where that is faster, and only in networks that torch can train so."""
 
 import logging
+import platform
 
 import pytest
 import torch
@@ -8,6 +9,14 @@ from torch import nn
 
 from subdistill_hf.channels_last import leave_channels_last, take_memory_format, unsafe_convolution
 from subdistill_hf.errors import DistillationError
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    """As if the tests ran on a CPU of the kind that was measured."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
 
 CPU, ACCELERATOR = torch.device("cpu"), torch.device("cuda")
 
@@ -54,6 +63,16 @@ def test_networks_lie_channels_last_where_it_is_faster_or_wanted(options, expect
     assert model.training
     leave_channels_last(model)
     assert not lies_channels_last(model)
+
+
+@pytest.mark.parametrize(
+    ("machine", "onednn", "expected"), [("AMD64", True, True), ("arm64", True, False), ("x86_64", False, False)]
+)
+def test_cpus_of_other_kinds_were_not_measured(monkeypatch, machine, onednn, expected):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+    assert take(network()) == expected
+    assert take(network(), wanted=True)
 
 
 def test_a_network_that_cannot_run_so_stays_as_it_was(caplog):

@@ -31,7 +31,7 @@ from helpers import (
     vit,
     weights_of,
 )
-from subdistill_hf import losses, procrustes, rotations
+from subdistill_hf import channels_last, losses, procrustes, rotations
 from subdistill_hf import trainer as trainer_module
 from subdistill_hf.activations import LayerError
 from subdistill_hf.aligned_error import aligned_errors
@@ -937,7 +937,8 @@ def test_a_teacher_cache_needs_a_length(tmp_path):
         streamed.train()
 
 
-def test_channels_last_memory_changes_rounding_alone_and_is_gone_afterwards(tmp_path):
+def test_channels_last_memory_changes_rounding_alone_and_is_gone_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr(channels_last, "_faster_on_cpus", lambda: True)
     runs = {}
     for flag in (None, False):
         options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 6}
@@ -963,7 +964,8 @@ def test_channels_last_memory_is_refused_where_torch_would_break(tmp_path):
         run.train()
 
 
-def test_student_and_teacher_lie_in_memory_as_each_can(tmp_path):
+def test_student_and_teacher_lie_in_memory_as_each_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(channels_last, "_faster_on_cpus", lambda: True)
     run = trainer(tmp_path, resnet(widths=(8, 12, 16, 20)), teacher_resnet(widths=(16, 20, 28, 36)))
     run.prepare_distillation()
     kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teaching.teacher)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -26,15 +27,16 @@ def take_memory_format(
         run: lets it see a few images.
         device: where it runs.
         half_precision: whether it runs in bfloat16 or float16.
-        wanted: what the user says. Left open, it is channels last where torch is faster so, on CPUs in full precision
-            and on accelerators in half precision (`benchmarks/speed.py`), unless the network could not be trained.
+        wanted: what the user says. Left open, it is channels last where torch is faster so, on x86 CPUs in full
+            precision (`benchmarks/speed.py`) and on accelerators in half precision, unless the network could not be
+            trained.
 
     Raises:
         DistillationError: when channels last is wanted of a network that could not be trained.
     """
     if wanted is None:
-        usual = half_precision == (device.type != "cpu")
-        if usual and unsafe_convolution(model, device) is None and _why_not_channels_last(model, run) is None:
+        faster = _faster_on_cpus() and not half_precision if device.type == "cpu" else half_precision
+        if faster and unsafe_convolution(model, device) is None and _why_not_channels_last(model, run) is None:
             return
     elif wanted:
         unsafe = unsafe_convolution(model, device)
@@ -48,6 +50,12 @@ def take_memory_format(
             f"channels_last{hint}"
         )
     leave_channels_last(model)
+
+
+def _faster_on_cpus() -> bool:
+    """Whether this is a CPU of the kind that was measured, with the kernels of oneDNN."""
+    with_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return with_onednn and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def leave_channels_last(model: nn.Module) -> None:

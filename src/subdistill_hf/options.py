@@ -285,8 +285,8 @@ class DistillationOptions:
         default=None,
         metadata={
             "help": "Keep the weights of convolutions, teacher's and student's, in channels-last memory while "
-            "training; by default on CPUs without bf16, and on accelerators with bf16 or fp16, but for networks that "
-            "torch cannot train so."
+            "training; by default on x86 CPUs without bf16, and on accelerators with bf16 or fp16, but for networks "
+            "that torch cannot train so."
         },
     )
     cuda_graphs: str = field(
