@@ -145,7 +145,7 @@ def test_the_demo_is_a_run_of_distill_with_options_that_exist():
         ({"student": "resnet:widths=8-no"}, "student recipe 'resnet:widths=8-no'"),
         ({"layers": "resnet.encoder.stages.7=resnet.encoder.stages.1"}, "nearest names: resnet.encoder.stages."),
         ({"layers": "classifier=resnet.encoder.stages.1"}, "layer 'classifier' gives a torch.float32 tensor of shape"),
-        (FEW_POSITIONS, "9 positions cannot determine a subspace of 12 dimensions"),
+        (FEW_POSITIONS, "layer 'resnet.encoder.stages.3': 9 positions cannot determine a subspace of 12 dimensions"),
         ({"method": "fitnets"}, "method='fitnets': expected one of scratch, kd, ce_kd"),
         ({"basis": "lda"}, "basis='lda': expected one of prca, "),
         ({"centring": "median"}, "centring='median': expected one of mean, batch_norm, none"),
@@ -365,7 +365,7 @@ def test_inspect_prints_the_spectrum_of_each_stage_and_writes_its_files(inputs, 
     status, printed, said = inspection(inputs, output_dir=tmp_path / "spectra", train_images_per_class=10)
     # 24 training images: the last stage, of 36 channels at one position each, has too few.
     assert status == 2
-    assert "24 positions cannot determine a subspace of 36 dimensions" in said
+    assert "layer 'resnet.encoder.stages.3': 24 positions cannot determine a subspace of 36 dimensions" in said
     layers = [f"resnet.encoder.stages.{index}" for index in range(3)]
     status, printed, said = inspection(inputs, output_dir=tmp_path / "spectra", layers=" ".join(layers))
     assert status == 0, said

@@ -21,7 +21,7 @@ from subdistill_hf.options import AnalyseOptions
 from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.projected_accuracy import projected_accuracies
 from subdistill_hf.stages import LayerShape
-from subdistill_hf.subspaces import Subspace
+from subdistill_hf.subspaces import Subspace, fit_layer
 from subdistill_hf.tables import table
 from subdistill_hf.teacher_layers import BATCH, load_teacher_layers
 from subdistill_hf.views import ViewDataset
@@ -110,7 +110,7 @@ class _Curves:
         dimensions = dimensions or default_dimensions(moments)
         spaces = {
             basis: [
-                Subspace.fit(moments, dimensions[-1], basis, seed + draw)
+                fit_layer(layer.name, moments, dimensions[-1], basis, seed + draw)
                 for draw in range(RANDOM_BASES if basis == "random" else 1)
             ]
             for basis in bases

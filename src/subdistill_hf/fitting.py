@@ -16,7 +16,7 @@ from subdistill_hf.layers import LayerPair
 from subdistill_hf.moments import Moments, collect_moments
 from subdistill_hf.relevance import activations_and_contexts
 from subdistill_hf.stages import LayerShape
-from subdistill_hf.subspaces import Subspace
+from subdistill_hf.subspaces import Subspace, fit_layer
 from subdistill_hf.teaching import Teaching
 from subdistill_hf.within_memory import within_memory
 
@@ -116,7 +116,8 @@ def fit_pairs(
         with_context=basis not in WITHOUT_CONTEXT,
     )
     return {
-        pair.teacher.name: Subspace.fit(
+        pair.teacher.name: fit_layer(
+            pair.teacher.name,
             moments[pair.teacher.name],
             pair.teacher.width if full_width else pair.dimensions,
             basis,

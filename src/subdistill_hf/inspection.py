@@ -14,7 +14,7 @@ from subdistill_hf.options import InspectOptions
 from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.plots import plot_subspaces
 from subdistill_hf.stages import LayerShape
-from subdistill_hf.subspaces import Subspace, save_subspaces
+from subdistill_hf.subspaces import Subspace, fit_layer, save_subspaces
 from subdistill_hf.tables import table
 from subdistill_hf.teacher_layers import load_teacher_layers
 
@@ -37,7 +37,7 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     found = load_teacher_layers(options)
     moments = found.moments(with_context=options.basis not in WITHOUT_CONTEXT)
     subspaces = {
-        layer.name: Subspace.fit(moments[layer.name], kind=options.basis, seed=options.seed + number)
+        layer.name: fit_layer(layer.name, moments[layer.name], kind=options.basis, seed=options.seed + number)
         for number, layer in enumerate(found.layers)
     }
     if not PartialState().is_main_process:

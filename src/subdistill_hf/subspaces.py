@@ -179,6 +179,16 @@ class Subspace:
         return load_subspaces(folder)[""]
 
 
+def fit_layer(
+    layer: str, moments: Moments, dimensions: int | None = None, kind: str = "prca", seed: int = 0
+) -> Subspace:
+    """`Subspace.fit`, with errors that name the layer."""
+    try:
+        return Subspace.fit(moments, dimensions, kind, seed)
+    except SubspaceError as error:
+        raise SubspaceError(f"layer {layer!r}: {error}") from error
+
+
 def _with_fixed_signs(basis: Tensor) -> Tensor:
     """Flip columns so that the entry of largest magnitude of each is positive."""
     largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
