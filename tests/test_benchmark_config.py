@@ -32,6 +32,10 @@ def test_short_forms_are_spelled_out(tmp_path):
     assert (grid.reference, grid.tuning) == ("kd", None)
 
 
+def test_one_seed_may_be_0(tmp_path):
+    assert read(tmp_path, seeds=0).seeds == [0]
+
+
 def test_variants_have_names_of_their_own(tmp_path):
     grid = read(tmp_path, methods={"kd": None, "PCA": {"method": "subdistill", "basis": "pca"}})
     assert (grid.kind("kd"), grid.kind("PCA")) == ("kd", "subdistill")

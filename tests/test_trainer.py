@@ -931,6 +931,16 @@ def test_arguments_of_another_class_are_refused(tmp_path):
         SubDistillTrainer(resnet(), TrainingArguments(output_dir=str(tmp_path)), teacher=teacher_resnet())
 
 
+def test_models_take_images_by_name(tmp_path):
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+    with pytest.raises(
+        DistillationError, match=r"the student's forward takes \(input\): expected `pixel_values`; wrap"
+    ):
+        trainer(tmp_path, student, method="kd")
+    with pytest.raises(DistillationError, match=r"the teacher's forward takes \(input\): expected `pixel_values`"):
+        trainer(tmp_path, teacher=student, method="kd")
+
+
 def test_a_teacher_cache_needs_a_length(tmp_path):
     streamed = trainer(tmp_path, teacher_cache=1, train=InOrder(views(), range(24)))
     with pytest.raises(SubDistillError, match="teacher_cache needs a dataset with a length, found a streamed one"):

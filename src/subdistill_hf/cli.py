@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -141,9 +142,16 @@ def _run(command: str, arguments: list[str]) -> None:
     if command == "distill":
         parser.set_defaults(**together_with(arguments))
     try:
-        parsed = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    except (ValueError, ImportError) as error:  # unknown options, training arguments that contradict each other
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            arguments, look_for_args_file=False, return_remaining_strings=True
+        )
+    except (ValueError, ImportError) as error:  # training arguments that contradict each other
         raise SubDistillError(str(error)) from error
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SubDistillError(f"there is no option {unknown[0]}{hint} (subdistill {command} --help lists the options)")
     if command == "inspect":
         from subdistill_hf.inspection import inspect
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,20 @@ def example_batch(dataset: Any, collate: Callable[[list[Any]], Mapping[str, Any]
     if "pixel_values" not in batch:
         raise DistillationError(f"expected batches with `pixel_values`, found {', '.join(batch)}")
     return dict(batch)
+
+
+def check_takes_pixels(model: nn.Module, who: str) -> None:
+    """Refuse a model whose `forward` does not take images by the name that models of transformers give them.
+
+    Raises:
+        DistillationError: saying what it takes.
+    """
+    taken = inspect.signature(model.forward).parameters
+    if "pixel_values" not in taken and all(one.kind is not one.VAR_KEYWORD for one in taken.values()):
+        raise DistillationError(
+            f"the {who}'s forward takes ({', '.join(taken)}): expected `pixel_values`; wrap {type(model).__name__} in "
+            "a module whose forward(self, pixel_values) calls it"
+        )
 
 
 def match_models(

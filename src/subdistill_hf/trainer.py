@@ -23,7 +23,7 @@ from subdistill_hf.identity import RunIdentity
 from subdistill_hf.lone_images import norm_of_one_position, refuse_lone_image
 from subdistill_hf.loss_parts import LossParts
 from subdistill_hf.losses import logit_distillation
-from subdistill_hf.matching import example_batch
+from subdistill_hf.matching import check_takes_pixels, example_batch
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.new_models import names_of
 from subdistill_hf.preparing_trainer import PreparingTrainer
@@ -99,6 +99,9 @@ class SubDistillTrainer(PreparingTrainer):
         self._matrices: KeptMatrices = {}
         self._run_identity = RunIdentity()
         if self.train_dataset is not None:
+            check_takes_pixels(self.model, "student")
+            if self.teaching is not None:
+                check_takes_pixels(self.teaching.teacher, "teacher")
             self._example = example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
             if self.teaching is not None:
                 self._match(self.teaching, example)

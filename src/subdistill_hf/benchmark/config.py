@@ -123,7 +123,7 @@ def _benchmark(content: Any) -> Benchmark:
     entries = _entries(content, "the file")
     _refuse_unknown(entries, [one.name for one in fields(Benchmark)], "entry")
     for name in ("methods", "subtasks", "students", "train_images", "seeds"):
-        if not entries.get(name):
+        if entries.get(name) in (None, "", [], {}):
             raise BenchmarkError(f"{name} is missing or empty")
     benchmark = Benchmark(
         name=str(entries.get("name", "benchmark")),
