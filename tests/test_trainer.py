@@ -948,7 +948,7 @@ def test_a_teacher_cache_needs_a_length(tmp_path):
 
 
 def test_channels_last_memory_changes_rounding_alone_and_is_gone_afterwards(tmp_path, monkeypatch):
-    monkeypatch.setattr(channels_last, "_faster_on_cpus", lambda: True)
+    monkeypatch.setattr(channels_last, "_is_faster", lambda device, half_precision: True)
     runs = {}
     for flag in (None, False):
         options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 6}
@@ -975,7 +975,7 @@ def test_channels_last_memory_is_refused_where_torch_would_break(tmp_path):
 
 
 def test_student_and_teacher_lie_in_memory_as_each_can(tmp_path, monkeypatch):
-    monkeypatch.setattr(channels_last, "_faster_on_cpus", lambda: True)
+    monkeypatch.setattr(channels_last, "_is_faster", lambda device, half_precision: True)
     run = trainer(tmp_path, resnet(widths=(8, 12, 16, 20)), teacher_resnet(widths=(16, 20, 28, 36)))
     run.prepare_distillation()
     kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teaching.teacher)]

@@ -144,7 +144,7 @@ class _AlignedErrors(torch.autograd.Function):
         for index, (shape, contiguous) in enumerate(ctx.shapes):
             x, t = kept[2 * index : 2 * index + 2]
             images, width, positions = shape
-            by_x = _affine(constant[index][:width], pulls[index][:width, : _channels(t)], t)
+            by_x = _affine(constant[index][:width], pulls[index][:width, : t.shape[1]], t)
             if between is None:
                 by_x.addcmul_(x, _by_channel(owns[index][:width], x))
             else:
@@ -180,10 +180,6 @@ def _rows(values: Tensor) -> Tensor:
 
 
 # What follows is of images `(B, K, P)` or rows `(N, K)` alike.
-
-
-def _channels(values: Tensor) -> int:
-    return values.shape[1]
 
 
 def _means(values: Tensor) -> Tensor:

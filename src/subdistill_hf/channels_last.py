@@ -34,28 +34,29 @@ def take_memory_format(
     Raises:
         DistillationError: when channels last is wanted of a network that could not be trained.
     """
-    if wanted is None:
-        faster = _faster_on_cpus() and not half_precision if device.type == "cpu" else half_precision
-        if faster and unsafe_convolution(model, device) is None and _why_not_channels_last(model, run) is None:
-            return
-    elif wanted:
-        unsafe = unsafe_convolution(model, device)
-        why_not = unsafe or _why_not_channels_last(model, run)
-        if why_not is None:
-            return
+    if wanted is False or (wanted is None and not _is_faster(device, half_precision)):
         leave_channels_last(model)
+        return
+    unsafe = unsafe_convolution(model, device)
+    why_not = unsafe or _why_not_channels_last(model, run)
+    if why_not is None:
+        return
+    leave_channels_last(model)
+    if wanted:
         hint = f", or use a network with at least {LEAST_CHANNELS} channels there" if unsafe else ""
         raise DistillationError(
             f"{type(model).__name__} cannot be trained in channels-last memory: {why_not}; leave out "
             f"channels_last{hint}"
         )
-    leave_channels_last(model)
+    logger.info("%s is not trained in channels-last memory: %s", type(model).__name__, why_not)
 
 
-def _faster_on_cpus() -> bool:
-    """Whether this is a CPU of the kind that was measured, with the kernels of oneDNN."""
+def _is_faster(device: torch.device, half_precision: bool) -> bool:
+    """Whether channels last is faster: of CPUs those of the kind that was measured, with the kernels of oneDNN."""
+    if device.type != "cpu":
+        return half_precision
     with_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return with_onednn and platform.machine().lower() in ("x86_64", "amd64")
+    return not half_precision and with_onednn and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def leave_channels_last(model: nn.Module) -> None:
@@ -92,6 +93,5 @@ def _why_not_channels_last(model: nn.Module, run: Callable[[], Any]) -> str | No
         with evaluation_mode(model), torch.no_grad():
             run()
     except RuntimeError as error:
-        logger.info("%s is not trained in channels-last memory: %s", type(model).__name__, error)
         return str(error)
     return None

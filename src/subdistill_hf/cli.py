@@ -151,7 +151,7 @@ def _run(command: str, arguments: list[str]) -> None:
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise SubDistillError(f"there is no option {unknown[0]}{hint} (subdistill {command} --help lists the options)")
+        _refuse(command, f"there is no option {unknown[0]}{hint}")
     if command == "inspect":
         from subdistill_hf.inspection import inspect
 
@@ -181,7 +181,7 @@ def _run(command: str, arguments: list[str]) -> None:
 
 
 def _refuse(command: str, message: str) -> NoReturn:
-    """What argparse finds, without the usage of over a hundred options before it."""
+    """What does not fit in a command line, without the usage of over a hundred options before it."""
     from subdistill_hf.errors import SubDistillError
 
     raise SubDistillError(f"{message} (subdistill {command} --help lists the options)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, fields
 from typing import Any
 
@@ -47,7 +47,7 @@ def check_ranges(options: Any, least: Mapping[str, float], between: Mapping[str,
         _check_range(options, name, smallest, largest, f"a number from {smallest:g} to {largest:g}")
 
 
-def names_of_options(*kinds: Any) -> Iterable[str]:
+def names_of_options(*kinds: Any) -> list[str]:
     """The names of all fields of dataclasses."""
     return [field.name for kind in kinds for field in fields(kind)]
 

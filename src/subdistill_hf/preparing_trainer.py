@@ -24,7 +24,7 @@ from subdistill_hf.layer_loss import LayerLoss
 from subdistill_hf.layers import LayerPair, layer_table
 from subdistill_hf.loading_trainer import LoadingTrainer
 from subdistill_hf.losses import RotationOption, SubspaceAlignment, is_replayable
-from subdistill_hf.matching import check_subspaces, example_batch, match_models
+from subdistill_hf.matching import check_subspaces, match_models
 from subdistill_hf.options import AUTO
 from subdistill_hf.orthonormal import FULL_WIDTH
 from subdistill_hf.procrustes import suited_rotation
@@ -128,8 +128,8 @@ class PreparingTrainer(LoadingTrainer):
 
     def _match_anew(self) -> None:
         """Pair the layers again where the student or the arguments are others than before."""
-        if self.teaching is not None and self.train_dataset is not None and self._matched != self._matching():
-            self._match(self.teaching, self._prepare_inputs(example_batch(self.train_dataset, self.data_collator)))
+        if self.teaching is not None and self._example is not None and self._matched != self._matching():
+            self._match(self.teaching, self._example)
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def read_benchmark(path: str | Path) -> Benchmark:
 
 def _benchmark(content: Any) -> Benchmark:
     entries = _entries(content, "the file")
-    _refuse_unknown(entries, [one.name for one in fields(Benchmark)], "entry")
+    refuse_unknown(entries, [one.name for one in fields(Benchmark)], "entry")
     for name in ("methods", "subtasks", "students", "train_images", "seeds"):
         if entries.get(name) in (None, "", [], {}):
             raise BenchmarkError(f"{name} is missing or empty")
@@ -170,7 +170,7 @@ def _check_tuning(benchmark: Benchmark, tuning: Tuning) -> None:
 
 def _tuning(content: Any) -> Tuning:
     entries = _entries(content, "tuning")
-    _refuse_unknown(entries, [one.name for one in fields(Tuning)], "entry of tuning")
+    refuse_unknown(entries, [one.name for one in fields(Tuning)], "entry of tuning")
     if not entries.get("stages"):
         raise BenchmarkError("tuning has no stages")
     size = entries.get("train_images")
@@ -246,9 +246,23 @@ def _size(value: Any) -> float:
     return int(value) if value > 1 or isinstance(value, int) else float(value)
 
 
-def _refuse_unknown(entries: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+def refuse_unknown(
+    entries: Iterable[str], known: Sequence[str], what: str, near: Sequence[str] = (), otherwise: str = ""
+) -> None:
+    """Refuse names that are spelled wrongly, or stand under the wrong heading.
+
+    Args:
+        entries: the names.
+        known: those that may be among them.
+        what: what the known ones are.
+        near: where else a name may belong, to be suggested.
+        otherwise: what to say where nothing comes near; by default all that are known.
+
+    Raises:
+        BenchmarkError: for the first one that is not known.
+    """
     for name in entries:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"
+            meant = difflib.get_close_matches(name, [*known, *near], n=1)
+            hint = f"did you mean {meant[0]!r}?" if meant else otherwise or f"expected {', '.join(known)}"
             raise BenchmarkError(f"{name!r} is no {what}; {hint}")

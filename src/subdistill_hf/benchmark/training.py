@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tempfile
 import time
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from subdistill_hf.benchmark.config import BenchmarkError
+from subdistill_hf.benchmark.config import BenchmarkError, refuse_unknown
 from subdistill_hf.benchmark.jobs import Job, Row
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import load_subtask
@@ -75,12 +74,10 @@ def check(jobs: Sequence[Job]) -> None:
 
 
 def _refuse_unknown(options: Iterable[str], kind: type) -> None:
-    """Options that are spelled wrongly, or stand under the wrong heading."""
-    for name in options:
-        if name not in names_of_options(kind):
-            near = difflib.get_close_matches(name, [*names_of_options(SubDistillConfig, TaskOptions)], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see subdistill distill --help-all"
-            raise BenchmarkError(f"{name!r} is no option of {kind.__name__}; {hint}")
+    """Options of runs that do not exist, or not there."""
+    everywhere = names_of_options(SubDistillConfig, TaskOptions)
+    otherwise = "see subdistill distill --help-all"
+    refuse_unknown(options, names_of_options(kind), f"option of {kind.__name__}", everywhere, otherwise)
 
 
 def _digest(options: Any) -> str:
