@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
 
 from subdistill_hf.moments import average_over_processes
 
@@ -54,8 +55,10 @@ def aligned_errors(
 class _AlignedErrors(torch.autograd.Function):
     """With x = h - m, A = V D and means over positions: error = tr(A S Aᵀ) - 2 tr(A Cᵀ) + E ‖t‖².
 
-    There S = E x xᵀ and C = E t xᵀ. Where m is the mean of h, the gradient through it adds a constant to the gradient
-    at h: what takes the mean of t away.
+    There S = E x xᵀ and C = E t xᵀ = E t hᵀ - E t mᵀ: x itself is not kept. In float32 that costs digits of C, as many
+    as a channel's mean has more than its deviation; S, of which it would cost twice as many, is that of centred
+    features. Where m is the mean of h, the gradient through it adds a constant to the gradient at h: what takes the
+    mean of t away.
     """
 
     @staticmethod
@@ -69,36 +72,38 @@ class _AlignedErrors(torch.autograd.Function):
         keeps_length: bool,
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Centre first: float32 would lose the variance of a channel with a large mean."""
+        """Read each layer's features and targets, then go on with all layers' moments at once."""
         widths, dimensions = [h.shape[1] for h in values], [t.shape[1] for t in targets]
         shape = len(values), max(dimensions), max(widths)
-        cross, offset = values[0].new_zeros(shape), values[0].new_zeros(shape[:2])
+        cross, target_mean = values[0].new_zeros(shape), values[0].new_zeros(shape[:2])
+        own_mean, variance = values[0].new_zeros(2, shape[0], shape[2]).unbind()
         gram = None if keeps_length else values[0].new_zeros(shape[0], shape[2], shape[2])
-        variance = values[0].new_zeros(shape[0], shape[2]) if gram is None else gram.diagonal(dim1=1, dim2=2)
-        crosses, spreads = cross.unbind(), (variance if gram is None else gram).unbind()
         shares = constants(tuple(1 / (h.shape[0] * h.shape[2]) for h in values), cross.dtype, cross.device)
-        means, lengths = [], []
-        kept: list[Tensor] = []
+        lengths, kept = [], []
         for index, (whole, target) in enumerate(zip(values, targets, strict=True)):
             h, t = _alike_in_memory(whole, target.detach())
-            width = widths[index]
-            mean = average_over_processes(_means(h))
-            means.append(mean)
-            lengths.append(torch.linalg.vector_norm(t))
-            x = h - _by_channel(mean if centres is None else centres[index], h)
-            if centres is None:
-                offset[index, : dimensions[index]] = average_over_processes(_means(t))
+            width, dimension = widths[index], dimensions[index]
+            mean = own_mean[index, :width]
             if gram is None:
-                _sums_of_squares(x, spreads[index][:width])
+                _means_and_variances(h, mean, variance[index, :width])
             else:
-                _sums_of_products(x, x, spreads[index][:width, :width])
-            _sums_of_products(t, x, crosses[index][: dimensions[index], :width])
-            kept += [x, t]
-        cross *= shares[:, None, None]
-        if gram is None:
-            variance *= shares[:, None]
-        else:
+                _means(h, mean)
+                x = h - _by_channel(mean, h)
+                _sums_of_products(x, x, gram[index, :width, :width])
+            _means(t, target_mean[index, :dimension])
+            lengths.append(_sum_of_squares(t))
+            _sums_of_products(t, h, cross[index, :dimension, :width])
+            kept += [h, t]
+        mean = average_over_processes(own_mean)
+        centre = mean if centres is None else pad_sequence(list(centres), batch_first=True)
+        cross = torch.baddbmm(cross * shares[:, None, None], target_mean[:, :, None], centre[:, None], alpha=-1)
+        if gram is not None:
             gram *= shares[:, None, None]
+            variance = gram.diagonal(dim1=1, dim2=2)
+        if centre is not own_mean:
+            away = own_mean - centre
+            variance = variance + away.square()
+            gram = None if gram is None else torch.baddbmm(gram, away[:, :, None], away[:, None])
         scale = torch.rsqrt(average_over_processes(variance) + eps)[:, None] if divide else None
         rotation = matrices if isinstance(matrices, Tensor) else matrices(cross if scale is None else cross * scale)
         scaled = rotation
@@ -110,12 +115,14 @@ class _AlignedErrors(torch.autograd.Function):
         length = variance if image is None else torch.sum(image * scaled, dim=1)
         overlap = torch.sum(cross * scaled, dim=1)
         slope = length - overlap
-        errors = torch.addcmul(torch.sum(slope - overlap, dim=1), torch.stack(lengths).square_(), shares)
-        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope, shares, offset)
+        errors = torch.addcmul(torch.sum(slope - overlap, dim=1), torch.stack(lengths), shares)
+        offset = average_over_processes(target_mean) if centres is None else None
+        ctx.save_for_backward(*kept, scaled, scale, cross, image, slope, shares, centre, offset)
         ctx.learned = rotation is matrices
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
-        ctx.mark_non_differentiable(*means)
         ctx.set_materialize_grads(False)  # of the means
+        means = [each[:width] for each, width in zip(mean.unbind(), widths, strict=True)]
+        ctx.mark_non_differentiable(*means)
         return errors, *means
 
     @staticmethod
@@ -124,7 +131,7 @@ class _AlignedErrors(torch.autograd.Function):
         """At x the gradient is 2/N (AᵀA x - Aᵀt); D and m add terms in x and a constant."""
         if gradient is None:
             return (None,) * (6 + len(ctx.shapes))
-        *kept, scaled, scale, cross, image, slope, shares, offset = ctx.saved_tensors
+        *kept, scaled, scale, cross, image, slope, shares, centre, offset = ctx.saved_tensors
         step = (gradient * 2)[:, None]
         by_matrices = None
         if ctx.learned:
@@ -139,20 +146,24 @@ class _AlignedErrors(torch.autograd.Function):
             own = own + (1 if scale is None else scale[:, 0].square())
         own = own * step
         between = None if image is None else torch.diag_embed(own) - pull @ scaled  # of x, across channels
-        pulls, owns, constant = pull.unbind(), own.unbind(), torch.bmm(pull, -offset[:, :, None])[:, :, 0].unbind()
+        constant = -(own * centre if between is None else torch.bmm(between, centre[:, :, None])[:, :, 0])
+        if offset is not None:
+            constant = torch.baddbmm(constant[:, :, None], pull, offset[:, :, None], alpha=-1)[:, :, 0]
+        pulls, owns, shifts = pull.unbind(), own.unbind(), constant.unbind()
         by_values = []
         for index, (shape, contiguous) in enumerate(ctx.shapes):
-            x, t = kept[2 * index : 2 * index + 2]
+            h, t = kept[2 * index : 2 * index + 2]
             images, width, positions = shape
-            by_x = _affine(constant[index][:width], pulls[index][:width, : t.shape[1]], t)
+            by_h = _by_channel(shifts[index][:width], h)
             if between is None:
-                by_x.addcmul_(x, _by_channel(owns[index][:width], x))
+                by_h = torch.addcmul(by_h, h, _by_channel(owns[index][:width], h))
             else:
-                by_x += _affine(x.new_zeros(width), between[index, :width, :width], x)
-            if by_x.dim() == 2:
-                by_x = by_x.view(images, positions, width).mT
+                by_h = _plus_product(by_h, between[index, :width, :width], h)
+            by_h = _plus_product(by_h, pulls[index][:width, : t.shape[1]], t)
+            if by_h.dim() == 2:
+                by_h = by_h.view(images, positions, width).mT
             # a gradient in another layout would slow down the layers that it goes to
-            by_values.append(by_x.contiguous() if contiguous else by_x)
+            by_values.append(by_h.contiguous() if contiguous else by_h)
         return None, by_matrices, *[None] * 4, *by_values
 
 
@@ -182,9 +193,9 @@ def _rows(values: Tensor) -> Tensor:
 # What follows is of images `(B, K, P)` or rows `(N, K)` alike.
 
 
-def _means(values: Tensor) -> Tensor:
-    """Of each channel, `(K,)`."""
-    return values.mean(dim=0 if values.dim() == 2 else (0, 2))
+def _means(values: Tensor, out: Tensor) -> None:
+    """Of each channel, into `(K,)`."""
+    torch.mean(values, dim=0 if values.dim() == 2 else (0, 2), out=out)
 
 
 def _by_channel(numbers: Tensor, like: Tensor) -> Tensor:
@@ -192,13 +203,29 @@ def _by_channel(numbers: Tensor, like: Tensor) -> Tensor:
     return numbers if like.dim() == 2 else numbers[:, None]
 
 
-def _sums_of_squares(values: Tensor, out: Tensor) -> None:
-    """Of each channel, into `(K,)`: in one kernel, or on a CPU in the steps that are fast there."""
-    dim = 0 if values.dim() == 2 else (0, 2)
-    if values.device.type == "cpu":
-        torch.sum(values.square(), dim=dim, out=out)
+def _means_and_variances(values: Tensor, means: Tensor, variances: Tensor) -> None:
+    """Of each channel, into `(K,)` each: in the kernels that are fast for where and how the values lie in memory."""
+    rows, on_cpu = values.dim() == 2, values.device.type == "cpu"
+    if rows and on_cpu:
+        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+        means.copy_(mean)
+        variances.copy_(variance)
+        return
+    _means(values, means)
+    x = values - _by_channel(means, values)
+    dim = 0 if rows else (0, 2)
+    if on_cpu:
+        torch.mean(x.square_(), dim=dim, out=variances)
     else:
-        torch.linalg.vector_norm(values, dim=dim, out=out).square_()
+        torch.linalg.vector_norm(x, dim=dim, out=variances).square_().div_(values.numel() // len(means))
+
+
+def _sum_of_squares(values: Tensor) -> Tensor:
+    """Σ ‖v‖², a scalar: of millions of values the norm loses digits on a CPU."""
+    if values.device.type == "cpu":
+        flat = values.reshape(-1)
+        return torch.dot(flat, flat)
+    return torch.linalg.vector_norm(values).square_()
 
 
 def _sums_of_products(left: Tensor, right: Tensor, out: Tensor) -> None:
@@ -209,8 +236,9 @@ def _sums_of_products(left: Tensor, right: Tensor, out: Tensor) -> None:
         torch.sum(torch.bmm(left, right.mT), dim=0, out=out)
 
 
-def _affine(constant: Tensor, matrix: Tensor, values: Tensor) -> Tensor:
-    """c + M v at each position, with c `(K,)` and M `(K, K')`."""
-    if values.dim() == 2:
-        return torch.addmm(constant, values, matrix.T)
-    return torch.baddbmm(constant[:, None], matrix.expand(len(values), -1, -1), values)
+def _plus_product(values: Tensor, matrix: Tensor, others: Tensor) -> Tensor:
+    """v + M w at each position, with M `(K, K')`; v is `(K,)` by channel, or of each position and then overwritten."""
+    into = values if values.shape[0] == others.shape[0] and values.dim() == others.dim() else None
+    if others.dim() == 2:
+        return torch.addmm(values, others, matrix.T, out=into)
+    return torch.baddbmm(values, matrix.expand(len(others), -1, -1), others, out=into)
