@@ -717,6 +717,29 @@ def test_bf16_leaves_weights_and_rotations_in_float32(tmp_path, monkeypatch):
     assert logged(run)[-1]["loss"] == pytest.approx(logged(runs[False])[-1]["loss"], rel=0.1)
 
 
+class Placed(Plain):
+    """Does not run before it was brought to a device."""
+
+    placed = False
+
+    def to(self, *args, **kwargs):
+        self.placed = self.placed or isinstance(args[0] if args else None, torch.device)
+        return super().to(*args, **kwargs)
+
+    def forward(self, pixel_values):
+        assert self.placed
+        return super().forward(pixel_values)
+
+
+@pytest.mark.parametrize("options", [{}, {"bf16_full_eval": True}], ids=str)
+def test_the_student_is_on_its_device_before_it_runs(tmp_path, options):
+    """The parent leaves a student that is evaluated in half precision where it was, until the training begins."""
+    layers = ["blocks.0=blocks.0", "blocks.1=blocks.1"]
+    run = trainer(tmp_path, Placed(3, 6), Plain(100, 9), layers=layers, max_steps=1, **options)
+    run.train()
+    assert run.model.placed
+
+
 def test_several_gpus_are_left_to_launchers(tmp_path):
     """With more than one GPU in one process the Trainer would take DataParallel, which cannot split the targets."""
     args = config(tmp_path, per_device_train_batch_size=8)

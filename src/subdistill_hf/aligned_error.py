@@ -18,6 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from subdistill_hf.moments import average_over_processes
 
+MANY_POSITIONS = 64  # of an image: from here on a CPU sums its products by themselves faster
+
 
 def aligned_errors(
     values: Sequence[Tensor],
@@ -89,10 +91,10 @@ class _AlignedErrors(torch.autograd.Function):
             else:
                 _means(h, mean)
                 x = h - _by_channel(mean, h)
-                _sums_of_products(x, x, gram[index, :width, :width])
+                _sums_of_products(x, x, gram[index, :width, :width], len(whole))
             _means(t, target_mean[index, :dimension])
             lengths.append(_sum_of_squares(t))
-            _sums_of_products(t, h, cross[index, :dimension, :width])
+            _sums_of_products(t, h, cross[index, :dimension, :width], len(whole))
             kept += [h, t]
         mean = average_over_processes(own_mean)
         centre = mean if centres is None else pad_sequence(list(centres), batch_first=True)
@@ -225,15 +227,22 @@ def _sum_of_squares(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         flat = values.reshape(-1)
         return torch.dot(flat, flat)
-    return torch.linalg.vector_norm(values).square_()
+    norm: Tensor = torch.linalg.vector_norm(values)
+    return norm.square_()
 
 
-def _sums_of_products(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Σ l rᵀ over images and positions, of K' and of K channels, into `(K', K)`."""
+def _sums_of_products(left: Tensor, right: Tensor, out: Tensor, images: int) -> None:
+    """Σ l rᵀ over images and positions, of K' and of K channels, into `(K', K)`.
+
+    On a CPU image by image where they have many positions: one sum over all takes longer there.
+    """
     if left.dim() == 2:
-        torch.mm(left.T, right, out=out)
-    else:
-        torch.sum(torch.bmm(left, right.mT), dim=0, out=out)
+        positions = len(left) // images
+        if left.device.type != "cpu" or positions < max(MANY_POSITIONS, *out.shape):
+            torch.mm(left.T, right, out=out)
+            return
+        left, right = (rows.view(images, positions, -1).mT for rows in (left, right))
+    torch.sum(torch.bmm(left, right.mT), dim=0, out=out)
 
 
 def _plus_product(values: Tensor, matrix: Tensor, others: Tensor) -> Tensor:

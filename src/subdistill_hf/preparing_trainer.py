@@ -84,6 +84,12 @@ class PreparingTrainer(LoadingTrainer):
             fits = what == "all" and made is not None and all(map(is_replayable, made.alignments))
             self.teaching.replay(made if fits else None)
 
+    def _place_student(self) -> None:
+        """Bring the student to where it is trained: the parent does so later, with `bf16_full_eval` or sharding."""
+        elsewhere = self.is_model_parallel or getattr(self, "is_distributed_loading_by_transformers", False)
+        if not (self.place_model_on_device or elsewhere):
+            self._move_model_to_device(self.model, self.args.device)
+
     def _take_memory_format(self) -> None:
         """Let the convolutions of student and teacher lie in memory as they are trained."""
         if self._example is None:
@@ -186,6 +192,7 @@ class PreparingTrainer(LoadingTrainer):
             check_views(self.train_dataset, views)
         if self.teaching is not None:
             self.teaching.begin()
+        self._place_student()
         self._match_anew()
         self._take_memory_format()
         if checkpoint is not None:

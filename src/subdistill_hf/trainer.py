@@ -102,6 +102,7 @@ class SubDistillTrainer(PreparingTrainer):
             check_takes_pixels(self.model, "student")
             if self.teaching is not None:
                 check_takes_pixels(self.teaching.teacher, "teacher")
+            self._place_student()
             self._example = example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
             if self.teaching is not None:
                 self._match(self.teaching, example)
