@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from subdistill_hf.bases import BASES
+from subdistill_hf.command_options import TeacherOptions
 from subdistill_hf.evaluation import processor_name
 from subdistill_hf.moments import Moments
-from subdistill_hf.options import TeacherOptions
 from subdistill_hf.subspaces import Subspace
 from subdistill_hf.teacher_layers import TeacherLayers, load_teacher_layers
 

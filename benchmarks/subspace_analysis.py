@@ -34,8 +34,8 @@ def run(teacher: str, superclass: str, threads: int) -> Run:
 
     torch.set_num_threads(threads)
     from subdistill_hf.analysis import analyse
+    from subdistill_hf.command_options import AnalyseOptions
     from subdistill_hf.evaluation import processor_name
-    from subdistill_hf.options import AnalyseOptions
 
     options = AnalyseOptions(
         teacher=teacher,

@@ -8,9 +8,9 @@ import torch
 from helpers import NAMES, write_task
 from subdistill_hf.activations import LayerError
 from subdistill_hf.analysis import analyse, analysis_tables, default_dimensions, sufficient_dimensions
+from subdistill_hf.command_options import AnalyseOptions
 from subdistill_hf.errors import SubDistillError, SubspaceError
 from subdistill_hf.moments import Moments
-from subdistill_hf.options import AnalyseOptions
 from subdistill_hf.subspaces import Subspace
 from subdistill_hf.teacher_layers import load_teacher_layers
 

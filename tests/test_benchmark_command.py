@@ -17,8 +17,8 @@ from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
 from subdistill_hf.benchmark.workers import _device, run_jobs
 from subdistill_hf.cli import main
+from subdistill_hf.command_options import BenchmarkOptions
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.options import BenchmarkOptions
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ import datasets, torch
 torch.set_num_threads(1)
 datasets.config.HF_DATASETS_CACHE = sys.argv[3]
 from subdistill_hf.benchmark import command
-from subdistill_hf.options import BenchmarkOptions
+from subdistill_hf.command_options import BenchmarkOptions
 print("started", flush=True)
 command.benchmark(sys.argv[1], BenchmarkOptions(output_dir=sys.argv[2], workers=0), "subdistill benchmark grid.yaml")
 """

@@ -7,9 +7,10 @@ import pytest
 from transformers import TrainingArguments
 
 from subdistill_hf.cli import make_parser
+from subdistill_hf.command_options import InspectOptions
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.options import DistillationOptions, InspectOptions, TaskOptions
+from subdistill_hf.options import DistillationOptions, TaskOptions
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ from helpers import (
 from loopback_hub import LoopbackHub
 from subdistill_hf.adaptation import adapt, plan_adaptation
 from subdistill_hf.analysis import analyse
+from subdistill_hf.command_options import AnalyseOptions, InspectOptions
 from subdistill_hf.inspection import inspect
-from subdistill_hf.options import AnalyseOptions, InspectOptions, TaskOptions
+from subdistill_hf.options import TaskOptions
 from subdistill_hf.subspaces import load_subspaces, save_subspaces
 from subdistill_hf.task import load_task
 from subdistill_hf.views import ViewCollator

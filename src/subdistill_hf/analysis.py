@@ -13,11 +13,11 @@ from accelerate import PartialState
 from subdistill_hf.analysis_plot import Panel, plot_analysis
 from subdistill_hf.bases import BASES
 from subdistill_hf.class_names import nearest
+from subdistill_hf.command_options import AnalyseOptions
 from subdistill_hf.drawing import short_names
 from subdistill_hf.errors import SubspaceError
 from subdistill_hf.fitting import WITHOUT_CONTEXT
 from subdistill_hf.moments import Moments
-from subdistill_hf.options import AnalyseOptions
 from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.projected_accuracy import projected_accuracies
 from subdistill_hf.stages import LayerShape

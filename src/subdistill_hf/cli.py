@@ -10,15 +10,9 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from subdistill_hf.options import (
-    RUN_DEFAULTS,
-    AnalyseOptions,
-    BenchmarkOptions,
-    DistillationOptions,
-    InspectOptions,
-    PushOptions,
-    TaskOptions,
-)
+from subdistill_hf.command_options import AnalyseOptions, BenchmarkOptions, InspectOptions, PushOptions
+from subdistill_hf.defaults import RUN_DEFAULTS
+from subdistill_hf.options import DistillationOptions, TaskOptions
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser

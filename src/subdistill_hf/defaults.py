@@ -1,18 +1,47 @@
-"""What is chosen for a user who names little more than a teacher of their own."""
+"""What the command line chooses where the user does not."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.options import (
-    DATASET_OF_HUB_TEACHERS,
-    EMBEDDED_DATASETS,
-    EMBEDDED_TEACHERS,
-    STUDENT_OF_HUB_TEACHERS,
-    TaskOptions,
-)
+from subdistill_hf.options import EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
+
+RUN_DEFAULTS: dict[str, Any] = {
+    "output_dir": "subdistill-student",
+    "learning_rate": 0.0,  # what suits student and method, see `learning_rates.suited_learning_rate`
+    "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
+    "teacher_cache": "auto",  # see `task.enough_views`
+    "cuda_graphs": "all",
+    "rotation": "auto",  # see `procrustes.suited_rotation`
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "logging_steps": 0.02,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "hub_strategy": "end",  # one push, of the finished student
+}
+"""What the command line changes of the training arguments' defaults: it always has validation images, and pushes
+only what is finished."""
+
+DATASET_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
+    "dataset": ("uoft-cs/cifar100", "small, and open to all"),
+    "classes": (("superclass:large_carnivores",), "five of its classes, which are easily mixed up"),
+    "train_images_per_class": (100, "a fifth of the images, as few as the method is made for"),
+    "adapt_teacher": ("lora", "the teacher is fitted to the classes first, if it lacks one"),
+}
+STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
+    "student": (
+        "timm/mobilenetv4_conv_small.e2400_r224_in1k",
+        "made for phones, and pretrained: few images cannot teach a student to see",
+    ),
+}
+"""What the command line chooses for a teacher that is not embedded, and why; see `choose_defaults`."""
 
 
 def given_options(arguments: Iterable[str]) -> set[str]:

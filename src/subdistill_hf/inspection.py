@@ -8,9 +8,9 @@ from pathlib import Path
 from accelerate import PartialState
 
 from subdistill_hf.bases import BASES
+from subdistill_hf.command_options import InspectOptions
 from subdistill_hf.errors import SubspaceError
 from subdistill_hf.fitting import WITHOUT_CONTEXT
-from subdistill_hf.options import InspectOptions
 from subdistill_hf.output_folder import refuse_file
 from subdistill_hf.plots import plot_subspaces
 from subdistill_hf.stages import LayerShape

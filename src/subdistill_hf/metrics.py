@@ -20,6 +20,7 @@ from datasets import Features, List, Value
 from sklearn import metrics as sklearn_metrics
 
 __all__ = [
+    "LOGGED_METRICS",
     "MODULES",
     "CalibrationError",
     "SubtaskAccuracy",
@@ -33,6 +34,9 @@ MODULES: Final = {
     for name in ("subtask_accuracy", "teacher_agreement", "calibration_error")
 }
 """The folder of each metric, for `evaluate.load`."""
+
+LOGGED_METRICS: Final = ("accuracy", "balanced_accuracy")
+"""What `compute_metrics` gives."""
 
 _CLASS_INDICES: Final = {"predictions": Value("int64"), "references": Value("int64")}
 _PROBABILITIES: Final = {"predictions": List(Value("float64")), "references": Value("int64")}
@@ -205,7 +209,7 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
     result = SubtaskAccuracy().compute(
         predictions=np.argmax(logits, axis=-1), references=labels if labels.ndim == 1 else labels.argmax(axis=-1)
     )
-    return {name: result[name] for name in ("accuracy", "balanced_accuracy")}
+    return {name: result[name] for name in LOGGED_METRICS}
 
 
 def confusion_matrix(predictions: Sequence[int], references: Sequence[int], classes: Sequence[str]) -> list[list[int]]:

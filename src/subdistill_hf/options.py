@@ -1,9 +1,8 @@
-"""The options of a run, as plain dataclasses that import nothing heavy."""
+"""The options of a run of `distill`, as plain dataclasses that import nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from subdistill_hf.methods import METHODS
 from subdistill_hf.option_values import check_types
@@ -11,20 +10,6 @@ from subdistill_hf.option_values import check_types
 AUTO = "auto"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 EMBEDDED_DATASETS = ("glyphs-100", "digits")
-
-DATASET_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
-    "dataset": ("uoft-cs/cifar100", "small, and open to all"),
-    "classes": (("superclass:large_carnivores",), "five of its classes, which are easily mixed up"),
-    "train_images_per_class": (100, "a fifth of the images, as few as the method is made for"),
-    "adapt_teacher": ("lora", "the teacher is fitted to the classes first, if it lacks one"),
-}
-STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
-    "student": (
-        "timm/mobilenetv4_conv_small.e2400_r224_in1k",
-        "made for phones, and pretrained: few images cannot teach a student to see",
-    ),
-}
-"""What the command line chooses for a teacher that is not embedded, and why; see `defaults.choose_defaults`."""
 
 
 @dataclass
@@ -320,102 +305,3 @@ class DistillationOptions:
             "kd": self.kd_weight if method.needs_teacher else 0.0,
             "layer": 0.0 if method.layer_weight is None or layer is None else layer,
         }
-
-
-@dataclass
-class TeacherOptions(DataOptions):
-    """A teacher, and the images to look at it with."""
-
-    teacher: str = field(default="glyphs-resnet", metadata={"help": "Teacher, as for distill."})
-    layers: list[str] = field(
-        default_factory=lambda: ["auto"],
-        metadata={"help": "Teacher layers by module name or regular expression, or auto: the stages."},
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of the choice of images."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
-
-
-@dataclass
-class InspectOptions(TeacherOptions):
-    """Which subspaces to look at."""
-
-    basis: str = field(default="prca", metadata={"help": "Basis of the subspaces, as for distill."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for the subspaces (safetensors, JSON) and a plot of their spectra."}
-    )
-
-
-@dataclass
-class AnalyseOptions(TeacherOptions):
-    """Which projections of a teacher's layers to measure."""
-
-    bases: list[str] = field(
-        default_factory=lambda: ["prca", "pca", "gradient_pca", "random", "identity"],
-        metadata={"help": "Bases of the subspaces, separated by spaces; each is one of --basis of distill."},
-    )
-    dimensions: list[int] = field(
-        default_factory=list,
-        metadata={
-            "help": "Numbers of dimensions, separated by spaces; each layer takes those that it has. By default "
-            "powers of two, and each layer's width."
-        },
-    )
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for the figures (JSON) and their plot."})
-
-
-@dataclass
-class PushOptions:
-    """Where to push a student; the access token is that of `hf auth login` or of HF_TOKEN."""
-
-    repo: str | None = field(
-        default=None,
-        metadata={"help": "Repository: NAME or USER/NAME; by default named after teacher, student and classes."},
-    )
-    private: bool = field(
-        default=False, metadata={"help": "Make the repository private; otherwise it is what is usual for the account."}
-    )
-    revision: str | None = field(
-        default=None, metadata={"help": "Branch, made if it is not there; by default the main one."}
-    )
-
-
-@dataclass
-class BenchmarkOptions:
-    """Where the results of a benchmark go, and how many processes train."""
-
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of the results, benchmark-NAME by default; runs that it holds are not repeated."},
-    )
-    workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Runs at a time, a process each: by default as many as there are GPUs, else CPU cores. 0 runs "
-            "them one by one in this process."
-        },
-    )
-    report_only: bool = field(
-        default=False,
-        metadata={"help": "Train nothing: write the report of the runs that the folder holds, finished or not."},
-    )
-
-
-RUN_DEFAULTS: dict[str, Any] = {
-    "output_dir": "subdistill-student",
-    "learning_rate": 0.0,  # what suits student and method, see `learning_rates.suited_learning_rate`
-    "num_train_epochs": 0.0,  # as many as make a whole training, see `task.enough_epochs`
-    "teacher_cache": "auto",  # see `task.enough_views`
-    "cuda_graphs": "all",
-    "rotation": "auto",  # see `procrustes.suited_rotation`
-    "eval_strategy": "steps",
-    "eval_steps": 0.1,
-    "save_strategy": "steps",
-    "save_steps": 0.1,
-    "save_total_limit": 2,
-    "logging_steps": 0.02,
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "accuracy",
-    "hub_strategy": "end",  # one push, of the finished student
-}
-"""What the command line changes of the training arguments' defaults: it always has validation images, and pushes
-only what is finished."""

@@ -43,7 +43,7 @@ from subdistill_hf.student_lora import check_student_lora, described_lora, with_
 from subdistill_hf.students import build_student, is_new
 from subdistill_hf.task import Task, announce, load_task
 from subdistill_hf.trainer import SubDistillTrainer
-from subdistill_hf.training_packages import check_packages
+from subdistill_hf.training_arguments import check_training_arguments
 from subdistill_hf.views import ViewCollator
 
 RUNS_FOLDER = "runs"
@@ -97,7 +97,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     methods = _methods(options, config)
     shown = next((method for method in reversed(methods) if METHODS[method].layer_weight is not None), None)
     check_student_lora(options)
-    check_packages(config)
+    check_training_arguments(config)
     _check_folder(options, config)
     main = config.process_index == 0
     destination = _destination(options, config) if main and config.push_to_hub else None

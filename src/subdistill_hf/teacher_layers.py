@@ -9,12 +9,12 @@ import torch
 from accelerate import PartialState
 
 from subdistill_hf.activations import height_and_width, resolve_layers
+from subdistill_hf.command_options import TeacherOptions
 from subdistill_hf.data import SubtaskData, load_subtask
 from subdistill_hf.fitting import FitRequest, fit_moments
 from subdistill_hf.layers import AUTO
 from subdistill_hf.models import LoadedModel, load_teacher
 from subdistill_hf.moments import Moments
-from subdistill_hf.options import TeacherOptions
 from subdistill_hf.stages import LayerShape, block_chain, choose_stages, describe_layers
 from subdistill_hf.subtask import match_teacher, matching_table
 from subdistill_hf.teaching import Teaching

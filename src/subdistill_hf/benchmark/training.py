@@ -17,15 +17,16 @@ from subdistill_hf.benchmark.config import BenchmarkError, refuse_unknown
 from subdistill_hf.benchmark.jobs import Job, Row
 from subdistill_hf.config import SubDistillConfig
 from subdistill_hf.data import load_subtask
+from subdistill_hf.defaults import RUN_DEFAULTS
 from subdistill_hf.errors import NonFiniteLossError, SubDistillError
 from subdistill_hf.evaluation import Classifier, predict, processor_name, score
 from subdistill_hf.mark_scores import mark_scores, unmarked_test
 from subdistill_hf.models import count_parameters
 from subdistill_hf.option_values import names_of_options
-from subdistill_hf.options import RUN_DEFAULTS, TaskOptions
+from subdistill_hf.options import TaskOptions
 from subdistill_hf.run import build_trainer
 from subdistill_hf.task import load_task
-from subdistill_hf.training_packages import check_packages
+from subdistill_hf.training_arguments import check_training_arguments
 
 DEFAULTS: dict[str, Any] = {
     "report_to": "none",
@@ -53,7 +54,7 @@ def check(jobs: Sequence[Job]) -> None:
     for job in {_digest(job.training): job for job in jobs}.values():
         try:
             _refuse_unknown(job.training, SubDistillConfig)
-            check_packages(config_of(job, "unused"))
+            check_training_arguments(config_of(job, "unused"))
         except (TypeError, ValueError, SubDistillError) as error:
             raise BenchmarkError(f"{job}: {error}") from error
     ordered = sorted(jobs, key=lambda job: job.train_images)
