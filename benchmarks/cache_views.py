@@ -22,7 +22,7 @@ from typing import Any
 
 SUPERCLASSES = ("chess_pieces", "round_digits", "accented_letters", "zodiac_signs")
 SEEDS = (0, 1, 2)
-VIEWS = ("off", "1", "4", "8", "16")
+VIEWS = ("off", "1", "4", "6", "8", "16")
 EPOCHS = 60
 TRAIN_IMAGES = 100
 STUDENT = "resnet:widths=16-24-32-48"

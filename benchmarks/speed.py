@@ -1,6 +1,7 @@
 """What SubDistill costs: steps and their phases, the fit, and how both grow.
 
     python benchmarks/speed.py                 # all measurements on the embedded pair
+    python benchmarks/speed.py --pair cifar    # the paper's ResNet-18 teacher (random weights) and narrowest student
     python benchmarks/speed.py --pair vit-b    # ViT-B/16 teacher at 224 px (random weights), MobileNetV4-small student
     python benchmarks/speed.py --only step --trace trace.json    # a trace of five steps, for chrome://tracing
     python benchmarks/speed.py --pair vit-b --batch-size 64 --bf16    # as one would train on a GPU
@@ -66,6 +67,15 @@ def glyphs_pair() -> Pair:
     return teacher.model, student.model, 64, 64
 
 
+def cifar_pair() -> Pair:
+    """The pair of `configs/cifar100.yaml`: a ResNet-18 with the paper's map sizes, random weights, and its student."""
+    processor = ViTImageProcessor(size={"height": 128, "width": 128})
+    names = [str(i) for i in range(100)]
+    teacher = build_student("resnet:widths=64-128-256-512,depth=2", names, processor)
+    student = build_student("resnet:widths=32-24-16-8", names[:CLASSES], processor)
+    return freeze(teacher.model), student.model, 128, 64
+
+
 def vit_b_pair() -> Pair:
     """ViT-B/16 at 224 px with random weights, and MobileNetV4-conv-small."""
     teacher = freeze(new_classifier("ViTForImageClassification", num_labels=1000))
@@ -88,7 +98,7 @@ STUDENTS = (
     "regnety_002",
     "convnext_atto",
 )
-PAIRS = {"glyphs": glyphs_pair, "vit-b": vit_b_pair}
+PAIRS = {"glyphs": glyphs_pair, "cifar": cifar_pair, "vit-b": vit_b_pair}
 
 
 @dataclass(frozen=True)
@@ -468,7 +478,7 @@ def whole_run(setting: Setting, epochs: int = 60) -> dict[str, Any]:
     images, rounds = (3, 1) if small else (100, 3)
     ways = ["losses"] if DEVICE.type == "cpu" else ["off", "all"]
     seconds: dict[str, list[float]] = {}
-    for _, views, graphs in itertools.product(range(rounds), ("8", "4", "off"), ways):
+    for _, views, graphs in itertools.product(range(rounds), ("8", "6", "4", "off"), ways):
         with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
             spent = pool.submit(_whole_run, setting, views, epochs, images, graphs).result()
         seconds.setdefault(f"{views}, all as graphs" if graphs == "all" else views, []).append(spent)
@@ -654,7 +664,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", choices=tuple(PAIRS), default="glyphs")
-    parser.add_argument("--batch-size", type=int, help="images of a step; by default 64 and 16")
+    parser.add_argument("--batch-size", type=int, help="images of a step; by default 64, and 16 for vit-b")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--processes", type=int, default=5, help="over which the rounds are spread")
