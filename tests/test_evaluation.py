@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers import CLASS_IDS, NAMES, processor, resnet, teacher_resnet, views, vit, weights_of
 from subdistill_hf.evaluation import Classifier, count_operations, measure_latency, predict, score
-from subdistill_hf.views import process
+from subdistill_hf.pixels import process
 
 
 def test_a_classifier_answers_with_the_subtasks_outputs_in_evaluation_mode():

@@ -11,8 +11,8 @@ from families import FAMILIES, build
 from helpers import NAMES, glyph_rows, processor, resnet, save_teacher, vit
 from subdistill_hf.models import ModelError, count_parameters, image_size_of, load_teacher
 from subdistill_hf.new_models import labels_of
+from subdistill_hf.pixels import process
 from subdistill_hf.students import build_student
-from subdistill_hf.views import process
 
 
 @pytest.fixture(scope="module")

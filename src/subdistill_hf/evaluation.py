@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from subdistill_hf.distillation_module import logits_of
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
-from subdistill_hf.views import ViewDataset, process
+from subdistill_hf.pixels import process
+from subdistill_hf.views import ViewDataset
 
 WARM_UP = 3
 FEWEST_RUNS = 5

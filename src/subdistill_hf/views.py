@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datasets
@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as image_functional
-from transformers.image_processing_backends import TorchvisionBackend
 
 from subdistill_hf.batches import IMAGES
 from subdistill_hf.columns import ImageColumns
 from subdistill_hf.errors import DataError
 from subdistill_hf.marks import MarkedRows
 from subdistill_hf.mixing import check_mix, draw_partners
+from subdistill_hf.pixels import preprocessing_of, process, works_on_tensors
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
 DECODE_AHEAD_BYTES = 512 * 2**20
@@ -258,7 +258,7 @@ class ViewCollator:
 
     def __init__(self, processor: Any, teacher_processor: Any | None = None) -> None:
         self.processor = processor
-        same = teacher_processor is None or _preprocessing(teacher_processor) == _preprocessing(processor)
+        same = teacher_processor is None or preprocessing_of(teacher_processor) == preprocessing_of(processor)
         self.teacher_processor = None if same else teacher_processor
 
     def for_student(self) -> ViewCollator:
@@ -270,11 +270,11 @@ class ViewCollator:
     def unfinished(self) -> ViewCollator:
         """The same, leaving images of one size as bytes `(B, 3, H, W)` under `images`, for `finish`.
 
-        Processors that work on PIL images do their work at once, and so do collators whose call is their own.
+        Processors that work on PIL images alone do their work at once, and so do collators whose call is their own.
         """
         collator = copy.copy(self)
         processors = [each for each in (self.processor, self.teacher_processor) if each is not None]
-        tensors = all(isinstance(each, TorchvisionBackend) for each in processors)
+        tensors = all(works_on_tensors(each) for each in processors)
         collator._finishes = not tensors or type(self).__call__ is not ViewCollator.__call__
         return collator
 
@@ -302,16 +302,6 @@ class ViewCollator:
         return pixels
 
 
-def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
-    """Apply an image processor to byte images `(3, H, W)`; gives `(B, 3, H', W')`."""
-    inputs: Sequence[Any] = images
-    options = {"disable_grouping": False} if isinstance(processor, TorchvisionBackend) else {}  # a batch at a time
-    if type(processor).__name__ == "TimmWrapperImageProcessor":  # scales PIL images only
-        inputs = [image_functional.to_pil_image(image) for image in images]
-    values: Tensor = processor(images=list(inputs), return_tensors="pt", **options)["pixel_values"]
-    return values
-
-
 def as_rgb(image: Image.Image) -> Image.Image:
     """An image as RGB of 8 bits; of 16 bits, which PIL would cut off at 255, the upper eight are kept.
 
@@ -323,11 +313,3 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(f"it has grey values of 32 bits (mode {image.mode}), expected 8 or 16")
     return image.convert("RGB")
-
-
-def _preprocessing(processor: Any) -> dict[str, Any]:
-    """What a processor does to an image, for comparison; some classes do things of their own."""
-    described = {**processor.to_dict(), "class": type(processor).__name__}
-    for name in ("_processor_class", "image_processor_type", "architecture", "pretrained_cfg"):
-        described.pop(name, None)
-    return described

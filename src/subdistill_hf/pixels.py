@@ -1,0 +1,69 @@
+"""What an image processor makes of byte images: the pixels that a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import functional as image_functional
+from torchvision.transforms.v2.functional import normalize
+from transformers.image_processing_backends import TorchvisionBackend
+
+TIMM_PROCESSOR = "TimmWrapperImageProcessor"
+TO_TENSOR = ("ToTensor", "MaybeToTensor")  # torchvision's and timm's
+
+
+def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
+    """Apply an image processor to byte images `(3, H, W)`; gives `(B, 3, H', W')`.
+
+    Those of timm scale PIL images, one by one, on a CPU. On another device, and then of images of one size, their
+    steps are taken with all of them at once. Interpolation rounds otherwise there: by a level of 255 in smooth
+    images, by more at sharp edges.
+    """
+    if type(processor).__name__ != TIMM_PROCESSOR:
+        options = {"disable_grouping": False} if isinstance(processor, TorchvisionBackend) else {}  # a batch at a time
+        values: Tensor = processor(images=list(images), return_tensors="pt", **options)["pixel_values"]
+        return values
+    steps = _steps_of_timm(processor)
+    if steps is not None and images[0].device.type != "cpu":
+        return in_batch(steps, torch.stack(list(images)))
+    scaled = processor(images=[image_functional.to_pil_image(image) for image in images], return_tensors="pt")
+    values = scaled["pixel_values"]
+    return values
+
+
+def works_on_tensors(processor: Any) -> bool:
+    """Whether a processor can do its work on an accelerator."""
+    return isinstance(processor, TorchvisionBackend) or _steps_of_timm(processor) is not None
+
+
+def _steps_of_timm(processor: Any) -> list[Callable[[Any], Any]] | None:
+    """The steps of one of timm's processors, if all can be taken with tensors."""
+    if type(processor).__name__ != TIMM_PROCESSOR:
+        return None
+    steps: list[Callable[[Any], Any]] = processor.val_transforms.transforms
+    known = (transforms.Resize, transforms.CenterCrop, transforms.Normalize)
+    return steps if all(isinstance(step, known) or type(step).__name__ in TO_TENSOR for step in steps) else None
+
+
+def in_batch(steps: Sequence[Callable[[Any], Any]], images: Tensor) -> Tensor:
+    """Take the steps of a processor of timm with byte images `(B, 3, H, W)` at once."""
+    for step in steps:
+        if type(step).__name__ in TO_TENSOR:
+            images = images.float() / 255
+        elif isinstance(step, transforms.Normalize):  # its own call looks at the device's numbers, for which it waits
+            images = normalize(images, torch.as_tensor(step.mean).tolist(), torch.as_tensor(step.std).tolist())
+        else:
+            images = step(images)
+    return images
+
+
+def preprocessing_of(processor: Any) -> dict[str, Any]:
+    """What a processor does to an image, for comparison; some classes do things of their own."""
+    described = {**processor.to_dict(), "class": type(processor).__name__}
+    for name in ("_processor_class", "image_processor_type", "architecture", "pretrained_cfg"):
+        described.pop(name, None)
+    return described
