@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import CLASS_IDS, COLUMNS, NAMES, glyph_rows, write_image_folder
-from subdistill_hf import views
+from subdistill_hf import decoded_images, views
 from subdistill_hf.data import load_subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.marks import MARKS
@@ -155,7 +155,7 @@ def test_the_mark_is_under_the_augmentation(image_folder):
 @pytest.mark.parametrize("decoded", [True, False])
 def test_the_fingerprint_tells_marks_apart_and_is_the_same_without_one(image_folder, monkeypatch, decoded):
     if not decoded:
-        monkeypatch.setattr(views, "DECODE_AHEAD_BYTES", 0)
+        monkeypatch.setattr(decoded_images, "DECODE_AHEAD_BYTES", 0)
     plain = load(image_folder)
     cases = [
         load(image_folder, mark="plus"),

@@ -16,7 +16,7 @@ from helpers import COLUMNS, NAMES, processor, save_teacher, subtask_rows, views
 from subdistill_hf.errors import DataError
 from subdistill_hf.models import load_teacher
 from subdistill_hf.students import build_student
-from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset, as_rgb
+from subdistill_hf.views import AUGMENTATIONS, PAD, ViewCollator, ViewDataset
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -108,7 +108,7 @@ def test_about_half_of_the_views_are_mirrored():
 
 def test_a_batch_of_shifted_and_mirrored_views_is_that_of_images_one_by_one(monkeypatch):
     together = views(augmentation="pad_crop", flip=True).__getitems__(list(range(20)))
-    monkeypatch.setattr("subdistill_hf.views.DECODE_AHEAD_BYTES", 0)
+    monkeypatch.setattr("subdistill_hf.decoded_images.DECODE_AHEAD_BYTES", 0)
     alone = views(augmentation="pad_crop", flip=True)
     for index, item in enumerate(together):
         assert torch.equal(item["image"], alone[index]["image"])
@@ -240,7 +240,7 @@ def test_shares_are_of_all_classes_even_of_those_without_an_image():
 
 
 def test_only_the_others_that_are_mixed_in_are_made(monkeypatch):
-    monkeypatch.setattr("subdistill_hf.views.DECODE_AHEAD_BYTES", 0)
+    monkeypatch.setattr("subdistill_hf.decoded_images.DECODE_AHEAD_BYTES", 0)
     dataset, made = views(mix=0.25), []
     monkeypatch.setattr(dataset, "image", lambda index: made.append(index) or torch.zeros(3, 4, 4, dtype=torch.uint8))
     dataset.__getitems__(list(range(24)))
@@ -250,7 +250,7 @@ def test_only_the_others_that_are_mixed_in_are_made(monkeypatch):
 @pytest.mark.parametrize("ahead", [True, False])
 def test_images_of_different_sizes_are_mixed_only_when_cropped_to_one(monkeypatch, ahead):
     if not ahead:
-        monkeypatch.setattr("subdistill_hf.views.DECODE_AHEAD_BYTES", 0)
+        monkeypatch.setattr("subdistill_hf.decoded_images.DECODE_AHEAD_BYTES", 0)
     with pytest.raises(DataError, match=r"images 0 and 1 of 20 x 40 and 24 x 40 pixels cannot be mixed: .* mix=0"):
         ViewDataset(of_different_sizes(), COLUMNS, mix=0.5)
     with pytest.raises(DataError, match="choose the augmentation resized_crop with a size"):
@@ -314,25 +314,6 @@ def test_processors_of_other_classes_are_told_apart_whatever_their_settings():
     items = views().__getitems__([0, 1])
     assert "teacher_pixel_values" in ViewCollator(first, other)(items)
     assert "teacher_pixel_values" not in ViewCollator(first, processor())(items)
-
-
-def grey(values, mode):
-    return Image.fromarray(np.asarray(values, dtype={"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
-
-
-def test_grey_values_of_16_bits_are_not_cut_off():
-    values = np.arange(0, 65536, 4096).reshape(4, 4)
-    image = grey(values, "I;16")
-    assert image.mode == "I;16"
-    found = np.asarray(as_rgb(image))
-    assert found.shape == (4, 4, 3)
-    assert (found == (values // 256)[:, :, None]).all()
-
-
-@pytest.mark.parametrize("mode", ["I", "F"])
-def test_grey_values_of_unknown_range_are_refused(mode):
-    with pytest.raises(ValueError, match="grey values of 32 bits"):
-        as_rgb(grey([[0, 1], [2, 3]], mode))
 
 
 def test_images_of_several_sizes_are_checked_when_asked_for():

@@ -13,11 +13,11 @@ from peft import PeftModel
 from PIL import Image
 
 from subdistill_hf.adapters import ADAPTER_FILE, save_adapter
+from subdistill_hf.decoded_images import as_rgb
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.model_card import render_card
 from subdistill_hf.plots import plot_all
 from subdistill_hf.snippet import EXAMPLE_FILE, local_code
-from subdistill_hf.views import as_rgb
 
 REPORT_FILE = "report.json"
 SHEET_FILE = "contact_sheet.png"

@@ -10,27 +10,26 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as image_functional
 
 from subdistill_hf.batches import IMAGES
 from subdistill_hf.columns import ImageColumns
+from subdistill_hf.decoded_images import DecodedImages
 from subdistill_hf.errors import DataError
 from subdistill_hf.marks import MarkedRows
 from subdistill_hf.mixing import check_mix, draw_partners
 from subdistill_hf.pixels import preprocessing_of, process, works_on_tensors
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
-DECODE_AHEAD_BYTES = 512 * 2**20
 PAD = 4
 
 
 class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Augmented views of images; a view depends only on (seed, epoch, image), never on a hidden global state.
 
-    Small datasets of equally sized images are decoded once, when the dataset is made, and augmented batch-wise.
+    Small datasets are decoded once, when the dataset is made, and augmented batch-wise where images are of one size.
 
     Args:
         dataset: images and labels.
@@ -70,10 +69,10 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = list(dataset[columns.label])
         self.views, self.view, self.marked, self.mix = views, 0, marked, mix
-        self._decoded = self._decode_all()
+        self.images = DecodedImages(dataset, columns, self.labels, marked, often=augmentation != "none")
         kind = dataset.features[columns.label]
         self._classes = kind.num_classes if isinstance(kind, datasets.ClassLabel) else max(self.labels) + 1
-        if mix and self._decoded is None and not (augmentation == "resized_crop" and size):
+        if mix and self.images.one_size is None and not (augmentation == "resized_crop" and size):
             self._check_sizes()
         self._draw()
 
@@ -85,11 +84,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """A digest of what every view depends on: the images, the augmentation and its seed."""
         shaping = (self.augmentation, self.flip, self.size, self.seed, PAD, len(self))
         digest = hashlib.sha256(repr((*shaping, self.mix) if self.mix else shaping).encode())
-        if self._decoded is None:
-            identity = self.marked.identity if self.marked is not None else ""
-            digest.update(self.dataset._fingerprint.encode() + identity.encode())
-        else:
-            digest.update(self._decoded.numpy().tobytes())
+        digest.update(self.images.digest())
         return digest.hexdigest()
 
     def described(self) -> dict[str, Any]:
@@ -116,50 +111,13 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._random = np.random.default_rng([self.seed, self.view]).random((images, 5))
         self._partners = draw_partners(images, self.mix, self.seed, self.view) if self.mix else None
 
-    def _decode(self, index: int) -> Tensor:
-        try:
-            image = as_rgb(self.dataset[index][self.columns.image])
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            AttributeError,
-        ) as error:  # what PIL raises for damaged files
-            raise DataError(
-                f"image {index}{self._file(index)} (class {self.labels[index]}) cannot be decoded: {error}. "
-                "Remove or replace it"
-            ) from error
-        if self.marked is not None:
-            image = self.marked(image, index)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-    def _file(self, index: int) -> str:
-        """Where an image comes from, if the dataset knows."""
-        encoded = self.dataset.cast_column(self.columns.image, datasets.Image(decode=False))[index]
-        path = (encoded[self.columns.image] or {}).get("path")
-        return f", {path}" if path else ""
-
-    def _decode_all(self) -> Tensor | None:
-        first = self._decode(0)
-        if first.numel() * len(self) > DECODE_AHEAD_BYTES:
-            return None
-        images = [first]
-        for index in range(1, len(self)):
-            image = self._decode(index)
-            if image.shape != first.shape:
-                return None
-            images.append(image)
-        return torch.stack(images)
-
     def check_images(self) -> None:
         """Decode every image that was not decoded yet.
 
         Raises:
             DataError: naming one that cannot be.
         """
-        if self._decoded is None:
-            for index in range(len(self)):
-                self._decode(index)
+        self.images.check()
 
     def _check_sizes(self) -> None:
         """Refuse to mix images of different sizes."""
@@ -174,7 +132,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def image(self, index: int) -> Tensor:
         """One image without augmentation, `(3, H, W)` bytes."""
-        return self._decode(index) if self._decoded is None else self._decoded[index]
+        return self.images[index]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
@@ -195,8 +153,8 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def _plain_views(self, indices: list[int]) -> list[Tensor]:
         """Views that are not mixed yet."""
-        if self._decoded is not None and self.augmentation == "pad_crop":
-            return list(_pad_crops(self._decoded[indices], self._random[indices], self.flip))
+        if self.images.one_size is not None and self.augmentation == "pad_crop":
+            return list(_pad_crops(self.images.one_size[indices], self._random[indices], self.flip))
         return [self._view(index) for index in indices]
 
     def _view(self, index: int) -> Tensor:
@@ -300,16 +258,3 @@ class ViewCollator:
         if self.teacher_processor is not None:
             pixels["teacher_pixel_values"] = process(self.teacher_processor, images)
         return pixels
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB of 8 bits; of 16 bits, which PIL would cut off at 255, the upper eight are kept.
-
-    Raises:
-        ValueError: for grey values of 32 bits, whose range nobody knows.
-    """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"it has grey values of 32 bits (mode {image.mode}), expected 8 or 16")
-    return image.convert("RGB")
