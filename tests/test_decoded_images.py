@@ -86,6 +86,14 @@ def test_the_digest_tells_images_apart(sizes, often):
     assert images_of(dataset, often).digest() != images_of(dataset.select([1, 0, 2, 3]), often).digest()
 
 
+@pytest.mark.parametrize("sizes", SIZES)
+def test_the_digest_does_not_depend_on_who_else_shows_the_images(sizes):
+    dataset = rows(SIZES[sizes])
+    alone = images_of(dataset, often=False).digest()
+    other = images_of(dataset, often=True)
+    assert images_of(dataset, often=False).digest() == other.digest() == alone
+
+
 def test_the_digest_tells_shapes_apart():
     flat = np.arange(2 * 6 * 3, dtype=np.uint8)
     features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})

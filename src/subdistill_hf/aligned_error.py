@@ -247,7 +247,7 @@ def _sums_of_products(left: Tensor, right: Tensor, out: Tensor, images: int) -> 
 
 def _plus_product(values: Tensor, matrix: Tensor, others: Tensor) -> Tensor:
     """v + M w at each position, with M `(K, K')`; v is `(K,)` by channel, or of each position and then overwritten."""
-    into = values if values.shape[0] == others.shape[0] and values.dim() == others.dim() else None
+    into = values if values.dim() == others.dim() else None
     if others.dim() == 2:
         return torch.addmm(values, others, matrix.T, out=into)
     return torch.baddbmm(values, matrix.expand(len(others), -1, -1), others, out=into)

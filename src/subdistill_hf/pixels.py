@@ -23,15 +23,14 @@ def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
     steps are taken with all of them at once. Interpolation rounds otherwise there: by a level of 255 in smooth
     images, by more at sharp edges.
     """
-    if type(processor).__name__ != TIMM_PROCESSOR:
-        options = {"disable_grouping": False} if isinstance(processor, TorchvisionBackend) else {}  # a batch at a time
-        values: Tensor = processor(images=list(images), return_tensors="pt", **options)["pixel_values"]
-        return values
     steps = _steps_of_timm(processor)
     if steps is not None and images[0].device.type != "cpu":
         return in_batch(steps, torch.stack(list(images)))
-    scaled = processor(images=[image_functional.to_pil_image(image) for image in images], return_tensors="pt")
-    values = scaled["pixel_values"]
+    inputs: list[Any] = list(images)
+    if type(processor).__name__ == TIMM_PROCESSOR:
+        inputs = [image_functional.to_pil_image(image) for image in images]
+    options = {"disable_grouping": False} if isinstance(processor, TorchvisionBackend) else {}  # a batch at a time
+    values: Tensor = processor(images=inputs, return_tensors="pt", **options)["pixel_values"]
     return values
 
 

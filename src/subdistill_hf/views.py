@@ -65,10 +65,9 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if len(dataset) == 0:
             raise DataError("the dataset has no images")
         check_mix(mix)
-        self.dataset, self.columns = dataset, columns
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = list(dataset[columns.label])
-        self.views, self.view, self.marked, self.mix = views, 0, marked, mix
+        self.views, self.view, self.mix = views, 0, mix
         self.images = DecodedImages(dataset, columns, self.labels, marked, often=augmentation != "none")
         kind = dataset.features[columns.label]
         self._classes = kind.num_classes if isinstance(kind, datasets.ClassLabel) else max(self.labels) + 1
