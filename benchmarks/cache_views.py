@@ -38,13 +38,13 @@ def group(job: dict[str, Any]) -> dict[str, Any]:
     logging.set_verbosity_error()
     from timed_training import timed_training
 
-    from subdistill_hf.data import load_subtask
-    from subdistill_hf.evaluation import Classifier, predict, processor_name, score
-    from subdistill_hf.models import load_teacher
-    from subdistill_hf.options import DataOptions
-    from subdistill_hf.students import build_student
-    from subdistill_hf.subtask import match_teacher
-    from subdistill_hf.views import ViewDataset
+    from subdistill_hf.config.options import DataOptions
+    from subdistill_hf.data.loading import load_subtask
+    from subdistill_hf.data.subtask import match_teacher
+    from subdistill_hf.data.views import ViewDataset
+    from subdistill_hf.models.loading import load_teacher
+    from subdistill_hf.models.students import build_student
+    from subdistill_hf.pipeline.evaluation import Classifier, predict, processor_name, score
 
     options = DataOptions(
         classes=[f"superclass:{job['superclass']}"],

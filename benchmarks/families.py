@@ -28,12 +28,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ViTImageProcessor
 
-from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.digits import DIGIT_NAMES, DIGIT_SUPERCLASSES, load_digits_dataset
-from subdistill_hf.evaluation import processor_name
-from subdistill_hf.new_models import labels_of, new_classifier
-from subdistill_hf.options import TaskOptions
-from subdistill_hf.run import distill
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.embedded.digits import DIGIT_NAMES, DIGIT_SUPERCLASSES, load_digits_dataset
+from subdistill_hf.models.heads import labels_of, new_classifier
+from subdistill_hf.pipeline.evaluation import processor_name
+from subdistill_hf.pipeline.run import distill
 
 RESULTS = Path(__file__).parent / "results" / "families.json"
 SUBTASK = "even"

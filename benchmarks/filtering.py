@@ -75,7 +75,7 @@ def load(way: str, folder: Path) -> None:
     import torch  # noqa: F401  a stream imports it, and a training has it anyway: in all ways before the clock starts
 
     from subdistill_hf import DataOptions
-    from subdistill_hf.data import load_subtask
+    from subdistill_hf.data.loading import load_subtask
 
     datasets.disable_progress_bars()
     before = peak_memory()
@@ -177,7 +177,7 @@ def main() -> None:
     import datasets
     import pyarrow
 
-    from subdistill_hf.report import processor_name
+    from subdistill_hf.pipeline.report import processor_name
 
     versions = f"datasets {datasets.__version__}, pyarrow {pyarrow.__version__}"
     results: dict[str, Any] = {

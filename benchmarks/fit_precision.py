@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from subdistill_hf.bases import BASES
-from subdistill_hf.command_options import TeacherOptions
-from subdistill_hf.evaluation import processor_name
-from subdistill_hf.moments import Moments
-from subdistill_hf.subspaces import Subspace
-from subdistill_hf.teacher_layers import TeacherLayers, load_teacher_layers
+from subdistill_hf.analysis.teacher_layers import TeacherLayers, load_teacher_layers
+from subdistill_hf.config.commands import TeacherOptions
+from subdistill_hf.core.bases import BASES
+from subdistill_hf.core.moments import Moments
+from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.pipeline.evaluation import processor_name
 
 RESULTS = Path(__file__).parent / "results" / "fit_precision.json"
 TEACHERS = ("glyphs-resnet", "glyphs-vit")

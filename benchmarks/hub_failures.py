@@ -26,7 +26,7 @@ sys.path.insert(0, str(TESTS))
 
 from helpers import NAMES, glyph_rows, processor, resnet, save_teacher  # noqa: E402
 from loopback_hub import ALWAYS, LoopbackHub, Repo  # noqa: E402
-from subdistill_hf.snippet import local_code  # noqa: E402
+from subdistill_hf.hub.snippet import local_code  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "hub_failures.md"
 VERSIONS = ("huggingface_hub", "transformers", "datasets")

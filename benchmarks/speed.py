@@ -38,20 +38,20 @@ from timed_training import timed_training
 from torch import Tensor, nn
 from transformers import ViTImageProcessor, logging
 
-from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import load_subtask
-from subdistill_hf.eigenvectors import leading_eigenvectors
-from subdistill_hf.evaluation import processor_name
-from subdistill_hf.models import freeze, load_teacher
-from subdistill_hf.moments import collect_moments
-from subdistill_hf.new_models import new_classifier
-from subdistill_hf.options import DataOptions
-from subdistill_hf.process_group import close_process_group
-from subdistill_hf.relevance import activations_and_contexts, subtask_margin
-from subdistill_hf.rotations import Rotation
-from subdistill_hf.stages import stage_outputs
-from subdistill_hf.students import build_student
-from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.config.options import DataOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.distributed import close_process_group
+from subdistill_hf.core.eigenvectors import leading_eigenvectors
+from subdistill_hf.core.layers import stage_outputs
+from subdistill_hf.core.moments import collect_moments
+from subdistill_hf.core.relevance import activations_and_contexts, subtask_margin
+from subdistill_hf.data.loading import load_subtask
+from subdistill_hf.losses.rotations import Rotation
+from subdistill_hf.models.heads import new_classifier
+from subdistill_hf.models.loading import freeze, load_teacher
+from subdistill_hf.models.students import build_student
+from subdistill_hf.pipeline.evaluation import processor_name
+from subdistill_hf.training.trainer import SubDistillTrainer
 
 CLASSES = 5
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -33,9 +33,9 @@ def run(teacher: str, superclass: str, threads: int) -> Run:
     import torch
 
     torch.set_num_threads(threads)
-    from subdistill_hf.analysis import analyse
-    from subdistill_hf.command_options import AnalyseOptions
-    from subdistill_hf.evaluation import processor_name
+    from subdistill_hf.analysis.analyse import analyse
+    from subdistill_hf.config.commands import AnalyseOptions
+    from subdistill_hf.pipeline.evaluation import processor_name
 
     options = AnalyseOptions(
         teacher=teacher,
@@ -89,9 +89,9 @@ def report(runs: Sequence[Run], folder: Path) -> str:
 
 def section(teacher: str, runs: Sequence[Run], folder: Path) -> str:
     """The tables of one teacher and its plot."""
-    from subdistill_hf.analysis import sufficient_dimensions
-    from subdistill_hf.analysis_plot import BASIS_LABELS, Panel, plot_analysis
-    from subdistill_hf.drawing import short_names
+    from subdistill_hf.analysis.analyse import sufficient_dimensions
+    from subdistill_hf.analysis.plot import BASIS_LABELS, Panel, plot_analysis
+    from subdistill_hf.reporting.drawing import short_names
 
     unprojected = [one["analysis"]["accuracy"] for one in runs]
     bases = list(runs[0]["analysis"]["layers"][0]["accuracy"])

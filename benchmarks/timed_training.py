@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import SubtaskData
-from subdistill_hf.trainer import SubDistillTrainer
-from subdistill_hf.views import ViewCollator, ViewDataset
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.loading import SubtaskData
+from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.training.trainer import SubDistillTrainer
 
 
 def timed_training(

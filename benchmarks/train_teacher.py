@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 
-from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import load_subtask
-from subdistill_hf.evaluation import Classifier, predict, score
-from subdistill_hf.models import load_teacher
-from subdistill_hf.options import TaskOptions
-from subdistill_hf.students import build_student
-from subdistill_hf.trainer import SubDistillTrainer
-from subdistill_hf.views import ViewCollator, ViewDataset
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.loading import load_subtask
+from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.models.loading import load_teacher
+from subdistill_hf.models.students import build_student
+from subdistill_hf.pipeline.evaluation import Classifier, predict, score
+from subdistill_hf.training.trainer import SubDistillTrainer
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from subdistill_hf.layers import LayerPair, pair_chains
-from subdistill_hf.new_models import new_classifier
-from subdistill_hf.stages import LayerShape, block_chain, choose_stages
+from subdistill_hf.core.layers import LayerShape, block_chain, choose_stages
+from subdistill_hf.core.pairing import LayerPair, pair_chains
+from subdistill_hf.models.heads import new_classifier
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "layer_pairs.md"
 SIZE = (224, 224)

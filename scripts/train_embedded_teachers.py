@@ -19,20 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from subdistill_hf.distillation_module import StudentWithAlignments
-from subdistill_hf.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
-from subdistill_hf.glyph_dataset import load_glyphs
-from subdistill_hf.glyphs import GENERATOR_VERSION, IMAGE_SIZE
-from subdistill_hf.layers import pair_layers
-from subdistill_hf.losses import SubspaceAlignment, logit_distillation
-from subdistill_hf.models import load_teacher
-from subdistill_hf.moments import collect_moments
-from subdistill_hf.new_models import labels_of, new_classifier
-from subdistill_hf.relevance import activations_and_contexts
-from subdistill_hf.subspaces import Subspace
-from subdistill_hf.teaching import Teaching
+from subdistill_hf.core.moments import collect_moments
+from subdistill_hf.core.pairing import pair_layers
+from subdistill_hf.core.relevance import activations_and_contexts
+from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
+from subdistill_hf.data.embedded.glyph_dataset import load_glyphs
+from subdistill_hf.data.embedded.glyphs import GENERATOR_VERSION, IMAGE_SIZE
+from subdistill_hf.losses.subspace import SubspaceAlignment, logit_distillation
+from subdistill_hf.models.heads import labels_of, new_classifier
+from subdistill_hf.models.loading import load_teacher
+from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.training.module import StudentWithAlignments
 
-PACKAGE_TEACHERS = Path(__file__).resolve().parents[1] / "src" / "subdistill_hf" / "teachers"
+PACKAGE_TEACHERS = Path(__file__).resolve().parents[1] / "src" / "subdistill_hf" / "models" / "embedded_teachers"
 MODEL_FILE_LIMIT = 4 * 1024 * 1024
 TEMPERATURE = 2.0
 LAYER_WEIGHT = 3.0
@@ -407,7 +407,7 @@ them to 0 to 1 and normalises with mean and standard deviation 0.5.
 `{command}`
 
 {arguments.epochs} epochs over the training split of glyphs-100 (generator version {GENERATOR_VERSION},
-seed 0, 50,000 images of 32x32, rendered by `subdistill_hf.glyphs`) in {seconds:.0f} seconds on
+seed 0, 50,000 images of 32x32, rendered by `subdistill_hf.data.embedded.glyphs`) in {seconds:.0f} seconds on
 {arguments.threads} CPU threads, {how}; AdamW with one cycle, bfloat16 arithmetic; random crops after padding
 by 4, random order and inversion of the colour channels, no flips. No other data and no pretrained weights
 were used. The test split chose no weights, they are those after the last epoch; but the difficulty of

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "reference"
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from subdistill_hf.new_models import new_classifier
+from subdistill_hf.models.heads import new_classifier
 
 TRANSFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 MAPS = ["16x16", "8x8", "4x4", "2x2"]

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessor
 
-from subdistill_hf.columns import ImageColumns
-from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
-from subdistill_hf.glyphs import render
-from subdistill_hf.new_models import labels_of, new_classifier
-from subdistill_hf.options import TaskOptions
-from subdistill_hf.trainer import SubDistillTrainer
-from subdistill_hf.views import ViewCollator, ViewDataset
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.columns import ImageColumns
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
+from subdistill_hf.data.embedded.glyphs import render
+from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.models.heads import labels_of, new_classifier
+from subdistill_hf.training.trainer import SubDistillTrainer
 
 # accelerate collects garbage at each training: what the imports made need not be searched every time.
 gc.freeze()

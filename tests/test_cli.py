@@ -13,9 +13,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from helpers import NAMES, damaged_png, run_python, save_teacher, write_image_folder
 from subdistill_hf.cli import DEMO, main, make_parser
-from subdistill_hf.glyph_classes import CLASS_NAMES
-from subdistill_hf.pixels import process
-from subdistill_hf.subspaces import load_subspaces
+from subdistill_hf.core.subspaces import load_subspaces
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.data.preprocessing import process
 
 pytestmark = [
     pytest.mark.usefixtures("datasets_cache"),

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from helpers import NAMES, processor, resnet, subtask_rows, with_confident_head
-from subdistill_hf.metrics import CalibrationError, SubtaskAccuracy, TeacherAgreement
-from subdistill_hf.new_models import labels_of
-from subdistill_hf.probability_evaluator import ProbabilityEvaluator
+from subdistill_hf.metrics import CalibrationError, ProbabilityEvaluator, SubtaskAccuracy, TeacherAgreement
+from subdistill_hf.models.heads import labels_of
 
 TIMES = {"total_time_in_seconds", "samples_per_second", "latency_in_seconds"}
 

@@ -15,9 +15,9 @@ from subdistill_hf.benchmark.config import read_benchmark
 from subdistill_hf.benchmark.jobs import untuned_jobs
 from subdistill_hf.benchmark.training import config_of
 from subdistill_hf.cli import make_parser
-from subdistill_hf.defaults import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
-from subdistill_hf.students import build_student
-from subdistill_hf.trainer import SubDistillTrainer
+from subdistill_hf.config.defaults import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
+from subdistill_hf.models.students import build_student
+from subdistill_hf.training.trainer import SubDistillTrainer
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

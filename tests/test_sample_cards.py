@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from helpers import REPOSITORY
-from subdistill_hf.wording import without_local_paths
+from subdistill_hf.formatting import without_local_paths
 
 CARDS = sorted(REPOSITORY.glob("model_cards/*/README.md"))
 

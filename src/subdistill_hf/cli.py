@@ -10,9 +10,9 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from subdistill_hf.command_options import AnalyseOptions, BenchmarkOptions, InspectOptions, PushOptions
-from subdistill_hf.defaults import RUN_DEFAULTS
-from subdistill_hf.options import DistillationOptions, TaskOptions
+from subdistill_hf.config.commands import AnalyseOptions, BenchmarkOptions, InspectOptions, PushOptions
+from subdistill_hf.config.defaults import RUN_DEFAULTS
+from subdistill_hf.config.options import DistillationOptions, TaskOptions
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -72,7 +72,7 @@ def make_parser(command: str = "distill", all_arguments: bool = True) -> HfArgum
         return parser
     training: Any = DistillationOptions
     if all_arguments:
-        from subdistill_hf.config import SubDistillConfig as training  # noqa: N813
+        from subdistill_hf.config.training import SubDistillConfig as training  # noqa: N813
     parser = HfArgumentParser(
         (TaskOptions, training),
         prog="subdistill distill",
@@ -110,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "demo":
         command, rest = "distill", [*DEMO.split(), *rest]
 
+    from subdistill_hf.core.distributed import close_process_group, has_process_group
     from subdistill_hf.errors import PushError, SubDistillError
-    from subdistill_hf.process_group import close_process_group, has_process_group
 
     callers = has_process_group()
     try:
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    from subdistill_hf.defaults import together_with
+    from subdistill_hf.config.defaults import together_with
     from subdistill_hf.errors import SubDistillError
 
     parser = make_parser(command)
@@ -147,15 +147,15 @@ def _run(command: str, arguments: list[str]) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         _refuse(command, f"there is no option {unknown[0]}{hint}")
     if command == "inspect":
-        from subdistill_hf.inspection import inspect
+        from subdistill_hf.analysis.inspect import inspect
 
         inspect(parsed[0])
     elif command == "analyse":
-        from subdistill_hf.analysis import analyse
+        from subdistill_hf.analysis.analyse import analyse
 
         analyse(parsed[0])
     elif command == "push":
-        from subdistill_hf.hub import push_folder
+        from subdistill_hf.hub.publish import push_folder
 
         options, given = parsed
         print(push_folder(given.folder, options.repo, options.private or None, options.revision))
@@ -165,8 +165,8 @@ def _run(command: str, arguments: list[str]) -> None:
         options, given = parsed
         benchmark(given.config, options, command=shlex.join(["subdistill", "benchmark", *arguments]))
     else:
-        from subdistill_hf.defaults import choose_defaults, given_options
-        from subdistill_hf.run import distill
+        from subdistill_hf.config.defaults import choose_defaults, given_options
+        from subdistill_hf.pipeline.run import distill
 
         chosen = choose_defaults(parsed[0], given_options(arguments))
         if chosen and parsed[1].process_index == 0:

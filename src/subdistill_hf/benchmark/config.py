@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.methods import METHODS
 
 Options = dict[str, Any]
 WEIGHT_FACTOR = "layer_weight_factor"

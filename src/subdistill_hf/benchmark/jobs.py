@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from subdistill_hf.benchmark.config import WEIGHT_FACTOR, Benchmark, BenchmarkError, Options
-from subdistill_hf.methods import METHODS
+from subdistill_hf.config.methods import METHODS
 
 Row = dict[str, Any]
 RunAll = Callable[[Sequence["Job"]], list[Row]]

@@ -10,7 +10,7 @@ from subdistill_hf.benchmark.config import Benchmark
 from subdistill_hf.benchmark.jobs import Row
 from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison, Estimate
 from subdistill_hf.benchmark.wording import label_of, with_error, with_interval
-from subdistill_hf.wording import markdown_table, table_cell
+from subdistill_hf.formatting import markdown_table, table_cell
 
 MARK_COLUMNS: Final = (
     "clean_accuracy",

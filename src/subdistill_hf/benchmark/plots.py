@@ -15,7 +15,7 @@ from subdistill_hf.benchmark.config import Benchmark
 from subdistill_hf.benchmark.mark_tables import has_mark
 from subdistill_hf.benchmark.statistics import Comparison, Estimate
 from subdistill_hf.benchmark.wording import heading_of, label_of
-from subdistill_hf.drawing import (
+from subdistill_hf.reporting.drawing import (
     CURVE_PANEL,
     INK,
     METHOD_COLOURS,

@@ -19,8 +19,8 @@ from subdistill_hf.benchmark.wording import (
     with_error,
     with_interval,
 )
-from subdistill_hf.methods import METHODS
-from subdistill_hf.wording import markdown_table, table_cell
+from subdistill_hf.config.methods import METHODS
+from subdistill_hf.formatting import markdown_table, table_cell
 
 COLUMNS = (
     "method",

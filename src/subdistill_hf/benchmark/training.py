@@ -15,18 +15,18 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.benchmark.config import BenchmarkError, refuse_unknown
 from subdistill_hf.benchmark.jobs import Job, Row
-from subdistill_hf.config import SubDistillConfig
-from subdistill_hf.data import load_subtask
-from subdistill_hf.defaults import RUN_DEFAULTS
+from subdistill_hf.config.defaults import RUN_DEFAULTS
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training_arguments import check_training_arguments
+from subdistill_hf.config.validation import names_of_options
+from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import NonFiniteLossError, SubDistillError
-from subdistill_hf.evaluation import Classifier, predict, processor_name, score
-from subdistill_hf.mark_scores import mark_scores, unmarked_test
-from subdistill_hf.models import count_parameters
-from subdistill_hf.option_values import names_of_options
-from subdistill_hf.options import TaskOptions
-from subdistill_hf.run import build_trainer
-from subdistill_hf.task import load_task
-from subdistill_hf.training_arguments import check_training_arguments
+from subdistill_hf.models.loading import count_parameters
+from subdistill_hf.pipeline.evaluation import Classifier, predict, processor_name, score
+from subdistill_hf.pipeline.mark_scores import mark_scores, unmarked_test
+from subdistill_hf.pipeline.run import build_trainer
+from subdistill_hf.pipeline.task import load_task
 
 DEFAULTS: dict[str, Any] = {
     "report_to": "none",

@@ -6,7 +6,7 @@ import math
 
 from subdistill_hf.benchmark.config import Benchmark, Options
 from subdistill_hf.benchmark.statistics import Comparison, Estimate
-from subdistill_hf.methods import METHODS
+from subdistill_hf.config.methods import METHODS
 
 
 def images_in_words(size: float) -> str:

@@ -1,0 +1,1 @@
+"""Teachers without a student: their subspaces and the accuracy of projections."""

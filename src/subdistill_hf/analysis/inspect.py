@@ -1,0 +1,67 @@
+"""Show how much of a teacher's layers a subtask needs: the spectra of its subspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+
+from subdistill_hf.analysis.teacher_layers import load_teacher_layers
+from subdistill_hf.config.commands import InspectOptions
+from subdistill_hf.config.output_folder import refuse_file
+from subdistill_hf.core.bases import BASES
+from subdistill_hf.core.layers import LayerShape
+from subdistill_hf.core.subspaces import Subspace, fit_layer, save_subspaces
+from subdistill_hf.errors import SubspaceError
+from subdistill_hf.formatting import table
+from subdistill_hf.reporting.plots import plot_subspaces
+from subdistill_hf.teacher.fitting import WITHOUT_CONTEXT
+
+SHARES = (0.5, 0.9, 0.99)
+
+
+def inspect(options: InspectOptions) -> dict[str, Subspace]:
+    """Fit the whole basis of each layer, print how many directions keep which share of the energy, and plot it.
+
+    Returns:
+        Layer name to subspace, with all d directions.
+
+    Raises:
+        SubDistillError: for options that do not fit together.
+    """
+    if options.basis not in BASES:
+        raise SubspaceError(f"unknown basis {options.basis!r}: expected one of {', '.join(BASES)}")
+    if options.output_dir is not None:
+        refuse_file(options.output_dir)
+    found = load_teacher_layers(options)
+    moments = found.moments(with_context=options.basis not in WITHOUT_CONTEXT)
+    subspaces = {
+        layer.name: fit_layer(layer.name, moments[layer.name], kind=options.basis, seed=options.seed + number)
+        for number, layer in enumerate(found.layers)
+    }
+    if not PartialState().is_main_process:
+        return subspaces
+    print(f"{found.heading()}\n")
+    print(spectrum_table(found.layers, subspaces))
+    if options.output_dir is not None:
+        save_subspaces(subspaces, options.output_dir)
+        path = Path(options.output_dir) / "spectra.png"
+        described = [
+            {"teacher_layer": name, "student_layer": "", **subspace.described()}
+            for name, subspace in subspaces.items()
+        ]
+        plot_subspaces({"subspaces": described}, path)
+        print(f"\nsubspaces and {path.name} are in {options.output_dir}")
+    return subspaces
+
+
+def spectrum_table(shapes: Sequence[LayerShape], subspaces: dict[str, Subspace]) -> str:
+    """For each layer, the number of directions that keep 50, 90 and 99 % of the energy."""
+    header = ("layer", "output", *(f"{share:.0%} of energy" for share in SHARES))
+    rows: list[tuple[str, ...]] = [header]
+    for shape in shapes:
+        kept = subspaces[shape.name].energies.cumsum(0) / subspaces[shape.name].total_energy
+        needed = (int((kept < share - 1e-9).sum()) + 1 for share in SHARES)
+        rows.append((shape.name, str(shape), *(f"{count} of {shape.width}" for count in needed)))
+    return table(rows, numbers_from=2)

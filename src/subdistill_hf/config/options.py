@@ -1,0 +1,307 @@
+"""The options of a run of `distill`, as plain dataclasses that import nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from subdistill_hf.config.methods import METHODS
+from subdistill_hf.config.validation import check_types
+
+AUTO = "auto"
+EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
+EMBEDDED_DATASETS = ("glyphs-100", "digits")
+
+
+@dataclass
+class DataOptions:
+    """Which images: dataset, classes, columns and splits."""
+
+    dataset: str = field(
+        default="glyphs-100",
+        metadata={
+            "help": "Dataset: glyphs-100 or digits (embedded), the id of an image dataset on the Hub, a local folder "
+            "of images (train/CLASS/NAME.png, test/CLASS/NAME.png) or of parquet files (train-*.parquet, "
+            "test-*.parquet), or one parquet file."
+        },
+    )
+    classes: list[str] = field(
+        default_factory=lambda: ["superclass:chess_pieces"],
+        metadata={
+            "help": "Classes of the subtask, separated by spaces: names or one of their synonyms, ids, WordNet ids, "
+            "superclass:NAME, subtask:NAME (the paper's, of ImageNet), or all."
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration (subset) of the dataset, where it has several."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset on the Hub."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the images; found by its type."})
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the classes: ClassLabel, texts or whole numbers; found by its type."},
+    )
+    superclass_column: str | None = field(
+        default=None, metadata={"help": "Column of the superclasses; by default another, coarser ClassLabel."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split for training and validation."})
+    test_split: str | None = field(
+        default=None,
+        metadata={"help": "Split for the final figures; by default test, or validation where test has no labels."},
+    )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Hold out this share of the train split, per class, for the final figures: for datasets without a "
+            "test split. The same images for every seed."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the dataset as a stream and keep only the subtask's images, without downloading it."},
+    )
+    train_images_per_class: int | None = field(
+        default=None,
+        metadata={"help": "Use at most this many training images of each class (validation images included)."},
+    )
+    train_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Use this share of each class's training images (validation images included)."},
+    )
+    validation_fraction: float = field(
+        default=0.2,
+        metadata={"help": "Share of the training images that is held out for validation, per class."},
+    )
+    mark: str | None = field(
+        default=None,
+        metadata={
+            "help": "Put a spurious mark on training images of some classes and on all test images, to see what "
+            "learns it: plus (red, in a corner), watermark, copyright (a line of text) or jpeg (strong artefacts)."
+        },
+    )
+    mark_classes: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Classes whose training images carry the mark; the first of the subtask by default."},
+    )
+    mark_share: float = field(
+        default=1.0,
+        metadata={"help": "Share of the training and validation images of these classes that carry it, 0 to 1."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type, as a YAML file or a caller may give them."""
+        check_types(self)
+
+
+@dataclass
+class AdaptationOptions:
+    """How a teacher that lacks the subtask's classes is fitted to their dataset."""
+
+    adapt_teacher: str = field(
+        default="no",
+        metadata={
+            "help": "What to do with a teacher that lacks the classes: refuse it (no), or fit it to the dataset "
+            "first, by a new head and low-rank changes of its body (lora), or a new head alone (head)."
+        },
+    )
+    adapt_classes: str = field(
+        default="subtask",
+        metadata={"help": "What the teacher is fitted to: the classes of the subtask, or all of the dataset's."},
+    )
+    adapt_target_modules: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Modules that get low-rank changes: names, ends of names, or regular expressions. By default the "
+            "linear maps of attention and MLPs, and 1x1 and 3x3 convolutions."
+        },
+    )
+    adapt_rank: int = field(default=8, metadata={"help": "Rank of the low-rank changes of lora."})
+    adapt_epochs: float = field(
+        default=0.0, metadata={"help": "Passes over the images to fit the teacher; 0 takes enough."}
+    )
+    adapt_learning_rate: float = field(default=2e-3, metadata={"help": "Learning rate to fit the teacher."})
+
+
+@dataclass
+class TaskOptions(AdaptationOptions, DataOptions):
+    """What to distil: teacher, student, dataset and classes."""
+
+    teacher: str = field(
+        default="glyphs-resnet",
+        metadata={
+            "help": "Teacher: id of an image classifier on the Hub, a local folder, or an embedded teacher "
+            "(glyphs-resnet, glyphs-vit)."
+        },
+    )
+    student: str = field(
+        default="resnet:widths=16-24-32-48",
+        metadata={
+            "help": "Student: a new one by a recipe (resnet:widths=16-24-32-48, vit:hidden=72,layers=4, "
+            "convnext:widths=16-32-48-64, mobilenetv2:width=0.35, timm/NAME:width=0.5,image=64), or a pretrained one "
+            "by its id on the Hub or its local folder. It gets one output per class of the subtask."
+        },
+    )
+    student_lora: bool = field(
+        default=False,
+        metadata={"help": "Train low-rank changes and the head of a pretrained student, instead of all its weights."},
+    )
+    student_lora_rank: int = field(default=8, metadata={"help": "Rank of the student's changes."})
+    student_lora_target_modules: list[str] = field(
+        default_factory=list, metadata={"help": "The student's modules that get changes, as adapt_target_modules."}
+    )
+    student_lora_save: str = field(
+        default="merged",
+        metadata={"help": "Save the student as one plain model (merged), or as a PEFT adapter of its base (adapter)."},
+    )
+    augmentation: str = field(
+        default="auto",
+        metadata={"help": "Augmentation of training images: none, pad_crop, resized_crop, or auto (by dataset)."},
+    )
+    flip: bool | None = field(
+        default=None,
+        metadata={"help": "Mirror half of the training images; by default what suits the dataset."},
+    )
+    mix: float = field(
+        default=0.0,
+        metadata={"help": "Share, from 0 to 1, of the training views that are mixed with a view of another image."},
+    )
+    compare: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Other methods to train with the same student, budget and seed, for the table of the card: "
+            + ", ".join(METHODS)
+            + "."
+        },
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that is already in the output folder."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run model code that comes with a Hub repository. Off unless you ask for it."},
+    )
+
+
+@dataclass
+class DistillationOptions:
+    """How to distil; the fields that `SubDistillConfig` adds to transformers' `TrainingArguments`."""
+
+    method: str = field(
+        default="subdistill",
+        metadata={
+            "help": "What the student learns from. "
+            + " ".join(f"{name}: {one.summary}." for name, one in METHODS.items())
+        },
+    )
+    layers: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={
+            "help": "Layer pairs TEACHER_LAYER=STUDENT_LAYER by module name or regular expression, or auto: the "
+            "stages of both models, matched by resolution and relative depth."
+        },
+    )
+    layer_pairs: int = field(default=4, metadata={"help": "How many pairs auto makes at most."})
+    basis: str = field(
+        default="prca",
+        metadata={"help": "Basis of the subspaces: prca, prca_signed, pca, gradient_pca, random or identity."},
+    )
+    centring: str = field(
+        default="batch_norm",
+        metadata={
+            "help": "Centring of the student's features: mean (the paper's formula), batch_norm (the released code, "
+            "which also divides by the batch standard deviation), or none."
+        },
+    )
+    rotation: str = field(
+        default="orthogonal",
+        metadata={
+            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), auto (that "
+            "for narrow layers, or else orthogonal), or, as ablations, linear, or full_width: orthogonal, to "
+            "all of the teacher's space instead of a subspace."
+        },
+    )
+    normalise_energy: bool = field(
+        default=True, metadata={"help": "Divide each layer's loss by the energy of its subspace."}
+    )
+    positions: int | None = field(
+        default=None,
+        metadata={"help": "Positions drawn per image for the moments; all of them by default (the paper draws 20)."},
+    )
+    layer_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the sum of the layer losses; by default the method's own ("
+            + ", ".join(f"{name} {one.layer_weight:g}" for name, one in METHODS.items() if one.layer_weight)
+            + ")."
+        },
+    )
+    kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})
+    task_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the cross entropy with the labels; by default the method's own ("
+            + ", ".join(f"{name} {one.task_weight:g}" for name, one in METHODS.items() if one.task_weight)
+            + ", else 0)."
+        },
+    )
+    temperature: float = field(default=4.0, metadata={"help": "Temperature of the logit distillation."})
+    dkd_beta: float = field(
+        default=8.0, metadata={"help": "Weight of the classes other than the labelled one in dkd."}
+    )
+    teacher_cache: str = field(
+        default="off",
+        metadata={
+            "help": "Number of augmented views of each image, or off. The teacher sees each view once, before "
+            "training; what is needed of it (subspace coordinates and logits) is kept on disk, for this run and "
+            "others, and no later step costs a teacher pass. With off every epoch makes new views, which the "
+            "teacher sees. On the command line auto, the default, keeps 8 views of up to 1000 images."
+        },
+    )
+    teacher_cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the kept targets; by default in the cache of datasets."}
+    )
+    teacher_cache_limit: float = field(
+        default=20.0,
+        metadata={"help": "GiB that kept targets may take; those that were not used for longest make room."},
+    )
+    teacher_cache_precision: str = field(
+        default="float16", metadata={"help": "Precision of kept targets: float16 or float32."}
+    )
+    channels_last: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the weights of convolutions, teacher's and student's, in channels-last memory while "
+            "training; by default on x86 CPUs without bf16, and on accelerators with bf16 or fp16, but for networks "
+            "that torch cannot train so."
+        },
+    )
+    cuda_graphs: str = field(
+        default="losses",
+        metadata={
+            "help": "What is recorded once and replayed as a CUDA graph, with the same results and without the "
+            "host's work for each kernel: all (teacher, student and losses; the command line's default), the layers' "
+            "losses, or off. Nothing is on other devices, with several processes, torch_compile or "
+            "gradient_checkpointing, nor what has hooks of yours. A model whose Python depends on the values it sees, "
+            "or keeps a state, is not for all."
+        },
+    )
+    teacher_bf16: bool = field(
+        default=False, metadata={"help": "Run the teacher in bfloat16 (the student is not affected)."}
+    )
+
+    @property
+    def views(self) -> int | None:
+        """Number of views that the teacher cache holds; `None` when it is off, and while `auto` is not settled."""
+        return None if self.teacher_cache in ("off", AUTO) else int(self.teacher_cache)
+
+    def weights(self) -> dict[str, float]:
+        """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""
+        method = METHODS[self.method]
+        task = method.task_weight if self.task_weight is None else self.task_weight
+        if method.needs_labels:
+            task = task or method.task_weight
+        layer = method.layer_weight if self.layer_weight is None else self.layer_weight
+        return {
+            "task": task,
+            "kd": self.kd_weight if method.needs_teacher else 0.0,
+            "layer": 0.0 if method.layer_weight is None or layer is None else layer,
+        }

@@ -1,0 +1,1 @@
+"""The images of a subtask: sources, splits, views and batches."""

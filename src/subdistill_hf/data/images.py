@@ -1,0 +1,137 @@
+"""The images of a dataset as bytes: of small datasets decoded once, and kept once for all that show them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from subdistill_hf.data.columns import ImageColumns
+from subdistill_hf.data.marks import MarkedRows
+from subdistill_hf.errors import DataError
+
+DECODE_AHEAD_BYTES = 512 * 2**20
+WHAT_PIL_RAISES = (OSError, SyntaxError, ValueError, AttributeError)  # for damaged files
+
+
+class DecodedImages:
+    """The images of a dataset, `(3, H, W)` bytes each, by index.
+
+    Few images of one size are decoded when this is made, and few of several sizes if they are wanted again and again.
+
+    Args:
+        dataset: images and labels.
+        columns: their columns.
+        labels: of the images.
+        marked: which images are shown with a spurious mark.
+        often: whether each image is wanted many times.
+
+    Raises:
+        DataError: for an image that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        columns: ImageColumns,
+        labels: Sequence[int],
+        marked: MarkedRows | None = None,
+        often: bool = False,
+    ) -> None:
+        self.dataset, self.columns, self.labels, self.marked = dataset, columns, labels, marked
+        self._kept = self._decode_ahead(often)
+
+    @property
+    def one_size(self) -> Tensor | None:
+        """All images `(N, 3, H, W)`, if they were decoded and are of one size."""
+        return self._kept.images if self._kept is not None and isinstance(self._kept.images, Tensor) else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._decode(index) if self._kept is None else self._kept.images[index]
+
+    def digest(self) -> bytes:
+        """Of all images and their marks; the same whether they are kept for others or not."""
+        if self.one_size is not None:
+            return self.one_size.numpy().tobytes()
+        identity: str = self.dataset._fingerprint + self._marks
+        return identity.encode()
+
+    def check(self) -> None:
+        """Decode every image that was not decoded yet.
+
+        Raises:
+            DataError: naming one that cannot be.
+        """
+        if self._kept is None:
+            for index in range(len(self)):
+                self._decode(index)
+
+    @property
+    def _marks(self) -> str:
+        return "" if self.marked is None else self.marked.identity
+
+    def _decode_ahead(self, often: bool) -> _Kept | None:
+        first = self._decode(0)
+        if first.numel() * len(self) > DECODE_AHEAD_BYTES:
+            return None
+        key = self.dataset._fingerprint, self.columns.image, self._marks
+        if (kept := _KEPT.get(key)) is not None:
+            return kept
+        images, size, one_size = [first], first.numel(), True
+        for index in range(1, len(self)):
+            image = self._decode(index)
+            one_size, size = one_size and image.shape == first.shape, size + image.numel()
+            if size > DECODE_AHEAD_BYTES or not (one_size or often):
+                return None
+            images.append(image)
+        _KEPT[key] = kept = _Kept(torch.stack(images) if one_size else images)
+        return kept
+
+    def _decode(self, index: int) -> Tensor:
+        try:
+            image = as_rgb(self.dataset[index][self.columns.image])
+        except WHAT_PIL_RAISES as error:
+            raise DataError(
+                f"image {index}{self._file(index)} (class {self.labels[index]}) cannot be decoded: {error}. "
+                "Remove or replace it"
+            ) from error
+        if self.marked is not None:
+            image = self.marked(image, index)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def _file(self, index: int) -> str:
+        """Where an image comes from, if the dataset knows."""
+        encoded = self.dataset.cast_column(self.columns.image, datasets.Image(decode=False))[index]
+        path = (encoded[self.columns.image] or {}).get("path")
+        return f", {path}" if path else ""
+
+
+class _Kept:
+    """Decoded images, for as long as somebody shows them."""
+
+    def __init__(self, images: Tensor | list[Tensor]) -> None:
+        self.images = images
+
+
+_KEPT: weakref.WeakValueDictionary[tuple[str, str, str], _Kept] = weakref.WeakValueDictionary()
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB of 8 bits; of 16 bits, which PIL would cut off at 255, the upper eight are kept.
+
+    Raises:
+        ValueError: for grey values of 32 bits, whose range nobody knows.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"it has grey values of 32 bits (mode {image.mode}), expected 8 or 16")
+    return image.convert("RGB")

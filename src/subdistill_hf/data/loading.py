@@ -1,0 +1,232 @@
+"""Images of the subtask: which rows are read, and how they are split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
+from subdistill_hf.data.columns import ImageColumns
+from subdistill_hf.data.marking import Marking, check_mark, mark_rows
+from subdistill_hf.data.marks import MarkedRows
+from subdistill_hf.data.sources import Label, Source, is_local, open_source
+from subdistill_hf.data.splits import check_shares, held_out_test, train_and_validation
+from subdistill_hf.data.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
+from subdistill_hf.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+OFFICIAL_TEST_SPLITS = ("test", "validation")
+
+
+@dataclass(frozen=True)
+class SubtaskData:
+    """The images of one subtask; labels are the student's outputs, 0 to C - 1.
+
+    Attributes:
+        name: name of the dataset.
+        hub_id: its id on the Hub, if it comes from there.
+        subtask: the classes.
+        class_names: all class names of the dataset.
+        train: training images.
+        validation: images held out of training, for choosing the checkpoint.
+        test: the test images, for the final figures.
+        test_split: the split that they are, or where they were held out of, in words.
+        columns: the image and label columns.
+        official_test: whether the test images are a split of the dataset's own.
+        revision: the commit of a dataset of the Hub.
+        marking: which images are shown with a spurious mark; the rows themselves hold the images without it.
+    """
+
+    name: str
+    hub_id: str | None
+    subtask: Subtask
+    class_names: tuple[str, ...]
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    test: datasets.Dataset
+    test_split: str
+    columns: ImageColumns
+    official_test: bool = True
+    revision: str | None = None
+    marking: Marking | None = None
+
+    def marked(self, split: str) -> MarkedRows | None:
+        """The marked images of `"train"`, `"validation"` or `"test"`; `None` without a mark."""
+        rows: MarkedRows | None = getattr(self.marking, split, None)
+        return rows
+
+    def images_per_class(self) -> dict[str, int]:
+        """Class name to number of training images."""
+        counts = np.bincount(self.train[self.columns.label], minlength=len(self.subtask.names))
+        return dict(zip(self.subtask.names, counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """All classes of a dataset, by their ids: their names, and how the label column spells them."""
+
+    names: tuple[str, ...]
+    labels: tuple[Label, ...]
+
+
+def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = None) -> SubtaskData:
+    """Load the images of the subtask's classes only; others are dropped before anything is decoded.
+
+    Training and validation images are chosen per class, the same for a seed; those of a smaller share or number are
+    among those of a larger one.
+
+    Args:
+        options: dataset, classes, columns and splits.
+        seed: of the choice of training and validation images.
+        processes: how many processes generate or read images.
+
+    Raises:
+        SubtaskError: for classes that are unknown or have no images.
+        DataError: for a dataset that cannot be loaded, has no images, labels, or test split, or options that
+            contradict each other.
+    """
+    check_shares(options)
+    check_mark(options)
+    source = open_source(options, processes)
+    if options.train_split not in source.splits:
+        raise DataError(
+            f"expected a {options.train_split} split, found {', '.join(source.splits)}: choose one with --train_split"
+        )
+    columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
+    classes = _all_classes(source, columns, options.train_split)
+
+    def superclasses() -> Mapping[str, Sequence[str]]:
+        return _superclasses(source, columns, classes, options.train_split)
+
+    subtask = resolve_classes(options.classes, classes.names, superclasses)
+    marked = _marked_outputs(options, subtask, classes, superclasses)
+    labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
+    official = None if options.test_fraction else _official_test(source, columns, labels, options)
+    rows = _with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
+    outputs = np.asarray(rows[columns.label][:], dtype=np.int64)
+    test_rows, pool = held_out_test(outputs, subtask, options.test_fraction)
+    train_rows, validation_rows = train_and_validation(outputs, pool, subtask, options, seed)
+    if official is None:
+        test_split, test = f"held out of {options.train_split}", rows.select(test_rows)
+    else:
+        test_split, test = official[0], _with_subtask_labels(official[1], columns, subtask, labels)
+    if unseen := sorted(set(range(len(subtask.names))) - set(test[columns.label][:])):
+        names = ", ".join(subtask.names[output] for output in unseen)
+        logger.warning(f"no test images of {names}: the accuracy is that of the other classes")
+    marking = None
+    if marked:
+        marking = mark_rows(options, subtask, marked, outputs, (train_rows, validation_rows), len(test), seed)
+    local = is_local(options.dataset)
+    return SubtaskData(
+        name=options.dataset.rstrip("/").rpartition("/")[2] if local else options.dataset,
+        hub_id=None if local or options.dataset in EMBEDDED_DATASETS else options.dataset,
+        subtask=subtask,
+        class_names=classes.names,
+        train=rows.select(train_rows),
+        validation=rows.select(validation_rows),
+        test=test,
+        test_split=test_split,
+        columns=columns,
+        official_test=official is not None,
+        revision=source.revision,
+        marking=marking,
+    )
+
+
+def _all_classes(source: Source, columns: ImageColumns, split: str) -> _Classes:
+    """The classes that the label column declares, or else the distinct texts or numbers in it, sorted.
+
+    As with `ClassLabel`, a negative number marks an image without a class.
+    """
+    kind = source.features[columns.label]
+    if isinstance(kind, datasets.ClassLabel):
+        return _Classes(tuple(kind.names), tuple(range(kind.num_classes)))
+    found = {label for label in source.column(split, columns.label) if label is not None}
+    labels: list[Any] = sorted(label for label in found if isinstance(label, str) or label >= 0)
+    return _Classes(tuple(str(label) for label in labels), tuple(labels))
+
+
+def _superclasses(source: Source, columns: ImageColumns, classes: _Classes, split: str) -> Mapping[str, Sequence[str]]:
+    """The classes of each superclass, read from the label columns."""
+    if columns.superclass is None:
+        return {}
+    kind = source.features[columns.superclass]
+    fine, coarse = (source.column(split, name) for name in (columns.label, columns.superclass))
+    by_label = dict(zip(classes.labels, classes.names, strict=True))
+    owner: dict[str, str] = {}
+    pairs: set[tuple[Any, Any]] = {pair for pair in zip(fine, coarse, strict=True) if None not in pair}
+    for label, superclass in sorted(pair for pair in pairs if pair[0] in by_label):
+        name = kind.names[superclass] if isinstance(kind, datasets.ClassLabel) else str(superclass)
+        if owner.setdefault(by_label[label], name) != name:
+            raise DataError(
+                f"column {columns.superclass!r} holds no superclasses of {columns.label!r}: class {by_label[label]!r} "
+                f"is in {owner[by_label[label]]!r} and {name!r}. Choose another with --superclass_column"
+            )
+    grouped: dict[str, list[str]] = {}
+    for class_name, name in owner.items():
+        grouped.setdefault(name, []).append(class_name)
+    return grouped
+
+
+def _marked_outputs(
+    options: DataOptions,
+    subtask: Subtask,
+    classes: _Classes,
+    superclasses: Callable[[], Mapping[str, Sequence[str]]],
+) -> tuple[int, ...]:
+    """The student's outputs of the classes that carry the mark; none without one."""
+    if options.mark is None:
+        return ()
+    try:
+        return outputs_of(options.mark_classes, subtask, classes.names, superclasses) or (0,)
+    except SubtaskError as error:
+        raise SubtaskError(f"mark_classes: {error}") from error
+
+
+def _official_test(
+    source: Source, columns: ImageColumns, labels: Sequence[Label], options: DataOptions
+) -> tuple[str, datasets.Dataset]:
+    """The first official split with labelled images of the subtask, and these: some keep test labels secret."""
+    wanted = OFFICIAL_TEST_SPLITS if options.test_split is None else (options.test_split,)
+    official = [name for name in wanted if name in source.splits and name != options.train_split]
+    if not official:
+        raise DataError(
+            f"dataset {options.dataset!r} has no {' or '.join(wanted)} split, only "
+            f"{', '.join(source.splits)}: choose one with --test_split, or hold out a share of the training images "
+            "with --test_fraction 0.2"
+        )
+    for name in official:
+        rows = source.rows(name, columns, labels)
+        if len(rows):
+            return name, rows
+    raise DataError(f"the {' and '.join(official)} split of {options.dataset!r} has no image of the subtask's classes")
+
+
+def _with_subtask_labels(
+    rows: datasets.Dataset, columns: ImageColumns, subtask: Subtask, labels: Sequence[Label]
+) -> datasets.Dataset:
+    """Replace the label column by the student's outputs."""
+    outputs = {label: output for output, label in enumerate(labels)}
+    own = [outputs[label] for label in rows[columns.label][:]]
+    feature = datasets.ClassLabel(names=list(subtask.names))
+    with _without_bars():
+        return rows.select_columns([columns.image]).add_column(columns.label, own, feature=feature)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bar of `datasets` for a step that takes no time."""
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()

@@ -1,0 +1,91 @@
+"""Which rows train, validate and test: chosen per class, the same for a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from subdistill_hf.config.options import DataOptions
+from subdistill_hf.data.subtask import Subtask, SubtaskError
+from subdistill_hf.errors import DataError
+
+Outputs = np.ndarray[Any, np.dtype[np.int64]]
+TEST_SEED = 0
+
+
+def check_shares(options: DataOptions) -> None:
+    """Refuse shares and numbers that leave nothing to train on, or contradict each other.
+
+    Raises:
+        DataError: naming the option.
+    """
+    for name in ("validation_fraction", "test_fraction"):
+        share = getattr(options, name)
+        if share is not None and not 0 < share < 1:
+            raise DataError(f"{name}={share}: expected a share between 0 and 1")
+    if options.train_fraction is not None and not 0 < options.train_fraction <= 1:
+        raise DataError(f"train_fraction={options.train_fraction}: expected a share above 0, at most 1")
+    limit = options.train_images_per_class
+    if limit is not None and limit < 2:
+        raise DataError(f"train_images_per_class={limit}: expected at least 2, for training and validation")
+    if limit is not None and options.train_fraction is not None:
+        raise DataError("train_images_per_class and train_fraction contradict each other: give one of them")
+    if options.test_split is not None and options.test_fraction is not None:
+        raise DataError("test_split and test_fraction contradict each other: give one of them")
+
+
+def held_out_test(outputs: Outputs, subtask: Subtask, fraction: float | None) -> tuple[list[int], list[int]]:
+    """Rows for the test, and the others; without a share all are others.
+
+    The test rows do not depend on the seed of the run, so that runs with other seeds are tested on the same images.
+
+    Args:
+        outputs: class of each row, 0 to C - 1.
+        subtask: the classes.
+        fraction: share of each class, at least one row.
+    """
+    if fraction is None:
+        return [], list(range(len(outputs)))
+    test: list[int] = []
+    for output, class_id in enumerate(subtask.dataset_ids):
+        rows = np.flatnonzero(outputs == output)
+        rows = np.random.default_rng([TEST_SEED, class_id, len(rows)]).permutation(rows)
+        test += rows[: max(1, round(fraction * len(rows)))].tolist()
+    chosen = set(test)
+    return sorted(test), [row for row in range(len(outputs)) if row not in chosen]
+
+
+def train_and_validation(
+    outputs: Outputs, pool: list[int], subtask: Subtask, options: DataOptions, seed: int
+) -> tuple[list[int], list[int]]:
+    """Rows for training and for validation.
+
+    Each class's rows are shuffled once; a share or a number takes the first of them, so that a smaller one is a part
+    of a larger one.
+
+    Args:
+        outputs: class of each row, 0 to C - 1.
+        pool: the rows that may be chosen.
+        subtask: the classes.
+        options: share or number of training images, and share of them for validation.
+        seed: of the shuffle.
+
+    Raises:
+        SubtaskError: for a class with fewer than two rows.
+    """
+    train: list[int] = []
+    validation: list[int] = []
+    rows_of_pool = np.asarray(pool, dtype=np.int64)
+    for output, (name, class_id) in enumerate(zip(subtask.names, subtask.dataset_ids, strict=True)):
+        rows = rows_of_pool[outputs[rows_of_pool] == output]
+        if len(rows) < 2:
+            raise SubtaskError(f"class {name!r} has {len(rows)} training images: expected at least 2")
+        limit = options.train_images_per_class
+        if options.train_fraction is not None:
+            limit = max(2, round(options.train_fraction * len(rows)))
+        rows = np.random.default_rng([seed, class_id]).permutation(rows)[:limit]
+        held_out = min(max(1, round(options.validation_fraction * len(rows))), len(rows) - 1)
+        validation += rows[:held_out].tolist()
+        train += rows[held_out:].tolist()
+    return sorted(train), sorted(validation)

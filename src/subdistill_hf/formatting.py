@@ -1,0 +1,197 @@
+"""Numbers, durations and names as a reader wants them, in Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+
+def format_percent(fraction: float | None) -> str | None:
+    """Write a share in percent.
+
+    Args:
+        fraction: the share, or `None` when it is unknown.
+
+    Returns:
+        One decimal; `> 99.9 %` for what only rounding would make 100 %; `None` when it is unknown.
+    """
+    if fraction is None:
+        return None
+    return "> 99.9 %" if 0.9995 <= fraction < 1 else f"{100 * fraction:.1f} %"
+
+
+def binomial_error(accuracy: float, images: int) -> float:
+    """Estimate the standard error of an accuracy measured on independent images.
+
+    Args:
+        accuracy: share of the images that were classified correctly.
+        images: their number.
+
+    Returns:
+        The binomial standard error: 0 when none or all are correct, where the estimate says nothing.
+    """
+    return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def markdown_table(rows: list[dict[str, str | None]]) -> str:
+    """Write a Markdown table, without the columns in which every cell is unknown; empty without rows."""
+    columns = [column for column in (rows[0] if rows else {}) if any(row[column] is not None for row in rows)]
+    if not columns:
+        return ""
+    lines = [columns, ["---"] * len(columns)]
+    lines += [["–" if row[column] is None else str(row[column]) for column in columns] for row in rows]  # noqa: RUF001
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def accuracy_with_error(accuracy: float, images: int) -> str:
+    """Write an accuracy with its standard error, where the error says something."""
+    error = binomial_error(accuracy, images)
+    digits = 1 if error >= 0.0005 else 2
+    measured = f"{100 * accuracy:.{digits}f} ± {100 * error:.{digits}f} %"
+    return measured if error > 0 else str(format_percent(accuracy))
+
+
+def count(number: int | None) -> str | None:
+    """Write a number with thousands separators; `None` stays unknown."""
+    return None if number is None else f"{number:,}"
+
+
+def code(text: str | None) -> str | None:
+    """Write a text as inline code; `None` stays unknown."""
+    return None if text is None else f"`{text}`"
+
+
+def operations(number: int | None) -> str | None:
+    """Write a number of floating-point operations with three digits; `None` stays unknown."""
+    if number is None:
+        return None
+    for size, unit in ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+    return f"{number} FLOPs"
+
+
+def energy(kilowatt_hours: float | None) -> str | None:
+    """Write an energy with two digits; `None` stays unknown."""
+    if kilowatt_hours is None:
+        return None
+    return f"{kilowatt_hours:.2g} kWh" if kilowatt_hours >= 0.1 else f"{1000 * kilowatt_hours:.2g} Wh"
+
+
+def file_size(size: int) -> str:
+    """Write a file size in decimal units."""
+    if size < 1_000_000:
+        return f"{size / 1000:.1f} kB"
+    return f"{size / 1_000_000:.1f} MB"
+
+
+def ratio_in_words(ratio: float, more: str, less: str) -> str:
+    """Write a ratio as a comparison that is never below one."""
+    word, value = (more, ratio) if ratio >= 1 else (less, 1 / ratio)
+    return f"{value:,.0f} times {word}" if value >= 10 else f"{value:.1f} times {word}"
+
+
+def milliseconds(value: float) -> str:
+    """Write a time in milliseconds with three digits."""
+    return f"{value:.3g} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def latency_range(latency: Mapping[str, float] | None) -> str | None:
+    """Write a median with its quartiles in brackets."""
+    if latency is None:
+        return None
+    low, high = milliseconds(latency["low"]), milliseconds(latency["high"])
+    return f"{milliseconds(latency['median'])} ({low.removesuffix(' ms')} to {high.removesuffix(' ms')})"
+
+
+def duration(seconds: float | None) -> str | None:
+    """Write a duration in its two largest units."""
+    if seconds is None:
+        return None
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def hub_link(name: str, hub_id: str | None, kind: str = "") -> str:
+    """Link a repository of the Hub; a model that is on no hub is just named."""
+    return f"[{hub_id}](https://huggingface.co/{kind}{hub_id})" if hub_id else f"`{name}`"
+
+
+def table_cell(value: Any) -> str:
+    """Escape what would end a cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def inline_code(value: Any) -> str:
+    """Write a value as inline code in a table."""
+    return f"`{table_cell(value)}`"
+
+
+def joined(names: list[str]) -> str:
+    """List names as a sentence does."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def test_set(dataset: Mapping[str, Any]) -> str:
+    """Name the images that the figures were measured on: a split of the dataset's own, or a share that was taken."""
+    split = dataset["test_split"]
+    mark = f" with the mark `{dataset['mark']['name']}`" if dataset.get("mark") else ""
+    return (
+        f"`{split}` split{mark}"
+        if dataset.get("official_test", True)
+        else f"share {split}{mark} for want of an official test split"
+    )
+
+
+def slug(text: str) -> str:
+    """Reduce a name to the characters that the Hub allows in identifiers."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+
+
+_LOCAL_PATH: Final = re.compile(
+    r"""(?<![\w:/.~\\-])                 # not inside a word, a relative path or an address
+    (?:file://)?
+    (?:(?:~/|[A-Za-z]:[\\/])(?:{part}[\\/])*   # ~/... or C:\...
+      |/(?:{part}/)+)                   # /folder/...
+    (?={part})                         # then a name, which stays
+    """.replace("{part}", r"""[^\s"'`,;:()\[\]{}<>|\\/]+"""),
+    re.VERBOSE,
+)
+
+
+def without_local_paths(value: Any) -> Any:
+    """Shorten every absolute path in texts to its last part."""
+    if isinstance(value, str):
+        return _LOCAL_PATH.sub("", value)
+    if isinstance(value, Mapping):
+        return {key: without_local_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_local_paths(entry) for entry in value]
+    return value
+
+
+def table(rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
+    """Align columns under a ruled header.
+
+    Args:
+        rows: the header, then the rows.
+        numbers_from: the first column that is aligned to the right; none by default.
+    """
+    columns = range(len(rows[0]))
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        right = numbers_from if numbers_from is not None else len(widths)
+        aligned = [
+            cell.rjust(width) if column >= right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(aligned).rstrip()
+
+    ruler = "  ".join("-" * width for width in widths)
+    return "\n".join([line(rows[0]), ruler, *(line(row) for row in rows[1:])])

@@ -1,0 +1,1 @@
+"""The Hub: its errors, the files of a student, and publishing."""

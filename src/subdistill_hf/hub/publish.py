@@ -1,0 +1,203 @@
+"""Push a student's folder to the Hub: sign in, make or check the repository, upload in one commit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from subdistill_hf.errors import PushError, SubDistillError
+from subdistill_hf.formatting import file_size, slug
+from subdistill_hf.hub.client import limit_waiting, longest_wait
+from subdistill_hf.hub.errors import HUB_ERRORS, explain
+from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, check_clean, student_files
+from subdistill_hf.hub.snippet import hub_code, local_code
+
+LONGEST_NAME: Final = 96
+LONGEST_CLASSES: Final = 40
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A repository that a student is pushed to.
+
+    Attributes:
+        repo: its id, `user/name`.
+        private: whether to make it private; what is usual for the account with `None`.
+        revision: the branch, made if need be; the main one with `None`.
+        token: that of the login or of HF_TOKEN with `None`.
+    """
+
+    repo: str
+    private: bool | None = None
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+
+def repository_name(teacher: str, student: str, dataset: str, classes: Sequence[str]) -> str:
+    """A name for the repository of a student, of what it was made of.
+
+    Args:
+        teacher: the teacher's name.
+        student: the student's recipe or name.
+        dataset: the dataset's name.
+        classes: the classes as they were asked for: names, or `superclass:NAME`.
+
+    Returns:
+        For example `glyphs-resnet-resnet-dice`; without the owner.
+    """
+    kind = student.partition(":")[0].rstrip("/").rpartition("/")[2].partition(".")[0]
+    subtask = "-".join(slug(str(entry).removeprefix("superclass:")) for entry in classes)
+    if len(subtask) > LONGEST_CLASSES:
+        subtask = f"{len(classes)}-classes-of-{slug(dataset.rpartition('/')[2])}"
+    name = "-".join([slug(teacher.rstrip("/").rpartition("/")[2]), slug(kind), subtask])
+    return re.sub(r"([-.])[-.]+", r"\1", name)[:LONGEST_NAME].strip("-.")
+
+
+def sign_in(
+    repo: str, private: bool | None = None, revision: str | None = None, token: str | None = None
+) -> Destination:
+    """Find out who pushes, before anything long is done.
+
+    Args:
+        repo: the repository's name or `user/name`.
+        private: see `Destination`.
+        revision: see `Destination`.
+        token: see `Destination`.
+
+    Returns:
+        The destination, with its owner: the account, unless `repo` names another.
+
+    Raises:
+        PushError: without a token, with one that is not accepted, or without a Hub.
+    """
+    limit_waiting()
+    try:
+        account = HfApi(token=token).whoami(cache=True)["name"]
+    except HUB_ERRORS as error:
+        raise PushError(explain(error)) from error
+    if "/" not in repo:
+        repo = f"{account}/{repo[: LONGEST_NAME - len(account) - 1].strip('-.')}"
+    return Destination(repo, private, revision, token)
+
+
+def open_repository(destination: Destination) -> None:
+    """Make the repository unless it is there, and check that it can be written.
+
+    Raises:
+        PushError: when it can not, or when it is public and should be private.
+    """
+    limit_waiting()
+    api = HfApi(token=destination.token)
+    try:
+        api.create_repo(destination.repo, private=destination.private, exist_ok=True)
+        api.auth_check(destination.repo, write=True)
+        public = destination.private and not api.model_info(destination.repo, timeout=longest_wait()).private
+        if destination.revision is not None and not public:
+            api.create_branch(destination.repo, branch=destination.revision, exist_ok=True)
+    except HUB_ERRORS as error:
+        raise PushError(f"{destination.repo} cannot be written: {explain(error)}") from error
+    if public:
+        raise PushError(
+            f"{destination.repo} exists and is public, and private was asked for: make it private in its settings, "
+            "or give another name"
+        )
+
+
+def upload(folder: Path, destination: Destination) -> str:
+    """Upload a student in one commit, which is whole or not at all.
+
+    The code of the card that reads the folder is replaced by code that reads the repository.
+
+    Args:
+        folder: the student's folder; nothing is written to it.
+        destination: an open repository.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PushError: when anything fails; it holds the command that tries again.
+    """
+    limit_waiting()
+    with _retryable(folder, destination.repo, destination.private, destination.revision):
+        files = student_files(folder)
+        check_clean(files, folder)
+        if CARD_FILE in files:
+            card = files[CARD_FILE].decode("utf-8")
+            for adapter in (False, True):
+                ours = hub_code(destination.repo, destination.revision, adapter)
+                card = card.replace(local_code(adapter), ours)
+            files[CARD_FILE] = card.encode()
+        print(f"pushing {len(files)} files, {file_size(sum(map(len, files.values())))}, to {destination.repo}")
+        commit = HfApi(token=destination.token).create_commit(
+            destination.repo,
+            [CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message="Student, processor and card",
+            revision=destination.revision,
+        )
+    return str(commit.commit_url)
+
+
+def push_folder(
+    folder: str | Path, repo: str | None = None, private: bool | None = None, revision: str | None = None
+) -> str:
+    """Push the student of a folder that `distill` or a trainer wrote.
+
+    Args:
+        folder: the folder.
+        repo: the repository's name or `user/name`; by default of teacher, student and classes.
+        private: see `Destination`.
+        revision: see `Destination`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PushError: when anything fails; nothing of the folder was changed.
+    """
+    folder = Path(folder)
+    if not (folder.is_dir() and any(WEIGHTS.fullmatch(path.name) for path in folder.iterdir())):
+        raise PushError(f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it")
+    with _retryable(folder, repo, private, revision):
+        destination = sign_in(repo or _name_of(folder), private, revision)
+        open_repository(destination)
+    return upload(folder, destination)
+
+
+def _name_of(folder: Path) -> str:
+    """A repository's name from the report of a run, or else the folder's."""
+    path = folder / "report.json"
+    if not path.is_file():
+        return slug(folder.resolve().name)
+    report = json.loads(path.read_text(encoding="utf-8"))
+    classes = report.get("subtask") or report["classes"]
+    return repository_name(report["teacher"]["name"], report["student"]["recipe"], report["dataset"]["name"], classes)
+
+
+@contextmanager
+def _retryable(folder: Path, repo: str | None, private: bool | None, revision: str | None) -> Iterator[None]:
+    """Say of any failure, or of an interruption, that the folder is whole, and what to run."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        raise _not_pushed(folder, repo, private, revision, "interrupted") from interruption
+    except HUB_ERRORS as error:
+        reason = str(error) if isinstance(error, SubDistillError) else explain(error)
+        raise _not_pushed(folder, repo, private, revision, reason) from error
+
+
+def _not_pushed(folder: Path, repo: str | None, private: bool | None, revision: str | None, reason: str) -> PushError:
+    words = ["subdistill", "push", str(folder), *(["--repo", repo] if repo else [])]
+    words += [*(["--private"] if private else []), *(["--revision", revision] if revision else [])]
+    return PushError(
+        f"{folder} was not pushed{f' to {repo}' if repo else ''}: {reason}. The folder is as it was; to try again: "
+        f"{shlex.join(words)}"
+    )

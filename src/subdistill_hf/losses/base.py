@@ -1,0 +1,66 @@
+"""What every loss of a layer pair is to the trainer."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.core.activations import Features
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which operations on `device` keep the precision of their inputs."""
+    enabled = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
+
+
+class LayerLoss(nn.Module):
+    """A loss of one layer pair, with whatever it learns.
+
+    A subclass says what of the teacher it compares with (`read`; it may be computed once per view and kept), and how
+    (`compare`). Both run outside autocast, in float32 where the features have less.
+
+    Attributes:
+        replayable: whether both launch the same kernels whatever the values are, and never wait for the device, so
+            that a CUDA graph can hold them. It is not inherited: each class says so of itself.
+    """
+
+    replayable: bool = False
+
+    @torch.no_grad()
+    def target(self, teacher: Features) -> Features:
+        """What is compared with of the teacher's features `(B, d, P)`, without gradient."""
+        with without_autocast(teacher.values.device):
+            return self.read(at_least_float32(teacher))
+
+    def forward(self, student: Features, target: Features) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            student: student features `(B, K, P')`; gradients flow to them.
+            target: what `target` gave.
+        """
+        with without_autocast(student.values.device):
+            return self.compare(at_least_float32(student), at_least_float32(target))
+
+    def read(self, teacher: Features) -> Features:
+        """The target of features `(B, d, P)`: by default a copy, since a later layer may change them in place."""
+        return teacher.with_values(teacher.values.clone())
+
+    def identity(self) -> str:
+        """What `read` depends on beside the teacher's features: by default nothing."""
+        return "activations"
+
+    def compare(self, student: Features, target: Features) -> Tensor:
+        """The loss of student features `(B, K, P')` against what `read` gave."""
+        raise NotImplementedError
+
+
+def at_least_float32(features: Features) -> Features:
+    """Half-precision features in float32; others as they are."""
+    if features.values.dtype in (torch.float16, torch.bfloat16):
+        return features.with_values(features.values.float())
+    return features

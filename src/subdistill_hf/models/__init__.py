@@ -1,0 +1,1 @@
+"""Teachers and students: loading, recipes, heads and adapters."""

@@ -1,0 +1,157 @@
+"""Read a classifier whose low-rank changes and head lie in a PEFT adapter, as one plain model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from peft import PeftConfig, load_peft_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageClassification
+from transformers.utils import extract_commit_hash, find_adapter_config_file
+from transformers.utils import logging as transformers_logging
+
+from subdistill_hf.models.adapters import ADAPTER_CONFIG_FILE, AdapterError, head_modules, load_adapter, merged, put_on
+from subdistill_hf.models.heads import in_order, labels_of, names_of
+
+RECORD_FILE = "adaptation.json"
+CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+ADAPTER_FILES = (
+    ADAPTER_CONFIG_FILE,
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    RECORD_FILE,
+    CONFIG_FILE,
+    PROCESSOR_FILE,
+)
+
+
+@dataclass(frozen=True)
+class AdapterPlace:
+    """Where an adapter lies, and the model that it belongs to.
+
+    Attributes:
+        folder: with the adapter's files.
+        revision: the adapter's commit on the Hub, if it comes from there.
+        base: the model that it belongs to: a folder, or an id of the Hub.
+        base_revision: the commit of `base`, where the adapter names one.
+    """
+
+    folder: Path
+    revision: str | None
+    base: str
+    base_revision: str | None
+
+    @property
+    def has_processor(self) -> bool:
+        """Whether the adapter brings an image processor of its own."""
+        return (self.folder / PROCESSOR_FILE).is_file()
+
+
+def find_adapter(name: str) -> AdapterPlace | None:
+    """The adapter in a folder or a repository of the Hub, which is downloaded; `None` when there is none.
+
+    Raises:
+        AdapterError: for an adapter that names no base model.
+        OSError: when the repository cannot be read.
+    """
+    found = find_adapter_config_file(name)
+    if found is None:
+        return None
+    folder, revision = Path(found).parent, None
+    if not Path(name).is_dir():
+        revision = extract_commit_hash(found, None)
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(ADAPTER_FILES)))
+    described = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    base = described.get("base_model_name_or_path")
+    if not base:
+        raise AdapterError(f"the {ADAPTER_CONFIG_FILE} of {name} names no base model (base_model_name_or_path)")
+    return AdapterPlace(folder, revision, str(base), described.get("revision"))
+
+
+def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False) -> nn.Module:
+    """The base model with the adapter's head and changes in its own weights, in float32.
+
+    Args:
+        place: see `find_adapter`.
+        base: where the base model is to be read.
+        trust_remote_code: run model code from the base's repository.
+
+    Raises:
+        AdapterError: when adapter and base do not fit, or there is no trained head for the adapter's classes.
+    """
+    where: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": place.base_revision}
+    config: Any = AutoConfig.from_pretrained(base, **where)
+    with torch.device("meta"):
+        heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
+    names, brings_head = _labels(place.folder, heads, names_of(config))
+    config.update(labels_of(names))
+    with _without_loading_reports():  # of a head that the adapter brings
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            base, config=config, ignore_mismatched_sizes=brings_head, output_loading_info=True, **where
+        )
+    absent = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
+    covered = heads if brings_head else []
+    if missing := sorted(name for name in absent if name.rpartition(".")[0] not in covered):
+        raise AdapterError(
+            f"no trained weights for {', '.join(missing[:4])} in the base model {place.base} or in the adapter: it is "
+            "not a finished classifier (a random head would teach nothing)"
+        )
+    settings: Any = PeftConfig.from_pretrained(place.folder)
+    adapted = put_on(model.float(), settings)
+    if not hasattr(adapted.base_model, "merge_and_unload"):
+        raise AdapterError(f"adapters of the kind {settings.peft_type} cannot be merged into their model")
+    load_adapter(adapted, place.folder)
+    return merged(adapted)
+
+
+def _labels(folder: Path, heads: Sequence[str], of_base: list[str]) -> tuple[list[str], bool]:
+    """The class names of an adapter, and whether it brings a head of its own.
+
+    The names are those that were saved with it, or else the base's; when it has another number of outputs, they are
+    numbered.
+    """
+    weights = {
+        name.removeprefix("base_model.model."): tensor
+        for name, tensor in load_peft_weights(str(folder), device="cpu").items()
+    }
+    found = [weights.get(f"{head}.weight") for head in heads]
+    outputs = [tensor.shape[0] for tensor in found if isinstance(tensor, Tensor)]
+    saved = _saved_labels(folder)
+    count = outputs[0] if outputs else len(of_base)
+    if saved is not None and len(saved) != count:
+        source = "its head has" if outputs else "it has no head, and that of its base model has"
+        raise AdapterError(
+            f"the adapter is for {len(saved)} classes ({', '.join(saved[:3])} ...), but {source} {count} outputs. "
+            "Save adapters with modules_to_save, so that the head is among what is saved"
+        )
+    if 0 < len(outputs) < len(heads):
+        raise AdapterError(f"the adapter has {len(outputs)} of the {len(heads)} heads: {', '.join(heads)}")
+    names = saved or (of_base if len(of_base) == count else [f"LABEL_{output}" for output in range(count)])
+    return names, bool(outputs)
+
+
+def _saved_labels(folder: Path) -> list[str] | None:
+    for file in (RECORD_FILE, CONFIG_FILE):
+        if (folder / file).is_file():
+            labels = json.loads((folder / file).read_text(encoding="utf-8")).get("id2label")
+            if labels:
+                return in_order(labels)
+    return None
+
+
+@contextmanager
+def _without_loading_reports() -> Iterator[None]:
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)

@@ -1,0 +1,193 @@
+"""Load teachers, and identify, measure and count models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from subdistill_hf.config.options import EMBEDDED_TEACHERS
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.hub.errors import HTTPError, explain
+from subdistill_hf.models.adapter_loading import find_adapter, load_merged
+from subdistill_hf.models.adapters import head_modules
+from subdistill_hf.models.licenses import license_of
+from subdistill_hf.models.provenance import hub_revision
+
+RGB = 3
+TEACHERS_FOLDER = Path(__file__).parent / "embedded_teachers"
+
+
+LOADING_ERRORS = (HTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+
+
+class ModelError(SubDistillError):
+    """A teacher or a student that cannot be loaded or built."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from.
+
+    Attributes:
+        name: a Hub id, or the last part of a folder's name.
+        hub_id: its id, when it came from the Hub.
+        revision: the Hub commit, when known.
+    """
+
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its image processor.
+
+    Attributes:
+        model: the classifier.
+        processor: its image processor.
+        name: what a person would call it: a Hub id, or the last part of a folder's name.
+        hub_id: its id, when it came from the Hub.
+        revision: the Hub commit, when known.
+        license: when known.
+        base: the model that it was adapted from, when it came as a PEFT adapter.
+        without_head: whether its head is untrained.
+    """
+
+    model: nn.Module
+    processor: Any
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
+    license: str | None = None
+    base: Origin | None = None
+    without_head: bool = False
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The model's outputs by name, `id2label` of its configuration."""
+        config: Any = self.model.config
+        return {int(output): str(name) for output, name in config.id2label.items()}
+
+
+def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = False) -> LoadedModel:
+    """Load and freeze a teacher: evaluation mode, no gradients.
+
+    Args:
+        name: an embedded teacher, a local folder, or an id of the Hub; of a model, or of a PEFT adapter, which is
+            merged into its base model.
+        trust_remote_code: run model code from the repository.
+        adaptable: take a model without a trained head, too.
+
+    Raises:
+        ModelError: when it cannot be loaded, or has no trained classification head.
+    """
+    path, local = _place(name)
+    try:
+        adapter = find_adapter(path)
+        if adapter is None:
+            model, loading = AutoModelForImageClassification.from_pretrained(
+                path, trust_remote_code=trust_remote_code, output_loading_info=True, dtype=torch.float32
+            )
+            missing, revision, base, source = loading["missing_keys"], hub_revision(path), None, path
+            source_of_base = path
+        else:
+            source_of_base, base_is_local = _place(adapter.base)
+            model = load_merged(adapter, source_of_base, trust_remote_code)
+            missing, revision = [], adapter.revision
+            base_revision = hub_revision(source_of_base, adapter.base_revision)
+            base = _origin(adapter.base, source_of_base, base_is_local, base_revision)
+            source = str(adapter.folder) if adapter.has_processor else source_of_base
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"teacher {name!r} cannot be loaded: {explain(error)}. Expected an embedded teacher "
+            f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
+        ) from error
+    check_image_channels(model, f"teacher {name!r}")
+    replaceable = head_modules(model) if missing and adaptable else []
+    if untrained := sorted(weight for weight in missing if weight.rpartition(".")[0] not in replaceable):
+        raise ModelError(
+            f"teacher {name!r} has no trained weights for {', '.join(untrained[:4])}: it is not a finished classifier "
+            "(a random head would teach nothing). Fine-tune it on the classes first, as --adapt_teacher lora does"
+        )
+    origin = _origin(name, path, local, revision)
+    return LoadedModel(
+        freeze(model),
+        processor,
+        origin.name,
+        origin.hub_id,
+        origin.revision,
+        license=license_of(path, revision) or (license_of(source_of_base, base.revision) if base else None),
+        base=base,
+        without_head=bool(missing),
+    )
+
+
+def _place(name: str) -> tuple[str, bool]:
+    """Where a model is read, and whether that is a folder."""
+    path = str(TEACHERS_FOLDER / name) if name in EMBEDDED_TEACHERS else name
+    return path, Path(path).is_dir()
+
+
+def _origin(name: str, path: str, local: bool, revision: str | None) -> Origin:
+    return Origin(Path(path).name) if local else Origin(name, name, revision)
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Put a model in evaluation mode and stop gradients to its parameters."""
+    return model.eval().requires_grad_(False)
+
+
+def image_size_of(processor: Any) -> tuple[int, int]:
+    """Height and width of what a processor gives."""
+    for name in ("crop_size" if getattr(processor, "do_center_crop", False) else "size", "size"):
+        size = getattr(processor, name, None) or {}
+        if "height" in size:
+            return int(size["height"]), int(size["width"])
+        if "shortest_edge" in size:
+            return int(size["shortest_edge"]), int(size["shortest_edge"])
+    data_config = getattr(processor, "data_config", None)
+    if data_config:
+        return int(data_config["input_size"][1]), int(data_config["input_size"][2])
+    raise ModelError(f"{type(processor).__name__} does not say the size of its images")
+
+
+def check_image_channels(model: nn.Module, who: str) -> None:
+    """Refuse a model of other images than RGB, as which all images are read.
+
+    Raises:
+        ModelError: when its configuration says so.
+    """
+    config: Any = model.config
+    channels = getattr(config, "num_channels", None)
+    if channels is None:  # timm's
+        own = getattr(config, "model_args", None) or {}
+        channels = own.get("in_chans") or (getattr(config, "pretrained_cfg", None) or {}).get("input_size", [RGB])[0]
+    if channels != RGB:
+        raise ModelError(f"{who} takes images of {channels} channels: expected {RGB}, since images are read as RGB")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weights_digest(model: nn.Module, names: Collection[str] | None = None) -> str:
+    """SHA-256 over names, shapes and values of all weights and buffers, or of those that are named."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if names is not None and name not in names:
+            continue
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()

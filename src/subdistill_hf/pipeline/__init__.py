@@ -1,0 +1,1 @@
+"""`distill`: from options to the folder of a student."""

@@ -1,0 +1,333 @@
+"""Fit a teacher that lacks the subtask's classes to their dataset: a new head, and low-rank changes of its body."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.loading import SubtaskData, load_subtask
+from subdistill_hf.data.sources import digest_of_rows
+from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.models.adapter_loading import RECORD_FILE
+from subdistill_hf.models.adapters import (
+    ADAPTER_FILE,
+    head_modules,
+    load_adapter,
+    lora_targets,
+    merged,
+    replace_head,
+    save_adapter,
+    with_adapter,
+)
+from subdistill_hf.models.loading import freeze, image_size_of, weights_digest
+from subdistill_hf.pipeline.task import Task, images_of_a_step
+from subdistill_hf.training.callbacks import show_progress
+from subdistill_hf.training.checkpoints import last_complete_checkpoint
+from subdistill_hf.training.trainer import SubDistillTrainer
+
+ADAPTER_FOLDER = "teacher-adapter"
+CHOICE_OF_IMAGES = tuple(
+    field.name for field in fields(DataOptions) if field.name not in ("dataset", "classes", "streaming")
+)
+MIN_EPOCHS = 5
+MIN_STEPS = 200
+
+
+class AdaptationError(SubDistillError):
+    """A teacher that cannot be adapted, or an adapter that cannot be used again."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a teacher is fitted to a dataset; everything that can be refused was refused when it was made.
+
+    Attributes:
+        task: of the run; its teacher has a new, untrained head and the matched classes.
+        data: the images that the teacher learns from.
+        targets: the modules that get a low-rank change; none when the head alone is trained.
+        epochs: passes over the images.
+        identity: what another run must share to use the adapter again.
+        record: what is known of the adapter that is there already; `None` when it has to be made.
+        checkpoint: where an interrupted training goes on.
+    """
+
+    task: Task
+    data: SubtaskData
+    targets: tuple[str, ...]
+    epochs: float
+    identity: Mapping[str, Any]
+    record: Mapping[str, Any] | None
+    checkpoint: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the adapter lies."""
+        return self.task.folder / ADAPTER_FOLDER
+
+
+def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
+    """Settle how the teacher of a run is adapted, and look for an adapter that is there already.
+
+    Args:
+        task: the run's; its teacher lacks the classes.
+        runs: the folder of the run's checkpoints.
+        resume: whether an interrupted run goes on, which needs the adapter that it began with.
+
+    Raises:
+        SubDistillError: for a teacher that cannot get a head or an adapter, options out of range, or an adapter of
+            another run.
+    """
+    options, config = task.options, task.config
+    _check_options(task)
+    data = task.data
+    if data.marking is not None:  # of all classes, the first may be another
+        marked = [data.class_names[data.subtask.dataset_ids[output]] for output in data.marking.outputs]
+        options = replace(options, mark_classes=marked)
+    if options.adapt_classes == "all":
+        with config.main_process_first(desc="loading all classes"):
+            data = load_subtask(replace(options, classes=["all"]), config.seed)
+    names = data.subtask.names
+    body = weights_digest(task.teacher.model, _body_names(task.teacher.model))
+    model = copy.deepcopy(task.teacher.model).float()
+    set_seed(config.seed)
+    replace_head(model, names)
+    targets = _targets(model, task) if options.adapt_teacher == "lora" else ()
+    steps = math.ceil(len(data.train) / images_of_a_step(config))
+    epochs = options.adapt_epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
+    identity = {
+        "teacher": body,
+        "classes": list(names),
+        "method": options.adapt_teacher,
+        "rank": options.adapt_rank if targets else None,
+        "target_modules": list(targets),
+        "epochs": options.adapt_epochs,
+        "learning_rate": options.adapt_learning_rate,
+        "seed": config.seed,
+        "dataset": [data.name, data.revision, len(data.train), len(data.validation)],
+        "content": [digest_of_rows(rows, data.columns) for rows in (data.train, data.validation)],
+        "images": {name: getattr(options, name) for name in CHOICE_OF_IMAGES},
+        "augmentation": [task.augmentation, task.flip],
+    }
+    chosen = range(len(names)) if data is task.data else task.data.subtask.dataset_ids
+    subtask = task.data.subtask.with_teacher(list(chosen), "its new head")
+    teacher = replace(task.teacher, model=freeze(model), without_head=True)
+    task = replace(task, teacher=teacher, data=replace(task.data, subtask=subtask))
+    record = _usable_record(task.folder / ADAPTER_FOLDER, identity, runs, resume)
+    checkpoint = last_complete_checkpoint(runs / "teacher") if resume and record is None else None
+    return Adaptation(task, data, targets, epochs, identity, record, checkpoint)
+
+
+def announce_adaptation(adaptation: Adaptation) -> str:
+    """What will be done to the teacher, as a line."""
+    options, count = adaptation.task.options, len(adaptation.data.subtask.names)
+    if adaptation.record is not None:
+        return f"\nadapter  {adaptation.folder} is used again\n"
+    body = (
+        f"changes of rank {options.adapt_rank} in {len(adaptation.targets)} modules and " if adaptation.targets else ""
+    )
+    return (
+        f"\nadapter  the teacher lacks the classes: {body}a new head for {count} classes, from "
+        f"{len(adaptation.data.train)} images in {adaptation.epochs:g} epochs\n"
+    )
+
+
+def announce_fitted(task: Task) -> str:
+    """How well an adapted teacher does, as a line."""
+    assert task.adaptation is not None
+    images, accuracy = task.adaptation["validation_images"], task.adaptation["validation_accuracy"]
+    return f"teacher  {task.teacher.name}, fitted: {100 * accuracy:.1f} % of {images} validation images"
+
+
+def _check_options(task: Task) -> None:
+    options, teacher = task.options, task.teacher
+    if teacher.base is not None:
+        raise AdaptationError(
+            f"teacher {teacher.name!r} is an adapter already: adapt its base model {teacher.base.name!r} instead"
+        )
+    if options.adapt_rank < 1:
+        raise AdaptationError(f"adapt_rank={options.adapt_rank}: expected at least 1")
+    if options.adapt_epochs < 0 or not options.adapt_learning_rate > 0:
+        raise AdaptationError(
+            f"adapt_epochs={options.adapt_epochs}, adapt_learning_rate={options.adapt_learning_rate}: expected "
+            "positive numbers (or 0 epochs, for enough)"
+        )
+    if options.adapt_teacher == "head" and options.adapt_target_modules:
+        raise AdaptationError("adapt_target_modules has no meaning with adapt_teacher=head: use adapt_teacher=lora")
+
+
+def _body_names(model: Any) -> list[str]:
+    heads = head_modules(model)
+    return [name for name in model.state_dict() if name.rpartition(".")[0] not in heads]
+
+
+def _targets(model: Any, task: Task) -> tuple[str, ...]:
+    pixels = torch.zeros(1, 3, *image_size_of(task.teacher.processor))
+    wanted = task.options.adapt_target_modules
+    return tuple(lora_targets(model, lambda: model(pixel_values=pixels), wanted))
+
+
+# An adapter that is there already
+
+
+def _usable_record(folder: Path, identity: Mapping[str, Any], runs: Path, resume: bool) -> dict[str, Any] | None:
+    """The record of an adapter that fits, `None` if there is none; one that does not is replaced or refused."""
+    if not folder.exists():
+        if resume and any(last_complete_checkpoint(path) for path in runs.glob("*") if path.name != "teacher"):
+            raise AdaptationError(
+                f"{folder}, with which this run began, is gone: start anew with --overwrite instead of resuming"
+            )
+        return None
+    if not folder.is_dir() or not ((folder / RECORD_FILE).is_file() or not any(folder.iterdir())):
+        raise AdaptationError(f"{folder} holds other files: move them away, or give another --output_dir")
+    reason = ""
+    record: dict[str, Any] = {}
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        found = record["identity"]
+        if record["sha256"] != _sha256(folder / ADAPTER_FILE):
+            reason = f"its {ADAPTER_FILE} is damaged"
+        elif found != dict(identity):
+            differing = [name for name, value in identity.items() if found.get(name) != value]
+            reason = f"it was made with another choice of {', '.join(differing)}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"its files are damaged ({error})"
+    if not reason:
+        return record
+    if resume:
+        raise AdaptationError(
+            f"the adapter in {folder} cannot be used again: {reason}. Resume with the same options, or start anew "
+            "with --overwrite"
+        )
+    print(f"note: the adapter in {folder} is replaced: {reason}", file=sys.stderr)
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Training
+
+
+def adapt(adaptation: Adaptation, runs: Path) -> Task:
+    """Fit the teacher, or take the adapter that is there, and merge it into the teacher.
+
+    Args:
+        adaptation: see `plan_adaptation`.
+        runs: the folder of the run's checkpoints; the adapter's are in its `teacher`.
+
+    Returns:
+        The task with the adapted, frozen teacher and what is known of its adaptation.
+    """
+    task = adaptation.task
+    set_seed(task.config.seed)
+    adapted = with_adapter(
+        task.teacher.model, adaptation.targets, task.options.adapt_rank, _base_name(task), task.teacher.revision
+    )
+    record = adaptation.record
+    if record is None:
+        trainer = _trainer(adaptation, adapted, runs / "teacher")
+        set_seed(task.config.seed)
+        trainer.train(resume_from_checkpoint=adaptation.checkpoint)
+        record = _record(adaptation, trainer)
+        if task.config.process_index == 0:
+            _save(adaptation, trainer, record)
+        trainer.accelerator.wait_for_everyone()
+        adapted = trainer.model.cpu()
+    load_adapter(adapted, adaptation.folder)  # what is saved is what teaches
+    teacher = replace(task.teacher, model=freeze(merged(adapted)), without_head=False)
+    described = {name: value for name, value in record.items() if name not in ("id2label", "identity", "sha256")}
+    return replace(task, teacher=teacher, adaptation=described)
+
+
+def _base_name(task: Task) -> str:
+    """What the adapter names as its base: a Hub id, an embedded teacher, or a folder."""
+    name = task.options.teacher
+    return name if task.teacher.hub_id or name in EMBEDDED_TEACHERS else str(Path(name).resolve())
+
+
+def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrainer:
+    task, data = adaptation.task, adaptation.data
+    config: SubDistillConfig = copy.copy(task.config)
+    config.method, config.task_weight = "scratch", 1.0
+    config.num_train_epochs, config.max_steps = adaptation.epochs, -1
+    config.learning_rate = task.options.adapt_learning_rate
+    config.eval_strategy, config.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
+    config.eval_steps = config.save_steps = 0.1  # whatever suits the length of the student's training
+    config.load_best_model_at_end, config.save_total_limit = True, 2
+    config.metric_for_best_model, config.greater_is_better = "accuracy", True
+    config.push_to_hub = False
+    config.output_dir = str(folder)
+    trainer = SubDistillTrainer(
+        model,
+        config,
+        train_dataset=ViewDataset(
+            data.train,
+            data.columns,
+            task.augmentation,
+            task.flip,
+            size=image_size_of(task.teacher.processor),
+            seed=config.seed,
+            marked=data.marked("train"),
+        ),
+        eval_dataset=ViewDataset(data.validation, data.columns, marked=data.marked("validation")),
+        data_collator=ViewCollator(task.teacher.processor),
+    )
+    show_progress(trainer, "teacher")
+    return trainer
+
+
+def _record(adaptation: Adaptation, trainer: SubDistillTrainer) -> dict[str, Any]:
+    """What is known of an adapter, for its folder, the report and the card."""
+    model: Any = trainer.model
+    options, data = adaptation.task.options, adaptation.data
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    seconds = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
+    return {
+        "id2label": {str(output): name for output, name in enumerate(data.subtask.names)},
+        "method": options.adapt_teacher,
+        "rank": adaptation.identity["rank"],
+        "changed_modules": len(adaptation.targets),
+        "trained_parameters": trained,
+        "classes": len(data.subtask.names),
+        "train_images": len(data.train),
+        "validation_images": len(data.validation),
+        "validation_accuracy": trainer.evaluate()["eval_accuracy"],
+        "epochs": adaptation.epochs,
+        "learning_rate": options.adapt_learning_rate,
+        "training_seconds": None if adaptation.checkpoint or not seconds else seconds[-1],
+        "identity": dict(adaptation.identity),
+    }
+
+
+def _save(adaptation: Adaptation, trainer: SubDistillTrainer, record: dict[str, Any]) -> None:
+    """Write the folder whole or not at all."""
+    folder = adaptation.folder
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    model: Any = trainer.model
+    save_adapter(model, unfinished)
+    processor = adaptation.task.teacher.processor
+    if not hasattr(processor, "data_config"):  # timm's is in its model's configuration
+        processor.save_pretrained(unfinished)
+    record = {**record, "sha256": _sha256(unfinished / ADAPTER_FILE)}
+    (unfinished / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)

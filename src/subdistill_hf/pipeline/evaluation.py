@@ -1,0 +1,148 @@
+"""Measure classifiers on the subtask's test images: accuracy, agreement with the teacher, latency and its machine."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from subdistill_hf.data.preprocessing import process
+from subdistill_hf.data.views import ViewDataset
+from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
+from subdistill_hf.training.module import logits_of
+
+WARM_UP = 3
+FEWEST_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model that answers with one of the subtask's classes.
+
+    Attributes:
+        model: the network.
+        processor: its image processor.
+        class_ids: the outputs that are the subtask's classes, in the student's order; all with `None`.
+    """
+
+    model: nn.Module
+    processor: Any
+    class_ids: Sequence[int] | None = None
+
+    @torch.no_grad()
+    def logits(self, pixel_values: Tensor) -> Tensor:
+        """Subtask logits `(B, C)` in evaluation mode."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            logits = logits_of(self.model(pixel_values=pixel_values)).float()
+        finally:
+            self.model.train(training)
+        return logits if self.class_ids is None else logits[:, list(self.class_ids)]
+
+
+def predict(classifier: Classifier, images: ViewDataset, batch_size: int = 128) -> Tensor:
+    """Subtask logits `(N, C)` of all images, on the CPU."""
+    device = next(classifier.model.parameters()).device
+    logits = []
+    for start in range(0, len(images), batch_size):
+        batch = [images.image(index) for index in range(start, min(start + batch_size, len(images)))]
+        logits.append(classifier.logits(process(classifier.processor, batch).to(device)).cpu())
+    return torch.cat(logits)
+
+
+def score(logits: Tensor, images: ViewDataset, classes: Sequence[str], teacher: Tensor | None) -> dict[str, Any]:
+    """The figures of one classifier: see the card's report.
+
+    Args:
+        logits: its logits `(N, C)`.
+        images: the test images, with labels.
+        classes: class names.
+        teacher: the teacher's logits `(N, C)`, for the agreement.
+    """
+    predictions = logits.argmax(dim=1).tolist()
+    result: dict[str, Any] = SubtaskAccuracy().compute(
+        predictions=predictions, references=images.labels, classes=list(classes)
+    )
+    result["confusion"] = np.asarray(confusion_matrix(predictions, images.labels, list(classes))).tolist()
+    result["teacher_agreement"] = None
+    if teacher is not None:
+        agreement = TeacherAgreement().compute(predictions=predictions, references=teacher.argmax(dim=1).tolist())
+        result["teacher_agreement"] = agreement["teacher_agreement"]
+    return result
+
+
+def count_operations(classifier: Classifier, images: ViewDataset) -> int:
+    """Floating-point operations of one image's forward pass, as PyTorch counts them.
+
+    Multiplications and additions of convolutions, matrix products and attention count as one each; the rest of a
+    network is not counted.
+    """
+    device = next(classifier.model.parameters()).device
+    pixels = process(classifier.processor, [images.image(0)]).to(device)
+    # Attention is counted where it is written out as matrix products; not every fused kernel is.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            classifier.logits(pixels)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return int(counter.get_total_flops())
+
+
+def measure_latency(
+    classifiers: Mapping[str, Classifier], images: ViewDataset, runs: int = 50, seconds: float = 10.0
+) -> dict[str, dict[str, float]]:
+    """Milliseconds a forward pass takes for one image on one CPU thread: median and quartiles.
+
+    The classifiers take turns, so that a busy machine is busy for all of them alike. Preprocessing is not timed. There
+    are fewer runs, but no fewer than five, where all would take longer than `seconds`.
+    """
+    threads = torch.get_num_threads()
+    inputs = {name: process(classifier.processor, [images.image(0)]) for name, classifier in classifiers.items()}
+    devices = {name: next(classifier.model.parameters()).device for name, classifier in classifiers.items()}
+    times: dict[str, list[float]] = {name: [] for name in classifiers}
+    torch.set_num_threads(1)
+    try:
+        for classifier in classifiers.values():
+            classifier.model.to("cpu")
+        began = time.perf_counter()
+        for run in range(runs + WARM_UP):
+            if run >= WARM_UP + FEWEST_RUNS and time.perf_counter() - began > seconds:
+                break
+            for name, classifier in classifiers.items():
+                start = time.perf_counter()
+                classifier.logits(inputs[name])
+                if run >= WARM_UP:  # the first passes allocate
+                    times[name].append((time.perf_counter() - start) * 1e3)
+    finally:
+        torch.set_num_threads(threads)
+        for name, classifier in classifiers.items():
+            classifier.model.to(devices[name])
+    return {name: _median_and_quartiles(values) for name, values in times.items()}
+
+
+def _median_and_quartiles(values: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(values, n=4)
+    return {"median": median, "low": low, "high": high, "runs": len(values)}
+
+
+def processor_name() -> str:
+    """The name of the CPU, as the system gives it."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

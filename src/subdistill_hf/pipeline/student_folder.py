@@ -1,0 +1,81 @@
+"""The folder that a run leaves: the student, its processor, an example image, plots, the report and the card."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from PIL import Image
+
+from subdistill_hf.data.images import as_rgb
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.hub.snippet import EXAMPLE_FILE, local_code
+from subdistill_hf.models.adapters import ADAPTER_FILE, save_adapter
+from subdistill_hf.reporting.model_card import render_card
+from subdistill_hf.reporting.plots import plot_all
+
+REPORT_FILE = "report.json"
+SHEET_FILE = "contact_sheet.png"
+
+
+def write_student(
+    folder: Path,
+    model: Any,
+    processor: Any,
+    example: Image.Image,
+    training_images: Image.Image,
+    report: dict[str, Any],
+) -> None:
+    """Write the folder of a trained student, and into the report what is known once it is written.
+
+    Args:
+        folder: where to; files of an earlier student are replaced.
+        model: the trained student, with `save_pretrained`; of a `PeftModel` the adapter is written.
+        processor: its image processor.
+        example: an image of the test split, which the card's snippet classifies.
+        training_images: some of them, for the card, see `contact_sheet`.
+        report: see `report.build_report`; its `usage` and `size_bytes` are filled in.
+
+    Raises:
+        SubDistillError: when the saved student does not load in a fresh process.
+    """
+    adapter = isinstance(model, PeftModel)
+    for stale in folder.glob("model*.safetensors*" if adapter else "adapter_*"):
+        stale.unlink()
+    if isinstance(model, PeftModel):
+        save_adapter(model, folder)
+        settings: Any = model.config
+        settings.save_pretrained(folder)  # which name the classes
+    else:
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    report["student"]["size_bytes"] = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
+    as_rgb(example).save(folder / EXAMPLE_FILE)
+    training_images.save(folder / SHEET_FILE)
+    drawn = [*plot_all(report, folder), folder / SHEET_FILE]
+    _save_report(report, folder)  # whatever happens to the card, the figures are kept
+    report["usage"] = _run_usage(folder, adapter)
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        render_card(report, plots=drawn).save(folder / "README.md")
+    for note in noted:
+        print(f"note: {note.message}", file=sys.stderr)
+    _save_report(report, folder)
+
+
+def _save_report(report: dict[str, Any], folder: Path) -> None:
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _run_usage(folder: Path, adapter: bool) -> dict[str, str]:
+    """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
+    code = local_code(adapter)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SubDistillError(f"the saved student does not load in a fresh process:\n{done.stderr}")
+    return {"code": code, "output": done.stdout.strip()}

@@ -1,0 +1,1 @@
+"""Text and figures made from a report: model card, tables and plots."""

@@ -1,0 +1,286 @@
+"""The figures of a model card: training curves, subspaces and confusion matrix, from the report of the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
+
+from subdistill_hf.config.methods import method_label
+from subdistill_hf.formatting import format_percent
+from subdistill_hf.reporting.drawing import (
+    CURVE_PANEL,
+    GRID,
+    INK,
+    METHOD_COLOURS,
+    OTHER_COLOURS,
+    PERCENT,
+    SOFT,
+    TEXT_SIZE,
+    figure_of_panels,
+    label_ends,
+    save_figure,
+    set_heading,
+    short_names,
+)
+from subdistill_hf.reporting.model_card import published_result
+
+__all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_subspaces", "plot_training"]
+
+Array = npt.NDArray[np.float64]
+Curves = dict[str, tuple[Array, Array]]  # name: x and y, each (points,)
+Log = Sequence[Mapping[str, float]]
+
+_PART_COLOURS: Final = {"loss": "#222222", "loss_task": "#009E73", "loss_kd": "#D55E00"}
+_PART_LABELS: Final = {"loss": "total", "loss_task": "labels", "loss_kd": "teacher's logits"}
+_LAYER_PART: Final = "loss_layer/"
+_MOST_POINTS: Final = 120  # of a curve; beyond, neighbours are averaged
+_MOST_LAYER_LABELS: Final = 6
+_MOST_COUNTED_CLASSES: Final = 30
+
+
+def plot_training(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
+    """Draw each method's accuracy on the validation images, and its training loss with the named parts.
+
+    Args:
+        report: what was measured, as in `report.json`; its `histories` are drawn.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or `None` when there is no history to draw; nothing is written then.
+    """
+    logs: Mapping[str, Log] = report.get("histories") or {}
+    unit = "epoch" if all("epoch" in entry for log in logs.values() for entry in log) else "step"
+    accuracies = {
+        method: curve for method, log in logs.items() for curve in _curves(log, ["eval_accuracy"], unit).values()
+    }
+    losses = {method: parts for method, log in logs.items() if (parts := _loss_parts(log, unit))}
+    panels = [*(["accuracy"] if accuracies else []), *losses]
+    if not panels:
+        return None
+    columns = min(len(panels), 2)
+    figure, axes = figure_of_panels(-(-len(panels) // columns), columns, panel=CURVE_PANEL)
+    for panel, ax in zip(panels, axes, strict=False):
+        if panel == "accuracy":
+            _draw_accuracies(ax, accuracies)
+        else:
+            _draw_losses(ax, method_label(panel), losses[panel])
+        ax.set_xlabel(unit)
+    return save_figure(figure, path)
+
+
+def plot_subspaces(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
+    """Draw, for each teacher layer, the spectrum of its subspace and the energy that its directions keep.
+
+    Args:
+        report: what was measured, as in `report.json`; its `subspaces` are drawn.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or `None` when there is no subspace to draw; nothing is written then.
+    """
+    subspaces = [subspace for subspace in report.get("subspaces") or [] if subspace.get("energies")]
+    if not subspaces:
+        return None
+    has_spectra = any(subspace.get("eigenvalues") for subspace in subspaces)
+    rows, columns = (2 if has_spectra else 1), min(len(subspaces), 4)
+    bands = -(-len(subspaces) // columns)
+    figure, axes = figure_of_panels(rows * bands, columns, panel=(3.0 if columns > 1 else 4.8, 2.5))
+    names = short_names([subspace["teacher_layer"] for subspace in subspaces])
+    for index, (name, subspace) in enumerate(zip(names, subspaces, strict=True)):
+        band, column = divmod(index, columns)
+        panels = [axes[(rows * band + row) * columns + column] for row in range(rows)]
+        if eigenvalues := subspace.get("eigenvalues"):
+            _draw_spectrum(panels[0], eigenvalues)
+        head = panels[0] if eigenvalues else panels[-1]
+        set_heading(head, f"{name}: K = {subspace['dimensions']} of {subspace['width']}")
+        _draw_energy_kept(panels[-1], subspace)
+        panels[-1].set_xlabel("number of directions")
+        if column == 0:
+            panels[0].set_ylabel("eigenvalue")
+            panels[-1].set_ylabel("energy kept")
+    return save_figure(figure, path)
+
+
+def plot_confusion(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
+    """Draw what the published student takes the test images of each class for.
+
+    Args:
+        report: what was measured, as in `report.json`.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or `None` when the report has no confusion matrix of the published student; nothing is written
+        then.
+
+    Raises:
+        ValueError: when the report holds results, but of no student.
+    """
+    published = published_result(report) if report.get("results") else {}
+    if not published.get("confusion"):
+        return None
+    counts = np.asarray(published["confusion"])  # (C, C)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    classes = report["classes"]
+    counted = len(classes) <= _MOST_COUNTED_CLASSES
+    name_width = 0.08 * max(len(name) for name in classes)  # inches, about
+    cell = max(0.45, min(name_width + 0.1, 0.9)) if len(classes) <= 8 else 0.42 if counted else 0.14
+    side, slanted = max(1.6, cell * len(classes)), name_width > cell
+    width, height = side + name_width + 1.7, side + (0.7 * name_width if slanted else 0.1) + 0.9
+    figure, (ax,) = figure_of_panels(1, 1, panel=(width, height), compress=True)
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.grid(visible=False)
+    ax.set_xticks(range(len(classes)), classes)
+    ax.set_yticks(range(len(classes)), classes)
+    if slanted:
+        ax.set_xticks(ax.get_xticks(), classes, rotation=45, ha="right", rotation_mode="anchor")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(FixedLocator([index - 0.5 for index in range(len(classes) + 1)]))
+    ax.grid(which="minor", color=GRID, linewidth=0.6)
+    ax.tick_params(which="both", length=0, labelsize=TEXT_SIZE if counted else 6)
+    ax.set_xlabel("predicted class")
+    ax.set_ylabel("true class")
+    if counted:
+        for true, predicted in np.argwhere(counts):
+            colour = "white" if shares[true, predicted] > 0.55 else INK
+            count = counts[true, predicted]
+            ax.text(predicted, true, count, ha="center", va="center", color=colour, fontsize=TEXT_SIZE)
+    bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 3 / side), aspect=20, format=PERCENT)
+    bar.set_label("share of the true class", color=INK, fontsize=TEXT_SIZE)
+    bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, length=0)
+    bar.outline.set_visible(False)
+    set_heading(ax, f"{_short_label(published['method'])}: {counts.sum():,} test images")
+    return save_figure(figure, path)
+
+
+PLOTS: Final[dict[str, Callable[[Mapping[str, Any], str | os.PathLike[str]], Path | None]]] = {
+    "training_curves.png": plot_training,
+    "subspaces.png": plot_subspaces,
+    "confusion.png": plot_confusion,
+}
+
+
+def plot_all(report: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
+    """Draw every figure that the report has data for.
+
+    Args:
+        report: what was measured, as in `report.json`.
+        folder: where the files go, under the names in `PLOTS`.
+
+    Returns:
+        The files written.
+    """
+    drawn = [plot(report, Path(folder) / name) for name, plot in PLOTS.items()]
+    return [path for path in drawn if path is not None]
+
+
+def _draw_accuracies(ax: Axes, accuracies: Curves) -> None:
+    """Draw one labelled curve a method."""
+    others = iter(OTHER_COLOURS * len(accuracies))
+    ends = []
+    for method, (x, accuracy) in accuracies.items():
+        colour = METHOD_COLOURS.get(method) or next(others)
+        width = 2.2 if method == "subdistill" else 1.5
+        ax.plot(x, accuracy, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
+        ends.append((x[-1], accuracy[-1], f"{_short_label(method)} {format_percent(accuracy[-1])}", colour))
+    ax.yaxis.set_major_formatter(PERCENT)
+    set_heading(ax, "Accuracy on the validation images")
+    label_ends(ax, ends)
+
+
+def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
+    """Draw the total loss and its parts, the layers from dark to light with their depth."""
+    layers = [name for name in parts if name.startswith(_LAYER_PART)]
+    shades = colormaps["viridis"](np.linspace(0.15, 0.65, max(len(layers), 1)))
+    colours = _PART_COLOURS | dict(zip(layers, shades, strict=False))
+    short = short_names([name.removeprefix(_LAYER_PART) for name in layers])
+    labels = _PART_LABELS | dict(zip(layers, short, strict=True))
+    unlabelled = layers[1:-1] if len(layers) > _MOST_LAYER_LABELS else []
+    ends = []
+    for name, (x, loss) in parts.items():
+        colour = colours.get(name, SOFT)
+        width = 1.8 if name == "loss" else 1.2
+        ax.plot(x, loss, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
+        if name not in unlabelled and len(parts) > 1:
+            ends.append((x[-1], loss[-1], labels.get(name, name.removeprefix("loss_")), colour))
+    if all((loss > 0).all() for _, loss in parts.values()):
+        _log_scale(ax, np.concatenate([loss for _, loss in parts.values()]))
+    ax.set_ylabel("loss")
+    set_heading(ax, f"Training loss: {label}")
+    label_ends(ax, ends)
+
+
+def _draw_spectrum(ax: Axes, eigenvalues: Sequence[float]) -> None:
+    """Draw the eigenvalues in order; on a log axis when they span more than one order of magnitude."""
+    directions = np.arange(1, len(eigenvalues) + 1)
+    ax.plot(directions, eigenvalues, color=METHOD_COLOURS["subdistill"], linewidth=1.2, marker="o", markersize=3)
+    if min(eigenvalues) > 0 and max(eigenvalues) > 10 * min(eigenvalues):
+        _log_scale(ax, np.asarray(eigenvalues, dtype=np.float64))
+    elif min(eigenvalues) > 0:
+        ax.set_ylim(bottom=0)
+    ax.set_xlim(0, len(eigenvalues) + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _draw_energy_kept(ax: Axes, subspace: Mapping[str, Any]) -> None:
+    """Draw the share of the variance in the first k directions, beside what random directions would keep."""
+    kept = np.concatenate([[0.0], np.cumsum(subspace["energies"]) / subspace["total_energy"]])
+    directions = np.arange(len(kept))
+    chance = directions / subspace["width"]
+    ax.plot(directions, chance, color=SOFT, linewidth=1.0, linestyle=(0, (3, 2)))
+    ax.plot(directions, kept, color=METHOD_COLOURS["subdistill"], linewidth=2.0)
+    end: dict[str, Any] = {"textcoords": "offset points", "fontsize": TEXT_SIZE, "ha": "right", "va": "bottom"}
+    ax.annotate(str(format_percent(kept[-1])), (directions[-1], kept[-1]), xytext=(0, 3), color=INK, **end)
+    if kept[-1] - chance[-1] > 0.3:
+        ax.annotate("random", (directions[-1], chance[-1]), xytext=(0, 2), color=SOFT, **end)
+    ax.set_ylim(0, 1.18)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    ax.yaxis.set_major_formatter(PERCENT)
+    ax.set_xlim(0, len(kept) - 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _loss_parts(log: Log, unit: str) -> Curves:
+    """Find the training loss and its parts; the total is left out where it would repeat its only part."""
+    entries = [entry for entry in log if "loss" in entry]
+    names = {name: None for entry in entries for name in entry if name.startswith("loss_")}
+    order = [*(name for name in _PART_COLOURS if name in names), *(n for n in names if n not in _PART_COLOURS)]
+    return _curves(entries, order if len(order) == 1 else ["loss", *order], unit)
+
+
+def _curves(log: Log, names: Sequence[str], unit: str) -> Curves:
+    """Collect the logged values of each name, averaging neighbours where there are too many to draw."""
+    curves = {}
+    for name in names:
+        points = np.array([(entry[unit], entry[name]) for entry in log if name in entry], dtype=np.float64)
+        if len(points):
+            size = -(-len(points) // _MOST_POINTS)
+            groups = [points[start : start + size] for start in range(0, len(points), size)]
+            # As in the Trainer's log, a mean stands at the last of its steps.
+            x = np.array([group[-1, 0] for group in groups])
+            y = np.array([group[:, 1].mean() for group in groups])
+            curves[name] = (x, y)
+    return curves
+
+
+def _short_label(method: str) -> str:
+    """Name a method without the remark in brackets."""
+    return method_label(method).split(" (")[0]
+
+
+def _log_scale(ax: Axes, values: Array) -> None:
+    """Make the y axis logarithmic, with plain numbers at 1, 2, 5 or, over many decades, at powers of ten."""
+    decades = np.log10(values.max() / values.min())
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,288 @@
+"""Run the teacher once over every augmented view, or find what an earlier run has kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from subdistill_hf.acceleration.batch_size import within_memory
+from subdistill_hf.core.activations import Features
+from subdistill_hf.core.moments import several_processes
+from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.losses.base import LayerLoss
+from subdistill_hf.teacher.cache import StoredLayer, TeacherCache, default_folder
+from subdistill_hf.teacher.cache_files import CacheError, TargetFile, make_room
+from subdistill_hf.teacher.teacher import Teach, Teaching
+from subdistill_hf.training.module import StudentWithAlignments
+
+FORMAT = 1
+TOLERANCE = 0.05  # of the largest target: bfloat16 and other machines round otherwise
+
+
+@dataclass(frozen=True)
+class CacheRequest:
+    """How targets are to be kept.
+
+    Attributes:
+        views: number of views of each image.
+        folder: where; `None` takes `default_folder`.
+        limit: bytes that all targets there may take.
+        precision: `"float16"` or `"float32"`.
+        batch_size: images of one pass of the teacher, fewer where memory is short.
+        local_rank: number of this process on its machine.
+        local_processes: number of processes on this machine.
+        show: print what is done, with a progress bar.
+    """
+
+    views: int
+    folder: str | None
+    limit: int
+    precision: str
+    batch_size: int
+    local_rank: int = 0
+    local_processes: int = 1
+    show: bool = True
+
+
+@dataclass(frozen=True)
+class TaughtViews:
+    """The views of a training, and the teacher that looks at them.
+
+    Attributes:
+        teaching: the teacher.
+        distillation: its pairs and their losses say which layers, and what of them.
+        dataset: with `views`, `fingerprint` and `set_epoch`, and `index` and `view` in its examples (`ViewDataset`).
+        collate: gives `pixel_values` or `teacher_pixel_values` for the teacher, `index` and `view`.
+    """
+
+    teaching: Teaching
+    distillation: StudentWithAlignments
+    dataset: Any
+    collate: Collate
+
+    def first_pixels(self) -> Tensor:
+        """The teacher's pixels of the first two images, as the collator makes them."""
+        return teacher_pixels(self.collate(self._examples(range(min(2, len(self.dataset))))))
+
+    def teach(self, places: Sequence[int]) -> tuple[Tensor, Tensor, Teach]:
+        """Some images in the view of the moment: their numbers and views, and the teacher's logits and targets.
+
+        Raises:
+            DistillationError: for a batch that does not say which view is which.
+        """
+        gather, pixels_of = divided_for_teacher(self.collate, self.teaching.device)
+        batch = gather(self._examples(places))
+        if "index" not in batch or "view" not in batch:
+            raise DistillationError(
+                "teacher_cache needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
+            )
+        taught = self.teaching.run(pixels_of(batch), self.distillation)
+        return torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"]), taught
+
+    def _examples(self, places: Sequence[int]) -> list[Any]:
+        if hasattr(self.dataset, "__getitems__"):
+            examples: list[Any] = self.dataset.__getitems__(list(places))
+            return examples
+        return [self.dataset[place] for place in places]
+
+
+def open_cache(views: TaughtViews, request: CacheRequest) -> TeacherCache:
+    """The targets of all views, from files that exist or are made now.
+
+    Args:
+        views: whose targets.
+        request: how they are kept.
+
+    Raises:
+        DistillationError: for batches that do not say which view is which.
+        CacheError: when the targets are larger than allowed, or than half precision can hold.
+    """
+    folder = Path(request.folder) if request.folder else default_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    cache, newest = _describe(views, request, folder)
+    missing = _missing(cache, request, newest)
+    told = f"teacher  its targets of {cache.images} images x {cache.views} views"
+    if missing:
+        needed = sum(cache.files[name].size for name in missing)
+        if request.local_rank == 0:
+            keep = {file.name for name, file in cache.files.items() if name not in missing}
+            make_room(folder, needed, request.limit, keep)
+        if request.show:
+            tqdm.write(f"{told}: {_size(needed)}")
+        _build(views, request, cache, missing)
+        views.dataset.set_epoch(0)
+    elif request.show:
+        tqdm.write(f"{told} are there already")
+    cache.open()
+    return cache
+
+
+def check_views(dataset: Any, views: int) -> None:
+    """Refuse a dataset whose views cannot be told apart.
+
+    Args:
+        dataset: needs a length, `views`, `fingerprint` and `set_epoch`, as `ViewDataset` has them.
+        views: number of views that are to be kept.
+
+    Raises:
+        DistillationError: naming what is missing.
+    """
+    if not hasattr(dataset, "__len__"):
+        raise DistillationError("teacher_cache needs a dataset with a length, found a streamed one")
+    lacking = [name for name in ("views", "fingerprint", "set_epoch") if not hasattr(dataset, name)]
+    if lacking:
+        raise DistillationError(
+            f"teacher_cache needs a dataset that says which view is which, as ViewDataset does: "
+            f"{type(dataset).__name__} has no {', '.join(lacking)}. Use one, or teacher_cache='off'"
+        )
+    if dataset.views != views:
+        raise DistillationError(
+            f"teacher_cache={views} needs a dataset of {views} views an image, found views={dataset.views}: pass "
+            f"views={views} to the dataset"
+        )
+
+
+def _describe(
+    views: TaughtViews, request: CacheRequest, folder: Path
+) -> tuple[TeacherCache, tuple[Tensor, dict[str, Tensor]]]:
+    """Which files hold the targets; two images tell their shapes, and what the teacher's preprocessing makes.
+
+    Returns:
+        The cache, and the rows of these images in each file with what belongs there.
+    """
+    teaching, dataset = views.teaching, views.dataset
+    dataset.set_epoch(0)
+    pixels = views.first_pixels()
+    numbers, shown, (logits, features) = views.teach(range(min(2, len(dataset))))
+    common = {
+        "format": FORMAT,
+        "teacher": teaching.digest,
+        "teacher_precision": str(teaching.dtype),
+        "images": dataset.fingerprint,
+        "views": request.views,
+        "first_pixels": hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest(),
+    }
+    classes = None if teaching.class_ids is None else teaching.class_ids.tolist()
+    rows = len(dataset) * request.views
+
+    def file(description: Mapping[str, Any], shape: Sequence[int]) -> TargetFile:
+        return TargetFile(folder, {**common, **description}, (rows, *shape), request.precision)
+
+    layers = {}
+    for pair, loss in zip(views.distillation.pairs, views.distillation.alignments, strict=True):
+        assert isinstance(loss, LayerLoss)
+        found = features[pair.teacher.name]
+        tokens = found.values.transpose(1, 2).is_contiguous()
+        shape = found.values.shape[1:][::-1] if tokens else found.values.shape[1:]
+        what = {"layer": pair.teacher.name, "target": loss.identity(), "grid": list(found.grid), "tokens": tokens}
+        layers[pair.teacher.name] = StoredLayer(file(what, shape), found.grid, found.prefix, tokens)
+    cache = TeacherCache(len(dataset), request.views, file({"classes": classes}, logits.shape[1:]), layers)
+    return cache, (cache.rows(numbers, shown), cache.packed(logits, features))
+
+
+def _missing(cache: TeacherCache, request: CacheRequest, newest: tuple[Tensor, dict[str, Tensor]]) -> list[str]:
+    """Names of the files that must be made, the same in all processes; damaged ones are deleted."""
+    missing = []
+    rows, targets = newest
+    if request.local_rank == 0:
+        for name, file in cache.files.items():
+            reason = file.check() or _difference(file, rows, targets[name].cpu())
+            if reason is not None:
+                missing.append(name)
+            if reason not in (None, "not there"):
+                warnings.warn(f"kept targets of the teacher are {reason}: they are made again", stacklevel=2)
+                file.remove()
+    if several_processes():
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, missing)
+        missing = [name for name in cache.files if any(name in names for names in gathered)]
+    return missing
+
+
+def _difference(file: TargetFile, rows: Tensor, targets: Tensor) -> str | None:
+    """Why a whole file is not this teacher's: its weights do not tell of an adapter that was switched meanwhile."""
+    path = file.find()
+    if path is None:
+        return "not there"
+    kept = file.mapped(path)[rows].float()
+    close = (kept - targets.float()).abs().max() <= TOLERANCE * targets.abs().max()
+    return None if bool(close) else "another teacher's"
+
+
+def _build(views: TaughtViews, request: CacheRequest, cache: TeacherCache, missing: Sequence[str]) -> None:
+    """One pass over all views, each process of a machine over its share of the images."""
+    token = [uuid.uuid4().hex]
+    if several_processes():
+        torch.distributed.broadcast_object_list(token, src=0)
+    group = torch.distributed.get_rank() - request.local_rank if several_processes() else 0
+    files = {name: cache.files[name] for name in missing}
+    parts = {name: file.folder / f".{file.name}-{token[0]}-{group}.part" for name, file in files.items()}
+    try:
+        if request.local_rank == 0:
+            for name, file in files.items():
+                file.begin(parts[name])
+        _wait()
+        arrays = {name: file.mapped(parts[name], writable=True) for name, file in files.items()}
+        kind = next(iter(arrays.values())).dtype
+
+        def fill(batch_size: int) -> None:
+            for rows, logits, features in _taught(views, request, cache, batch_size):
+                packed = cache.packed(logits, features)
+                for name, array in arrays.items():
+                    array[rows] = _kept(packed[name], kind)
+
+        within_memory(fill, request.batch_size)
+        arrays.clear()
+        _wait()
+        if request.local_rank == 0:
+            for name, file in files.items():
+                file.publish(parts[name])
+        _wait()
+    finally:
+        if request.local_rank == 0:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+
+
+def _kept(values: Tensor, kind: torch.dtype) -> Tensor:
+    """Targets as they are written."""
+    kept = values.to("cpu", kind)
+    if not bool(kept.isfinite().all()):
+        raise CacheError(
+            "a target of the teacher is not finite or too large for half precision (65504): use "
+            "teacher_cache_precision=float32, or teacher_cache=off"
+        )
+    return kept
+
+
+def _taught(
+    views: TaughtViews, request: CacheRequest, cache: TeacherCache, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Features]]]:
+    """Rows, logits and features of this process's share, batch by batch."""
+    share = range(request.local_rank, cache.images, request.local_processes)
+    with tqdm(total=len(share) * cache.views, desc="teacher", unit=" images", disable=not request.show) as bar:
+        for view in range(cache.views):
+            views.dataset.set_epoch(view)
+            for start in range(0, len(share), batch_size):
+                numbers, shown, (logits, features) = views.teach(share[start : start + batch_size])
+                yield cache.rows(numbers, shown), logits, features
+                bar.update(len(numbers))
+
+
+def _wait() -> None:
+    if several_processes():
+        torch.distributed.barrier()
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

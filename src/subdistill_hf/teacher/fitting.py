@@ -1,0 +1,151 @@
+"""The moments of all teacher layers in one pass over the images, and the subspaces that they determine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from subdistill_hf.acceleration.batch_size import within_memory
+from subdistill_hf.core.layers import LayerShape
+from subdistill_hf.core.moments import Moments, collect_moments
+from subdistill_hf.core.pairing import LayerPair
+from subdistill_hf.core.relevance import activations_and_contexts
+from subdistill_hf.core.subspaces import Subspace, fit_layer
+from subdistill_hf.data.collate import Collate, divided_for_teacher
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.teacher.teacher import Teaching
+
+WITHOUT_CONTEXT = ("pca", "random", "identity")
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """How the images are read for a fit.
+
+    Attributes:
+        positions: positions drawn per image; all with `None`.
+        seed: of the draws, and of random bases.
+        batch_size: images of one pass, fewer where memory is short.
+        rank: number of this process.
+        processes: number of processes, each of which reads its share of the images.
+        show: show a bar.
+    """
+
+    positions: int | None
+    seed: int
+    batch_size: int
+    rank: int = 0
+    processes: int = 1
+    show: bool = True
+
+
+def fit_moments(
+    teaching: Teaching,
+    layers: Sequence[LayerShape],
+    dataset: Any,
+    collate: Collate,
+    request: FitRequest,
+    without_prefix: Collection[str] = (),
+    with_context: bool = True,
+) -> dict[str, Moments]:
+    """The moments of teacher layers, by name (METHOD step 1.4).
+
+    Each process reads its share of the images; the moments are merged, so the result is that of one process.
+
+    Args:
+        teaching: the teacher.
+        layers: layers of it.
+        dataset: images, as a training would read them.
+        collate: gives `teacher_pixel_values`, or else `pixel_values`.
+        request: how.
+        without_prefix: names of layers whose class and register tokens are left out.
+        with_context: `False` skips the backward pass, for bases that need no contexts.
+
+    Raises:
+        DistillationError: when the images cannot be shared by the processes.
+        SubspaceError: when there are no images, or values that are not finite.
+    """
+    share = _share(dataset, request)
+
+    def moments(batch_size: int) -> dict[str, Moments]:
+        stream = activations_and_contexts(
+            forward=lambda batch: teaching.logits(batch["pixel_values"]),
+            model=teaching.teacher,
+            layers=[layer.name for layer in layers],
+            batches=_batches(share, collate, batch_size, teaching.device, request.show),
+            channels_last=[layer.name for layer in layers if layer.channels_last],
+            with_context=with_context,
+        )
+        return collect_moments(stream, without_prefix, request.positions, request.seed + request.rank)
+
+    return within_memory(moments, request.batch_size)
+
+
+def fit_pairs(
+    teaching: Teaching,
+    pairs: Sequence[LayerPair],
+    dataset: Any,
+    collate: Collate,
+    request: FitRequest,
+    basis: str,
+    full_width: bool = False,
+) -> dict[str, Subspace]:
+    """The subspaces of the pairs' teacher layers, by name (METHOD step 1); arguments as for `fit_moments`, and:
+
+    Args:
+        pairs: teacher layers, with the dimensions that their students allow.
+        basis: name of the basis.
+        full_width: take all dimensions of a layer, not as many as its student has channels.
+
+    Raises:
+        DistillationError: when the images cannot be shared by the processes.
+        SubspaceError: when the moments do not determine a subspace.
+    """
+    moments = fit_moments(
+        teaching,
+        [pair.teacher for pair in pairs],
+        dataset,
+        collate,
+        request,
+        without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
+        with_context=basis not in WITHOUT_CONTEXT,
+    )
+    return {
+        pair.teacher.name: fit_layer(
+            pair.teacher.name,
+            moments[pair.teacher.name],
+            pair.teacher.width if full_width else pair.dimensions,
+            basis,
+            request.seed + number,
+        )
+        for number, pair in enumerate(pairs)
+    }
+
+
+def _share(dataset: Any, request: FitRequest) -> Any:
+    """The images of this process."""
+    if hasattr(dataset, "__len__"):
+        if len(dataset) < request.processes:
+            raise DistillationError(f"{len(dataset)} images cannot be shared by {request.processes} processes")
+        return torch.utils.data.Subset(dataset, range(request.rank, len(dataset), request.processes))
+    if request.processes > 1:
+        raise DistillationError("a streamed dataset cannot be shared by several processes: pass subspaces=...")
+    return dataset
+
+
+def _batches(
+    share: Any, collate: Collate, batch_size: int, device: torch.device, show: bool
+) -> Iterator[dict[str, Tensor]]:
+    """The teacher's pixels of every image once, in a fixed order."""
+    total = len(share) if hasattr(share, "__len__") else None
+    gather, pixels_of = divided_for_teacher(collate, device)
+    with tqdm(total=total, desc="subspaces", unit=" images", disable=not show, leave=False) as bar:
+        for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=gather):
+            pixels = pixels_of(batch)
+            yield {"pixel_values": pixels}
+            bar.update(len(pixels))

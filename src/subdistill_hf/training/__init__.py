@@ -1,0 +1,1 @@
+"""`SubDistillTrainer` and what it is composed of."""

@@ -1,0 +1,63 @@
+"""Batch norms cannot be trained on one number a channel: find a student's that see one position an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from subdistill_hf.core.activations import evaluation_mode
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.models.adapters import frozen_batch_norms
+
+
+@torch.no_grad()
+def norm_of_one_position(student: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
+    """The first batch norm of a student whose input has one position an image, as where a map has shrunk to 1x1.
+
+    Args:
+        student: the student.
+        inputs: what it takes, of any number of images.
+
+    Returns:
+        Its name, or `None`: then the student can be trained on a batch of one image.
+    """
+    frozen = set(frozen_batch_norms(student)) if isinstance(student, PeftModel) else set()
+    found: list[str] = []
+    handles = []
+
+    def make_hook(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, given: Any) -> None:
+            if given[0][0, 0].numel() == 1:
+                found.append(name)
+
+        return hook
+
+    try:
+        for name, module in student.named_modules():
+            if isinstance(module, _BatchNorm) and module not in frozen:
+                handles.append(module.register_forward_pre_hook(make_hook(name)))
+        if handles:
+            with evaluation_mode(student):
+                student(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def refuse_lone_image(norm: str) -> None:
+    """Say why a batch of one image cannot be trained on.
+
+    Raises:
+        DistillationError: always.
+    """
+    raise DistillationError(
+        f"a training batch has one image, and the student's batch norm {norm!r} sees one position of it: one number a "
+        "channel has no variance. Give batches of more images (per_device_train_batch_size), larger images, or a "
+        "student without batch norm"
+    )

@@ -1,0 +1,146 @@
+"""Check that student, teacher and data fit together, with one example, and pair the layers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.core.activations import evaluation_mode, height_and_width
+from subdistill_hf.core.pairing import LayerPair, pair_layers
+from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.losses.baselines import MIN_DKD_CLASSES
+from subdistill_hf.models.adapters import base_of
+from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.training.module import logits_of
+
+
+def example_batch(dataset: Any, collate: Callable[[list[Any]], Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Two collated examples of a dataset.
+
+    Raises:
+        DistillationError: when the dataset is empty, or its batches have no `pixel_values`.
+    """
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        examples = [example for example, _ in zip(iter(dataset), range(2), strict=False)]
+    else:
+        examples = [dataset[index] for index in range(min(2, len(dataset)))]
+    if not examples:
+        raise DistillationError("the training dataset is empty")
+    batch = collate(examples)
+    if "pixel_values" not in batch:
+        raise DistillationError(f"expected batches with `pixel_values`, found {', '.join(batch)}")
+    return dict(batch)
+
+
+def check_takes_pixels(model: nn.Module, who: str) -> None:
+    """Refuse a model whose `forward` does not take images by the name that models of transformers give them.
+
+    Raises:
+        DistillationError: saying what it takes.
+    """
+    taken = inspect.signature(model.forward).parameters
+    if "pixel_values" not in taken and all(one.kind is not one.VAR_KEYWORD for one in taken.values()):
+        raise DistillationError(
+            f"the {who}'s forward takes ({', '.join(taken)}): expected `pixel_values`; wrap {type(model).__name__} in "
+            "a module whose forward(self, pixel_values) calls it"
+        )
+
+
+def match_models(
+    student: nn.Module,
+    teaching: Teaching,
+    student_inputs: Mapping[str, Tensor],
+    teacher_pixels: Tensor,
+    layers: Sequence[str] | None,
+    pairs: int,
+    method: str,
+) -> list[LayerPair]:
+    """Run both models on an example, compare their classes, and pair their layers.
+
+    Args:
+        student: the student.
+        teaching: the teacher.
+        student_inputs: what the student takes, with `pixel_values`.
+        teacher_pixels: what the teacher takes `(B, c, H, W)`.
+        layers: the `layers` option; `None` for methods without layers.
+        pairs: how many pairs `"auto"` makes at most.
+        method: what is trained; some need more than two classes.
+
+    Raises:
+        DistillationError: when the classes do not fit.
+        LayerError: when the layers do not.
+    """
+
+    def run_student() -> Tensor:
+        return logits_of(student(**student_inputs))
+
+    def run_teacher() -> Tensor:
+        return teaching.all_logits(teacher_pixels)
+
+    with evaluation_mode(student), torch.no_grad():
+        _check_classes(run_student().shape[1], run_teacher().shape[1], teaching.class_ids, method)
+        if layers is None:
+            return []
+        return pair_layers(
+            teaching.teacher,
+            base_of(student),
+            layers,
+            run_teacher,
+            run_student,
+            height_and_width(teacher_pixels),
+            height_and_width(student_inputs["pixel_values"]),
+            pairs,
+        )
+
+
+def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor | None, method: str) -> None:
+    if student_outputs < 2:
+        raise DistillationError(f"a subtask needs at least two classes, the student has {student_outputs}")
+    if method == "dkd" and student_outputs < MIN_DKD_CLASSES:
+        raise DistillationError(
+            f"method 'dkd' needs at least {MIN_DKD_CLASSES} classes, the student has {student_outputs}: it compares "
+            "the classes other than the labelled one with each other, and here there is one. Use 'kd'"
+        )
+    if class_ids is None:
+        if student_outputs != teacher_outputs:
+            raise DistillationError(
+                f"the student has {student_outputs} outputs and the teacher {teacher_outputs}: pass "
+                "teacher_class_ids=[...], the teacher's output for each output of the student"
+            )
+        return
+    if len(class_ids) != student_outputs:
+        raise DistillationError(
+            f"teacher_class_ids has {len(class_ids)} entries, but the student has {student_outputs} outputs"
+        )
+    if int(class_ids.min()) < 0 or int(class_ids.max()) >= teacher_outputs:
+        raise DistillationError(f"teacher_class_ids must lie between 0 and {teacher_outputs - 1}")
+    if len(set(class_ids.tolist())) < student_outputs:
+        raise DistillationError("teacher_class_ids names one output of the teacher twice")
+
+
+def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace], full_width: bool = False) -> None:
+    """Refuse given subspaces that do not fit the layers.
+
+    Args:
+        pairs: the layers.
+        subspaces: teacher layer name to subspace.
+        full_width: whether each must be all of the teacher's space.
+
+    Raises:
+        DistillationError: naming the layer.
+    """
+    for pair in pairs:
+        subspace = subspaces.get(pair.teacher.name)
+        if subspace is None:
+            continue
+        dimensions = pair.teacher.width if full_width else pair.dimensions
+        if (subspace.width, subspace.dimensions) != (pair.teacher.width, dimensions):
+            raise DistillationError(
+                f"the subspace given for {pair.teacher.name!r} has {subspace.dimensions} of {subspace.width} "
+                f"dimensions: expected {dimensions} of {pair.teacher.width}"
+            )

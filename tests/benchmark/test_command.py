@@ -1,0 +1,316 @@
+"""The benchmark command on real runs: finished ones are kept through SIGKILL, processes end with their parent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from helpers import NAMES, REPOSITORY, quiet_environment, save_teacher, teacher_resnet, write_image_folder
+from light_jobs import environment_of, job, killed, refused
+from subdistill_hf.benchmark.command import benchmark
+from subdistill_hf.benchmark.config import BenchmarkError
+from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
+from subdistill_hf.benchmark.workers import _device, run_jobs
+from subdistill_hf.cli import main
+from subdistill_hf.config.commands import BenchmarkOptions
+from subdistill_hf.errors import SubDistillError
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    save_teacher(folder / "teacher", teacher_resnet())
+    write_image_folder(folder / "images", train=10)
+    return folder
+
+
+def write_grid(inputs, path, **changes):
+    entries = {
+        "name": "Tiny",
+        "task": {"teacher": str(inputs / "teacher"), "dataset": str(inputs / "images")},
+        "training": {"max_steps": 2, "per_device_train_batch_size": 8, "use_cpu": True},
+        "methods": {"kd": {}, "fitnet": {}, "PCA": {"method": "subdistill", "basis": "pca"}},
+        "subtasks": {"two": list(NAMES[:2])},
+        "students": ["resnet:widths=8-8-8"],
+        "train_images": [6],
+        "validation_images": 2,
+        "seeds": [0, 1],
+        "tuning": {
+            "subtasks": {"three": list(NAMES)},
+            "stages": [{"layer": [{}, {"layer_weight_factor": 1e9}], "logit": {"learning_rate": [1e-3, 4e-3]}}],
+        },
+    }
+    path.write_text(yaml.safe_dump(entries | changes, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def lines_of(folder):
+    path = folder / "runs.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def without_times(rows):
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, datasets_cache, tmp_path_factory):
+    """A grid that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    grid = write_grid(inputs, folder / "grid.yaml")
+    benchmark(grid, BenchmarkOptions(output_dir=str(folder / "out"), workers=0), "subdistill benchmark grid.yaml")
+    return folder / "out"
+
+
+def test_every_run_is_a_line_with_what_was_measured(finished):
+    rows = lines_of(finished)
+    assert len(rows) == 3 * 2 + 3 * 2
+    for row in rows:
+        assert 0 <= row["test"] <= 1
+        assert 0 <= row["validation"] <= 1
+        assert (row["steps"], row["images"]) == (2, 6 * (3 if row["subtask"] == "three" else 2))
+        assert row["seconds"] > 0
+        assert row["learning_rate"] == row["tuned"].get("learning_rate", row["learning_rate"]) > 0
+        assert row["preparation_seconds"] > 0 or row["method"] == "kd"
+    assert len({row["parameters"] for row in rows if row["subtask"] == "two"}) == 1
+    assert len({row["teacher_test"] for row in rows if row["subtask"] == "two"}) == 1
+    assert {name.name for name in finished.iterdir()} == {
+        "runs.jsonl",
+        "results.csv",
+        "chosen.yaml",
+        "README.md",
+        "paired_differences.png",
+        "cost_against_accuracy.png",
+    }
+    text = (finished / "README.md").read_text(encoding="utf-8")
+    assert "2 of 2 runs a method" in text
+    assert "Made by `subdistill benchmark grid.yaml`" in text
+    assert str(finished) not in text + (finished / "results.csv").read_text(encoding="utf-8")
+    chosen = yaml.safe_load((finished / "chosen.yaml").read_text(encoding="utf-8"))
+    assert [entry["method"] for entry in chosen] == ["kd", "fitnet", "PCA"]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, "tests")
+import datasets, torch
+torch.set_num_threads(1)
+datasets.config.HF_DATASETS_CACHE = sys.argv[3]
+from subdistill_hf.benchmark import command
+from subdistill_hf.config.commands import BenchmarkOptions
+print("started", flush=True)
+command.benchmark(sys.argv[1], BenchmarkOptions(output_dir=sys.argv[2], workers=0), "subdistill benchmark grid.yaml")
+"""
+
+
+def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(inputs, finished, datasets_cache, tmp_path, capsys):
+    grid, out = write_grid(inputs, tmp_path / "grid.yaml"), tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(grid), str(out), str(datasets_cache)]
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=quiet_environment(), stdout=log, stderr=log)
+        try:
+            while len(lines_of(out)) < 4:
+                assert process.poll() is None, (tmp_path / "log.txt").read_text(encoding="utf-8")
+                time.sleep(0.02)
+        finally:
+            process.kill()
+    assert process.wait() == -signal.SIGKILL
+    with (out / "runs.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"key": "half a li')  # what a kill in the middle of a write leaves
+    kept = lines_of_whole(out)
+    assert 4 <= len(kept) < 12
+    options = BenchmarkOptions(output_dir=str(out), workers=0)
+    benchmark(grid, options, "subdistill benchmark grid.yaml")
+    assert lines_of(out)[: len(kept)] == kept
+    assert without_times(lines_of(out)) == without_times(lines_of(finished))
+    before = (out / "runs.jsonl").read_bytes()
+    capsys.readouterr()
+    benchmark(grid, options, "subdistill benchmark grid.yaml")
+    assert (out / "runs.jsonl").read_bytes() == before
+    assert "runs are done" not in capsys.readouterr().out
+
+
+def test_a_grid_that_is_not_finished_can_be_told(inputs, finished, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    lines = (finished / "runs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    grid, options = write_grid(inputs, tmp_path / "grid.yaml"), BenchmarkOptions(str(out), workers=0, report_only=True)
+    (out / "runs.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    benchmark(grid, options)
+    assert len(lines_of(out)) == len(lines) - 1
+    assert "1 of 2 runs a method" in (out / "README.md").read_text(encoding="utf-8")
+    assert len((out / "results.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
+    (out / "runs.jsonl").write_text("".join(lines[:5]), encoding="utf-8")
+    with pytest.raises(BenchmarkError, match="1 of 6 runs that choose hyper-parameters are not finished"):
+        benchmark(grid, options)
+
+
+def lines_of_whole(folder):
+    text = (folder / "runs.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def test_a_loss_that_is_not_finite_is_a_result_and_does_not_win(inputs, datasets_cache, tmp_path):
+    stages = [{"all": [{"learning_rate": 1e30}, {"learning_rate": 1e-3}]}]
+    tuning = {"subtasks": {"three": list(NAMES)}, "stages": stages}
+    grid = write_grid(
+        inputs,
+        tmp_path / "grid.yaml",
+        methods={"kd": {}},
+        seeds=[0],
+        tuning=tuning,
+        training={"max_steps": 6, "per_device_train_batch_size": 8, "use_cpu": True},
+    )
+    benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
+    first, second, final = lines_of(tmp_path / "out")
+    assert "NaN or infinite" in first["error"]
+    assert first["validation"] is None
+    assert (second["tuned"], final["tuned"]) == ({"learning_rate": 1e-3}, {"learning_rate": 1e-3})
+
+
+def test_a_grid_over_levels_of_a_mark_tells_who_follows_it(inputs, datasets_cache, tmp_path):
+    task = {"teacher": str(inputs / "teacher"), "dataset": str(inputs / "images"), "mark": "plus"}
+    grid = write_grid(
+        inputs,
+        tmp_path / "grid.yaml",
+        task=task,
+        methods={"kd": {}},
+        seeds=[0],
+        tuning=None,
+        conditions={"none marked": {"mark_share": 0}, "all marked": {"mark_share": 1}},
+    )
+    out = tmp_path / "out"
+    benchmark(grid, BenchmarkOptions(output_dir=str(out), workers=0))
+    rows = lines_of(out)
+    assert [row["condition"] for row in rows] == ["none marked", "all marked"]
+    for row in rows:
+        assert all(0 <= row[name] <= 1 for name in MARK_COLUMNS)
+        assert row["teacher_mark_followed"] == rows[0]["teacher_mark_followed"]  # the test images are the same
+    text = (out / "README.md").read_text(encoding="utf-8")
+    assert text.count("| follows the mark |") == 2
+    assert (out / "who_learned_the_mark.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conditions": {"half": {"mark_share": 0.5}}}, "half: mark_share=0.5 has no meaning without --mark"),
+        ({"conditions": {"half": {"mark_shar": 0.5}}}, "half: 'mark_shar' is no option of TaskOptions; did you mean"),
+        ({"training": {"max_stepz": 2}}, "'max_stepz' is no option of SubDistillConfig; did you mean 'max_steps'"),
+        ({"training": {"max_steps": "many"}}, "max_steps='many': expected a whole number"),
+        ({"training": {"report_to": "paper"}}, "report_to='paper': expected one of none, all"),
+        ({"methods": {"kd": {"zzz": 1}}}, "'zzz' is no option of .*; see subdistill distill --help-a"),
+        ({"methods": {"kd": {"temperature": -1}}}, "temperature=-1: expected a positive number"),
+        ({"task": {"tacher": "x"}}, "'tacher' is no option of TaskOptions; did you mean 'teacher'"),
+        ({"task": {"teacher": "glyphs-resnet", "mix": "half"}}, "mix='half': expected a number"),
+        ({"subtasks": {"two": ["no such class", NAMES[0]]}}, "no such class"),
+        ({"train_images": [60]}, "has 10 images: expected 62"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_first_run(inputs, datasets_cache, tmp_path, changes, message):
+    if "task" in changes:
+        changes = {"task": changes["task"] | {"dataset": str(inputs / "images")}}
+    grid = write_grid(inputs, tmp_path / "grid.yaml", **changes)
+    with pytest.raises(SubDistillError, match=message):
+        benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({}, "the teacher has no class"), ({"adapt_teacher": "lora"}, "lacks the classes .* adapt it")],
+)
+def test_a_teacher_that_lacks_the_classes_is_refused(inputs, datasets_cache, tmp_path, more, message):
+    save_teacher(tmp_path / "teacher", teacher_resnet(("cat", "dog", "cow")))
+    task = {"teacher": str(tmp_path / "teacher"), "dataset": str(inputs / "images")} | more
+    grid = write_grid(inputs, tmp_path / "grid.yaml", task=task)
+    with pytest.raises(BenchmarkError, match=rf"kd, three, .* seed 0 .*: .*{message}"):
+        benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    assert main(["benchmark", str(tmp_path / "nothing.yaml")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'nothing.yaml'} cannot be read")
+    path = tmp_path / "file"
+    path.touch()
+    (tmp_path / "grid.yaml").write_text(
+        "{methods: [kd], subtasks: {a: [1, 2]}, students: [s], train_images: [1], seeds: [0]}", encoding="utf-8"
+    )
+    assert main(["benchmark", str(tmp_path / "grid.yaml"), "--output_dir", str(path)]) == 2
+    assert "is a file: expected a folder" in capsys.readouterr().err
+    assert main(["benchmark", str(tmp_path / "grid.yaml"), "--workers", "-1"]) == 2
+    assert "workers=-1: expected at least 0" in capsys.readouterr().err
+
+
+# Processes
+
+
+def test_runs_are_spread_over_processes_and_gpus():
+    before = os.environ.get("OMP_NUM_THREADS")
+    found = list(run_jobs([job(number) for number in range(6)], environment_of, 2))
+    assert sorted(row["seed"] for _, row in found) == list(range(6))
+    assert all(job.seed == row["seed"] for job, row in found)
+    assert os.getpid() not in {row["process"] for _, row in found}
+    assert {row["OMP_NUM_THREADS"] for _, row in found} == {"1"}
+    assert os.environ.get("OMP_NUM_THREADS") == before
+    found = list(run_jobs([job(number) for number in range(2)], environment_of, 1, gpus=3))
+    assert {row["CUDA_VISIBLE_DEVICES"] for _, row in found} == {"0"}
+
+
+def test_a_process_that_is_killed_or_refuses_is_named():
+    with pytest.raises(BenchmarkError, match="a process of the benchmark was killed"):
+        list(run_jobs([job(0)], killed, 1))
+    for workers in (0, 1):
+        with pytest.raises(BenchmarkError, match=r"kd, a, 10 images, small, seed 7: no such class"):
+            list(run_jobs([job(7)], refused, workers))
+
+
+PARENT = """
+import sys
+sys.path.insert(0, "tests")
+import light_jobs
+if __name__ == "__main__":
+    from subdistill_hf.benchmark.workers import run_jobs
+    list(run_jobs([light_jobs.job(number, sys.argv[1]) for number in range(2)], light_jobs.note_process_and_wait, 2))
+"""
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], cwd=REPOSITORY, env=quiet_environment())
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or process.poll() is not None)
+    finally:
+        process.kill()
+    process.wait()
+    children = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert len(children) == 2
+    wait_until(lambda: not any(is_running(child) for child in children))
+
+
+def is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "still waiting"
+        time.sleep(0.02)
+
+
+def test_workers_take_the_gpus_that_the_command_may_use(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [_device(index) for index in range(2)] == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert [_device(index) for index in range(2)] == ["2", "3"]

@@ -1,0 +1,160 @@
+"""What layers return, and where models of many families split naturally."""
+
+import pytest
+import torch
+from torch import nn
+
+from families import FAMILIES, example
+from subdistill_hf.core.activations import LayerError, record, to_features
+from subdistill_hf.core.layers import block_chain, choose_stages, describe_layers, stage_outputs
+
+
+def execution_order(name, layers):
+    """The layers in the order in which they return."""
+    model, forward, _ = example(name)
+    order = []
+    with torch.no_grad(), record(model, layers, transform=lambda layer, output: order.append(layer)):
+        forward()
+    return order
+
+
+def stages_of_chain(*modules, size=32):
+    model = nn.Sequential(*modules)
+    pixels = torch.randn(1, 3, size, size)
+    return stage_outputs(model, lambda: model(pixels), (size, size))
+
+
+# The natural places of a model
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_splits_at_its_stages_or_at_equal_depths(name):
+    model, forward, size = example(name)
+    names = stage_outputs(model, forward, size)
+    shapes = describe_layers(model, names, forward, size)
+    assert {shape.name: str(shape) for shape in shapes} == FAMILIES[name].stages
+    assert shapes == choose_stages(block_chain(model, forward, size))
+    assert execution_order(name, names) == names
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_shapes_are_those_of_the_recorded_features(name):
+    model, forward, size = example(name)
+    names = list(FAMILIES[name].stages)
+    shapes = describe_layers(model, names, forward, size)
+    with torch.no_grad(), record(model, names) as recorder:
+        forward()
+    for shape in shapes:
+        features = to_features(recorder.outputs[shape.name], shape.name, size, shape.channels_last)
+        assert (shape.width, shape.grid, shape.prefix) == (features.values.shape[1], features.grid, features.prefix)
+        assert shape.channels_last == (name == "timm swin")
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fewer_stages_end_at_the_same_layer(name, stages):
+    model, forward, size = example(name)
+    names = stage_outputs(model, forward, size, stages)
+    expected = list(FAMILIES[name].stages)
+    assert len(names) == min(stages, len(expected))
+    assert names[-1] == expected[-1]
+    assert execution_order(name, names) == names
+
+
+def convolution(width, wider, stride=2):
+    return nn.Conv2d(width, wider, 3, stride=stride, padding=1)
+
+
+def test_a_plain_chain_of_modules_splits_by_resolution():
+    def stage(width, wider):
+        return [convolution(width, wider), nn.ReLU()]
+
+    assert stages_of_chain(*stage(3, 4), *stage(4, 6), *stage(6, 8)) == ["1", "3", "5"]
+
+
+def test_a_map_that_is_only_pooled_is_no_stage():
+    def stage(width, wider):
+        return [convolution(width, wider, stride=1), nn.ReLU(), nn.MaxPool2d(2)]
+
+    assert stages_of_chain(*stage(3, 4), *stage(4, 6), *stage(6, 8)) == ["1", "4", "7"]
+
+
+class Shrinking(nn.Module):
+    """A stage that ends by shrinking its map, as Swin's."""
+
+    def __init__(self, width, shrinks=True):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(convolution(width, width, 1)) for _ in range(2)])
+        self.shrink = convolution(width, 2 * width) if shrinks else nn.Identity()
+
+    def forward(self, values):
+        for block in self.blocks:
+            values = block(values)
+        return self.shrink(values)
+
+
+def test_a_stage_that_ends_by_shrinking_stands_for_its_last_block_before():
+    names = stages_of_chain(nn.Sequential(convolution(3, 4)), Shrinking(4), Shrinking(8), Shrinking(16, shrinks=False))
+    assert names == ["1.blocks.1", "2.blocks.1", "3"]
+
+
+@pytest.mark.parametrize(("stride", "expected"), [(1, "2"), (2, "3")])
+def test_a_last_block_that_widens_is_the_head_unless_it_also_shrinks(stride, expected):
+    names = stages_of_chain(
+        *(nn.Sequential(convolution(*widths)) for widths in [(3, 4), (4, 8), (8, 16)]),
+        nn.Sequential(convolution(16, 64, stride)),
+    )
+    assert names[-1] == expected
+
+
+def test_a_model_without_blocks_is_refused_with_the_remedy():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.only = nn.Conv2d(3, 4, 3)
+
+        def forward(self, pixels):
+            return self.only(pixels)
+
+    model = Flat()
+    with pytest.raises(LayerError, match=r"no chain of blocks was found in Flat: .*teacher\.layer=student\.layer"):
+        stage_outputs(model, lambda: model(torch.zeros(1, 3, 8, 8)), (8, 8))
+
+
+# Descriptions
+
+
+def test_layers_that_are_overwritten_later_are_marked():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.ReLU())
+    shapes = describe_layers(model, ["0", "2"], lambda: model(torch.randn(1, 3, 8, 8)), (8, 8))
+    assert [shape.modified_in_place for shape in shapes] == [True, False]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 48)])
+@pytest.mark.parametrize("width", [3, 5, 40])
+def test_channels_last_outputs_are_recognised(size, width):
+    class Permuted(nn.Conv2d):
+        def forward(self, pixels):
+            return super().forward(pixels).permute(0, 2, 3, 1)
+
+    model = nn.ModuleDict({"first": nn.Conv2d(3, width, 4, 4), "last": Permuted(3, width, 4, 4)})
+    pixels = torch.randn(1, 3, *size)
+
+    def forward():
+        for module in model.values():
+            module(pixels)
+
+    shapes = describe_layers(model, ["first", "last"], forward, size)
+    assert [shape.channels_last for shape in shapes] == [False, True]
+    assert {(shape.width, shape.grid) for shape in shapes} == {(width, (size[0] // 4, size[1] // 4))}
+
+
+@pytest.mark.parametrize("declared", [None, "NHWC"])
+def test_where_the_shape_does_not_tell_the_side_of_the_channels_the_model_does(declared):
+    class Blocks(nn.Sequential):
+        output_fmt = declared
+
+    model = Blocks(nn.Conv2d(3, 8, 4, 4))
+    (shape,) = describe_layers(model, ["0"], lambda: model(torch.randn(1, 3, 32, 32)), (32, 32))
+    assert shape.channels_last == (declared == "NHWC")
+    assert (shape.width, shape.grid) == (8, (8, 8))

@@ -1,0 +1,88 @@
+"""Which rows train, validate and test."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from subdistill_hf.config.options import DataOptions
+from subdistill_hf.data.splits import check_shares, held_out_test, train_and_validation
+from subdistill_hf.data.subtask import Subtask, SubtaskError
+from subdistill_hf.errors import DataError
+
+SUBTASK = Subtask(("ant", "bee", "cow"), (4, 9, 2))
+COUNTS = (40, 20, 10)
+OUTPUTS = np.random.default_rng(5).permutation(np.repeat(np.arange(3), COUNTS))
+EVERY = list(range(70))
+
+
+def chosen(pool=EVERY, seed=0, **options):
+    train, validation = train_and_validation(OUTPUTS, pool, SUBTASK, DataOptions(**options), seed)
+    assert not set(train) & set(validation)
+    assert {*train, *validation} <= set(pool)
+    return train, validation
+
+
+def per_class(rows):
+    return np.bincount(OUTPUTS[rows], minlength=3).tolist()
+
+
+def test_shares_are_taken_of_each_class():
+    train, validation = chosen(train_fraction=0.5, validation_fraction=0.2)
+    assert per_class(train) == [16, 8, 4]
+    assert per_class(validation) == [4, 2, 1]
+    assert train == sorted(train)
+    assert per_class(chosen()[0]) == [32, 16, 8]
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one():
+    for seed in range(3):
+        images = [
+            set.union(*map(set, chosen(seed=seed, train_fraction=share))) for share in (0.05, 0.1, 0.25, 0.5, 0.8, 1)
+        ]
+        assert [len(rows) for rows in images] == [6, 8, 17, 35, 56, 70]
+        assert all(smaller < larger for smaller, larger in pairwise(images))
+    numbers = [set.union(*map(set, chosen(train_images_per_class=number))) for number in (2, 5, 10, 40)]
+    assert [len(rows) for rows in numbers] == [6, 15, 30, 70]
+    assert all(smaller < larger for smaller, larger in pairwise(numbers))
+
+
+def test_a_seed_gives_the_same_choice_and_another_another():
+    assert chosen(seed=3) == chosen(seed=3)
+    assert chosen(seed=3) != chosen(seed=4)
+
+
+def test_the_test_share_is_the_same_whatever_else_is_chosen():
+    test, pool = held_out_test(OUTPUTS, SUBTASK, 0.2)
+    assert per_class(test) == [8, 4, 2]
+    assert sorted([*test, *pool]) == EVERY
+    assert held_out_test(OUTPUTS, SUBTASK, 0.2) == (test, pool)
+    train, validation = chosen(pool, train_fraction=0.5)
+    assert per_class(train) == [13, 6, 3]
+    assert per_class(validation) == [3, 2, 1]
+    assert held_out_test(OUTPUTS, SUBTASK, None) == ([], EVERY)
+    assert per_class(held_out_test(OUTPUTS, SUBTASK, 0.01)[0]) == [1, 1, 1]
+
+
+def test_a_class_that_the_test_leaves_too_few_rows_is_refused():
+    _, pool = held_out_test(OUTPUTS, SUBTASK, 0.9)
+    with pytest.raises(SubtaskError, match="class 'cow' has 1 training images: expected at least 2"):
+        chosen(pool)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_fraction": 1.0}, r"validation_fraction=1.0: expected a share between 0 and 1"),
+        ({"test_fraction": 0.0}, r"test_fraction=0.0: expected a share between 0 and 1"),
+        ({"train_fraction": 0.0}, r"train_fraction=0.0: expected a share above 0, at most 1"),
+        ({"train_fraction": 1.1}, r"train_fraction=1.1: expected a share above 0"),
+        ({"train_images_per_class": 1}, r"train_images_per_class=1: expected at least 2"),
+        ({"train_images_per_class": 5, "train_fraction": 0.5}, "and train_fraction contradict each other"),
+        ({"test_split": "test", "test_fraction": 0.5}, "and test_fraction contradict each other"),
+    ],
+)
+def test_what_leaves_nothing_or_contradicts_itself_is_refused(options, message):
+    with pytest.raises(DataError, match=message):
+        check_shares(DataOptions(**options))
+    check_shares(DataOptions(train_fraction=1.0, test_fraction=0.5))

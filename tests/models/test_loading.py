@@ -1,0 +1,164 @@
+"""Teachers are loaded whole or refused; models are identified, measured and counted."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoImageProcessor
+
+from helpers import NAMES, processor, resnet, save_teacher, teacher_resnet, vit
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.models.heads import new_classifier
+from subdistill_hf.models.loading import (
+    ModelError,
+    count_parameters,
+    image_size_of,
+    load_teacher,
+    weights_digest,
+)
+from subdistill_hf.models.students import build_student
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory):
+    return save_teacher(tmp_path_factory.mktemp("models") / "my-teacher")
+
+
+# Teachers
+
+
+def test_a_teacher_is_loaded_frozen_in_evaluation_mode_with_its_labels(teacher_folder):
+    teacher = load_teacher(str(teacher_folder))
+    assert not any(module.training for module in teacher.model.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    assert teacher.labels == dict(enumerate(CLASS_NAMES))
+    assert (teacher.name, teacher.hub_id) == ("my-teacher", None)
+    assert image_size_of(teacher.processor) == (32, 32)
+
+
+def test_the_license_of_a_teacher_is_that_of_its_card(teacher_folder, tmp_path):
+    assert load_teacher("glyphs-resnet").license == "apache-2.0"
+    assert load_teacher(str(teacher_folder)).license is None
+    licensed = shutil.copytree(teacher_folder, tmp_path / "licensed")
+    (licensed / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    assert load_teacher(str(licensed)).license == "mit"
+
+
+def cut_weights(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def cut_config(folder):
+    (folder / "config.json").write_text("{", encoding="utf-8")
+
+
+def no_processor(folder):
+    (folder / "preprocessor_config.json").unlink()
+
+
+def no_head(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: tensor for name, tensor in weights.items() if "classifier" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def another_head(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.1.weight"] = weights["classifier.1.weight"][:7].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_weights, "cannot be loaded"),
+        (cut_config, "cannot be loaded"),
+        (no_processor, "cannot be loaded"),
+        (another_head, "cannot be loaded"),
+        (no_head, "no trained weights for classifier.1.bias, classifier.1.weight"),
+    ],
+)
+def test_a_damaged_or_headless_teacher_is_refused(teacher_folder, tmp_path, damage, message):
+    folder = shutil.copytree(teacher_folder, tmp_path / "damaged")
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as refused:
+        load_teacher(str(folder))
+    assert "damaged" in str(refused.value)
+
+
+# Identity
+
+
+def test_the_digest_changes_with_any_weight_or_buffer_and_with_nothing_else():
+    model = resnet()
+    digest = weights_digest(model)
+    assert weights_digest(resnet()) == digest
+    model.train()
+    model.requires_grad_(False)
+    assert weights_digest(model) == digest
+    statistics = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    statistics.num_batches_tracked += 1
+    counted = weights_digest(model)
+    assert counted != digest
+    statistics.num_batches_tracked -= 1
+    with torch.no_grad():
+        model.classifier[1].bias[2] += 1e-6
+    assert weights_digest(model) not in (digest, counted)
+
+
+def test_the_digest_tells_types_and_names_apart():
+    one, other = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))
+    other[0].load_state_dict(one.state_dict())
+    assert weights_digest(one) != weights_digest(other)
+    whole = weights_digest(one)
+    assert weights_digest(one.to(torch.bfloat16)) != whole
+
+
+def test_the_size_of_a_processors_images_is_read_in_each_of_its_spellings(tmp_path):
+    settings = [
+        ({"size": {"height": 24, "width": 40}, "do_center_crop": False}, (24, 40)),
+        ({"size": {"shortest_edge": 48}, "do_center_crop": False}, (48, 48)),
+        ({"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}}, (56, 56)),
+    ]
+    for setting, expected in settings:
+        described = {"image_processor_type": "CLIPImageProcessor", **setting}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(described), encoding="utf-8")
+        assert image_size_of(AutoImageProcessor.from_pretrained(tmp_path)) == expected
+    with pytest.raises(ModelError, match="does not say the size"):
+        image_size_of(object())
+
+
+def test_parameters_are_counted_once_each():
+    assert count_parameters(vit(hidden=24, layers=1)) == sum(
+        tensor.numel() for tensor in vit(hidden=24, layers=1).state_dict().values()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_read_as_float32(tmp_path, dtype):
+    folder = save_teacher(tmp_path, teacher_resnet().to(dtype))
+    for model in (load_teacher(str(folder)).model, build_student(str(folder), NAMES, processor()).model):
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: new_classifier("ResNetForImageClassification", num_channels=1, hidden_sizes=[8, 8], depths=[1, 1]),
+        lambda: new_classifier(
+            "TimmWrapperForImageClassification", architecture="resnet10t", model_args={"in_chans": 1}, num_labels=3
+        ),
+    ],
+    ids=["transformers", "timm"],
+)
+def test_models_of_other_images_than_rgb_are_refused(tmp_path, make):
+    make().save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="takes images of 1 channels: expected 3, since images are read as RGB"):
+        load_teacher(str(tmp_path))
+    with pytest.raises(ModelError, match=r"^student .* takes images of 1 channels: expected 3"):
+        build_student(str(tmp_path), ["a", "b"], processor())

@@ -1,0 +1,125 @@
+"""The figures of the model card: their files, their size, and that no text covers another."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from reporting.test_model_card import make_history, make_report
+from subdistill_hf.reporting import drawing, plots
+from subdistill_hf.reporting.plots import PLOTS, plot_all, plot_confusion, plot_subspaces, plot_training
+
+
+@pytest.fixture
+def report():
+    return make_report()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved during the test."""
+    saved = []
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path))
+    return saved
+
+
+def crowd(report):
+    """Many methods that end alike, many layers, a spectrum below zero, one without, long names."""
+    template = report["subspaces"][0]
+    report["subspaces"] = [
+        template | {"teacher_layer": f"vit.encoder.layer.{i}.output", "dimensions": 8} for i in range(11)
+    ]
+    report["subspaces"][1] = report["subspaces"][1] | {"eigenvalues": [2.0, 1.0, 0.0, -0.5]}
+    report["subspaces"][2] = report["subspaces"][2] | {"eigenvalues": []}
+    layers = [subspace["teacher_layer"] for subspace in report["subspaces"]]
+    report["histories"] = {
+        method: make_history(end=0.9 + 0.001 * i, layers=layers if method == "subdistill" else ())
+        for i, method in enumerate(["scratch", "kd", "subdistill", "fitnet", "vid", "attention"])
+    }
+    report["classes"] = [f"a rather long name {i}" for i in range(20)]
+    report["results"][-1]["confusion"] = [[90 if i == j else 1 for j in range(20)] for i in range(20)]
+    return report
+
+
+@pytest.mark.parametrize("change", [lambda report: report, crowd])
+def test_files_have_their_size(change, report, figures, tmp_path):
+    paths = plot_all(change(report), tmp_path)
+    assert [path.name for path in paths] == list(PLOTS)
+    for path, figure in zip(paths, figures, strict=True):
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert image.size == tuple((figure.get_size_inches() * drawing.DPI).astype(int))
+            assert len(image.convert("L").getcolors()) > 50
+
+
+def test_size_follows_the_panels_and_the_same_report_gives_the_same_file(report, tmp_path):
+    training = plot_training(report, tmp_path / "new" / "folder" / "a.png")
+    assert Image.open(training).size == (1620, 930)
+    assert Image.open(plot_subspaces(report, str(tmp_path / "b.png"))).size == (1800, 750)
+    assert plot_training(make_report(), tmp_path / "again.png").read_bytes() == training.read_bytes()
+
+
+@pytest.mark.parametrize("change", [lambda report: report, crowd])
+def test_texts_do_not_overlap_and_stay_inside(change, report, figures, tmp_path):
+    plot_all(change(report), tmp_path)
+    for figure in figures:
+        renderer = figure.canvas.get_renderer()
+        texts = [
+            text
+            for ax in figure.axes
+            for text in (*ax.texts, ax.xaxis.label, ax.yaxis.label, ax._left_title)
+            if text.get_text()
+        ]
+        boxes = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in texts]
+        for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
+            assert not box.overlaps(other_box), f"{one!r} covers {other!r}"
+        inside = figure.get_tightbbox(renderer)  # inches
+        assert inside.x0 >= -0.01
+        assert inside.y0 >= -0.01
+        assert (inside.max <= figure.get_size_inches() + 0.01).all()
+
+
+def test_what_is_drawn(report, figures, tmp_path):
+    plot_all(report, tmp_path)
+    training, subspaces, confusion = (
+        {text.get_text() for ax in figure.axes for text in (*ax.texts, ax._left_title)} for figure in figures
+    )
+    assert {"Accuracy on the validation images", "Training loss: SubDistill", "total", "stages.0"} <= training
+    assert {"stages.3: K = 24 of 512", "94.1 %", "> 99.9 %", "random"} <= subspaces
+    assert {"SubDistill: 500 test images", "94", "6", "100"} <= confusion
+    assert [ax.get_xlabel() for ax in figures[0].axes] == ["epoch"] * 4
+
+
+def test_only_part_repeats_no_total_and_steps_without_epochs(report, figures, tmp_path):
+    log = [{"step": step, "loss": 1 / step, "loss_kd": 1 / step} for step in range(1, 400)]
+    plot_training(report | {"histories": {"kd": log}}, tmp_path / "a.png")
+    (ax,) = figures[0].axes
+    (line,) = ax.lines
+    assert ax.get_xlabel() == "step"
+    assert len(line.get_xdata()) <= plots._MOST_POINTS
+    assert line.get_xdata()[-1] == 399
+
+
+@pytest.mark.parametrize("empty", [{}, {"subdistill": []}, {"kd": [{"step": 1, "train_runtime": 2.0}]}])
+def test_nothing_to_draw_writes_nothing(empty, report, tmp_path):
+    report |= {"histories": empty, "subspaces": []}
+    report["results"][-1]["confusion"] = None
+    for plot in (plot_training, plot_subspaces, plot_confusion):
+        assert plot(report, tmp_path / "plot.png") is None
+    assert plot_all({}, tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pyplot_is_left_alone(tmp_path):
+    code = (
+        "import sys; from reporting.test_model_card import make_report; "
+        "from subdistill_hf.reporting.plots import plot_all; "
+        "assert len(plot_all(make_report(), sys.argv[1])) == 3; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    folder = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], cwd=folder, check=True)

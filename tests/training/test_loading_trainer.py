@@ -1,0 +1,151 @@
+"""Batches whose pixels are made on the device are the batches that the loader makes."""
+
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, Subset
+from transformers import default_data_collator
+
+from helpers import processor, trainer, views
+from subdistill_hf.data import collate as batches
+from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.training import loading_trainer
+from subdistill_hf.training.trainer import SubDistillTrainer
+
+GPU = torch.cuda.is_available()
+
+
+def divide(monkeypatch, always):
+    """Leave the work to whatever device there is, or never."""
+    how = batches.divided
+    for module in (batches, loading_trainer):
+        monkeypatch.setattr(
+            module, "divided", lambda collate, device: how(collate, torch.device("cuda" if always else "cpu"))
+        )
+
+
+def trained(folder, monkeypatch, always, cached, teacher_size):
+    seen = []
+    divide(monkeypatch, always)
+    unfinished = ViewCollator.finish
+    monkeypatch.setattr(ViewCollator, "finish", lambda self, batch: seen.append(set(batch)) or unfinished(self, batch))
+    run = trainer(
+        folder,
+        train=views(augmentation="pad_crop", views=2 if cached else None),
+        parts={"data_collator": ViewCollator(processor(), processor(teacher_size, 0.4))},
+        use_cpu=not GPU,
+        teacher_cache="2" if cached else "off",
+        teacher_cache_dir=str(folder / "targets"),
+        max_steps=4,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=4,
+    )
+    run.train()
+    return [entry for entry in run.state.log_history if "loss" in entry or "eval_loss" in entry], seen
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["teacher in every step", "cached"])
+@pytest.mark.parametrize("teacher_size", [32, 40])
+def test_a_training_whose_pixels_are_made_on_the_device_is_the_training(tmp_path, monkeypatch, cached, teacher_size):
+    with monkeypatch.context() as patch:
+        expected, none = trained(tmp_path / "loader", patch, False, cached, teacher_size)
+    with monkeypatch.context() as patch:
+        found, seen = trained(tmp_path / "device", patch, True, cached, teacher_size)
+    assert not none
+    assert seen
+    assert all("images" in names and "pixel_values" not in names for names in seen)
+    if GPU:  # rounds a resized pixel's byte the other way now and then, which may turn a direction of a subspace round
+        assert found[0]["loss_kd"] == pytest.approx(expected[0]["loss_kd"], rel=2e-2)
+        return
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in theirs:
+            if name.startswith(("loss", "eval_loss", "eval_accuracy")):
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-6), name
+
+
+def test_an_evaluation_needs_no_pixels_of_the_teachers(tmp_path):
+    run = trainer(tmp_path, parts={"data_collator": ViewCollator(processor(), processor(40))}, use_cpu=not GPU)
+    batch = next(iter(run.get_eval_dataloader()))
+    assert "teacher_pixel_values" not in batch
+    assert run.evaluate()["eval_loss"] > 0
+
+
+def test_batches_wait_for_no_step_on_a_gpu_and_users_can_say_otherwise(tmp_path):
+    run = trainer(tmp_path, use_cpu=not GPU)
+    assert run.args.accelerator_config.non_blocking == GPU
+    chosen = trainer(tmp_path, use_cpu=not GPU, accelerator_config={"non_blocking": False})
+    assert not chosen.args.accelerator_config.non_blocking
+
+
+def test_an_evaluation_uses_the_users_collator(tmp_path):
+    class Sevens(ViewCollator):
+        def __call__(self, examples):
+            batch = super().__call__(examples)
+            return {**batch, "pixel_values": torch.full_like(batch["pixel_values"], 7)}
+
+    run = trainer(tmp_path, parts={"data_collator": Sevens(processor(), processor(40))}, use_cpu=not GPU)
+    for loader in (run.get_train_dataloader(), run.get_eval_dataloader()):
+        assert float(next(iter(loader))["pixel_values"].mean()) == 7
+
+
+def test_loaders_outside_a_training_and_collators_with_a_call_of_their_own_give_pixels(tmp_path, monkeypatch):
+    class Own(ViewCollator):
+        def __call__(self, examples):
+            return {**super().__call__(examples), "mean": super().__call__(examples)["pixel_values"].mean()}
+
+    divide(monkeypatch, True)
+    run = trainer(tmp_path, use_cpu=not GPU)
+    assert "pixel_values" in next(iter(run.get_train_dataloader()))
+    examples = views().__getitems__([0, 1])
+    assert "images" not in Own(processor()).unfinished()(examples)
+    assert "images" in ViewCollator(processor()).unfinished()(examples)
+
+
+def views_seen(folder, train, **options):
+    """The view of each step of three epochs."""
+    seen = []
+
+    class Noting(SubDistillTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            seen.append(set(inputs["view"].tolist()))
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    trainer(folder, trainer_class=Noting, train=train, method="kd", max_steps=9, **options).train()
+    return seen
+
+
+@pytest.mark.parametrize("wrap", [lambda images: images, lambda images: Subset(images, range(24))], ids=["", "subset"])
+@pytest.mark.parametrize("workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}])
+def test_each_epoch_has_its_views_whoever_loads_them(tmp_path, wrap, workers):
+    seen = views_seen(tmp_path, wrap(views(augmentation="pad_crop")), **workers)
+    assert seen == [{0}] * 3 + [{1}] * 3 + [{2}] * 3
+
+
+def test_a_concatenation_has_the_epochs_of_its_parts():
+    first, second = views(augmentation="pad_crop"), views(augmentation="pad_crop")
+    assert batches.with_epochs(ConcatDataset([first, Subset(second, [0])])) == [first, second]
+    assert batches.with_epochs([1, 2]) == []
+
+
+def test_removing_unused_columns_leaves_what_the_teacher_reads(tmp_path):
+    seen = []
+    for remove in (False, True):
+        rows = [{**views()[index], "teacher_pixel_values": torch.full((3, 32, 32), 5.0)} for index in range(8)]
+        examples = [
+            {"pixel_values": row["image"].float() / 255, "label": row["labels"], "noise": 1.0}
+            | {"teacher_pixel_values": row["teacher_pixel_values"]}
+            for row in rows
+        ]
+        run = trainer(
+            tmp_path / str(remove),
+            train=examples,
+            parts={"data_collator": default_data_collator, "eval_dataset": None},
+            method="kd",
+            max_steps=1,
+            remove_unused_columns=remove,
+        )
+        run.teaching.teacher.register_forward_pre_hook(
+            lambda module, args, given: seen.append(given["pixel_values"].mean().item()), with_kwargs=True
+        )
+        run.train()
+    assert seen == [5.0, 5.0]
