@@ -38,7 +38,6 @@ STILL_UPWARDS = {
     ("config.training", "losses.rotations"),
     ("config.training", "losses.subspace"),
     ("config.training", "teacher.cache_files"),
-    ("data.collate", "teacher.cache"),
     ("pipeline.report", "__init__"),
     ("teacher.cache_building", "training.module"),
     ("teacher.teacher", "training.module"),

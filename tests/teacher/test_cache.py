@@ -22,9 +22,9 @@ from helpers import (
     vit,
     weights_of,
 )
+from subdistill_hf.data.collate import LOGITS, TARGETS
 from subdistill_hf.data.views import ViewCollator
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.teacher.cache import LOGITS, TARGETS
 from subdistill_hf.teacher.cache_files import CacheError
 
 HALF = 2**-11  # the largest relative error of rounding to half precision

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from subdistill_hf.teacher.cache import LOGITS, TARGETS
-
 IMAGES = "images"  # as bytes, for processors that are still to be run
+LOGITS = "teacher_logits"
+TARGETS = "teacher_targets"
 NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view", LOGITS, TARGETS)
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from subdistill_hf.core.activations import Features
+from subdistill_hf.data.collate import LOGITS, TARGETS
 from subdistill_hf.teacher.cache_files import CacheError, TargetFile
-
-LOGITS = "teacher_logits"
-TARGETS = "teacher_targets"
 
 Targets = tuple[Tensor, dict[str, Features]]
 
