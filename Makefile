@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs clean
 
 help:
 	@echo "make demo   set up, then distil a student on the embedded data (about 5 minutes on 2 cores)"
 	@echo "make test   set up, then run the tests"
 	@echo "make lint   set up, then check lint, format and types"
-	@echo "make clean  remove the virtual environment and the demo's output"
+	@echo "make docs   set up, then build the documentation in docs/_build/html; a warning is an error"
+	@echo "make clean  remove the virtual environment, the demo's output and the built documentation"
 
 setup: $(STAMP)
 
@@ -21,6 +23,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $(DOCS_STAMP)
 
 demo: setup
 	@echo "==> distilling a student of 70 thousand parameters for five classes of glyphs-100"
@@ -36,5 +42,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_STAMP)
+	@echo "==> documentation"
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) demo-student
+	rm -rf $(VENV) demo-student docs/_build docs/reports

@@ -154,7 +154,7 @@ class CalibrationError(_InMemoryMetric):
 
     `compute(predictions=, references=, bins=15)` takes probabilities `(N, C)` and class indices `(N,)`.
     Images are binned by the probability of their predicted class, in bins of equal width, closed on the
-    right; it returns `expected_calibration_error`, the mean over the images of |accuracy - mean confidence|
+    right; it returns `expected_calibration_error`, the mean over the images of `|accuracy - mean confidence|`
     of their bin. It raises `ValueError` without images, with fewer than one bin, when the rows are not
     probabilities that sum to 1, or when an index has no column.
     """

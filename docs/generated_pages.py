@@ -1,0 +1,79 @@
+"""Pages that are made from the code and from measured results at each build of the site; they are not committed."""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from subdistill_hf.cli import make_parser
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+COMMANDS = ("distill", "inspect", "analyse", "benchmark", "push")
+DOCUMENTED_PACKAGES = ("core", "losses")
+"""Packages that need torch alone, so that they can be used without the rest."""
+
+OPTIONS_HEAD = """\
+# Options of the commands
+
+`subdistill COMMAND --help` shows the same. `distill` also takes every argument of transformers' `TrainingArguments`,
+such as `--learning_rate` or `--bf16`; `subdistill distill --help-all` lists them."""
+
+
+def generated_pages() -> dict[str, str]:
+    """The text of each page, by its path below `docs/`."""
+    pages = {"reference/options.md": options_page()}
+    pages |= {f"reference/{package}.md": package_page(package) for package in DOCUMENTED_PACKAGES}
+    pages |= {f"reports/{report.parent.name}.md": report_page(report) for report in RESULTS.glob("*/README.md")}
+    return pages
+
+
+def write_generated_pages() -> None:
+    """Write the pages that have changed; Sphinx reads anew only those."""
+    for name, text in generated_pages().items():
+        path = DOCS / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def report_page(report: Path) -> str:
+    """A page that includes a benchmark's report."""
+    return f"```{{include}} ../../{report.relative_to(DOCS.parent).as_posix()}\n:relative-images:\n```\n"
+
+
+def package_page(package: str) -> str:
+    """The API of each module of a package."""
+    module = import_module(f"subdistill_hf.{package}")
+    lines = [f"# subdistill_hf.{package}", "", str(module.__doc__).strip()]
+    for name in sorted(module.name for module in pkgutil.iter_modules(module.__path__)):
+        path = f"subdistill_hf.{package}.{name}"
+        lines += ["", f"## {path}", "", "```{eval-rst}", f".. automodule:: {path}", "```"]
+    return "\n".join(lines) + "\n"
+
+
+def options_page() -> str:
+    """The options of each command, as its parser knows them."""
+    lines = [OPTIONS_HEAD]
+    for command in COMMANDS:
+        parser = make_parser(command, all_arguments=False)
+        lines += ["", f"## subdistill {command}", "", "| option | default | meaning |", "|---|---|---|"]
+        lines += [f"| {' | '.join(cells)} |" for cells in map(_cells, _options_of(parser))]
+    return "\n".join(lines) + "\n"
+
+
+def _options_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    return (action for action in parser._actions if action.dest != "help" and action.help != argparse.SUPPRESS)
+
+
+def _cells(action: argparse.Action) -> tuple[str, str, str]:
+    name = action.option_strings[0] if action.option_strings else action.dest.upper()
+    default = "" if action.default in (None, [], argparse.SUPPRESS) else f"`{_text(action.default)}`"
+    return f"`{name}`", default, (action.help or "").replace("|", "\\|").replace("*", "\\*").replace("%%", "%")
+
+
+def _text(default: object) -> str:
+    return " ".join(map(str, default)) if isinstance(default, list) else str(default)
