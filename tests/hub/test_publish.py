@@ -222,7 +222,7 @@ def test_a_hub_that_takes_connections_and_never_answers_is_given_up(hub):
     write_student(hub.folder / "student")
     before = state_of(hub.folder / "student")
     runs = [["push", "student", "--repo", "private", "--private"], ["push", "student", "--repo", "commit"]]
-    sooner = "import subdistill_hf.hub.client\nsubdistill_hf.hub_waiting.LONGEST_WAIT = 3\n"
+    sooner = "import subdistill_hf.hub.client\nsubdistill_hf.hub.client.LONGEST_WAIT = 3\n"
     outcomes, _ = hub.answer(sooner + PROGRAM, json.dumps(runs), HF_HUB_DOWNLOAD_TIMEOUT="3")
     for status, _, said in outcomes:
         assert status == 1
