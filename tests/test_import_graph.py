@@ -31,13 +31,6 @@ ORDER = (
 """The packages from the ground up: each imports only from those before it, and from itself."""
 FLOOR = {package: floor for floor, packages in enumerate(ORDER) for package in packages}
 STILL_UPWARDS = {
-    ("config.training", "acceleration.cuda_graphs"),
-    ("config.training", "core.bases"),
-    ("config.training", "losses.orthonormal"),
-    ("config.training", "losses.procrustes"),
-    ("config.training", "losses.rotations"),
-    ("config.training", "losses.subspace"),
-    ("config.training", "teacher.cache_files"),
     ("pipeline.report", "__init__"),
     ("teacher.cache_building", "training.module"),
     ("teacher.teacher", "training.module"),

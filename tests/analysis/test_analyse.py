@@ -112,7 +112,7 @@ def test_tables_say_what_suffices_and_what_does_not(folder):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"bases": ["prca", "gradient-pac"]}, SubspaceError, "unknown basis 'gradient-pac'; nearest: gradient_pca"),
+        ({"bases": ["prca", "gradient-pac"]}, SubDistillError, "did you mean 'gradient_pca'"),
         ({"dimensions": [4, 21]}, SubspaceError, "no layer can be projected on 21 dimensions: resnet.* has 12, .* 20"),
         ({"dimensions": [0]}, SubspaceError, "no layer can be projected on 0 dimensions"),
         ({"dimensions": [16]}, SubspaceError, r"stages.0' has fewer dimensions than any that were asked for"),

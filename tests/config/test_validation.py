@@ -1,14 +1,25 @@
 """Values of options are of their field's type and in range, or refused by name."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from subdistill_hf.config.options import DataOptions, TaskOptions
+from subdistill_hf.config.options import DataOptions, DistillationOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.config.validation import _kind, check_ranges, check_types, names_of_options
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.config.validation import (
+    _kind,
+    check_choices,
+    check_data_options,
+    check_ranges,
+    check_task_options,
+    check_types,
+    choices_of,
+    names_of_options,
+    refuse_file,
+)
+from subdistill_hf.errors import DataError, SubDistillError
 
 
 @dataclass
@@ -18,6 +29,9 @@ class Described:
     switch: bool = False
     open_number: "float | None" = None
     text: str = "any"
+    colour: Literal["red", "green"] = "red"
+    other_colour: Literal["red", "green"] | None = None
+    colours: list[str] = field(default_factory=list, metadata={"choices": ("red", "green")})
 
 
 @pytest.mark.parametrize(
@@ -87,3 +101,106 @@ def test_options_of_data_are_checked_when_they_are_made():
 
 def test_names_are_those_of_all_fields():
     assert {"whole", "teacher", "dataset"} <= {*names_of_options(Described, TaskOptions)}
+
+
+def test_choices_are_the_literals_of_fields_and_the_choices_in_their_metadata():
+    expected = dict.fromkeys(("colour", "other_colour", "colours"), ("red", "green"))
+    assert choices_of(Described) == expected
+    options = DistillationOptions()
+    assert {"method", "basis", "centring", "rotation"} < set(choices_of(type(options)))
+    check_choices(options)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"colour": "green", "other_colour": "red", "colours": ["red", "green", "red"]}, {"text": "blue"}]
+)
+def test_values_among_the_choices_are_taken(given):
+    check_choices(Described(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"colour": "blue"}, "colour='blue': expected one of red, green"),
+        ({"colour": "gren"}, "colour='gren': expected one of red, green; did you mean 'green'?"),
+        ({"other_colour": False}, "other_colour=False: expected one of red, green"),
+        ({"colours": ["red", "blue"]}, "colours='blue': expected one of red, green"),
+    ],
+)
+def test_other_values_are_refused(given, message):
+    with pytest.raises(SubDistillError) as refused:
+        check_choices(Described(**given))
+    assert str(refused.value) == message
+
+
+@dataclass
+class More(Described):
+    shape: Literal["round"] = "round"
+
+
+def test_choices_of_a_base_class_alone_can_be_looked_at():
+    check_choices(More(shape="flat"), Described)
+    with pytest.raises(SubDistillError, match="shape='flat': expected one of round"):
+        check_choices(More(shape="flat"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_fraction": 1.0}, r"validation_fraction=1.0: expected a share between 0 and 1"),
+        ({"test_fraction": 0.0}, r"test_fraction=0.0: expected a share between 0 and 1"),
+        ({"train_fraction": 0.0}, r"train_fraction=0.0: expected a share above 0, at most 1"),
+        ({"train_fraction": 1.1}, r"train_fraction=1.1: expected a share above 0"),
+        ({"train_images_per_class": 1}, r"train_images_per_class=1: expected at least 2"),
+        ({"train_images_per_class": 5, "train_fraction": 0.5}, "and train_fraction contradict each other"),
+        ({"test_split": "test", "test_fraction": 0.5}, "and test_fraction contradict each other"),
+    ],
+)
+def test_what_leaves_nothing_or_contradicts_itself_is_refused(options, message):
+    with pytest.raises(DataError, match=message):
+        DataOptions(**options)
+    DataOptions(train_fraction=1.0, test_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"student_lora_save": "adapter"}, "need --student_lora"),
+        ({"student_lora_target_modules": ["fc1"]}, "need --student_lora"),
+        ({"student_lora_save": "both"}, "student_lora_save='both': expected one of merged, adapter"),
+        ({"student_lora_rank": 0}, "student_lora_rank=0: expected at least 1"),
+        ({"mix": 1.5}, "mix=1.5: expected a share of the views, from 0 to 1"),
+        ({"mark": "plus", "mark_share": 1.5}, "mark_share=1.5: expected a share from 0 to 1"),
+        ({"mark_share": 0.5}, "mark_share=0.5 has no meaning without --mark"),
+        ({"augmentation": "cutout"}, "augmentation='cutout': expected one of none, pad_crop, resized_crop, auto"),
+        ({"compare": ["kd", "fitnets"]}, "compare='fitnets': expected one of scratch, kd, .*; did you mean 'fitnet'"),
+        ({"adapt_teacher": "yes"}, "adapt_teacher='yes': expected one of no, lora, head"),
+        ({"adapt_rank": 0}, "adapt_rank=0: expected at least 1"),
+        ({"adapt_epochs": -1.0}, "adapt_epochs=-1.0, .*: expected positive numbers"),
+        ({"adapt_learning_rate": 0.0}, "adapt_learning_rate=0.0: expected positive numbers"),
+        ({"adapt_teacher": "head", "adapt_target_modules": ["fc1"]}, "no meaning with adapt_teacher=head"),
+    ],
+)
+def test_options_of_a_task_are_checked_when_they_are_made_and_whenever_it_is_asked_for(options, message):
+    with pytest.raises(SubDistillError, match=message):
+        TaskOptions(**options)
+    changed = TaskOptions()
+    for name, value in options.items():
+        setattr(changed, name, value)
+    with pytest.raises(SubDistillError, match=message):
+        check_task_options(changed)
+
+
+def test_options_of_data_are_checked_whenever_it_is_asked_for():
+    options = DataOptions()
+    options.validation_fraction = 0
+    with pytest.raises(DataError, match="validation_fraction=0: expected a share between 0 and 1"):
+        check_data_options(options)
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    refuse_file(tmp_path)
+    refuse_file(tmp_path / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(SubDistillError, match=r"output_dir='.*file' is a file: expected a folder"):
+        refuse_file(tmp_path / "file")

@@ -123,8 +123,8 @@ def test_a_superclass_may_be_marked():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mark": "plsu"}, "unknown mark 'plsu': did you mean 'plus'? There are plus, watermark, copyright, jpeg"),
-        ({"mark": "zebra"}, "unknown mark 'zebra': expected one of plus, watermark, copyright, jpeg"),
+        ({"mark": "plsu"}, "mark='plsu': expected one of plus, watermark, copyright, jpeg; did you mean 'plus'?"),
+        ({"mark": "zebra"}, "mark='zebra': expected one of plus, watermark, copyright, jpeg"),
         ({"mark": "plus", "mark_share": 1.5}, "mark_share=1.5: expected a share from 0 to 1"),
         ({"mark": "plus", "mark_share": -0.1}, "mark_share=-0.1: expected a share from 0 to 1"),
         ({"mark": "plus", "mark_share": float("nan")}, "mark_share=nan: expected a share from 0 to 1"),

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from subdistill_hf.config.options import DataOptions
-from subdistill_hf.data.splits import check_shares, held_out_test, train_and_validation
+from subdistill_hf.data.splits import held_out_test, train_and_validation
 from subdistill_hf.data.subtask import Subtask, SubtaskError
-from subdistill_hf.errors import DataError
 
 SUBTASK = Subtask(("ant", "bee", "cow"), (4, 9, 2))
 COUNTS = (40, 20, 10)
@@ -68,21 +67,3 @@ def test_a_class_that_the_test_leaves_too_few_rows_is_refused():
     _, pool = held_out_test(OUTPUTS, SUBTASK, 0.9)
     with pytest.raises(SubtaskError, match="class 'cow' has 1 training images: expected at least 2"):
         chosen(pool)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"validation_fraction": 1.0}, r"validation_fraction=1.0: expected a share between 0 and 1"),
-        ({"test_fraction": 0.0}, r"test_fraction=0.0: expected a share between 0 and 1"),
-        ({"train_fraction": 0.0}, r"train_fraction=0.0: expected a share above 0, at most 1"),
-        ({"train_fraction": 1.1}, r"train_fraction=1.1: expected a share above 0"),
-        ({"train_images_per_class": 1}, r"train_images_per_class=1: expected at least 2"),
-        ({"train_images_per_class": 5, "train_fraction": 0.5}, "and train_fraction contradict each other"),
-        ({"test_split": "test", "test_fraction": 0.5}, "and test_fraction contradict each other"),
-    ],
-)
-def test_what_leaves_nothing_or_contradicts_itself_is_refused(options, message):
-    with pytest.raises(DataError, match=message):
-        check_shares(DataOptions(**options))
-    check_shares(DataOptions(train_fraction=1.0, test_fraction=0.5))

@@ -14,6 +14,7 @@ from helpers import config, processor, save_teacher, teacher_resnet, teacher_vit
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.subtask import MissingClassesError
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.adapters import AdapterError
 from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.models.students import build_student
@@ -299,15 +300,15 @@ def test_a_resumed_run_whose_adapter_is_gone_is_refused(places, copied):
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"adapt_teacher": "yes"}, ValueError, "adapt_teacher='yes': expected no, lora, head"),
-        ({"adapt_classes": "some"}, ValueError, "adapt_classes='some': expected subtask, all"),
-        ({"adapt_rank": 0}, AdaptationError, "adapt_rank=0: expected at least 1"),
-        ({"adapt_epochs": -1.0}, AdaptationError, "expected positive numbers"),
-        ({"adapt_learning_rate": 0.0}, AdaptationError, "expected positive numbers"),
+        ({"adapt_teacher": "yes"}, ValueError, "adapt_teacher='yes': expected one of no, lora, head"),
+        ({"adapt_classes": "some"}, ValueError, "adapt_classes='some': expected one of subtask, all"),
+        ({"adapt_rank": 0}, SubDistillError, "adapt_rank=0: expected at least 1"),
+        ({"adapt_epochs": -1.0}, SubDistillError, "expected positive numbers"),
+        ({"adapt_learning_rate": 0.0}, SubDistillError, "expected positive numbers"),
         ({"adapt_target_modules": ["nothing_like_it"]}, AdapterError, "is named or matches 'nothing_like_it'"),
         (
             {"adapt_teacher": "head", "adapt_target_modules": ["fc1"]},
-            AdaptationError,
+            SubDistillError,
             "no meaning with adapt_teacher=head",
         ),
     ],

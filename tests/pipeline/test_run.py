@@ -35,7 +35,7 @@ def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
         "kd",
         "subdistill",
     ]
-    with pytest.raises(SubDistillError, match="compare='fitnets': expected methods among scratch, kd, ce_kd"):
+    with pytest.raises(SubDistillError, match="compare='fitnets': expected one of scratch, kd, ce_kd"):
         _methods(TaskOptions(compare=["kd", "fitnets"]), chosen)
 
 

@@ -14,12 +14,10 @@ from subdistill_hf.analysis.plot import Panel, plot_analysis
 from subdistill_hf.analysis.projected_accuracy import projected_accuracies
 from subdistill_hf.analysis.teacher_layers import BATCH, load_teacher_layers
 from subdistill_hf.config.commands import AnalyseOptions
-from subdistill_hf.config.output_folder import refuse_file
-from subdistill_hf.core.bases import BASES
+from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace, fit_layer
-from subdistill_hf.data.class_names import nearest
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubspaceError
 from subdistill_hf.formatting import accuracy_with_error, table
@@ -135,7 +133,7 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
     Raises:
         SubDistillError: for options that do not fit together.
     """
-    bases = _checked_bases(options.bases)
+    bases = list(dict.fromkeys(options.bases))
     if options.output_dir is not None:
         refuse_file(options.output_dir)
     found = load_teacher_layers(options)
@@ -217,13 +215,6 @@ def analysis_tables(analysis: SubspaceAnalysis) -> str:
 def _sufficient(one: LayerAnalysis, basis: str, unprojected: float) -> str:
     k = sufficient_dimensions(one.dimensions, one.accuracy[basis], unprojected)
     return f"{k} of {one.width}" if k else f"more than {one.dimensions[-1]}"
-
-
-def _checked_bases(bases: Sequence[str]) -> list[str]:
-    for basis in bases:
-        if basis not in BASES:
-            raise SubspaceError(f"unknown basis {basis!r}{nearest(basis, list(BASES))}")
-    return list(dict.fromkeys(bases))
 
 
 def _checked_dimensions(dimensions: Sequence[int], layers: Sequence[LayerShape]) -> Mapping[str, list[int]]:

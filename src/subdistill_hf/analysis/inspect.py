@@ -9,11 +9,9 @@ from accelerate import PartialState
 
 from subdistill_hf.analysis.teacher_layers import load_teacher_layers
 from subdistill_hf.config.commands import InspectOptions
-from subdistill_hf.config.output_folder import refuse_file
-from subdistill_hf.core.bases import BASES
+from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.subspaces import Subspace, fit_layer, save_subspaces
-from subdistill_hf.errors import SubspaceError
 from subdistill_hf.formatting import table
 from subdistill_hf.reporting.plots import plot_subspaces
 from subdistill_hf.teacher.fitting import WITHOUT_CONTEXT
@@ -30,8 +28,6 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     Raises:
         SubDistillError: for options that do not fit together.
     """
-    if options.basis not in BASES:
-        raise SubspaceError(f"unknown basis {options.basis!r}: expected one of {', '.join(BASES)}")
     if options.output_dir is not None:
         refuse_file(options.output_dir)
     found = load_teacher_layers(options)

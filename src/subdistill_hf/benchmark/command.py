@@ -19,7 +19,7 @@ from subdistill_hf.benchmark.tables import markdown, write_table
 from subdistill_hf.benchmark.training import check, train_job
 from subdistill_hf.benchmark.workers import run_jobs
 from subdistill_hf.config.commands import BenchmarkOptions
-from subdistill_hf.config.output_folder import refuse_file
+from subdistill_hf.config.validation import refuse_file
 
 RUNS_FILE = "runs.jsonl"
 TABLE_FILE = "results.csv"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import get_args
 
-from subdistill_hf.config.options import DataOptions
+from subdistill_hf.config.options import Basis, DataOptions
 
 
 @dataclass
@@ -24,7 +25,7 @@ class TeacherOptions(DataOptions):
 class InspectOptions(TeacherOptions):
     """Which subspaces to look at."""
 
-    basis: str = field(default="prca", metadata={"help": "Basis of the subspaces, as for distill."})
+    basis: Basis = field(default="prca", metadata={"help": "Basis of the subspaces, as for distill."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder for the subspaces (safetensors, JSON) and a plot of their spectra."}
     )
@@ -36,7 +37,10 @@ class AnalyseOptions(TeacherOptions):
 
     bases: list[str] = field(
         default_factory=lambda: ["prca", "pca", "gradient_pca", "random", "identity"],
-        metadata={"help": "Bases of the subspaces, separated by spaces; each is one of --basis of distill."},
+        metadata={
+            "help": "Bases of the subspaces, separated by spaces; each is one of --basis of distill.",
+            "choices": get_args(Basis),
+        },
     )
     dimensions: list[int] = field(
         default_factory=list,

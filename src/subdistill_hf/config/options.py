@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from subdistill_hf.config.methods import METHODS
-from subdistill_hf.config.validation import check_types
+from subdistill_hf.config.validation import check_data_options, check_task_options
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 EMBEDDED_DATASETS = ("glyphs-100", "digits")
+
+# The names of what other packages implement; tests hold each equal to the registry there.
+Augmentation = Literal["none", "pad_crop", "resized_crop"]
+Basis = Literal["prca", "prca_signed", "pca", "gradient_pca", "random", "identity"]
+CachePrecision = Literal["float16", "float32"]
+Centring = Literal["mean", "batch_norm", "none"]
+Graphs = Literal["all", "losses", "off"]
+Mark = Literal["plus", "watermark", "copyright", "jpeg"]
+Rotation = Literal["orthogonal", "linear", "procrustes", "full_width"]
 
 
 @dataclass
@@ -73,7 +83,7 @@ class DataOptions:
         default=0.2,
         metadata={"help": "Share of the training images that is held out for validation, per class."},
     )
-    mark: str | None = field(
+    mark: Mark | None = field(
         default=None,
         metadata={
             "help": "Put a spurious mark on training images of some classes and on all test images, to see what "
@@ -90,22 +100,22 @@ class DataOptions:
     )
 
     def __post_init__(self) -> None:
-        """Refuse values of another type, as a YAML file or a caller may give them."""
-        check_types(self)
+        """Refuse what does not fit, as a YAML file or a caller may give it."""
+        check_data_options(self)
 
 
 @dataclass
 class AdaptationOptions:
     """How a teacher that lacks the subtask's classes is fitted to their dataset."""
 
-    adapt_teacher: str = field(
+    adapt_teacher: Literal["no", "lora", "head"] = field(
         default="no",
         metadata={
             "help": "What to do with a teacher that lacks the classes: refuse it (no), or fit it to the dataset "
             "first, by a new head and low-rank changes of its body (lora), or a new head alone (head)."
         },
     )
-    adapt_classes: str = field(
+    adapt_classes: Literal["subtask", "all"] = field(
         default="subtask",
         metadata={"help": "What the teacher is fitted to: the classes of the subtask, or all of the dataset's."},
     )
@@ -150,12 +160,12 @@ class TaskOptions(AdaptationOptions, DataOptions):
     student_lora_target_modules: list[str] = field(
         default_factory=list, metadata={"help": "The student's modules that get changes, as adapt_target_modules."}
     )
-    student_lora_save: str = field(
+    student_lora_save: Literal["merged", "adapter"] = field(
         default="merged",
         metadata={"help": "Save the student as one plain model (merged), or as a PEFT adapter of its base (adapter)."},
     )
-    augmentation: str = field(
-        default="auto",
+    augmentation: Literal[Augmentation, "auto"] = field(
+        default=AUTO,
         metadata={"help": "Augmentation of training images: none, pad_crop, resized_crop, or auto (by dataset)."},
     )
     flip: bool | None = field(
@@ -171,7 +181,8 @@ class TaskOptions(AdaptationOptions, DataOptions):
         metadata={
             "help": "Other methods to train with the same student, budget and seed, for the table of the card: "
             + ", ".join(METHODS)
-            + "."
+            + ".",
+            "choices": METHODS,
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that is already in the output folder."})
@@ -179,6 +190,10 @@ class TaskOptions(AdaptationOptions, DataOptions):
         default=False,
         metadata={"help": "Run model code that comes with a Hub repository. Off unless you ask for it."},
     )
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit, as a YAML file or a caller may give it."""
+        check_task_options(self)
 
 
 @dataclass
@@ -189,7 +204,8 @@ class DistillationOptions:
         default="subdistill",
         metadata={
             "help": "What the student learns from. "
-            + " ".join(f"{name}: {one.summary}." for name, one in METHODS.items())
+            + " ".join(f"{name}: {one.summary}." for name, one in METHODS.items()),
+            "choices": METHODS,
         },
     )
     layers: list[str] = field(
@@ -200,18 +216,18 @@ class DistillationOptions:
         },
     )
     layer_pairs: int = field(default=4, metadata={"help": "How many pairs auto makes at most."})
-    basis: str = field(
+    basis: Basis = field(
         default="prca",
         metadata={"help": "Basis of the subspaces: prca, prca_signed, pca, gradient_pca, random or identity."},
     )
-    centring: str = field(
+    centring: Centring = field(
         default="batch_norm",
         metadata={
             "help": "Centring of the student's features: mean (the paper's formula), batch_norm (the released code, "
             "which also divides by the batch standard deviation), or none."
         },
     )
-    rotation: str = field(
+    rotation: Literal[Rotation, "auto"] = field(
         default="orthogonal",
         metadata={
             "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), auto (that "
@@ -263,7 +279,7 @@ class DistillationOptions:
         default=20.0,
         metadata={"help": "GiB that kept targets may take; those that were not used for longest make room."},
     )
-    teacher_cache_precision: str = field(
+    teacher_cache_precision: CachePrecision = field(
         default="float16", metadata={"help": "Precision of kept targets: float16 or float32."}
     )
     channels_last: bool | None = field(
@@ -274,7 +290,7 @@ class DistillationOptions:
             "that torch cannot train so."
         },
     )
-    cuda_graphs: str = field(
+    cuda_graphs: Graphs = field(
         default="losses",
         metadata={
             "help": "What is recorded once and replayed as a CUDA graph, with the same results and without the "

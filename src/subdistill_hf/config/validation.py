@@ -1,16 +1,26 @@
-"""What the values of options must be: of their field's type, and in range."""
+"""What the values of options must be: all that can be refused from the options alone."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
-from collections.abc import Mapping
-from dataclasses import Field, fields
-from typing import Any
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, Field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import DataError, SubDistillError
+
+if TYPE_CHECKING:
+    from subdistill_hf.config.options import AdaptationOptions, DataOptions, TaskOptions
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+# Of any dataclass
 
 
 def check_types(options: Any) -> None:
@@ -28,6 +38,41 @@ def check_types(options: Any) -> None:
             continue
         if not _is_of(value, kind):
             raise SubDistillError(f"{field.name}={value!r}: expected {_KINDS[kind]}")
+
+
+@lru_cache
+def choices_of(kind: type) -> Mapping[str, Collection[str]]:
+    """The allowed values of the fields of a dataclass that have a fixed choice of them.
+
+    Args:
+        kind: the dataclass; a field's choice is its `Literal` type, or `choices` in its metadata.
+
+    Returns:
+        Field name to values.
+    """
+    hints = get_type_hints(kind)
+    choices = {field.name: field.metadata.get("choices", _literals(hints[field.name])) for field in fields(kind)}
+    return {name: values for name, values in choices.items() if values}
+
+
+def check_choices(options: Any, kind: type | None = None) -> None:
+    """Refuse values that are not among those of their field; each entry of a list must be.
+
+    Args:
+        options: an instance of a dataclass; `None` is in any choice.
+        kind: a base class of it, whose fields alone are looked at.
+
+    Raises:
+        SubDistillError: naming the first such field, with what was expected and found.
+    """
+    for name, allowed in choices_of(kind or type(options)).items():
+        value = getattr(options, name)
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            if entry is None or entry in allowed:
+                continue
+            near = difflib.get_close_matches(str(entry), allowed, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SubDistillError(f"{name}={entry!r}: expected one of {', '.join(allowed)}{hint}")
 
 
 def check_ranges(options: Any, least: Mapping[str, float], between: Mapping[str, tuple[float, float]]) -> None:
@@ -50,6 +95,90 @@ def check_ranges(options: Any, least: Mapping[str, float], between: Mapping[str,
 def names_of_options(*kinds: Any) -> list[str]:
     """The names of all fields of dataclasses."""
     return [field.name for kind in kinds for field in fields(kind)]
+
+
+def refuse_file(folder: str | Path) -> None:
+    """Refuse an `output_dir` that exists and is no folder.
+
+    Raises:
+        SubDistillError: naming it.
+    """
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise SubDistillError(f"output_dir={str(folder)!r} is a file: expected a folder")
+
+
+# Of each kind of options
+
+
+def check_data_options(options: DataOptions) -> None:
+    """Refuse shares and numbers that leave nothing to train on, marks that do not exist, and contradictions.
+
+    Raises:
+        SubDistillError: naming the option; a `DataError` where values contradict each other or are out of range.
+    """
+    check_types(options)
+    check_choices(options)
+    for name in ("validation_fraction", "test_fraction"):
+        share = getattr(options, name)
+        if share is not None and not 0 < share < 1:
+            raise DataError(f"{name}={share}: expected a share between 0 and 1")
+    if options.train_fraction is not None and not 0 < options.train_fraction <= 1:
+        raise DataError(f"train_fraction={options.train_fraction}: expected a share above 0, at most 1")
+    limit = options.train_images_per_class
+    if limit is not None and limit < 2:
+        raise DataError(f"train_images_per_class={limit}: expected at least 2, for training and validation")
+    if limit is not None and options.train_fraction is not None:
+        raise DataError("train_images_per_class and train_fraction contradict each other: give one of them")
+    if options.test_split is not None and options.test_fraction is not None:
+        raise DataError("test_split and test_fraction contradict each other: give one of them")
+    if not 0 <= options.mark_share <= 1:
+        raise DataError(f"mark_share={options.mark_share}: expected a share from 0 to 1")
+    for name in ("mark_classes", "mark_share"):
+        if options.mark is None and getattr(options, name) != _default_of(options, name):
+            raise DataError(f"{name}={getattr(options, name)!r} has no meaning without --mark")
+
+
+def check_adaptation_options(options: AdaptationOptions) -> None:
+    """Refuse numbers out of range, and modules for a teacher that gets a new head alone.
+
+    Raises:
+        SubDistillError: naming the option.
+    """
+    check_ranges(options, {"adapt_rank": 1}, {})
+    if options.adapt_epochs < 0 or not options.adapt_learning_rate > 0:
+        raise SubDistillError(
+            f"adapt_epochs={options.adapt_epochs}, adapt_learning_rate={options.adapt_learning_rate}: expected "
+            "positive numbers (or 0 epochs, for enough)"
+        )
+    if options.adapt_teacher == "head" and options.adapt_target_modules:
+        raise SubDistillError("adapt_target_modules has no meaning with adapt_teacher=head: use adapt_teacher=lora")
+
+
+def check_task_options(options: TaskOptions) -> None:
+    """Refuse what `check_data_options` and `check_adaptation_options` refuse, and the same of the student.
+
+    Raises:
+        SubDistillError: naming the option.
+    """
+    check_data_options(options)
+    check_adaptation_options(options)
+    if not 0 <= options.mix <= 1:
+        raise SubDistillError(f"mix={options.mix}: expected a share of the views, from 0 to 1")
+    check_ranges(options, {"student_lora_rank": 1}, {})
+    if not options.student_lora and (options.student_lora_target_modules or options.student_lora_save == "adapter"):
+        raise SubDistillError("student_lora_target_modules and student_lora_save need --student_lora")
+
+
+def _default_of(options: Any, name: str) -> Any:
+    field = next(field for field in fields(options) if field.name == name)
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _literals(hint: Any) -> tuple[str, ...]:
+    """The values of a `Literal`, also of one that may be `None`; none for another type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next((found for each in get_args(hint) if (found := _literals(each))), ())
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _check_range(options: Any, name: str, smallest: float, largest: float, expected: str) -> None:

@@ -12,11 +12,12 @@ import datasets
 import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
+from subdistill_hf.config.validation import check_data_options
 from subdistill_hf.data.columns import ImageColumns
-from subdistill_hf.data.marking import Marking, check_mark, mark_rows
+from subdistill_hf.data.marking import Marking, mark_rows
 from subdistill_hf.data.marks import MarkedRows
 from subdistill_hf.data.sources import Label, Source, is_local, open_source
-from subdistill_hf.data.splits import check_shares, held_out_test, train_and_validation
+from subdistill_hf.data.splits import held_out_test, train_and_validation
 from subdistill_hf.data.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
 from subdistill_hf.errors import DataError
 
@@ -92,8 +93,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         DataError: for a dataset that cannot be loaded, has no images, labels, or test split, or options that
             contradict each other.
     """
-    check_shares(options)
-    check_mark(options)
+    check_data_options(options)
     source = open_source(options, processes)
     if options.train_split not in source.splits:
         raise DataError(

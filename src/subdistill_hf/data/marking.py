@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from subdistill_hf.config.options import DataOptions
-from subdistill_hf.data.marks import MARKS, MarkedRows
+from subdistill_hf.data.marks import MarkedRows
 from subdistill_hf.data.splits import Outputs
 from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.errors import DataError
@@ -54,25 +53,6 @@ class Marking:
         """The mark and what carries it, for the terminal."""
         names = ", ".join(subtask.names[output] for output in self.outputs)
         return f"{self.mark}: on {len(self.train.rows)} training images of {names}, and all test images"
-
-
-def check_mark(options: DataOptions) -> None:
-    """Refuse a mark that does not exist, a share that is none, and options of a mark without one.
-
-    Raises:
-        DataError: naming the option.
-    """
-    if options.mark is None:
-        for name in ("mark_classes", "mark_share"):
-            if getattr(options, name) != getattr(DataOptions(), name):
-                raise DataError(f"{name}={getattr(options, name)!r} has no meaning without --mark")
-        return
-    if options.mark not in MARKS:
-        near = difflib.get_close_matches(options.mark, MARKS, n=1)
-        hint = f"did you mean {near[0]!r}? There are" if near else "expected one of"
-        raise DataError(f"unknown mark {options.mark!r}: {hint} {', '.join(MARKS)}")
-    if not 0 <= options.mark_share <= 1:
-        raise DataError(f"mark_share={options.mark_share}: expected a share from 0 to 1")
 
 
 def mark_rows(

@@ -8,31 +8,9 @@ import numpy as np
 
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.subtask import Subtask, SubtaskError
-from subdistill_hf.errors import DataError
 
 Outputs = np.ndarray[Any, np.dtype[np.int64]]
 TEST_SEED = 0
-
-
-def check_shares(options: DataOptions) -> None:
-    """Refuse shares and numbers that leave nothing to train on, or contradict each other.
-
-    Raises:
-        DataError: naming the option.
-    """
-    for name in ("validation_fraction", "test_fraction"):
-        share = getattr(options, name)
-        if share is not None and not 0 < share < 1:
-            raise DataError(f"{name}={share}: expected a share between 0 and 1")
-    if options.train_fraction is not None and not 0 < options.train_fraction <= 1:
-        raise DataError(f"train_fraction={options.train_fraction}: expected a share above 0, at most 1")
-    limit = options.train_images_per_class
-    if limit is not None and limit < 2:
-        raise DataError(f"train_images_per_class={limit}: expected at least 2, for training and validation")
-    if limit is not None and options.train_fraction is not None:
-        raise DataError("train_images_per_class and train_fraction contradict each other: give one of them")
-    if options.test_split is not None and options.test_fraction is not None:
-        raise DataError("test_split and test_fraction contradict each other: give one of them")
 
 
 def held_out_test(outputs: Outputs, subtask: Subtask, fraction: float | None) -> tuple[list[int], list[int]]:

@@ -13,23 +13,14 @@ from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, with_a
 from subdistill_hf.models.loading import LoadedModel, ModelError, image_size_of
 from subdistill_hf.models.students import is_new
 
-SAVED_AS = ("merged", "adapter")
-
 
 def check_student_lora(options: TaskOptions) -> None:
-    """Refuse options that contradict each other, before anything is loaded.
+    """Refuse low-rank changes of a student that is new, before anything is loaded.
 
     Raises:
-        ModelError: naming the option.
+        ModelError: naming the student.
     """
-    if options.student_lora_save not in SAVED_AS:
-        raise ModelError(f"student_lora_save={options.student_lora_save!r}: expected {' or '.join(SAVED_AS)}")
-    if options.student_lora_rank < 1:
-        raise ModelError(f"student_lora_rank={options.student_lora_rank}: expected at least 1")
-    if not options.student_lora:
-        if options.student_lora_target_modules or options.student_lora_save == "adapter":
-            raise ModelError("student_lora_target_modules and student_lora_save need --student_lora")
-    elif is_new(options.student):
+    if options.student_lora and is_new(options.student):
         raise ModelError(
             f"student_lora: the student {options.student!r} is new, and low-rank changes of random weights cannot "
             "make it good: give a pretrained student (an id of the Hub or a folder), or train all its weights"

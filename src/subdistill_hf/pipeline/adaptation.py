@@ -34,7 +34,7 @@ from subdistill_hf.models.adapters import (
     save_adapter,
     with_adapter,
 )
-from subdistill_hf.models.loading import freeze, image_size_of, weights_digest
+from subdistill_hf.models.loading import LoadedModel, freeze, image_size_of, weights_digest
 from subdistill_hf.pipeline.task import Task, images_of_a_step
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
@@ -93,7 +93,7 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
             another run.
     """
     options, config = task.options, task.config
-    _check_options(task)
+    _refuse_adapter(task.teacher)
     data = task.data
     if data.marking is not None:  # of all classes, the first may be another
         marked = [data.class_names[data.subtask.dataset_ids[output]] for output in data.marking.outputs]
@@ -153,21 +153,12 @@ def announce_fitted(task: Task) -> str:
     return f"teacher  {task.teacher.name}, fitted: {100 * accuracy:.1f} % of {images} validation images"
 
 
-def _check_options(task: Task) -> None:
-    options, teacher = task.options, task.teacher
+def _refuse_adapter(teacher: LoadedModel) -> None:
+    """An adapter has a base that can be adapted instead."""
     if teacher.base is not None:
         raise AdaptationError(
             f"teacher {teacher.name!r} is an adapter already: adapt its base model {teacher.base.name!r} instead"
         )
-    if options.adapt_rank < 1:
-        raise AdaptationError(f"adapt_rank={options.adapt_rank}: expected at least 1")
-    if options.adapt_epochs < 0 or not options.adapt_learning_rate > 0:
-        raise AdaptationError(
-            f"adapt_epochs={options.adapt_epochs}, adapt_learning_rate={options.adapt_learning_rate}: expected "
-            "positive numbers (or 0 epochs, for enough)"
-        )
-    if options.adapt_teacher == "head" and options.adapt_target_modules:
-        raise AdaptationError("adapt_target_modules has no meaning with adapt_teacher=head: use adapt_teacher=lora")
 
 
 def _body_names(model: Any) -> list[str]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from subdistill_hf import __version__
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.config.options import DistillationOptions
+from subdistill_hf.config.options import DistillationOptions, Rotation
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
@@ -76,7 +76,7 @@ class TrainedStudent:
     subspaces: Mapping[str, Subspace]
     history: list[dict[str, Any]]
     learning_rate: float
-    rotation: str
+    rotation: Rotation
     resumed: bool
     energy: Energy = field(default_factory=Energy)
 

@@ -17,9 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
-from subdistill_hf.config.output_folder import refuse_file
-from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.config.training_arguments import check_training_arguments
+from subdistill_hf.config.training import SubDistillConfig, check_training_arguments
+from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.data.views import ViewCollator
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub.publish import Destination, open_repository, repository_name, sign_in, upload

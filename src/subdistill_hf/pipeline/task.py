@@ -12,15 +12,12 @@ import torch
 
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.data.augmentation import check_mix
+from subdistill_hf.config.validation import check_task_options
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
-from subdistill_hf.data.views import AUGMENTATIONS, ViewDataset
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.models.loading import LoadedModel, count_parameters, image_size_of, load_teacher
 
-ADAPT_TEACHER = ("no", "lora", "head")
-ADAPT_CLASSES = ("subtask", "all")
 SMALL_IMAGE = 64
 MIN_EPOCHS = 60
 MIN_STEPS = 1200
@@ -89,14 +86,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     Raises:
         SubDistillError: for options that do not fit together, or an image that cannot be decoded.
     """
-    for name, allowed in (("adapt_teacher", ADAPT_TEACHER), ("adapt_classes", ADAPT_CLASSES)):
-        if getattr(options, name) not in allowed:
-            raise SubDistillError(f"{name}={getattr(options, name)!r}: expected {', '.join(allowed)}")
-    if options.augmentation != AUTO and options.augmentation not in AUGMENTATIONS:
-        raise SubDistillError(
-            f"augmentation={options.augmentation!r}: expected auto or one of {', '.join(AUGMENTATIONS)}"
-        )
-    check_mix(options.mix)
+    check_task_options(options)
     with config.main_process_first(desc="loading images"):
         data = load_subtask(options, config.seed)
     adaptable = options.adapt_teacher != "no"
