@@ -9,14 +9,13 @@ from torch import nn
 from helpers import CLASS_IDS, processor, teacher_resnet, teacher_vit, views
 from subdistill_hf.analysis.projected_accuracy import projected_accuracies
 from subdistill_hf.analysis.projection import projected
-from subdistill_hf.core.activations import height_and_width
+from subdistill_hf.core.activations import height_and_width, logits_of
 from subdistill_hf.core.layers import describe_layers
 from subdistill_hf.core.moments import collect_moments
 from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.views import ViewCollator
 from subdistill_hf.teacher.teacher import Teaching
-from subdistill_hf.training.module import logits_of
 
 COLLATE = ViewCollator(processor())
 

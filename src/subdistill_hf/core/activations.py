@@ -148,6 +148,22 @@ def first_tensor(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
+def logits_of(output: Any) -> Tensor:
+    """The logits of a classifier's output: its `logits`, the tensor itself, or a tuple's first element.
+
+    Raises:
+        TypeError: when there are none.
+    """
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(logits, tuple | list) and logits:
+        logits = logits[0]
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"expected the model to return logits (B, C), or an output with `logits`, found {type(output).__name__}"
+        )
+    return logits
+
+
 def with_first_tensor(output: Any, tensor: Tensor) -> Any:
     """The layer's output with its first tensor replaced."""
     if isinstance(output, Tensor):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
-from subdistill_hf.training.module import logits_of
 
 WARM_UP = 3
 FEWEST_RUNS = 5

@@ -14,13 +14,22 @@ from torch import Tensor, nn
 
 from subdistill_hf.acceleration.cuda_graphs import Replayed
 from subdistill_hf.acceleration.memory_format import take_memory_format
-from subdistill_hf.core.activations import Features, Geometry, apart, height_and_width, record, to_features, together
+from subdistill_hf.core.activations import (
+    Features,
+    Geometry,
+    apart,
+    height_and_width,
+    logits_of,
+    record,
+    to_features,
+    together,
+)
 from subdistill_hf.data.collate import LOGITS
 from subdistill_hf.losses.base import LayerLoss
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.loading import freeze, weights_digest
 from subdistill_hf.teacher.cache import TeacherCache
-from subdistill_hf.training.module import StudentWithAlignments, logits_of
+from subdistill_hf.training.module import StudentWithAlignments
 
 Teach = tuple[Tensor, dict[str, Features]]
 

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.core.activations import evaluation_mode, height_and_width
+from subdistill_hf.core.activations import evaluation_mode, height_and_width, logits_of
 from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses.baselines import MIN_DKD_CLASSES
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.teacher.teacher import Teaching
-from subdistill_hf.training.module import logits_of
 
 
 def example_batch(dataset: Any, collate: Callable[[list[Any]], Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -10,27 +10,19 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf, Replayed
-from subdistill_hf.core.activations import Features, apart, height_and_width, record, to_features, together
+from subdistill_hf.core.activations import (
+    Features,
+    apart,
+    height_and_width,
+    logits_of,
+    record,
+    to_features,
+    together,
+)
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.losses.base import LayerLoss, without_autocast
 from subdistill_hf.losses.subspace import SubspaceAlignment, companions, compare_together, is_replayable
 from subdistill_hf.models.adapters import base_of, frozen_batch_norms
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits of a classifier's output: its `logits`, the tensor itself, or a tuple's first element.
-
-    Raises:
-        TypeError: when there are none.
-    """
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
-    if isinstance(logits, tuple | list) and logits:
-        logits = logits[0]
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"expected the model to return logits (B, C), or an output with `logits`, found {type(output).__name__}"
-        )
-    return logits
 
 
 class StudentWithAlignments(nn.Module):

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
 from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.core.activations import Features
+from subdistill_hf.core.activations import Features, logits_of
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import EpochsOfViews, for_student, for_teacher
 from subdistill_hf.errors import DistillationError
@@ -28,7 +28,6 @@ from subdistill_hf.training.hub_trainer import plain_card
 from subdistill_hf.training.identity import RunIdentity
 from subdistill_hf.training.loss_log import LossParts
 from subdistill_hf.training.matching import check_takes_pixels, example_batch
-from subdistill_hf.training.module import logits_of
 from subdistill_hf.training.preparing_trainer import PreparingTrainer
 
 
