@@ -44,6 +44,12 @@ def test_predictions_do_not_depend_on_the_batch_size(batch_size):
     torch.testing.assert_close(logits, classifier.logits(pixels), rtol=1e-4, atol=1e-4)
 
 
+def test_predictions_are_the_same_whoever_loads_the_images():
+    images, classifier = views(4, "test"), Classifier(teacher_resnet(), processor(40), CLASS_IDS)
+    alone, shared = (predict(classifier, images, batch_size=5, workers=workers) for workers in (0, 2))
+    assert torch.equal(shared, alone)
+
+
 def test_predictions_are_of_images_without_augmentation():
     plain, augmented = views(4, "test"), views(4, "test", "pad_crop", flip=True)
     classifier = Classifier(resnet(), processor())

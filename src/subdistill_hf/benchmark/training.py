@@ -125,9 +125,10 @@ def train_job(job: Job) -> Row:
         unmarked = unmarked_test(task.data)
         if unmarked is not None:
             images_of["unmarked"] = unmarked
-        logits = {split: predict(ours, images) for split, images in images_of.items()}
+        workers = config.dataloader_num_workers
+        logits = {split: predict(ours, images, workers=workers) for split, images in images_of.items()}
         for split in images_of.keys() - answers.keys():
-            answers[split] = predict(theirs, images_of[split])
+            answers[split] = predict(theirs, images_of[split], workers=workers)
         for split in ("validation", "test"):
             images, names = images_of[split], task.data.subtask.names
             figures = score(logits[split], images, names, answers[split])

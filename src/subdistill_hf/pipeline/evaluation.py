@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,39 @@ class Classifier:
         return logits if self.class_ids is None else logits[:, list(self.class_ids)]
 
 
-def predict(classifier: Classifier, images: ViewDataset, batch_size: int = 128) -> Tensor:
-    """Subtask logits `(N, C)` of all images, on the CPU."""
+class PlainImages(torch.utils.data.Dataset[Tensor]):
+    """The images of a `ViewDataset` without augmentation, each `(3, H, W)` bytes.
+
+    Args:
+        images: the dataset.
+    """
+
+    def __init__(self, images: ViewDataset) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images.image(index)
+
+
+def predict(classifier: Classifier, images: ViewDataset, batch_size: int = 128, workers: int = 0) -> Tensor:
+    """Subtask logits of all images, without augmentation.
+
+    Args:
+        classifier: the model and its processor.
+        images: N images.
+        batch_size: images of a forward pass.
+        workers: processes that decode and process images; with 0 this one does.
+
+    Returns:
+        `(N, C)`, float32, on the CPU.
+    """
     device = next(classifier.model.parameters()).device
-    logits = []
-    for start in range(0, len(images), batch_size):
-        batch = [images.image(index) for index in range(start, min(start + batch_size, len(images)))]
-        logits.append(classifier.logits(process(classifier.processor, batch).to(device)).cpu())
-    return torch.cat(logits)
+    collate = partial(process, classifier.processor)
+    loader = torch.utils.data.DataLoader(PlainImages(images), batch_size, num_workers=workers, collate_fn=collate)
+    return torch.cat([classifier.logits(pixels.to(device)).cpu() for pixels in loader])
 
 
 def score(logits: Tensor, images: ViewDataset, classes: Sequence[str], teacher: Tensor | None) -> dict[str, Any]:

@@ -131,17 +131,21 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
 
 def _results(task: Task, trained: Mapping[str, TrainedStudent]) -> list[dict[str, Any]]:
     """The figures of the teacher and of each student."""
-    subtask, test = task.data.subtask, task.test
+    subtask, test, workers = task.data.subtask, task.test, task.config.dataloader_num_workers
     classifiers = {"teacher": Classifier(task.teacher.model, task.teacher.processor, subtask.teacher_ids)}
     classifiers |= {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
-    logits = {name: predict(classifier, test) for name, classifier in classifiers.items()}
+    logits = {name: predict(classifier, test, workers=workers) for name, classifier in classifiers.items()}
     clean = unmarked_test(task.data)
     latencies = measure_latency(classifiers, test)
     return [
         {
             "method": name,
             **score(logits[name], test, subtask.names, logits["teacher"] if name != "teacher" else None),
-            **({} if clean is None else mark_scores(task.data, logits[name], predict(classifier, clean))),
+            **(
+                {}
+                if clean is None
+                else mark_scores(task.data, logits[name], predict(classifier, clean, workers=workers))
+            ),
             "parameters": count_parameters(classifier.model),
             "operations": count_operations(classifier, test),
             "latency_ms": latencies[name],
