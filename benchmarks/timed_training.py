@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData
-from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.training.trainer import SubDistillTrainer
 
 

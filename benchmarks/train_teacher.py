@@ -11,8 +11,9 @@ import argparse
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import load_subtask
-from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.models.loading import load_teacher
 from subdistill_hf.models.students import build_student
 from subdistill_hf.pipeline.evaluation import Classifier, predict, score

@@ -17,10 +17,11 @@ from transformers import ViTImageProcessor
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
-from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.models.heads import labels_of, new_classifier
 from subdistill_hf.training.trainer import SubDistillTrainer
 

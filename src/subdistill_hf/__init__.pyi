@@ -4,9 +4,9 @@ from .config.training import SubDistillConfig as SubDistillConfig
 from .core.moments import Moments as Moments
 from .core.pairing import LayerPair as LayerPair
 from .core.subspaces import Subspace as Subspace
+from .data.collate import ViewCollator as ViewCollator
 from .data.loading import load_subtask as load_subtask
 from .data.subtask import Subtask as Subtask
-from .data.views import ViewCollator as ViewCollator
 from .data.views import ViewDataset as ViewDataset
 from .errors import SubDistillError as SubDistillError
 from .losses.subspace import SubspaceAlignment as SubspaceAlignment

@@ -24,7 +24,7 @@ from helpers import (
 )
 from subdistill_hf.acceleration import cuda_graphs
 from subdistill_hf.acceleration.cuda_graphs import MOST_RECORDINGS, USUAL_CALLS, Replayed
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.losses import procrustes
 from subdistill_hf.losses.baselines import BASELINES
 from subdistill_hf.losses.subspace import SubspaceAlignment

@@ -14,7 +14,7 @@ from subdistill_hf.core.layers import describe_layers
 from subdistill_hf.core.moments import collect_moments
 from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.teacher.teacher import Teaching
 
 COLLATE = ViewCollator(processor())

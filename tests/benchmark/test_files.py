@@ -13,8 +13,8 @@ from subdistill_hf.benchmark.config import read_benchmark
 from subdistill_hf.benchmark.jobs import untuned_jobs
 from subdistill_hf.benchmark.training import config_of, train_job
 from subdistill_hf.config.methods import METHODS
+from subdistill_hf.data.class_names import IMAGENET_SUBTASKS
 from subdistill_hf.data.embedded.glyph_classes import SUPERCLASS_NAMES
-from subdistill_hf.data.imagenet import IMAGENET_SUBTASKS
 from subdistill_hf.models.loading import load_teacher
 from subdistill_hf.models.students import build_student
 

@@ -12,8 +12,8 @@ from timm.data import ImageNetInfo
 
 from helpers import CLASS_IDS, glyph_rows
 from loopback_hub import ALWAYS
+from subdistill_hf.data.class_names import IMAGENET_SUBTASKS
 from subdistill_hf.data.errors import explained
-from subdistill_hf.data.imagenet import IMAGENET_SUBTASKS
 from subdistill_hf.errors import DataError
 
 CATS = IMAGENET_SUBTASKS["domestic-cat"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers import COLUMNS
 from subdistill_hf.data import images as decoded_images
-from subdistill_hf.data.images import DecodedImages, as_rgb
+from subdistill_hf.data.images import DecodedImages, ImageStore, as_rgb
 
 SIZES = {"one size": [(20, 40)] * 4, "several sizes": [(20, 40), (24, 40), (28, 44), (20, 36)]}
 
@@ -25,8 +25,8 @@ def rows(sizes):
     return datasets.Dataset.from_dict({"img": pixels(sizes), "fine_label": [0, 1] * (len(sizes) // 2)}, features)
 
 
-def images_of(dataset, often):
-    return DecodedImages(dataset, COLUMNS, dataset["fine_label"], often=often)
+def images_of(dataset, often, store=None):
+    return DecodedImages(dataset, COLUMNS, dataset["fine_label"], often=often, store=store)
 
 
 @pytest.fixture
@@ -67,15 +67,15 @@ def test_what_takes_too_much_memory_is_not_kept(monkeypatch, decoded, sizes):
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_images_are_kept_once_for_all_that_show_them_and_no_longer(decoded, sizes):
-    dataset = rows(SIZES[sizes])
-    first, second = images_of(dataset, often=True), images_of(dataset, often=False)
+    dataset, store = rows(SIZES[sizes]), ImageStore()
+    first, second = images_of(dataset, True, store), images_of(dataset, False, store)
     assert decoded == [0, 1, 2, 3, 0]  # the first image tells how large they are
     assert first[3].data_ptr() == second[3].data_ptr()
-    other = images_of(dataset.select([3, 2, 1, 0]), often=True)
+    other = images_of(dataset.select([3, 2, 1, 0]), True, store)
     assert torch.equal(other[0], first[3])
     del first, second, other
     gc.collect()
-    assert not decoded_images._KEPT
+    assert store.get((dataset, COLUMNS.image, "")) is None
 
 
 @pytest.mark.parametrize("often", [True, False])
@@ -88,10 +88,10 @@ def test_the_digest_tells_images_apart(sizes, often):
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_digest_does_not_depend_on_who_else_shows_the_images(sizes):
-    dataset = rows(SIZES[sizes])
-    alone = images_of(dataset, often=False).digest()
-    other = images_of(dataset, often=True)
-    assert images_of(dataset, often=False).digest() == other.digest() == alone
+    dataset, store = rows(SIZES[sizes]), ImageStore()
+    alone = images_of(dataset, False, store).digest()
+    other = images_of(dataset, True, store)
+    assert images_of(dataset, False, store).digest() == other.digest() == alone
 
 
 def test_the_digest_tells_shapes_apart():

@@ -6,8 +6,8 @@ from torch.nn.functional import interpolate
 from transformers import ViTImageProcessorPil
 
 from helpers import NAMES, processor, views
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.preprocessing import _steps_of_timm, in_batch, process, works_on_tensors
-from subdistill_hf.data.views import ViewCollator
 from subdistill_hf.models.students import build_student
 
 

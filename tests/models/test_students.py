@@ -11,7 +11,7 @@ from families import FAMILIES, build
 from helpers import NAMES, glyph_rows, processor, resnet, save_teacher, vit
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.models.heads import labels_of
-from subdistill_hf.models.loading import ModelError, count_parameters, image_size_of, load_teacher
+from subdistill_hf.models.loading import ModelError, image_size_of
 from subdistill_hf.models.students import build_student
 
 
@@ -58,38 +58,6 @@ def test_a_recipe_gives_a_student_with_named_outputs_that_is_reloaded_with_its_p
         torch.testing.assert_close(reloaded(pixel_values=pixels).logits, logits, rtol=0, atol=1e-6)
 
 
-def test_keys_of_recipes_shape_the_student():
-    small = build_student("resnet:widths=8-12-16", NAMES, processor()).model
-    assert small.config.hidden_sizes == [8, 12, 16]
-    assert count_parameters(build_student("resnet:widths=8-12-16,depth=2", NAMES, processor()).model) > (
-        count_parameters(small)
-    )
-    assert build_student("resnet:widths=8-12-16,width=0.5", NAMES, processor()).model.config.hidden_sizes == [4, 6, 8]
-    assert build_student("convnext:width=0.25", NAMES, processor()).model.config.hidden_sizes == [4, 8, 12, 16]
-    assert build_student("convnext:patch=4,image=32", NAMES, processor()).model.config.patch_size == 4
-    assert build_student("mobilenetv2:width=0.1", NAMES, processor()).model.config.depth_multiplier == 0.1
-    transformer = build_student("vit:hidden=24,layers=3,heads=2,patch=4", NAMES, processor()).model
-    assert (transformer.config.num_hidden_layers, transformer.config.patch_size) == (3, 4)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "size", "expected"),
-    [
-        ("resnet:depth=1", 96, 96),
-        ("resnet:depth=1", 32, 64),  # of 32 pixels its four stages leave one position
-        ("resnet:widths=8-8-8", 32, 32),
-        ("mobilenetv2:width=0.1", 32, 64),
-        ("resnet:image=32", 32, 32),
-        ("convnext:width=0.25", 48, 48),
-        ("vit:hidden=24,layers=1", 32, 32),
-    ],
-)
-def test_a_recipe_takes_the_teachers_size_and_normalisation(recipe, size, expected):
-    student = build_student(recipe, NAMES, processor(size, mean=0.25))
-    assert image_size_of(student.processor) == (expected, expected)
-    assert tuple(student.processor.image_mean) == (0.25, 0.25, 0.25)
-
-
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
@@ -122,32 +90,6 @@ def test_a_recipe_that_cannot_be_followed_is_refused_with_the_reason(recipe, mes
         build_student(recipe, NAMES, processor())
     assert message in str(refused.value)
     assert repr(recipe) in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "expected"),
-    [
-        ("timm/mobilenetv4_conv_small:width=0.5", {"architecture": "mobilenetv4_conv_small_050"}),
-        ("timm/mobilenetv2_140:width=0.25", {"architecture": "mobilenetv2_035"}),
-        ("timm/mobilenetv3_small_050:width=2", {"architecture": "mobilenetv3_small_100"}),
-        ("timm/resnet18:width=0.25,image=64", {"model_args": {"channels": [16, 32, 64, 128]}}),
-        ("timm/test_convnext:width=0.5,image=64", {"model_args": {"dims": [16, 16, 24, 32]}}),
-        (
-            "timm/test_vit:width=0.5,image=64",
-            {"model_args": {"embed_dim": 32, "num_heads": 1, "img_size": 64}},
-        ),
-    ],
-)
-def test_the_width_of_a_timm_student_is_in_its_configuration(recipe, expected):
-    config = build_student(recipe, NAMES, processor()).model.config
-    assert {name: getattr(config, name) for name in expected} == expected
-
-
-def test_a_timm_student_of_another_size_sees_the_whole_image():
-    usual = build_student("timm/test_resnet", NAMES, processor()).processor
-    smaller = build_student("timm/test_resnet:image=64", NAMES, processor()).processor
-    assert (usual.data_config["input_size"], usual.data_config["crop_pct"]) == ((3, 160, 160), 0.95)
-    assert (smaller.data_config["input_size"], smaller.data_config["crop_pct"]) == ((3, 64, 64), 1.0)
 
 
 # Folders
@@ -200,39 +142,6 @@ def test_a_pipeline_needs_the_folder_alone(recipe, tmp_path):
     answers = pipeline("image-classification", model=str(tmp_path))(image)
     found = {answer["label"]: answer["score"] for answer in answers}
     assert found == pytest.approx(dict(zip(NAMES, scores.tolist(), strict=True)), abs=1e-6)
-
-
-def test_a_timm_student_can_teach(tmp_path):
-    build_student("timm/test_resnet:image=64", NAMES, processor()).model.save_pretrained(tmp_path)
-    teacher = load_teacher(str(tmp_path))
-    assert teacher.labels == dict(enumerate(NAMES))
-    assert image_size_of(teacher.processor) == (64, 64)
-
-
-def test_a_trained_timm_student_comes_from_the_hub_with_its_tag(hub, tmp_path):
-    names = [f"class {number}" for number in range(7)]
-    trained = build_student("timm/test_resnet:image=64", names, processor()).model
-    trained.save_pretrained(tmp_path / "trained")
-    hub.put("timm/test_resnet.mine", tmp_path / "trained")
-    answer = hub.answer(
-        """
-        import json, sys
-        from subdistill_hf import build_student
-
-        student = build_student("timm/test_resnet.mine", ["a", "b", "c"], None)
-        student.model.save_pretrained(sys.argv[1])
-        print(json.dumps({"labels": student.labels, "from": [student.hub_id, student.revision],
-                          "size": student.processor.data_config["input_size"]}))
-        """,
-        tmp_path / "student",
-    )
-    assert answer["labels"] == {"0": "a", "1": "b", "2": "c"}
-    assert answer["from"] == ["timm/test_resnet.mine", hub.commits("timm/test_resnet.mine")[-1].oid]
-    assert answer["size"] == [3, 64, 64]
-    before, after = (load_file(tmp_path / place / "model.safetensors") for place in ("trained", "student"))
-    different = {name for name in before if before[name].shape != after[name].shape}
-    assert len(different) == 2  # weight and bias of the head
-    assert all(torch.equal(before[name], after[name]) for name in before.keys() - different)
 
 
 def test_a_head_of_as_many_other_classes_is_not_kept(tmp_path):

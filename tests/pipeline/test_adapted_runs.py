@@ -14,8 +14,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.hub.files import student_files
 from subdistill_hf.hub.snippet import hub_code, local_code
 from subdistill_hf.models.loading import ModelError, load_teacher, weights_digest
-from subdistill_hf.models.student_lora import check_student_lora, with_lora
-from subdistill_hf.models.students import build_student
+from subdistill_hf.models.students import build_student, check_student_lora, with_lora
 from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
 
 pytestmark = [

@@ -21,7 +21,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from helpers import REPOSITORY
 from loopback_hub import LoopbackHub
-from subdistill_hf.data.imagenet import imagenet_name
+from subdistill_hf.data.class_names import imagenet_name
 
 COMMAND = "accelerate launch examples/run_subdistill.py --teacher google/vit-base-patch16-224"
 # Few steps, and a place that the test can look at.

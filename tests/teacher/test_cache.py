@@ -22,8 +22,7 @@ from helpers import (
     vit,
     weights_of,
 )
-from subdistill_hf.data.collate import LOGITS, TARGETS
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import LOGITS, TARGETS, ViewCollator
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.teacher.cache_files import CacheError
 

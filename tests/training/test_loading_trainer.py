@@ -7,7 +7,7 @@ from transformers import default_data_collator
 
 from helpers import processor, trainer, views
 from subdistill_hf.data import collate as batches
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.training import loading_trainer
 from subdistill_hf.training.trainer import SubDistillTrainer
 

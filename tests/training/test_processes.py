@@ -35,7 +35,7 @@ from subdistill_hf.analysis.inspect import inspect
 from subdistill_hf.config.commands import AnalyseOptions, InspectOptions
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.subspaces import load_subspaces, save_subspaces
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.pipeline.adaptation import adapt, plan_adaptation
 from subdistill_hf.pipeline.task import load_task
 

@@ -25,7 +25,7 @@ from helpers import (
     vit,
     weights_of,
 )
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.training.checkpoints import ALIGNMENTS_FILE, STATE_FILE, last_complete_checkpoint
 

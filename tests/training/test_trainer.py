@@ -35,7 +35,7 @@ from subdistill_hf.acceleration import memory_format as channels_last
 from subdistill_hf.core.activations import LayerError
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubDistillError, SubspaceError
 from subdistill_hf.losses import procrustes, rotations
 from subdistill_hf.losses import subspace as losses

@@ -18,7 +18,6 @@ from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace, fit_layer
-from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubspaceError
 from subdistill_hf.formatting import accuracy_with_error, table
 from subdistill_hf.reporting.drawing import short_names
@@ -138,7 +137,7 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
         refuse_file(options.output_dir)
     found = load_teacher_layers(options)
     given = _checked_dimensions(options.dimensions, found.layers)
-    test = ViewDataset(found.data.test, found.data.columns, marked=found.data.marked("test"))
+    test = found.data.views("test")
     moments = found.moments(with_context=not set(bases) <= set(WITHOUT_CONTEXT))
     curves = [
         _Curves.fitted(layer, moments[layer.name], bases, given[layer.name], options.seed + RANDOM_BASES * number)

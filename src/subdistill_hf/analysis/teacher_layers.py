@@ -13,9 +13,10 @@ from subdistill_hf.core.activations import height_and_width, resolve_layers
 from subdistill_hf.core.layers import LayerShape, block_chain, choose_stages, describe_layers
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.pairing import AUTO
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.subtask import match_teacher, matching_table
-from subdistill_hf.data.views import ViewCollator, ViewDataset
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.models.loading import LoadedModel, load_teacher
 from subdistill_hf.teacher.fitting import FitRequest, fit_moments
 from subdistill_hf.teacher.teacher import Teaching
@@ -64,7 +65,7 @@ class TeacherLayers:
             processes=process.num_processes,
             show=process.is_main_process,
         )
-        images = ViewDataset(self.data.train, self.data.columns, marked=self.data.marked("train"))
+        images = self.data.views("train")
         return fit_moments(self.teaching, self.layers, images, self.collate, request, with_context=with_context)
 
 

@@ -1,18 +1,56 @@
-"""Views mixed with views of other images: what a teacher says of them is known, so they cost no further image."""
+"""What is done to training images: shifted or resized crops, and views mixed with views of other images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as image_functional
 
 from subdistill_hf.errors import DataError
 
+AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
+PAD = 4
 MIX_SEED = 1
+
+Draws = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def pad_crops(images: Tensor, drawn: Draws, flip: bool) -> Tensor:
+    """Shifted and, if `flip`, half of them mirrored images `(B, 3, H, W)`, in one indexing; a row of numbers each."""
+    draws = torch.from_numpy(drawn)
+    rows, columns = _shifted(images.shape[2], draws[:, 0]), _shifted(images.shape[3], draws[:, 1])
+    if flip:
+        columns = torch.where(draws[:, 4, None] < 0.5, columns.flip(1), columns)
+    places = torch.arange(len(images))[:, None, None]
+    # one advanced index for images, rows and columns puts channels last
+    return images[places, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _shifted(length: int, draws: Tensor) -> Tensor:
+    """Rows or columns of views shifted by up to `PAD` pixels, `(B, length)`; what is uncovered repeats the border."""
+    shifts = (draws * (2 * PAD + 1)).long() - PAD
+    return (torch.arange(length) + shifts[:, None]).clamp(0, length - 1)
+
+
+def resized_crop(image: Tensor, draw: Draws, size: tuple[int, int]) -> Tensor:
+    """A crop of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3, resized to `size`."""
+    height, width = image.shape[1:]
+    area = height * width * (0.08 + 0.92 * draw[0])
+    ratio = (3 / 4) ** (1 - 2 * draw[1])
+    crop_width = min(width, max(1, round((area * ratio) ** 0.5)))
+    crop_height = min(height, max(1, round((area / ratio) ** 0.5)))
+    top, left = int(draw[2] * (height - crop_height + 1)), int(draw[3] * (width - crop_width + 1))
+    view: Tensor = image_functional.resized_crop(
+        image, top, left, crop_height, crop_width, list(size), InterpolationMode.BICUBIC, antialias=True
+    )
+    return view
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
-"""What of a batch is the student's and what the teacher's, and which views an epoch has."""
+"""Views become batches: pixels for both networks, and what of a batch is the student's and what the teacher's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
+
+from subdistill_hf.data.preprocessing import preprocessing_of, process, works_on_tensors
 
 IMAGES = "images"  # as bytes, for processors that are still to be run
 LOGITS = "teacher_logits"
@@ -18,15 +21,90 @@ Collate = Callable[[list[Any]], Mapping[str, Any]]
 Finish = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A collator that can leave the work of the image processors to the device."""
+
+    def unfinished(self) -> Divisible:
+        """The same, leaving images as bytes where `finish` can do the rest."""
+
+    def finish(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do on the device what an `unfinished` collator left."""
+
+    def __call__(self, examples: list[Any]) -> Mapping[str, Any]:
+        """A batch of examples."""
+
+
+class ViewCollator:
+    """Collate views into `pixel_values` for the student, `teacher_pixel_values`, `labels`, `index` and `view`.
+
+    Each network gets the input it was trained on, from the same view; when both processors do the same, the
+    teacher reads the student's.
+
+    The processors' work can be left to an accelerator, which does it many times faster: see `unfinished`.
+
+    Args:
+        processor: the student's image processor.
+        teacher_processor: the teacher's, if there is a teacher.
+    """
+
+    _finishes = True
+
+    def __init__(self, processor: Any, teacher_processor: Any | None = None) -> None:
+        self.processor = processor
+        same = teacher_processor is None or preprocessing_of(teacher_processor) == preprocessing_of(processor)
+        self.teacher_processor = None if same else teacher_processor
+
+    def for_student(self) -> ViewCollator:
+        """The same without the teacher's pixels, for batches that the teacher does not see."""
+        collator = copy.copy(self)
+        collator.teacher_processor = None
+        return collator
+
+    def unfinished(self) -> ViewCollator:
+        """The same, leaving images of one size as bytes `(B, 3, H, W)` under `images`, for `finish`.
+
+        Processors that work on PIL images alone do their work at once, and so do collators whose call is their own.
+        """
+        collator = copy.copy(self)
+        processors = [each for each in (self.processor, self.teacher_processor) if each is not None]
+        tensors = all(works_on_tensors(each) for each in processors)
+        collator._finishes = not tensors or type(self).__call__ is not ViewCollator.__call__
+        return collator
+
+    def finish(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Process the images of a batch that an `unfinished` collator made, on the device where they are."""
+        rest = {name: value for name, value in batch.items() if name != IMAGES}
+        return {**self._pixels(batch[IMAGES]), **rest} if IMAGES in batch else rest
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Process a list of `ViewDataset` items."""
+        images = [example["image"] for example in examples]
+        if self._finishes or any(image.shape != images[0].shape for image in images):
+            batch = self._pixels(images)
+        else:
+            batch = {IMAGES: torch.stack(images)}
+        for name in ("labels", "index", "view"):
+            batch[name] = torch.utils.data.default_collate([example[name] for example in examples])
+        return batch
+
+    def _pixels(self, images: Iterable[Tensor]) -> dict[str, Tensor]:
+        images = list(images)
+        pixels = {"pixel_values": process(self.processor, images)}
+        if self.teacher_processor is not None:
+            pixels["teacher_pixel_values"] = process(self.teacher_processor, images)
+        return pixels
+
+
 def divided(collate: Collate, device: torch.device) -> tuple[Collate, Finish]:
     """What a loader does with examples, and what is left to do with its batches once they are on the device.
 
     A CUDA device resizes and normalises images many times faster than the loader does. Collators that can leave it
-    that work have `unfinished` and `finish`, as `ViewCollator` has; others do all of it.
+    that work are `Divisible`, as `ViewCollator` is; others do all of it.
     """
-    if device.type != "cuda" or not hasattr(collate, "unfinished"):
+    if device.type != "cuda" or not isinstance(collate, Divisible):
         return collate, lambda batch: batch
-    unfinished: Any = collate.unfinished()
+    unfinished = collate.unfinished()
     return unfinished, unfinished.finish
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -18,6 +19,32 @@ from subdistill_hf.errors import DataError
 DECODE_AHEAD_BYTES = 512 * 2**20
 WHAT_PIL_RAISES = (OSError, SyntaxError, ValueError, AttributeError)  # for damaged files
 
+ImageKey = tuple[datasets.Dataset, str, str]
+"""A dataset (this very object), its image column, and its marks."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeptImages:
+    """Decoded images: all `(N, 3, H, W)` where they are of one size, or else one by one."""
+
+    images: Tensor | list[Tensor]
+
+
+class ImageStore:
+    """The decoded images of a run: those of a dataset are kept for as long as somebody shows them."""
+
+    def __init__(self) -> None:
+        self._kept: weakref.WeakValueDictionary[ImageKey, KeptImages] = weakref.WeakValueDictionary()
+
+    def get(self, key: ImageKey) -> KeptImages | None:
+        """What is kept under a key."""
+        return self._kept.get(key)
+
+    def keep(self, key: ImageKey, images: Tensor | list[Tensor]) -> KeptImages:
+        """Keep images until nobody holds what this returns."""
+        kept = self._kept[key] = KeptImages(images)
+        return kept
+
 
 class DecodedImages:
     """The images of a dataset, `(3, H, W)` bytes each, by index.
@@ -30,6 +57,7 @@ class DecodedImages:
         labels: of the images.
         marked: which images are shown with a spurious mark.
         often: whether each image is wanted many times.
+        store: keeps what is decoded; one that several share decodes their images once.
 
     Raises:
         DataError: for an image that cannot be decoded.
@@ -42,9 +70,10 @@ class DecodedImages:
         labels: Sequence[int],
         marked: MarkedRows | None = None,
         often: bool = False,
+        store: ImageStore | None = None,
     ) -> None:
         self.dataset, self.columns, self.labels, self.marked = dataset, columns, labels, marked
-        self._kept = self._decode_ahead(often)
+        self._kept = self._decode_ahead(often, ImageStore() if store is None else store)
 
     @property
     def one_size(self) -> Tensor | None:
@@ -78,12 +107,12 @@ class DecodedImages:
     def _marks(self) -> str:
         return "" if self.marked is None else self.marked.identity
 
-    def _decode_ahead(self, often: bool) -> _Kept | None:
+    def _decode_ahead(self, often: bool, store: ImageStore) -> KeptImages | None:
         first = self._decode(0)
         if first.numel() * len(self) > DECODE_AHEAD_BYTES:
             return None
-        key = self.dataset._fingerprint, self.columns.image, self._marks
-        if (kept := _KEPT.get(key)) is not None:
+        key = self.dataset, self.columns.image, self._marks
+        if (kept := store.get(key)) is not None:
             return kept
         images, size, one_size = [first], first.numel(), True
         for index in range(1, len(self)):
@@ -92,8 +121,7 @@ class DecodedImages:
             if size > DECODE_AHEAD_BYTES or not (one_size or often):
                 return None
             images.append(image)
-        _KEPT[key] = kept = _Kept(torch.stack(images) if one_size else images)
-        return kept
+        return store.keep(key, torch.stack(images) if one_size else images)
 
     def _decode(self, index: int) -> Tensor:
         try:
@@ -112,16 +140,6 @@ class DecodedImages:
         encoded = self.dataset.cast_column(self.columns.image, datasets.Image(decode=False))[index]
         path = (encoded[self.columns.image] or {}).get("path")
         return f", {path}" if path else ""
-
-
-class _Kept:
-    """Decoded images, for as long as somebody shows them."""
-
-    def __init__(self, images: Tensor | list[Tensor]) -> None:
-        self.images = images
-
-
-_KEPT: weakref.WeakValueDictionary[tuple[str, str, str], _Kept] = weakref.WeakValueDictionary()
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

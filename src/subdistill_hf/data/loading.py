@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -14,11 +14,12 @@ import numpy as np
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.config.validation import check_data_options
 from subdistill_hf.data.columns import ImageColumns
-from subdistill_hf.data.marking import Marking, mark_rows
-from subdistill_hf.data.marks import MarkedRows
+from subdistill_hf.data.images import ImageStore
+from subdistill_hf.data.marks import MarkedRows, Marking, mark_rows
 from subdistill_hf.data.sources import Label, Source, is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
 from subdistill_hf.data.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class SubtaskData:
         official_test: whether the test images are a split of the dataset's own.
         revision: the commit of a dataset of the Hub.
         marking: which images are shown with a spurious mark; the rows themselves hold the images without it.
+        store: keeps decoded images once for all views of them.
     """
 
     name: str
@@ -57,11 +59,24 @@ class SubtaskData:
     official_test: bool = True
     revision: str | None = None
     marking: Marking | None = None
+    store: ImageStore = field(default_factory=ImageStore, compare=False)
 
     def marked(self, split: str) -> MarkedRows | None:
         """The marked images of `"train"`, `"validation"` or `"test"`; `None` without a mark."""
         rows: MarkedRows | None = getattr(self.marking, split, None)
         return rows
+
+    def views(self, split: str, augmentation: str = "none", flip: bool = False, **further: Any) -> ViewDataset:
+        """Views of the images of `"train"`, `"validation"` or `"test"`, with the mark if there is one.
+
+        Args:
+            split: which images.
+            augmentation: see `ViewDataset`.
+            flip: see `ViewDataset`.
+            further: other arguments of `ViewDataset`; `marked=None` shows the images without the mark.
+        """
+        chosen = {"marked": self.marked(split), "store": self.store, **further}
+        return ViewDataset(getattr(self, split), self.columns, augmentation, flip, **chosen)
 
     def images_per_class(self) -> dict[str, int]:
         """Class name to number of training images."""

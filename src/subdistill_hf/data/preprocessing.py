@@ -11,9 +11,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as image_functional
 from torchvision.transforms.v2.functional import normalize
 from transformers.image_processing_backends import TorchvisionBackend
-
-TIMM_PROCESSOR = "TimmWrapperImageProcessor"
-TO_TENSOR = ("ToTensor", "MaybeToTensor")  # torchvision's and timm's
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 
 def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
@@ -27,7 +25,7 @@ def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
     if steps is not None and images[0].device.type != "cpu":
         return in_batch(steps, torch.stack(list(images)))
     inputs: list[Any] = list(images)
-    if type(processor).__name__ == TIMM_PROCESSOR:
+    if isinstance(processor, TimmWrapperImageProcessor):
         inputs = [image_functional.to_pil_image(image) for image in images]
     options = {"disable_grouping": False} if isinstance(processor, TorchvisionBackend) else {}  # a batch at a time
     values: Tensor = processor(images=inputs, return_tensors="pt", **options)["pixel_values"]
@@ -41,17 +39,17 @@ def works_on_tensors(processor: Any) -> bool:
 
 def _steps_of_timm(processor: Any) -> list[Callable[[Any], Any]] | None:
     """The steps of one of timm's processors, if all can be taken with tensors."""
-    if type(processor).__name__ != TIMM_PROCESSOR:
+    if not isinstance(processor, TimmWrapperImageProcessor):
         return None
     steps: list[Callable[[Any], Any]] = processor.val_transforms.transforms
-    known = (transforms.Resize, transforms.CenterCrop, transforms.Normalize)
-    return steps if all(isinstance(step, known) or type(step).__name__ in TO_TENSOR for step in steps) else None
+    known = (transforms.Resize, transforms.CenterCrop, transforms.Normalize, transforms.ToTensor)
+    return steps if all(isinstance(step, known) for step in steps) else None
 
 
 def in_batch(steps: Sequence[Callable[[Any], Any]], images: Tensor) -> Tensor:
     """Take the steps of a processor of timm with byte images `(B, 3, H, W)` at once."""
     for step in steps:
-        if type(step).__name__ in TO_TENSOR:
+        if isinstance(step, transforms.ToTensor):
             images = images.float() / 255
         elif isinstance(step, transforms.Normalize):  # its own call looks at the device's numbers, for which it waits
             images = normalize(images, torch.as_tensor(step.mean).tolist(), torch.as_tensor(step.std).tolist())

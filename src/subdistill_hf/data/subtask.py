@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from subdistill_hf.data.class_names import matching_labels, nearest, normalised, synonyms
-from subdistill_hf.data.imagenet import IMAGENET_SUBTASKS, WORDNET_ID, imagenet_name, subtask_wordnet_ids, wordnet_ids
+from subdistill_hf.data.class_names import (
+    IMAGENET_SUBTASKS,
+    WORDNET_ID,
+    imagenet_name,
+    matching_labels,
+    nearest,
+    normalised,
+    subtask_wordnet_ids,
+    synonyms,
+    wordnet_ids,
+)
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import table
 

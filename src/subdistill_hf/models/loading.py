@@ -18,8 +18,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.errors import HTTPError, explain
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged
 from subdistill_hf.models.adapters import head_modules
-from subdistill_hf.models.licenses import license_of
-from subdistill_hf.models.provenance import hub_revision
+from subdistill_hf.models.provenance import hub_revision, license_of
 
 RGB = 3
 TEACHERS_FOLDER = Path(__file__).parent / "embedded_teachers"

@@ -1,28 +1,27 @@
-"""Build students for a subtask: from a recipe, a timm architecture, a local folder or the Hub."""
+"""Build students for a subtask: from a recipe, timm, a folder or the Hub; whole or through low-rank changes (LoRA)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
+from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.activations import evaluation_mode
 from subdistill_hf.hub.errors import explain
-from subdistill_hf.models.adapters import replace_head
+from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.heads import labels_of, names_of, new_classifier
-from subdistill_hf.models.licenses import license_of
 from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, check_image_channels, image_size_of
-from subdistill_hf.models.provenance import hub_revision
-from subdistill_hf.models.recipes import factor, positive, refuse_unknown
+from subdistill_hf.models.provenance import hub_revision, license_of
+from subdistill_hf.models.recipes import RECIPES, positive, recipe_options, smallest_image
 from subdistill_hf.models.timm_students import described_timm_student, timm_processor
 
 UNBUILDABLE = (*LOADING_ERRORS, TypeError, AssertionError)
-
-RESNET_WIDTHS = "16-24-32-48"
 
 
 def build_student(
@@ -48,13 +47,13 @@ def build_student(
         return _pretrained(recipe, labels, trust_remote_code)
     kind, _, text = recipe.partition(":")
     try:
-        options = _options(text)
+        options = recipe_options(text)
         if kind.startswith("timm/"):
             described = described_timm_student(kind.removeprefix("timm/"), options)
             model = new_classifier("TimmWrapperForImageClassification", **described, **labels)
             student = LoadedModel(model, timm_processor(model.config), recipe)
         else:
-            usual = max(image_size_of(teacher_processor)[0], _smallest_image(kind, options))
+            usual = max(image_size_of(teacher_processor)[0], smallest_image(kind, options))
             size = positive("image", options.pop("image", usual))
             model = RECIPES[kind](size, options, labels)
             student = LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
@@ -62,13 +61,6 @@ def build_student(
         raise ModelError(f"student recipe {recipe!r}: {error}") from error
     _check_takes_its_images(student)
     return student
-
-
-def _smallest_image(kind: str, options: dict[str, str]) -> int:
-    """The size that leaves two by two positions where the maps of a convolutional net shrink 32 times."""
-    if kind == "resnet":  # its stem shrinks 4 times, each stage but the first twice
-        return int(2 ** (len(options.get("widths", RESNET_WIDTHS).split("-")) + 2))
-    return 64 if kind == "mobilenetv2" else 1
 
 
 def is_new(recipe: str) -> bool:
@@ -139,105 +131,54 @@ def _check_takes_its_images(student: LoadedModel) -> None:
         ) from error
 
 
-# Recipes
-
-
-def _resnet(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
-    """A residual net of basic blocks; keys: widths (one per stage), width (a factor on them), depth (of a stage)."""
-    widths = _widths(options, RESNET_WIDTHS)
-    depth = positive("depth", options.pop("depth", 1))
-    refuse_unknown(options, ("widths", "width", "depth", "image"))
-    return new_classifier(
-        "ResNetForImageClassification",
-        embedding_size=widths[0],
-        hidden_sizes=widths,
-        depths=[depth] * len(widths),
-        layer_type="basic",
-        downsample_in_first_stage=False,
-        **labels,
-    )
-
-
-def _convnext(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
-    """A ConvNeXt, without batch norm; keys: widths, width (a factor on them), depth (of a stage), patch."""
-    widths = _widths(options, "16-32-48-64")
-    depth = positive("depth", options.pop("depth", 1))
-    patch = positive("patch", options.pop("patch", 2 if size < 64 else 4))
-    refuse_unknown(options, ("widths", "width", "depth", "patch", "image"))
-    return new_classifier(
-        "ConvNextForImageClassification",
-        hidden_sizes=widths,
-        depths=[depth] * len(widths),
-        num_stages=len(widths),
-        patch_size=patch,
-        image_size=size,
-        **labels,
-    )
-
-
-def _mobilenetv2(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
-    """A MobileNetV2; key: width, its width factor (depth multiplier in transformers)."""
-    width = factor(options.pop("width", 1.0))
-    refuse_unknown(options, ("width", "image"))
-    return new_classifier(
-        "MobileNetV2ForImageClassification",
-        depth_multiplier=width,
-        image_size=size,
-        classifier_dropout_prob=0.2,
-        **labels,
-    )
-
-
-def _vit(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.Module:
-    """A vision transformer; keys: hidden, layers, heads (hidden/24 by default), patch (an eighth of the image)."""
-    hidden, layers = positive("hidden", options.pop("hidden", 72)), positive("layers", options.pop("layers", 4))
-    heads = positive("heads", options.pop("heads", max(1, hidden // 24)))
-    patch = positive("patch", options.pop("patch", max(1, size // 8)))
-    refuse_unknown(options, ("hidden", "layers", "heads", "patch", "image"))
-    if hidden % heads:
-        raise ValueError(f"hidden={hidden} is not divisible by heads={heads}")
-    return new_classifier(
-        "ViTForImageClassification",
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-        image_size=size,
-        patch_size=patch,
-        **labels,
-    )
-
-
-RECIPES: dict[str, Callable[[int, dict[str, str], dict[str, Any]], nn.Module]] = {
-    "resnet": _resnet,
-    "convnext": _convnext,
-    "mobilenetv2": _mobilenetv2,
-    "vit": _vit,
-}
-"""New students: kind to a function of image size, options and labels."""
-
-
-def _options(text: str) -> dict[str, str]:
-    """`key=value,...` as a dictionary."""
-    options: dict[str, str] = {}
-    for item in filter(None, text.split(",")):
-        key, separator, value = item.partition("=")
-        if not separator or not value:
-            raise ValueError(f"expected key=value, found {item!r}")
-        options[key.strip()] = value.strip()
-    return options
-
-
-def _widths(options: dict[str, str], default: str) -> list[int]:
-    """The `widths` of the stages, times the factor `width`."""
-    times = factor(options.pop("width", 1.0))
-    widths = [positive("widths", width) for width in options.pop("widths", default).split("-")]
-    return [max(1, round(times * width)) for width in widths]
-
-
 def _processor_of_size(size: int, template: Any) -> ViTImageProcessor:
     """A processor with square input of `size`, normalised as the template normalises."""
     mean, deviation = getattr(template, "image_mean", None), getattr(template, "image_std", None)
     return ViTImageProcessor(
         size={"height": size, "width": size}, image_mean=mean or [0.5] * 3, image_std=deviation or [0.5] * 3
     )
+
+
+# Low-rank changes
+
+
+def check_student_lora(options: TaskOptions) -> None:
+    """Refuse low-rank changes of a student that is new, before anything is loaded.
+
+    Raises:
+        ModelError: naming the student.
+    """
+    if options.student_lora and is_new(options.student):
+        raise ModelError(
+            f"student_lora: the student {options.student!r} is new, and low-rank changes of random weights cannot "
+            "make it good: give a pretrained student (an id of the Hub or a folder), or train all its weights"
+        )
+
+
+def with_lora(student: LoadedModel, options: TaskOptions) -> PeftModel:
+    """The student with low-rank changes and a head that are trained, and a body that is not.
+
+    Args:
+        student: pretrained; its model is changed in place.
+        options: rank and modules.
+
+    Raises:
+        AdapterError: for modules that cannot take LoRA.
+        ModelError: for an adapter that PEFT alone could not run.
+    """
+    model: Any = student.model
+    if options.student_lora_save == "adapter" and model.config.model_type in ASKED_FOR_STRIDE:
+        raise ModelError(
+            f"student_lora_save=adapter: PEFT alone cannot run an adapter of {model.config.model_type}, whose "
+            "convolutions are asked for their stride: save it merged"
+        )
+    pixels = torch.zeros(1, 3, *image_size_of(student.processor))
+    targets = lora_targets(model, lambda: model(pixel_values=pixels), options.student_lora_target_modules)
+    base = student.hub_id or str(Path(options.student).resolve())
+    return with_adapter(model, targets, options.student_lora_rank, base, student.revision)
+
+
+def described_lora(model: PeftModel, options: TaskOptions) -> dict[str, Any]:
+    """What the report says of a student that was trained through LoRA."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {"rank": options.student_lora_rank, "trained_parameters": trained, "saved": options.student_lora_save}

@@ -19,9 +19,9 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.sources import digest_of_rows
-from subdistill_hf.data.views import ViewCollator, ViewDataset
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.adapter_loading import RECORD_FILE
 from subdistill_hf.models.adapters import (
@@ -268,16 +268,14 @@ def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrai
     trainer = SubDistillTrainer(
         model,
         config,
-        train_dataset=ViewDataset(
-            data.train,
-            data.columns,
+        train_dataset=data.views(
+            "train",
             task.augmentation,
             task.flip,
             size=image_size_of(task.teacher.processor),
             seed=config.seed,
-            marked=data.marked("train"),
         ),
-        eval_dataset=ViewDataset(data.validation, data.columns, marked=data.marked("validation")),
+        eval_dataset=data.views("validation"),
         data_collator=ViewCollator(task.teacher.processor),
     )
     show_progress(trainer, "teacher")

@@ -13,7 +13,7 @@ from subdistill_hf.data.views import ViewDataset
 
 def unmarked_test(data: SubtaskData) -> ViewDataset | None:
     """The test images without the mark; `None` where there is no mark."""
-    return None if data.marking is None else ViewDataset(data.test, data.columns)
+    return None if data.marking is None else data.views("test", marked=None)
 
 
 def mark_scores(data: SubtaskData, marked: Tensor, unmarked: Tensor) -> dict[str, float]:

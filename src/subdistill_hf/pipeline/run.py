@@ -19,14 +19,13 @@ from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_training_arguments
 from subdistill_hf.config.validation import refuse_file
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub.publish import Destination, open_repository, repository_name, sign_in, upload
 from subdistill_hf.losses.baselines import BASELINES
 from subdistill_hf.models.adapters import merged
 from subdistill_hf.models.loading import LoadedModel
-from subdistill_hf.models.student_lora import check_student_lora, described_lora, with_lora
-from subdistill_hf.models.students import build_student, is_new
+from subdistill_hf.models.students import build_student, check_student_lora, described_lora, is_new, with_lora
 from subdistill_hf.pipeline.adaptation import (
     ADAPTER_FOLDER,
     Adaptation,

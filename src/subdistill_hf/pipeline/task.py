@@ -59,21 +59,19 @@ class Task:
     def views(self, student: LoadedModel) -> ViewDataset:
         """The augmented training images, large enough for both networks."""
         sizes = [image_size_of(student.processor), image_size_of(self.teacher.processor)]
-        return ViewDataset(
-            self.data.train,
-            self.data.columns,
+        return self.data.views(
+            "train",
             self.augmentation,
             self.flip,
             size=max(sizes),
             seed=self.config.seed,
             views=self.config.views,
-            marked=self.data.marked("train"),
             mix=self.options.mix,
         )
 
     def plain(self, split: str) -> ViewDataset:
         """The images of a split without augmentation."""
-        return ViewDataset(getattr(self.data, split), self.data.columns, marked=self.data.marked(split))
+        return self.data.views(split)
 
 
 def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
@@ -100,8 +98,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
                 raise
             lacks_classes = True
     # decoded before training, so that a damaged image is found now
-    test = ViewDataset(data.test, data.columns, marked=data.marked("test"))
-    for images in (test, ViewDataset(data.validation, data.columns)):
+    test = data.views("test")
+    for images in (test, data.views("validation", marked=None)):
         images.check_images()
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
         config.num_train_epochs = enough_epochs(len(data.train), images_of_a_step(config))

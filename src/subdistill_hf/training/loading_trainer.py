@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.data.collate import NOT_FOR_THE_STUDENT, Finish, divided, with_epochs
-from subdistill_hf.data.views import ViewCollator
+from subdistill_hf.data.collate import NOT_FOR_THE_STUDENT, Finish, ViewCollator, divided, with_epochs
 from subdistill_hf.teacher.cache import CachedCollator
 from subdistill_hf.teacher.teacher import Teaching
 from subdistill_hf.training.joint_trainer import JointTrainer

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from subdistill_hf.models.licenses import license_of
+from subdistill_hf.models.provenance import license_of
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_license_of_a_hub_model_is_in_the_card_of_its_commit(hub):
     found = hub.answer(
         """
         import json, sys
-        from subdistill_hf.models.licenses import license_of
+        from subdistill_hf.models.provenance import license_of
         print(json.dumps([license_of("user/thing"), license_of("user/thing", sys.argv[1]), license_of("user/bare"),
                           license_of("user/gated"), license_of("user/nothing"), license_of("not a name")]))
         """,

@@ -1,0 +1,95 @@
+"""Shifted, mirrored and mixed views are what they say they are."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import NAMES, subtask_rows, views
+from subdistill_hf.data.augmentation import PAD
+from subdistill_hf.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def test_a_crop_is_a_shift_of_at_most_four_pixels_that_repeats_the_border():
+    dataset = views(augmentation="pad_crop")
+    shifts = set()
+    for index in range(len(dataset)):
+        padded = np.pad(np.asarray(subtask_rows()[index]["img"]), ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge")
+        view = dataset[index]["image"].permute(1, 2, 0).numpy()
+        fits = [
+            (row, column)
+            for row in range(2 * PAD + 1)
+            for column in range(2 * PAD + 1)
+            if np.array_equal(padded[row : row + 32, column : column + 32], view)
+        ]
+        assert fits
+        shifts.add(fits[0])
+    assert len(shifts) > 10
+
+
+def test_about_half_of_the_views_are_mirrored():
+    plain, flipped = views(16), views(16, flip=True)
+    mirrored = 0
+    for index in range(len(plain)):
+        before, after = plain[index]["image"], flipped[index]["image"]
+        assert torch.equal(after, before) or torch.equal(after, before.flip(2))
+        mirrored += not torch.equal(after, before)
+    assert 12 < mirrored < 36
+
+
+def test_a_batch_of_shifted_and_mirrored_views_is_that_of_images_one_by_one(monkeypatch):
+    together = views(augmentation="pad_crop", flip=True).__getitems__(list(range(20)))
+    monkeypatch.setattr("subdistill_hf.data.images.DECODE_AHEAD_BYTES", 0)
+    alone = views(augmentation="pad_crop", flip=True)
+    for index, item in enumerate(together):
+        assert torch.equal(item["image"], alone[index]["image"])
+
+
+def test_a_share_of_the_views_is_mixed_and_labelled_so():
+    plain = views(per_class=40, augmentation="pad_crop", flip=True, seed=2)
+    mixed = views(per_class=40, augmentation="pad_crop", flip=True, seed=2, mix=0.3)
+    images, classes = len(plain), len(NAMES)
+    changed, weights, others = 0, [], []
+    for view in range(4):
+        plain.set_epoch(view)
+        mixed.set_epoch(view)
+        own = torch.stack([item["image"] for item in plain.__getitems__(list(range(images)))]).double()
+        for index, item in enumerate(mixed.__getitems__(list(range(images)))):
+            shares = item["labels"]
+            assert shares.shape == (classes,)
+            assert float(shares.sum()) == pytest.approx(1)
+            if torch.equal(item["image"].double(), own[index]):
+                continue
+            changed += 1
+            # the other image and its weight, by trying all: item = weight·own + (1 - weight)·other, to rounding
+            direction = own - own[index]
+            along = (direction * (item["image"].double() - own[index])).flatten(1).sum(1)
+            weight = along / direction.square().flatten(1).sum(1).clamp_min(1e-9)
+            residual = (own[index] + weight[:, None, None, None] * direction - item["image"]).abs().flatten(1).amax(1)
+            other = int(residual.argmin())
+            assert residual[other] <= 1.0
+            assert 0 < weight[other] <= 0.51
+            expected = torch.zeros(classes, dtype=torch.float64)
+            expected[plain.labels[index]] += 1 - weight[other]
+            expected[plain.labels[other]] += weight[other]
+            assert torch.allclose(shares.double(), expected, atol=0.02)
+            weights.append(float(weight[other]))
+            others.append(other)
+    assert 0.24 < changed / (4 * images) < 0.36
+    assert 0.2 < np.mean(weights) < 0.3
+    assert len(set(others)) > 0.5 * len(others)
+
+
+def test_only_the_others_that_are_mixed_in_are_made(monkeypatch):
+    monkeypatch.setattr("subdistill_hf.data.images.DECODE_AHEAD_BYTES", 0)
+    dataset, made = views(mix=0.25), []
+    monkeypatch.setattr(dataset, "image", lambda index: made.append(index) or torch.zeros(3, 4, 4, dtype=torch.uint8))
+    dataset.__getitems__(list(range(24)))
+    assert 24 < len(made) < 40
+
+
+@pytest.mark.parametrize("mix", [-0.1, 1.1])
+def test_mixing_needs_a_share(mix):
+    with pytest.raises(DataError, match="expected a share of the views, from 0 to 1"):
+        views(mix=mix)
