@@ -15,7 +15,7 @@ from subdistill_hf.models.heads import new_classifier
 from subdistill_hf.models.loading import (
     ModelError,
     count_parameters,
-    image_size_of,
+    input_size_of,
     load_teacher,
     weights_digest,
 )
@@ -36,7 +36,7 @@ def test_a_teacher_is_loaded_frozen_in_evaluation_mode_with_its_labels(teacher_f
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     assert teacher.labels == dict(enumerate(CLASS_NAMES))
     assert (teacher.name, teacher.hub_id) == ("my-teacher", None)
-    assert image_size_of(teacher.processor) == (32, 32)
+    assert input_size_of(teacher.processor) == (32, 32)
 
 
 def test_the_license_of_a_teacher_is_that_of_its_card(teacher_folder, tmp_path):
@@ -127,9 +127,9 @@ def test_the_size_of_a_processors_images_is_read_in_each_of_its_spellings(tmp_pa
     for setting, expected in settings:
         described = {"image_processor_type": "CLIPImageProcessor", **setting}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(described), encoding="utf-8")
-        assert image_size_of(AutoImageProcessor.from_pretrained(tmp_path)) == expected
+        assert input_size_of(AutoImageProcessor.from_pretrained(tmp_path)) == expected
     with pytest.raises(ModelError, match="does not say the size"):
-        image_size_of(object())
+        input_size_of(object())
 
 
 def test_parameters_are_counted_once_each():

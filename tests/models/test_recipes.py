@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import NAMES, processor
-from subdistill_hf.models.loading import count_parameters, image_size_of
+from subdistill_hf.models.loading import count_parameters, input_size_of
 from subdistill_hf.models.students import build_student
 
 
@@ -35,5 +35,5 @@ def test_keys_of_recipes_shape_the_student():
 )
 def test_a_recipe_takes_the_teachers_size_and_normalisation(recipe, size, expected):
     student = build_student(recipe, NAMES, processor(size, mean=0.25))
-    assert image_size_of(student.processor) == (expected, expected)
+    assert input_size_of(student.processor) == (expected, expected)
     assert tuple(student.processor.image_mean) == (0.25, 0.25, 0.25)

@@ -11,7 +11,7 @@ from families import FAMILIES, build
 from helpers import NAMES, glyph_rows, processor, resnet, save_teacher, vit
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.models.heads import labels_of
-from subdistill_hf.models.loading import ModelError, image_size_of
+from subdistill_hf.models.loading import ModelError, input_size_of
 from subdistill_hf.models.students import build_student
 
 
@@ -40,7 +40,7 @@ def teacher_folder(tmp_path_factory):
 )
 def test_a_recipe_gives_a_student_with_named_outputs_that_is_reloaded_with_its_processor(recipe, size, tmp_path):
     student = build_student(recipe, NAMES, processor())
-    assert image_size_of(student.processor) == (size, size)
+    assert input_size_of(student.processor) == (size, size)
     student.model.eval()
     pixels = process(student.processor, [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)])
     with torch.no_grad():

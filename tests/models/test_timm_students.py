@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import NAMES, processor
-from subdistill_hf.models.loading import image_size_of, load_teacher
+from subdistill_hf.models.loading import input_size_of, load_teacher
 from subdistill_hf.models.students import build_student
 
 
@@ -39,7 +39,7 @@ def test_a_timm_student_can_teach(tmp_path):
     build_student("timm/test_resnet:image=64", NAMES, processor()).model.save_pretrained(tmp_path)
     teacher = load_teacher(str(tmp_path))
     assert teacher.labels == dict(enumerate(NAMES))
-    assert image_size_of(teacher.processor) == (64, 64)
+    assert input_size_of(teacher.processor) == (64, 64)
 
 
 def test_a_trained_timm_student_comes_from_the_hub_with_its_tag(hub, tmp_path):

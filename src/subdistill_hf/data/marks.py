@@ -24,7 +24,7 @@ MARK_SEED: Final = 1
 
 
 def plus(image: Image.Image) -> Image.Image:
-    """A red plus sign in the upper left corner, a quarter of the shorter side (METHOD, "Quality of data")."""
+    """A red plus sign in the upper left corner, a quarter of the shorter side (docs/method.md, "Quality of data")."""
     shorter = min(image.size)
     size = _odd(shorter / 4)
     arm, corner = (size - _odd(size / 4)) // 2, round(shorter / 16)
@@ -96,7 +96,7 @@ class MarkedRows:
 
 @dataclass(frozen=True)
 class Marking:
-    """The marked images of a subtask (METHOD, "Quality of data").
+    """The marked images of a subtask (docs/method.md, "Quality of data").
 
     A student that takes the mark for the class fails on the test images, which carry it whatever they show.
 

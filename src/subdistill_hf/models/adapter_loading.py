@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.utils import extract_commit_hash, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
-from subdistill_hf.models.adapters import ADAPTER_CONFIG_FILE, AdapterError, head_modules, load_adapter, merged, put_on
+from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE
+from subdistill_hf.models.adapters import AdapterError, head_modules, load_adapter, merged, put_on
 from subdistill_hf.models.heads import in_order, labels_of, names_of
 
 RECORD_FILE = "adaptation.json"

@@ -19,7 +19,6 @@ from subdistill_hf.core.activations import evaluation_mode
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.heads import labels_of
 
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_DEVIATION = 0.02
 # What a network of position differences computes is the same for every image.

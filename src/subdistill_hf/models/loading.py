@@ -146,7 +146,7 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def image_size_of(processor: Any) -> tuple[int, int]:
+def input_size_of(processor: Any) -> tuple[int, int]:
     """Height and width of what a processor gives."""
     for name in ("crop_size" if getattr(processor, "do_center_crop", False) else "size", "size"):
         size = getattr(processor, name, None) or {}

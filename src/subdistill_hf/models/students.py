@@ -16,7 +16,7 @@ from subdistill_hf.core.activations import evaluation_mode
 from subdistill_hf.hub.errors import explain
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.heads import labels_of, names_of, new_classifier
-from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, check_image_channels, image_size_of
+from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, check_image_channels, input_size_of
 from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.recipes import RECIPES, positive, recipe_options, smallest_image
 from subdistill_hf.models.timm_students import described_timm_student, timm_processor
@@ -53,7 +53,7 @@ def build_student(
             model = new_classifier("TimmWrapperForImageClassification", **described, **labels)
             student = LoadedModel(model, timm_processor(model.config), recipe)
         else:
-            usual = max(image_size_of(teacher_processor)[0], smallest_image(kind, options))
+            usual = max(input_size_of(teacher_processor)[0], smallest_image(kind, options))
             size = positive("image", options.pop("image", usual))
             model = RECIPES[kind](size, options, labels)
             student = LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
@@ -121,7 +121,7 @@ def _check_mostly_trained(source: str, model: nn.Module, missing: Sequence[str])
 @torch.no_grad()
 def _check_takes_its_images(student: LoadedModel) -> None:
     """Run one image of the processor's size."""
-    height, width = image_size_of(student.processor)
+    height, width = input_size_of(student.processor)
     try:
         with evaluation_mode(student.model):
             student.model(pixel_values=torch.zeros(1, 3, height, width))
@@ -172,7 +172,7 @@ def with_lora(student: LoadedModel, options: TaskOptions) -> PeftModel:
             f"student_lora_save=adapter: PEFT alone cannot run an adapter of {model.config.model_type}, whose "
             "convolutions are asked for their stride: save it merged"
         )
-    pixels = torch.zeros(1, 3, *image_size_of(student.processor))
+    pixels = torch.zeros(1, 3, *input_size_of(student.processor))
     targets = lora_targets(model, lambda: model(pixel_values=pixels), options.student_lora_target_modules)
     base = student.hub_id or str(Path(options.student).resolve())
     return with_adapter(model, targets, options.student_lora_rank, base, student.revision)

@@ -34,7 +34,7 @@ from subdistill_hf.models.adapters import (
     save_adapter,
     with_adapter,
 )
-from subdistill_hf.models.loading import LoadedModel, freeze, image_size_of, weights_digest
+from subdistill_hf.models.loading import LoadedModel, freeze, input_size_of, weights_digest
 from subdistill_hf.pipeline.task import Task, images_of_a_step
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
@@ -167,7 +167,7 @@ def _body_names(model: Any) -> list[str]:
 
 
 def _targets(model: Any, task: Task) -> tuple[str, ...]:
-    pixels = torch.zeros(1, 3, *image_size_of(task.teacher.processor))
+    pixels = torch.zeros(1, 3, *input_size_of(task.teacher.processor))
     wanted = task.options.adapt_target_modules
     return tuple(lora_targets(model, lambda: model(pixel_values=pixels), wanted))
 
@@ -272,7 +272,7 @@ def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrai
             "train",
             task.augmentation,
             task.flip,
-            size=image_size_of(task.teacher.processor),
+            size=input_size_of(task.teacher.processor),
             seed=config.seed,
         ),
         eval_dataset=data.views("validation"),

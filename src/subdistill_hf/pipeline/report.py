@@ -19,7 +19,7 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.formatting import format_percent, table
-from subdistill_hf.models.loading import LoadedModel, count_parameters, image_size_of, weights_digest
+from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of, weights_digest
 from subdistill_hf.pipeline.energy import Energy
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
@@ -192,7 +192,7 @@ def _described_student(trained: TrainedStudent) -> dict[str, Any]:
         "parameters": count_parameters(trained.model),
         "size_bytes": None,
         "lora": None,
-        "image_size": list(image_size_of(student.processor)),
+        "image_size": list(input_size_of(student.processor)),
     }
 
 

@@ -16,7 +16,7 @@ from subdistill_hf.config.validation import check_task_options
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
-from subdistill_hf.models.loading import LoadedModel, count_parameters, image_size_of, load_teacher
+from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of, load_teacher
 
 SMALL_IMAGE = 64
 MIN_EPOCHS = 60
@@ -58,7 +58,7 @@ class Task:
 
     def views(self, student: LoadedModel) -> ViewDataset:
         """The augmented training images, large enough for both networks."""
-        sizes = [image_size_of(student.processor), image_size_of(self.teacher.processor)]
+        sizes = [input_size_of(student.processor), input_size_of(self.teacher.processor)]
         return self.data.views(
             "train",
             self.augmentation,
