@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from subdistill_hf.cli import make_parser
+from subdistill_hf.cli import COMMANDS
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-COMMANDS = ("distill", "inspect", "analyse", "benchmark", "push")
+WITH_OPTIONS = ("distill", "inspect", "analyse", "benchmark", "push")
 DOCUMENTED_PACKAGES = ("core", "losses")
 """Packages that need torch alone, so that they can be used without the rest."""
 
@@ -58,8 +58,8 @@ def package_page(package: str) -> str:
 def options_page() -> str:
     """The options of each command, as its parser knows them."""
     lines = [OPTIONS_HEAD]
-    for command in COMMANDS:
-        parser = make_parser(command, all_arguments=False)
+    for command in WITH_OPTIONS:
+        parser = COMMANDS[command].make_parser()
         lines += ["", f"## subdistill {command}", "", "| option | default | meaning |", "|---|---|---|"]
         lines += [f"| {' | '.join(cells)} |" for cells in map(_cells, _options_of(parser))]
     return "\n".join(lines) + "\n"

@@ -81,7 +81,8 @@ def own_modules(names):
         if parts[0] != PACKAGE:
             continue
         inner = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
-        found.add(next((module for module in inner if module in SOURCES), "__init__"))
+        modules = [name for module in inner for name in (module, f"{module}.__init__") if name in SOURCES]
+        found.add(modules[0] if modules else "__init__")
     return found
 
 

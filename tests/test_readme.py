@@ -14,7 +14,7 @@ from helpers import NAMES, processor, resnet, save_teacher, subtask_rows
 from subdistill_hf.benchmark.config import read_benchmark
 from subdistill_hf.benchmark.jobs import untuned_jobs
 from subdistill_hf.benchmark.training import config_of
-from subdistill_hf.cli import make_parser
+from subdistill_hf.cli import COMMANDS
 from subdistill_hf.config.defaults import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
 from subdistill_hf.models.students import build_student
 from subdistill_hf.training.trainer import SubDistillTrainer
@@ -140,12 +140,11 @@ def test_the_commands_of_the_readme_are_understood():
     assert {command for command, _ in commands} == {"distill", "inspect", "analyse", "push"}
     for command, text in commands:
         options = shlex.split(text.replace("\\\n", " "))
-        parsed = make_parser(command).parse_args_into_dataclasses(options, look_for_args_file=False)
+        given = COMMANDS[command].parse(options)
         if command == "push":
-            assert (parsed[0].repo, parsed[1].folder) == ("dice-expert", "dice-expert")
+            assert (given["repo"], given["folder"]) == ("dice-expert", "dice-expert")
             continue
-        assert len(parsed[0].classes) >= 1
-        assert f"--classes {parsed[0].classes[0]}" in text
+        assert f"--classes {given['classes'][0]}" in text
 
 
 def test_the_choices_for_a_teacher_of_the_hub_are_those_of_the_readme():

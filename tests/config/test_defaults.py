@@ -2,8 +2,10 @@
 
 import pytest
 
-from subdistill_hf.cli import make_parser
-from subdistill_hf.config.defaults import choose_defaults, given_options, together_with
+from subdistill_hf.cli.distill import parse
+from subdistill_hf.config.defaults import choose_defaults, saved_when_evaluated
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 
 VIT = "--teacher google/vit-base-patch16-224"
@@ -13,9 +15,9 @@ CARNIVORES = ["superclass:large_carnivores"]
 
 def chosen(text):
     """The options after the choice, and what was said of it."""
-    arguments = text.split()
-    task, _ = make_parser(all_arguments=False).parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    lines = choose_defaults(task, given_options(arguments))
+    given = parse(text.split())
+    task = TaskOptions(**given)
+    lines = choose_defaults(task, set(given))
     return task, lines
 
 
@@ -70,31 +72,23 @@ def test_a_dataset_needs_its_classes(teacher):
         chosen(f"{teacher} --dataset user/pets")
 
 
-def test_given_options_are_spelled_as_fields():
-    assert given_options(["--a-b", "1", "--c_d=2-3", "--", "-e", "f", "--no_x"]) == {"a_b", "c_d", "no_x"}
-
-
 @pytest.mark.parametrize(
     ("text", "follow"),
     [
         ("", {}),
-        ("--save_steps 50", {"eval_steps": "50"}),
-        ("--eval-steps=0.5 --classes a b", {"save_steps": "0.5"}),
-        ("--save_steps 5 --save_steps 9", {"eval_steps": "9"}),
+        ("--save_steps 50", {"eval_steps": 50}),
+        ("--eval-steps=0.5 --classes a b", {"save_steps": 0.5}),
+        ("--save_steps 5 --save_steps 9", {"eval_steps": 9}),
         ("--save_steps 50 --eval_steps 25", {}),
         ("--save_strategy epoch", {"eval_strategy": "epoch"}),
-        ("--eval_strategy epoch --save_steps 3", {"save_strategy": "epoch", "eval_steps": "3"}),
+        ("--eval_strategy epoch --save_steps 3", {"save_strategy": "epoch", "eval_steps": 3}),
         ("--save_strategy no", {}),
         ("--save_strategy best", {}),
     ],
 )
-def test_a_student_is_saved_when_it_is_evaluated(text, follow):
-    assert together_with(text.split()) == follow
-
-
-def test_what_follows_is_read_as_the_option_that_was_given():
-    parser = make_parser()
-    arguments = ["--save_steps", "50", "--save_strategy", "epoch"]
-    parser.set_defaults(**together_with(arguments))
-    _, config = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    assert (config.eval_steps, config.eval_strategy.value) == (50.0, "epoch")
+def test_a_student_is_saved_when_it_is_evaluated(tmp_path, text, follow):
+    given = parse(text.split())
+    assert saved_when_evaluated(given) == follow
+    if "strategy" not in text:
+        config = SubDistillConfig(output_dir=str(tmp_path), **follow)
+        assert {name: getattr(config, name) for name in follow} == follow

@@ -8,7 +8,7 @@ import pytest
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
-from subdistill_hf.cli import make_parser
+from subdistill_hf.cli.distill import make_parser
 from subdistill_hf.config import training
 from subdistill_hf.config.commands import InspectOptions
 from subdistill_hf.config.options import DistillationOptions, TaskOptions
@@ -138,7 +138,8 @@ def test_the_command_line_reads_every_kind_of_option(tmp_path):
         "--centring mean --positions 20 --normalise_energy false --flip true --method subdistill --compare scratch kd "
         "--learning_rate 0.5 --train_images_per_class 25 --teacher_cache 4"
     )
-    task, config = make_parser().parse_args_into_dataclasses(arguments.split(), look_for_args_file=False)
+    parser = make_parser(all_arguments=True)
+    task, config = parser.parse_args_into_dataclasses(arguments.split(), look_for_args_file=False)
     assert task.classes == ["3", "superclass:dice", "white_chess_king"]
     assert task.compare == ["scratch", "kd"]
     assert (task.flip, task.train_images_per_class) == (True, 25)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers import NAMES, processor, resnet, save_teacher, write_image_folder
 from loopback_hub import LoopbackHub, Repo
-from subdistill_hf.cli import make_parser
+from subdistill_hf.cli.distill import make_parser
 from subdistill_hf.hub.publish import PushError, push_folder, repository_name
 from subdistill_hf.hub.snippet import hub_code, local_code
 
@@ -375,6 +375,7 @@ def test_a_run_pushes_its_student_at_its_end_and_says_how_to_try_again(runs):
 
 
 def test_without_being_asked_a_run_pushes_only_what_is_finished(tmp_path):
-    _, training = make_parser().parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--push_to_hub"])
+    parser = make_parser(all_arguments=True)
+    _, training = parser.parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--push_to_hub"])
     assert training.push_to_hub
     assert training.hub_strategy == "end"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
@@ -44,40 +43,22 @@ STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
 """What the command line chooses for a teacher that is not embedded, and why; see `choose_defaults`."""
 
 
-def given_options(arguments: Iterable[str]) -> set[str]:
-    """The names of the options that stand on a command line, spelled as fields are."""
-    return {
-        word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--") and len(word) > 2
-    }
-
-
-def together_with(arguments: Sequence[str]) -> dict[str, str]:
+def saved_when_evaluated(given: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that follow what was given: a student is saved when it is evaluated, for the best one to be kept.
 
     Args:
-        arguments: a command line.
+        given: training arguments by name.
 
     Returns:
         `eval_steps` where `save_steps` alone is given, and the other way round; the same for the strategies.
     """
-    given, follow = given_options(arguments), {}
+    follow = {}
     for kind in ("steps", "strategy"):
         for one, other in ((f"save_{kind}", f"eval_{kind}"), (f"eval_{kind}", f"save_{kind}")):
-            value = _value(arguments, one)
-            both = kind == "steps" or value in ("steps", "epoch")
+            both = kind == "steps" or given.get(one) in ("steps", "epoch")
             if one in given and other not in given and both:
-                follow[other] = value
+                follow[other] = given[one]
     return follow
-
-
-def _value(arguments: Sequence[str], name: str) -> str:
-    """The last value given for an option, as text."""
-    values = [""]
-    for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-        option, is_whole, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and option.replace("-", "_") == name:
-            values.append(value if is_whole else following)
-    return values[-1]
 
 
 def choose_defaults(task: TaskOptions, given: set[str]) -> list[str]:

@@ -1,7 +1,5 @@
-"""The command line: help without torch, messages without tracebacks, and whole runs that leave whole folders."""
+"""`subdistill distill`: its options, what it refuses, and whole runs that leave whole folders."""
 
-import contextlib
-import io
 import json
 import shutil
 
@@ -11,10 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from helpers import NAMES, damaged_png, run_python, save_teacher, write_image_folder
-from subdistill_hf.cli import DEMO, main, make_parser
-from subdistill_hf.core.subspaces import load_subspaces
-from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from command_line import DAMAGED_TEST, DAMAGED_TRAINING, STRANGER, UNTRAINED, arguments, files, run
+from helpers import NAMES, save_teacher
 from subdistill_hf.data.preprocessing import process
 
 pytestmark = [
@@ -24,80 +20,8 @@ pytestmark = [
 ]
 FEW_POSITIONS = {"train_images_per_class": 4, "layers": "resnet.encoder.stages.3=resnet.encoder.stages.2"}
 
-DAMAGED_TRAINING, DAMAGED_TEST, UNTRAINED = CLASS_NAMES[20], CLASS_NAMES[21], CLASS_NAMES[22]
-STRANGER = "zzz_unknown_to_the_teacher"
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """A teacher of 100 classes, and images: three good classes and four with something wrong."""
-    folder = tmp_path_factory.mktemp("cli")
-    save_teacher(folder / "teacher")
-    images = write_image_folder(folder / "images", train=10, test=4)
-    for split in ("train", "test"):
-        for name in (DAMAGED_TRAINING, DAMAGED_TEST, STRANGER):
-            shutil.copytree(images / split / NAMES[0], images / split / name)
-    (images / "train" / DAMAGED_TRAINING / "3.png").write_bytes(damaged_png())
-    (images / "test" / DAMAGED_TEST / "1.png").write_bytes(damaged_png())
-    shutil.copytree(images / "test" / NAMES[0], images / "test" / UNTRAINED)
-    (folder / "empty").mkdir()
-    return folder
-
-
-def arguments(inputs, output, **changed):
-    options = {
-        "teacher": inputs / "teacher",
-        "dataset": inputs / "images",
-        "classes": " ".join(NAMES),
-        "student": "resnet:widths=8-8-12,image=32",
-        "output_dir": output,
-        "max_steps": 6,
-        "per_device_train_batch_size": 8,
-        "report_to": "none",
-        "disable_tqdm": "true",
-        "use_cpu": "true",
-        "save_total_limit": 9,
-    }
-    options |= changed
-    return [word for name, value in options.items() for word in [f"--{name}", *str(value).split()]]
-
-
-def run(command, given):
-    """The exit status, and what was printed to standard output and standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = main([command, *given])
-        except SystemExit as stopped:  # argparse
-            status = stopped.code
-    return status, out.getvalue(), err.getvalue()
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
 
 # Help
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ([], ["usage: subdistill COMMAND", "distill", "inspect", "analyse", "demo"]),
-        (["--help"], ["usage: subdistill COMMAND"]),
-        (["distill", "--help"], ["--teacher", "--classes", "--layers", "--centring", "--help-all"]),
-        (["demo", "-h"], ["usage: subdistill demo", "subdistill distill --classes superclass:zodiac_signs"]),
-        (["inspect", "--help"], ["--teacher", "--basis", "--output_dir"]),
-        (["analyse", "--help"], ["--teacher", "--layers", "--bases", "--dimensions", "--output_dir"]),
-    ],
-    ids=lambda given: " ".join(given),
-)
-def test_help_is_given_without_torch(given, expected):
-    code = "import sys; from subdistill_hf.cli import main; status = main(sys.argv[1:]); "
-    code += "assert not {'torch', 'datasets', 'torchvision'} & sys.modules.keys(); sys.exit(status)"
-    printed = run_python(code, *given).stdout
-    for text in expected:
-        assert text in printed
 
 
 @pytest.mark.parametrize("given", ["--help", "--help-all"])
@@ -112,19 +36,6 @@ def test_all_help_lists_the_training_arguments_too():
     assert status == 0
     for option in ("--teacher", "--layer_weight", "--learning_rate", "--gradient_accumulation_steps"):
         assert option in printed
-
-
-def test_an_unknown_command_ends_the_program_with_status_2():
-    code = "import sys; from subdistill_hf.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = run_python(code, "distil", "--teacher", "mine", check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("unknown command 'distil'\n\nusage: subdistill COMMAND")
-
-
-def test_the_demo_is_a_run_of_distill_with_options_that_exist():
-    task, config = make_parser().parse_args_into_dataclasses(DEMO.split(), look_for_args_file=False)
-    assert task.compare == ["scratch", "kd"]
-    assert config.method == "subdistill"
 
 
 # Bad input
@@ -352,126 +263,3 @@ def retrained(inputs):
     with torch.no_grad():
         model.classifier[1].bias[3] += 1e-3
     return model
-
-
-# Inspect
-
-
-def inspection(inputs, command="inspect", **changed):
-    options = {"teacher": inputs / "teacher", "dataset": inputs / "images", "classes": " ".join(NAMES)} | changed
-    return run(command, [word for name, value in options.items() for word in [f"--{name}", *str(value).split()]])
-
-
-def test_inspect_prints_the_spectrum_of_each_stage_and_writes_its_files(inputs, tmp_path):
-    status, printed, said = inspection(inputs, output_dir=tmp_path / "spectra", train_images_per_class=10)
-    # 24 training images: the last stage, of 36 channels at one position each, has too few.
-    assert status == 2
-    assert "layer 'resnet.encoder.stages.3': 24 positions cannot determine a subspace of 36 dimensions" in said
-    layers = [f"resnet.encoder.stages.{index}" for index in range(3)]
-    status, printed, said = inspection(inputs, output_dir=tmp_path / "spectra", layers=" ".join(layers))
-    assert status == 0, said
-    subspaces = load_subspaces(tmp_path / "spectra")
-    assert list(subspaces) == layers
-    rows = {line.split()[0]: line for line in printed.splitlines() if line.startswith("resnet")}
-    for name, width, grid in zip(layers, (12, 20, 28), ("8x8", "4x4", "2x2"), strict=True):
-        kept = subspaces[name].energies.cumsum(0) / subspaces[name].energies.sum()
-        needed = [int((kept < share).sum()) + 1 for share in (0.5, 0.9, 0.99)]
-        assert rows[name].split()[1:4] == [str(width), "x", grid]
-        assert (
-            rows[name].split()[4:] == f"{needed[0]} of {width} {needed[1]} of {width} {needed[2]} of {width}".split()
-        )
-        assert subspaces[name].dimensions == width
-    with Image.open(tmp_path / "spectra" / "spectra.png") as image:
-        assert min(image.size) > 200
-    assert {path.name for path in (tmp_path / "spectra").iterdir()} == {
-        "spectra.png",
-        "subspaces.json",
-        "subspaces.safetensors",
-    }
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"classes": "nonesuch 1"}, "unknown class 'nonesuch'"),
-        ({"layers": "resnet.encoder.stage.1"}, "nearest names: resnet.encoder.stages."),
-        ({"basis": "lda"}, "argument --basis: invalid choice: 'lda' (choose from 'prca', "),
-        ({"classes": f"{NAMES[0]} {DAMAGED_TRAINING}"}, "cannot be decoded"),
-    ],
-)
-def test_bad_input_to_inspect_gets_one_message(inputs, tmp_path, changed, message):
-    status, printed, said = inspection(inputs, output_dir=tmp_path / "spectra", **changed)
-    assert (status, printed) == (2, "")
-    assert message in said
-    assert "Traceback" not in said
-    assert not (tmp_path / "spectra").exists()
-
-
-@pytest.mark.parametrize("command", ["inspect", "analyse"])
-def test_a_file_in_place_of_the_output_folder_is_refused_before_the_teacher_is_loaded(inputs, tmp_path, command):
-    (tmp_path / "out").write_text("mine", encoding="utf-8")
-    status, printed, said = inspection(inputs, command, teacher=tmp_path / "nowhere", output_dir=tmp_path / "out")
-    assert (status, printed) == (2, "")
-    assert "is a file: expected a folder" in said
-    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
-
-
-def test_inspect_and_analyse_say_that_images_are_marked(inputs, tmp_path):
-    # of ten images two are for validation, and half of the rest is marked
-    chosen = {"layers": "resnet.encoder.stages.0", "mark": "plus", "mark_share": 0.5, "mark_classes": NAMES[1]}
-    _, printed, said = inspection(inputs, **chosen)
-    assert f"mark plus: on 4 training images of {NAMES[1]}, and all test images" in printed, said
-    plain = inspection(inputs, "analyse", output_dir=tmp_path / "plain", layers=chosen["layers"], bases="pca")
-    marked = inspection(inputs, "analyse", output_dir=tmp_path / "out", **chosen, bases="pca")
-    assert ["mark plus: on 4 training" in printed for _, printed, _ in (plain, marked)] == [False, True]
-    found = [json.loads((tmp_path / name / "analysis.json").read_text(encoding="utf-8")) for name in ("plain", "out")]
-    assert found[0]["mark"] is None
-    assert found[1]["mark"]["classes"] == [NAMES[1]]
-    assert found[0]["layers"] != found[1]["layers"]
-
-
-# Analyse
-
-
-def test_analyse_prints_accuracies_of_each_stage_and_writes_its_files(inputs, tmp_path):
-    layers = "resnet.encoder.stages.0 resnet.encoder.stages.1"
-    status, printed, said = inspection(
-        inputs, "analyse", output_dir=tmp_path / "out", layers=layers, bases="pca random"
-    )
-    assert status == 0, said
-    assert "projections" in said  # the bar
-    figures = json.loads((tmp_path / "out" / "analysis.json").read_text(encoding="utf-8"))
-    for layer in figures["layers"]:
-        assert f"accuracy in %, {layer['layer']} ({layer['output']}) projected" in printed
-        for k, pca, random in zip(layer["dimensions"], *layer["accuracy"].values(), strict=True):
-            assert [str(k), f"{100 * pca:.1f}", f"{100 * random:.1f}"] in [
-                line.split() for line in printed.splitlines()
-            ]
-    with Image.open(tmp_path / "out" / "analysis.png") as image:
-        assert min(image.size) > 200
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"classes": "nonesuch 1"}, "unknown class 'nonesuch'"),
-        ({"bases": "pca lda"}, "argument --bases: invalid choice: 'lda' (choose from 'prca', "),
-        ({"dimensions": "1 99"}, "no layer can be projected on 99 dimensions"),
-        ({"dimensions": "many"}, "invalid int value: 'many'"),
-    ],
-)
-def test_bad_input_to_analyse_gets_one_message(inputs, tmp_path, changed, message):
-    status, printed, said = inspection(inputs, "analyse", output_dir=tmp_path / "out", **changed)
-    assert (status, printed) == (2, "")
-    assert message in said
-    assert "Traceback" not in said
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_process_group_of_the_caller_stays_open(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        assert main(["push", str(tmp_path / "nothing")]) == 1
-        assert torch.distributed.is_initialized()
-    finally:
-        torch.distributed.destroy_process_group()

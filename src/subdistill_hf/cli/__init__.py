@@ -1,0 +1,105 @@
+"""The command line: parse, call, exit."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from subdistill_hf.cli import analyse, benchmark, demo, distill, inspect, push
+from subdistill_hf.errors import PushError, SubDistillError
+
+COMMANDS: dict[str, ModuleType] = {
+    "distill": distill,
+    "inspect": inspect,
+    "analyse": analyse,
+    "benchmark": benchmark,
+    "push": push,
+    "demo": demo,
+}
+"""Name to the module of a command, which has `HELP`, a line; `parse`, which takes words to the options that they give;
+and `run`, which takes these options and the words."""
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """A command among the others; its own parser is made when it is used, since it takes a second to import.
+
+    Args:
+        command: its module.
+        options: of the parser.
+    """
+
+    def __init__(self, command: ModuleType, **options: Any) -> None:
+        super().__init__(add_help=False, **options)
+        self.command = command
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options that were given, and nothing that is left."""
+        return argparse.Namespace(**self.command.parse(args)), []
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the namespace of its results holds `command` and the options that were given."""
+    parser = argparse.ArgumentParser(
+        prog="subdistill",
+        usage="subdistill COMMAND [OPTIONS]",
+        description="Distil a tiny image classifier for just the classes you need.",
+        epilog="subdistill COMMAND --help lists the options of a command.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(
+        title="commands",
+        prog="subdistill",
+        dest="command",
+        metavar="COMMAND [OPTIONS]",
+        required=True,
+        parser_class=_CommandParser,
+    )
+    for name, module in COMMANDS.items():
+        commands.add_parser(name, help=module.HELP, command=module)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit status: 0; 1 for a student that did not get to the Hub; 2 for options that do not fit. The last two
+        come with a message, and no traceback.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    parser = make_parser()
+    if words[0] not in (*COMMANDS, "-h", "--help"):
+        print(f"unknown command {words[0]!r}\n\n{parser.format_help()}", file=sys.stderr)
+        return 2
+    try:
+        given = vars(parser.parse_args(words))
+    except SystemExit as stopped:  # the help was printed
+        return int(stopped.code or 0)
+    except SubDistillError as error:
+        return _failed(error)
+
+    from subdistill_hf.core.distributed import close_process_group, has_process_group
+
+    callers = has_process_group()
+    try:
+        _run(given.pop("command"), given, words[1:])
+    except SubDistillError as error:
+        return _failed(error)
+    finally:
+        if not callers:  # here, where nothing refers to a trainer any more but the traceback of a crash
+            close_process_group()
+    return 0
+
+
+def _run(command: str, given: dict[str, Any], words: Sequence[str]) -> None:
+    COMMANDS[command].run(given, words)
+
+
+def _failed(error: SubDistillError) -> int:
+    from tqdm import tqdm
+
+    tqdm.write(f"error: {error}", file=sys.stderr)  # not on the line of a bar
+    return 1 if isinstance(error, PushError) else 2

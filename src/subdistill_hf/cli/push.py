@@ -1,0 +1,36 @@
+"""`subdistill push`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from subdistill_hf.config.commands import PushOptions
+
+if TYPE_CHECKING:
+    from subdistill_hf.cli.parsing import OptionsParser
+
+HELP = "push the folder of a student to the Hub"
+
+
+def make_parser() -> OptionsParser:
+    """The parser of its options and the folder."""
+    from subdistill_hf.cli.parsing import OptionsParser
+
+    parser = OptionsParser(PushOptions, prog="subdistill push")
+    parser.add_argument("folder", help="Folder of a student, as distill leaves it.")
+    return parser
+
+
+def parse(words: Sequence[str]) -> dict[str, Any]:
+    """The folder and the options that words give."""
+    return make_parser().only_given(words)
+
+
+def run(given: dict[str, Any], words: Sequence[str]) -> None:
+    """Push the student, and print the address of the commit."""
+    from subdistill_hf.hub.publish import push_folder
+
+    folder = given.pop("folder")
+    options = PushOptions(**given)
+    print(push_folder(folder, options.repo, options.private or None, options.revision))

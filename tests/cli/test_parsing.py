@@ -1,0 +1,67 @@
+"""Parsers tell what was given from what is a default."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from subdistill_hf.cli.parsing import OptionsParser
+from subdistill_hf.errors import SubDistillError
+
+
+@dataclass
+class Described:
+    long_name: str = field(default="any", metadata={"help": "A text."})
+    colour: Literal["red", "green"] = field(default="red", metadata={"help": "A colour."})
+    fast: bool = field(default=True, metadata={"help": "A switch."})
+    numbers: list[int] = field(default_factory=list, metadata={"help": "Numbers."})
+
+
+@pytest.fixture
+def parser():
+    return OptionsParser(Described, prog="subdistill try")
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("", {}),
+        ("--long-name x --colour red", {"long_name": "x", "colour": "red"}),
+        ("--long_name=x-y", {"long_name": "x-y"}),
+        ("--long_name any --fast", {"long_name": "any", "fast": True}),
+        ("--no_fast", {"fast": False}),
+        ("--fast false", {"fast": False}),
+        ("--numbers 1 --numbers 2 3", {"numbers": [2, 3]}),
+    ],
+)
+def test_what_was_given_is_told_though_it_may_be_the_default(parser, text, given):
+    assert parser.only_given(text.split()) == given
+
+
+def test_words_that_are_no_options_are_left(parser):
+    assert parser.given(["--colour", "green", "--other", "3", "--fast", "--more", "a", "b"]) == (
+        {"colour": "green", "fast": True},
+        ["--other", "3", "--more", "a", "b"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--color red", r"there is no option --color; did you mean --colour\? \(subdistill try --help lists"),
+        ("--size 3", r"there is no option --size \(subdistill try --help"),
+        ("--long 3", r"there is no option --long; did you mean --long_name\?"),
+        ("--colour blue", r"argument --colour: invalid choice: 'blue' \(choose from 'red', 'green'\)"),
+        ("--numbers many", "invalid int value: 'many'"),
+        ("--colour", "argument --colour: expected one argument"),
+    ],
+)
+def test_mistakes_are_errors_of_one_line(parser, text, message):
+    with pytest.raises(SubDistillError, match=message):
+        parser.only_given(text.split())
+
+
+def test_help_tells_defaults_and_choices(parser):
+    text = " ".join(parser.format_help().split())
+    assert "--colour {red,green} A colour. (default: red)" in text
+    assert "--long_name LONG_NAME, --long-name LONG_NAME A text. (default: any)" in text
