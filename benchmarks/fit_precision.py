@@ -22,7 +22,7 @@ import torch
 
 from subdistill_hf.analysis.teacher_layers import TeacherLayers, load_teacher_layers
 from subdistill_hf.config.commands import TeacherOptions
-from subdistill_hf.core.bases import BASES
+from subdistill_hf.core.bases import matrix_of
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.pipeline.evaluation import processor_name
@@ -67,7 +67,7 @@ def compare(teacher: str, superclass: str, basis: str = "prca") -> list[dict[str
     for layer, width in zip(layers.layers, WIDTHS, strict=True):
         best = Subspace.fit(exact[layer.name], width, basis)
         found = {name: Subspace.fit(other[layer.name], width, basis) for name, other in others.items()}
-        matrix = BASES[basis](exact[layer.name])
+        matrix = matrix_of(basis, exact[layer.name])
         kept = [float(((matrix @ one.basis) * one.basis).sum()) for one in (found["bfloat16"], best)]
         rows.append(
             {

@@ -40,8 +40,8 @@ from transformers import ViTImageProcessor, logging
 
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.bases import leading_eigenvectors
 from subdistill_hf.core.distributed import close_process_group
-from subdistill_hf.core.eigenvectors import leading_eigenvectors
 from subdistill_hf.core.layers import stage_outputs
 from subdistill_hf.core.moments import collect_moments
 from subdistill_hf.core.relevance import activations_and_contexts, subtask_margin

@@ -90,7 +90,8 @@ def report(runs: Sequence[Run], folder: Path) -> str:
 def section(teacher: str, runs: Sequence[Run], folder: Path) -> str:
     """The tables of one teacher and its plot."""
     from subdistill_hf.analysis.analyse import sufficient_dimensions
-    from subdistill_hf.analysis.plot import BASIS_LABELS, Panel, plot_analysis
+    from subdistill_hf.analysis.plot import Panel, plot_analysis
+    from subdistill_hf.config.bases import BASES
     from subdistill_hf.reporting.drawing import short_names
 
     unprojected = [one["analysis"]["accuracy"] for one in runs]
@@ -120,7 +121,7 @@ def section(teacher: str, runs: Sequence[Run], folder: Path) -> str:
             cells = [in_points([one["accuracy"][basis][place] for one in found]) for basis in bases]
             curves.append(f"| {heading} | {k} | " + " | ".join(cells) + f" | {in_points(gains, '+')} |")
     plot_analysis(panels, folder / f"{teacher}.png")
-    labels = " | ".join(BASIS_LABELS[basis] for basis in bases)
+    labels = " | ".join(BASES[basis].label for basis in bases)
     rules = "---|" * len(bases)
     return "\n".join(
         [

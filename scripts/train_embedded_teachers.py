@@ -26,7 +26,7 @@ from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
 from subdistill_hf.data.embedded.glyph_dataset import load_glyphs
 from subdistill_hf.data.embedded.glyphs import GENERATOR_VERSION, IMAGE_SIZE
-from subdistill_hf.losses.subspace import SubspaceAlignment, logit_distillation
+from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.models.heads import labels_of, new_classifier
 from subdistill_hf.models.loading import load_teacher
 from subdistill_hf.teacher.teacher import Teaching

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessor
 
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import ViewCollator
@@ -33,6 +34,7 @@ REPOSITORY = Path(__file__).parents[1]
 CLASS_IDS = (10, 11, 12)  # three chess pieces
 NAMES = tuple(CLASS_NAMES[class_id] for class_id in CLASS_IDS)
 COLUMNS = ImageColumns("img", "fine_label", "coarse_label")
+LAYER_BASELINES = [name for name, one in METHODS.items() if one.layer_loss and not one.uses_subspaces]
 FEATURES = datasets.Features(
     {
         "img": datasets.Image(),

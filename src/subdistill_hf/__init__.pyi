@@ -9,8 +9,8 @@ from .data.loading import load_subtask as load_subtask
 from .data.subtask import Subtask as Subtask
 from .data.views import ViewDataset as ViewDataset
 from .errors import SubDistillError as SubDistillError
+from .losses.logits import logit_distillation as logit_distillation
 from .losses.subspace import SubspaceAlignment as SubspaceAlignment
-from .losses.subspace import logit_distillation as logit_distillation
 from .models.loading import load_teacher as load_teacher
 from .models.students import build_student as build_student
 from .pipeline.run import distill as distill

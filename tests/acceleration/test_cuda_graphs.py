@@ -11,6 +11,7 @@ from torch import nn
 
 from families import FAMILIES, build, with_batch_statistics
 from helpers import (
+    LAYER_BASELINES,
     assert_equal_weights,
     config,
     processor,
@@ -26,7 +27,6 @@ from subdistill_hf.acceleration import cuda_graphs
 from subdistill_hf.acceleration.cuda_graphs import MOST_RECORDINGS, USUAL_CALLS, Replayed
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.losses import procrustes
-from subdistill_hf.losses.baselines import BASELINES
 from subdistill_hf.losses.subspace import SubspaceAlignment
 from subdistill_hf.training.trainer import SubDistillTrainer
 
@@ -411,9 +411,9 @@ def test_a_training_is_the_training(tmp_path, monkeypatch, student, teacher, gra
     assert_same_training(tmp_path, graphs, monkeypatch, recordings, student=student, teacher=teacher)
 
 
-@pytest.mark.parametrize("method", ["scratch", "kd", *BASELINES])
+@pytest.mark.parametrize("method", ["scratch", "kd", *LAYER_BASELINES])
 def test_every_method_is_replayed(tmp_path, monkeypatch, method):
-    layers = method in BASELINES
+    layers = method in LAYER_BASELINES
     assert_same_training(tmp_path, "losses", monkeypatch, int(layers), method=method)
     Again.made = 0
     assert_same_training(tmp_path / "all", "all", monkeypatch, 1 if method == "scratch" else 2, method=method)

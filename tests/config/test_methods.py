@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from helpers import (
     CLASS_IDS,
     COLUMNS,
+    LAYER_BASELINES,
     assert_equal_weights,
     convnext,
     resnet,
@@ -23,11 +24,10 @@ from helpers import (
     views,
     weights_of,
 )
-from subdistill_hf.config.methods import METHOD_LABELS, METHODS
+from subdistill_hf.config.methods import METHODS, method_label
 from subdistill_hf.core.subspaces import SUBSPACES_FILE
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DistillationError, NonFiniteLossError
-from subdistill_hf.losses.baselines import BASELINES
 from subdistill_hf.training.checkpoints import ALIGNMENTS_FILE, STATE_FILE
 
 LEARNING = ("fitnet", "vid", "vkd", "subdistill")
@@ -39,9 +39,10 @@ def parts_of(run):
 
 
 def test_every_layer_method_is_a_method_with_a_weight():
-    assert set(BASELINES) | {"subdistill"} == {name for name, one in METHODS.items() if one.layer_weight}
-    assert METHOD_LABELS.keys() == {"teacher", *METHODS}
-    assert len(set(METHOD_LABELS.values())) == len(METHOD_LABELS)
+    assert {*LAYER_BASELINES, "subdistill"} == {name for name, one in METHODS.items() if one.layer_weight}
+    labels = [method_label(name) for name in ("teacher", *METHODS)]
+    assert len(set(labels)) == len(labels)
+    assert method_label("unknown") == "unknown"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -84,7 +85,7 @@ def test_a_layer_loss_is_that_of_the_features_of_both_models(tmp_path):
     assert logits.shape == (8, len(CLASS_IDS))
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", LAYER_BASELINES)
 def test_a_transformer_teaches_a_convolutional_student(tmp_path, method):
     run = trainer(tmp_path, student=resnet(), teacher=teacher_vit(), method=method, max_steps=1)
     run.train()

@@ -8,10 +8,10 @@ import pytest
 from helpers import run_python
 from subdistill_hf.acceleration.cuda_graphs import GRAPHS
 from subdistill_hf.config import options
+from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.commands import AnalyseOptions, InspectOptions
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.validation import choices_of
-from subdistill_hf.core.bases import BASES
 from subdistill_hf.data.marks import MARKS
 from subdistill_hf.data.sources import open_source
 from subdistill_hf.data.views import AUGMENTATIONS
@@ -27,14 +27,13 @@ from subdistill_hf.teacher.cache_files import PRECISIONS
     ("names", "registry"),
     [
         (options.Augmentation, AUGMENTATIONS),
-        (options.Basis, BASES),
         (options.CachePrecision, PRECISIONS),
         (options.Centring, CENTRINGS),
         (options.Graphs, GRAPHS),
         (options.Mark, MARKS),
         (options.Rotation, (*ROTATIONS, PROCRUSTES, FULL_WIDTH)),
     ],
-    ids=["Augmentation", "Basis", "CachePrecision", "Centring", "Graphs", "Mark", "Rotation"],
+    ids=["Augmentation", "CachePrecision", "Centring", "Graphs", "Mark", "Rotation"],
 )
 def test_names_are_those_of_the_registries(names, registry):
     assert get_args(names) == tuple(registry)
@@ -44,7 +43,7 @@ def test_fields_have_the_choices_of_these_names():
     distillation, task = choices_of(options.DistillationOptions), choices_of(options.TaskOptions)
     assert distillation == {
         "method": METHODS,
-        "basis": get_args(options.Basis),
+        "basis": BASES,
         "centring": get_args(options.Centring),
         "rotation": (*get_args(options.Rotation), options.AUTO),
         "teacher_cache_precision": get_args(options.CachePrecision),
@@ -52,7 +51,7 @@ def test_fields_have_the_choices_of_these_names():
     }
     assert task["augmentation"] == (*get_args(options.Augmentation), options.AUTO)
     assert task["compare"] is METHODS
-    assert choices_of(InspectOptions)["basis"] == choices_of(AnalyseOptions)["bases"] == get_args(options.Basis)
+    assert choices_of(InspectOptions)["basis"] == choices_of(AnalyseOptions)["bases"] == BASES
 
 
 @pytest.mark.parametrize("kind", [options.DistillationOptions, options.TaskOptions, AnalyseOptions])
@@ -70,7 +69,7 @@ def test_what_is_embedded_is_there():
         assert {"train", "test"} <= set(source.splits)
 
 
-@pytest.mark.parametrize("module", ["options", "commands", "methods", "validation", "defaults"])
+@pytest.mark.parametrize("module", ["options", "commands", "bases", "methods", "validation", "defaults"])
 def test_options_are_known_without_torch(module):
     heavy = "{'torch', 'transformers', 'datasets', 'numpy'}"
     run_python(f"import sys; import subdistill_hf.config.{module}; assert not {heavy} & set(sys.modules)")

@@ -1,23 +1,23 @@
 """The compared losses: against the released code's values and against slow loops in NumPy."""
 
 import math
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from helpers import LAYER_BASELINES
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.core.activations import Features, to_features
 from subdistill_hf.losses.baselines import (
-    BASELINES,
     AttentionTransfer,
     FitNet,
     OrthogonalProjection,
     SimilarityPreserving,
     VariationalInformation,
-    decoupled_distillation,
 )
-from subdistill_hf.losses.subspace import logit_distillation
 
 LEARNS = {"fitnet", "vid", "vkd"}
 
@@ -30,7 +30,7 @@ def features(seed=0, batch=5, width=4, grid=(3, 3), prefix=0):
 
 def make(name, teacher_width=6, student_width=4, seed=0):
     torch.manual_seed(seed)
-    return BASELINES[name](teacher_width, student_width).double()
+    return resolve_name(METHODS[name].layer_loss)(teacher_width, student_width).double()
 
 
 def loss_of(loss, student, teacher):
@@ -84,12 +84,6 @@ def test_the_released_vkd_is_reproduced(reference):
 
 def test_the_released_spkd_is_reproduced(reference):
     assert_reproduced(SimilarityPreserving(), reference, "spkd")
-
-
-def test_the_released_dkd_is_reproduced(reference):
-    logits = reference["student_logits"], reference["teacher_logits"]
-    loss = decoupled_distillation(*logits, reference["targets"], temperature=1.0, alpha=1.0, beta=8.0)
-    assert loss.item() == pytest.approx(reference["dkd_T1_a1_b8"], rel=1e-6, abs=1e-5)
 
 
 # Slow oracles, for maps of one grid; `same_positions` is tested with the losses
@@ -155,10 +149,10 @@ SLOW = {
 
 
 def test_every_method_has_an_oracle():
-    assert SLOW.keys() == BASELINES.keys()
+    assert list(SLOW) == LAYER_BASELINES
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", LAYER_BASELINES)
 def test_each_loss_is_what_the_slow_loop_gives(name):
     loss, student, teacher = make(name), features(0), features(1, width=6)
     expected = SLOW[name](loss, student.values.numpy(), teacher.values.numpy())
@@ -176,7 +170,7 @@ GEOMETRIES = {
 
 @pytest.mark.parametrize(("student_form", "teacher_form"), GEOMETRIES.values(), ids=GEOMETRIES)
 @pytest.mark.parametrize("widths", [(6, 4), (3, 5), (4, 4)])
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", LAYER_BASELINES)
 def test_every_loss_takes_every_geometry_and_width(name, widths, student_form, teacher_form):
     loss = make(name, *widths)
     student, teacher = features(0, width=widths[1], **student_form), features(1, width=widths[0], **teacher_form)
@@ -195,7 +189,7 @@ def test_the_larger_map_is_pooled_to_the_smaller():
     assert torch.allclose(loss_of(loss, student, teacher), loss_of(loss, Features(maps, (2, 3)), teacher))
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", LAYER_BASELINES)
 def test_gradients_are_the_finite_differences(name):
     loss, student = make(name, 5, 3), features(0, batch=3, width=3, grid=(2, 2))
     target = loss.target(features(1, batch=3, width=5, grid=(2, 2)))
@@ -209,7 +203,7 @@ def test_gradients_are_the_finite_differences(name):
     assert torch.autograd.gradcheck(value, [tensor.detach().clone().requires_grad_() for tensor in inputs])
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", LAYER_BASELINES)
 def test_the_target_has_no_gradient_and_autocast_changes_nothing(name):
     loss, student, teacher = make(name).float(), features(0), features(1, width=6)
     student = student.with_values(student.values.float())
@@ -230,12 +224,12 @@ def test_the_target_has_no_gradient_and_autocast_changes_nothing(name):
     assert halved.item() == pytest.approx(loss(student, target).item(), rel=0.02, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", LAYER_BASELINES)
 def test_what_each_method_learns(name):
     assert bool(list(make(name).parameters())) == (name in LEARNS)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", LAYER_BASELINES)
 def test_training_lowers_every_loss(name):
     loss, teacher = make(name), features(1, width=6)
     values = nn.Parameter(features(0).values)
@@ -268,7 +262,7 @@ def test_the_projection_of_vkd_stays_orthogonal(widths):
 
 def test_targets_that_differ_are_not_taken_for_each_other():
     """Kept targets are found by identity: the features themselves, or VkD's averages."""
-    assert {name for name in BASELINES if make(name).identity() != make("fitnet").identity()} == {"vkd"}
+    assert {name for name in LAYER_BASELINES if make(name).identity() != make("fitnet").identity()} == {"vkd"}
 
 
 def test_vid_starts_with_the_published_variance():
@@ -282,59 +276,3 @@ def test_similarities_that_are_equal_already_have_a_gradient():
     value.backward()
     assert value.item() < 1e-12
     assert student.values.grad.isfinite().all()
-
-
-# Logits
-
-
-def slow_divergence(p, q):
-    return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
-
-
-def slow_dkd(student, teacher, labels, temperature, alpha, beta):
-    total = 0.0
-    for s, t, label in zip(student, teacher, labels, strict=True):
-        ours, theirs = ([math.exp(z / temperature) for z in side] for side in (s, t))
-        q, p = ([x / sum(side) for x in side] for side in (ours, theirs))
-        binary = slow_divergence([p[label], 1 - p[label]], [q[label], 1 - q[label]])
-        rest_p, rest_q = ([x / (1 - side[label]) for c, x in enumerate(side) if c != label] for side in (p, q))
-        total += alpha * binary + beta * slow_divergence(rest_p, rest_q)
-    return temperature**2 * total / len(labels)
-
-
-def logits(classes, seed=0, batch=6, scale=2.0):
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("classes", [3, 5])
-@pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "alpha": 0.5, "beta": 3.0}])
-def test_dkd_is_what_the_slow_loop_gives(classes, options):
-    student, teacher, labels = logits(classes), logits(classes, 1), torch.tensor([0, 1, 2, 0, 1, 2])
-    settings = {"temperature": 4.0, "alpha": 1.0, "beta": 8.0} | options
-    expected = slow_dkd(student.tolist(), teacher.tolist(), labels.tolist(), *settings.values())
-    assert decoupled_distillation(student, teacher, labels, **options).item() == pytest.approx(expected, rel=1e-10)
-
-
-def test_both_parts_of_dkd_make_up_kd():
-    """KD = TCKD + (1 - p_label)·NCKD, the identity that the method comes from."""
-    student, teacher, labels = logits(4, batch=1), logits(4, 1, batch=1), torch.tensor([2])
-    others = 1 - torch.softmax(teacher / 4.0, dim=1)[0, 2].item()
-    decoupled = decoupled_distillation(student, teacher, labels, beta=others)
-    assert decoupled.item() == pytest.approx(logit_distillation(student, teacher).item(), rel=1e-5)
-
-
-def test_dkd_stays_finite_for_certain_teachers_and_half_precision():
-    student, teacher = logits(3, scale=300.0), logits(3, 1, scale=300.0)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    assert decoupled_distillation(student.half(), teacher.half(), labels, temperature=1.0).isfinite()
-
-
-def test_two_classes_are_enough_for_kd_and_too_few_for_dkd():
-    student, teacher = logits(2).requires_grad_(), logits(2, 1)
-    loss = logit_distillation(student, teacher)
-    loss.backward()
-    assert loss.item() > 0
-    assert student.grad.isfinite().all()
-    with pytest.raises(ValueError, match="at least 3 classes, found 2: its second part compares"):
-        decoupled_distillation(student, teacher, torch.zeros(6, dtype=torch.long))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from subdistill_hf.config.bases import BASES
 from subdistill_hf.core.activations import Features, to_features
-from subdistill_hf.core.bases import BASES
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.losses.rotations import ROTATIONS, Rotation
@@ -18,7 +18,6 @@ from subdistill_hf.losses.subspace import (
     CENTRINGS,
     Centre,
     SubspaceAlignment,
-    logit_distillation,
     same_positions,
 )
 
@@ -71,11 +70,6 @@ def test_the_released_layer_loss_is_reproduced_in_training_and_evaluation(loss_r
     evaluated = alignment.eval()(student, target).item()
     assert evaluated == pytest.approx(loss_reference[f"{RELEASED[centring]}_eval_after_one_batch"], abs=1e-5)
     torch.testing.assert_close(alignment.centre.running_mean, running, rtol=0, atol=1e-6)  # left as it was
-
-
-def test_the_released_logit_distillation_is_reproduced(loss_reference):
-    loss = logit_distillation(loss_reference["student_logits"], loss_reference["teacher_logits"], temperature=4)
-    assert loss.item() == pytest.approx(loss_reference["kd_T4"], abs=1e-5)
 
 
 # Spatial cases
@@ -455,50 +449,6 @@ def test_the_state_holds_everything_that_was_learned(rotation):
     assert not torch.equal(resumed.eval()(student, target), expected)
     resumed.load_state_dict(state)
     assert torch.equal(resumed(student, target), expected)
-
-
-# Logits
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4.0, 10.0])
-@pytest.mark.parametrize("classes", [2, 5])
-def test_logit_distillation_is_the_scaled_divergence(classes, temperature):
-    student, teacher = np.random.default_rng(0).normal(size=(2, 6, classes)) * 3
-    divergences = []
-    for s, t in zip(student, teacher, strict=True):
-        p = np.exp(t / temperature) / np.exp(t / temperature).sum()
-        q = np.exp(s / temperature) / np.exp(s / temperature).sum()
-        divergences.append(sum(p * (np.log(p) - np.log(q))))
-    expected = temperature**2 * np.mean(divergences)
-    found = logit_distillation(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_logit_distillation_has_temperature_four_by_default():
-    student, teacher = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(logit_distillation(student, teacher), logit_distillation(student, teacher, 4.0))
-    assert not torch.equal(logit_distillation(student, teacher), logit_distillation(student, teacher, 2.0))
-
-
-def test_logit_distillation_vanishes_for_the_teachers_own_logits_up_to_a_constant():
-    teacher = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    student = (teacher + 7).requires_grad_()
-    loss = logit_distillation(student, teacher)
-    loss.backward()
-    assert loss.item() == pytest.approx(0, abs=1e-5)
-    assert student.grad.abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", [1.0, 1e4])
-def test_two_classes_and_a_batch_of_two_are_finite(size, dtype):
-    student = (size * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])).to(dtype).requires_grad_()
-    teacher = (size * torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])).to(dtype)
-    loss = logit_distillation(student, teacher)
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert 0 < loss.item() < math.inf
-    assert student.grad.isfinite().all()
 
 
 # Several processes

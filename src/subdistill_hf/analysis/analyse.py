@@ -13,6 +13,7 @@ from accelerate import PartialState
 from subdistill_hf.analysis.plot import Panel, plot_analysis
 from subdistill_hf.analysis.projected_accuracy import projected_accuracies
 from subdistill_hf.analysis.teacher_layers import BATCH, load_teacher_layers
+from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.commands import AnalyseOptions
 from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.core.layers import LayerShape
@@ -21,9 +22,8 @@ from subdistill_hf.core.subspaces import Subspace, fit_layer
 from subdistill_hf.errors import SubspaceError
 from subdistill_hf.formatting import accuracy_with_error, table
 from subdistill_hf.reporting.drawing import short_names
-from subdistill_hf.teacher.fitting import WITHOUT_CONTEXT
 
-RANDOM_BASES = 3  # what is shown for the random basis is their mean
+RANDOM_BASES = 3  # what is shown for a seeded basis is their mean
 WITHIN = 0.02  # of the unprojected accuracy, for the number of dimensions that suffice
 
 
@@ -102,12 +102,12 @@ class _Curves:
     def fitted(
         cls, layer: LayerShape, moments: Moments, bases: Sequence[str], dimensions: list[int], seed: int
     ) -> _Curves:
-        """Each basis once, the random one several times, at these or the default dimensions."""
+        """Each basis once, a seeded one several times, at these or the default dimensions."""
         dimensions = dimensions or default_dimensions(moments)
         spaces = {
             basis: [
                 fit_layer(layer.name, moments, dimensions[-1], basis, seed + draw)
-                for draw in range(RANDOM_BASES if basis == "random" else 1)
+                for draw in range(RANDOM_BASES if BASES[basis].seeded else 1)
             ]
             for basis in bases
         }
@@ -138,7 +138,7 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
     found = load_teacher_layers(options)
     given = _checked_dimensions(options.dimensions, found.layers)
     test = found.data.views("test")
-    moments = found.moments(with_context=not set(bases) <= set(WITHOUT_CONTEXT))
+    moments = found.moments(with_context=any(BASES[basis].needs_context for basis in bases))
     curves = [
         _Curves.fitted(layer, moments[layer.name], bases, given[layer.name], options.seed + RANDOM_BASES * number)
         for number, layer in enumerate(found.layers)

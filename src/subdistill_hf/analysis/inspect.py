@@ -8,13 +8,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 from subdistill_hf.analysis.teacher_layers import load_teacher_layers
+from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.commands import InspectOptions
 from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.subspaces import Subspace, fit_layer, save_subspaces
 from subdistill_hf.formatting import table
 from subdistill_hf.reporting.plots import plot_subspaces
-from subdistill_hf.teacher.fitting import WITHOUT_CONTEXT
 
 SHARES = (0.5, 0.9, 0.99)
 
@@ -31,7 +31,7 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     if options.output_dir is not None:
         refuse_file(options.output_dir)
     found = load_teacher_layers(options)
-    moments = found.moments(with_context=options.basis not in WITHOUT_CONTEXT)
+    moments = found.moments(with_context=BASES[options.basis].needs_context)
     subspaces = {
         layer.name: fit_layer(layer.name, moments[layer.name], kind=options.basis, seed=options.seed + number)
         for number, layer in enumerate(found.layers)

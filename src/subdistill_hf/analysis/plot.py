@@ -10,6 +10,7 @@ from typing import Final
 
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from subdistill_hf.config.bases import BASES
 from subdistill_hf.reporting.drawing import (
     INK,
     METHOD_COLOURS,
@@ -31,14 +32,6 @@ BASIS_COLOURS: Final = {
     "gradient_pca": OTHER_COLOURS[0],
     "random": SOFT,
     "identity": OTHER_COLOURS[1],
-}
-BASIS_LABELS: Final = {
-    "prca": "PRCA",
-    "prca_signed": "plain PRCA",
-    "pca": "PCA",
-    "gradient_pca": "gradient PCA",
-    "random": "random",
-    "identity": "first channels",
 }
 
 
@@ -84,8 +77,8 @@ def plot_analysis(panels: Sequence[Panel], path: str | os.PathLike[str]) -> Path
                 panel.dimensions,
                 accuracy,
                 None if panel.errors is None else panel.errors[basis],
-                color=BASIS_COLOURS[basis],
-                label=BASIS_LABELS[basis],
+                color=BASIS_COLOURS.get(basis, OTHER_COLOURS[2]),
+                label=BASES[basis].label,
                 linewidth=2.2 if ours else 1.3,
                 elinewidth=0.8,
                 marker="o",

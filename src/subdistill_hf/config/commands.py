@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import get_args
 
-from subdistill_hf.config.options import Basis, DataOptions
+from subdistill_hf.config.bases import BASES
+from subdistill_hf.config.options import DataOptions
 
 
 @dataclass
@@ -25,7 +25,7 @@ class TeacherOptions(DataOptions):
 class InspectOptions(TeacherOptions):
     """Which subspaces to look at."""
 
-    basis: Basis = field(default="prca", metadata={"help": "Basis of the subspaces, as for distill."})
+    basis: str = field(default="prca", metadata={"help": "Basis of the subspaces, as for distill.", "choices": BASES})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder for the subspaces (safetensors, JSON) and a plot of their spectra."}
     )
@@ -39,7 +39,7 @@ class AnalyseOptions(TeacherOptions):
         default_factory=lambda: ["prca", "pca", "gradient_pca", "random", "identity"],
         metadata={
             "help": "Bases of the subspaces, separated by spaces; each is one of --basis of distill.",
-            "choices": get_args(Basis),
+            "choices": BASES,
         },
     )
     dimensions: list[int] = field(

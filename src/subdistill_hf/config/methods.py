@@ -1,8 +1,19 @@
-"""What can be trained: the methods, what readers call them, and their own weights."""
+"""The registry of methods: one entry for each, with its losses, their weights and what readers call it.
+
+A method is a class or function and one entry here. Losses are named as `module:name`, so that the command line knows
+the methods without importing torch; `losses.registry` finds and builds them. An entry that is added at run time may
+hold the class or function itself.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Loss = str | Callable[..., Any]
+"""A class or function, or where it is: `module:name`."""
+TEACHER = "teacher"  # how reports name the teacher beside the methods
 
 
 @dataclass(frozen=True)
@@ -15,7 +26,17 @@ class Method:
         task_weight: weight of the cross entropy with the labels, unless another is given.
         layer_weight: published weight of the sum of the layer losses, unless another is given; `None` without them.
         needs_labels: whether it is another method without the labels, so that their weight cannot be 0.
-        needs_teacher: whether it learns from the teacher at all.
+        logit_loss: function of the student's and the teacher's logits `(B, C)` and a `temperature`; `None` without.
+        logit_options: further arguments of `logit_loss`, each with the name of the option that is passed for it.
+        logit_labels: whether `logit_loss` also takes `labels` `(B,)`.
+        layer_loss: class of the loss of one layer pair (a `LayerLoss`); `None` without. It is called with the widths
+            of the teacher's and the student's layer; with `uses_subspaces` as `SubspaceAlignment` is.
+        uses_subspaces: whether `layer_loss` compares in subspaces, which are fitted first.
+        min_classes: the least number of classes.
+        why_min_classes: why fewer make no sense, and what to use instead.
+
+    Raises:
+        ValueError: for a layer loss without a weight, or a weight without a layer loss.
     """
 
     label: str
@@ -23,38 +44,91 @@ class Method:
     task_weight: float = 0.0
     layer_weight: float | None = None
     needs_labels: bool = False
-    needs_teacher: bool = True
+    logit_loss: Loss | None = "subdistill_hf.losses.logits:logit_distillation"
+    logit_options: Mapping[str, str] = field(default_factory=dict)
+    logit_labels: bool = False
+    layer_loss: Loss | None = None
+    uses_subspaces: bool = False
+    min_classes: int = 2
+    why_min_classes: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.layer_loss is None) != (self.layer_weight is None):
+            raise ValueError(f"method {self.label!r}: expected layer_loss and layer_weight together, or neither")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it learns from the teacher at all."""
+        return self.logit_loss is not None or self.layer_loss is not None
 
 
 METHODS: dict[str, Method] = {
     "scratch": Method(
-        "From scratch (labels only)", "the labels alone, no teacher", 1.0, needs_labels=True, needs_teacher=False
+        label="From scratch (labels only)",
+        summary="the labels alone, no teacher",
+        task_weight=1.0,
+        needs_labels=True,
+        logit_loss=None,
     ),
-    "kd": Method("Logit distillation (KD)", "the teacher's logits"),
-    "ce_kd": Method("Labels and KD", "the labels and the teacher's logits", 1.0, needs_labels=True),
+    "kd": Method(label="Logit distillation (KD)", summary="the teacher's logits"),
+    "ce_kd": Method(
+        label="Labels and KD", summary="the labels and the teacher's logits", task_weight=1.0, needs_labels=True
+    ),
     "dkd": Method(
-        "Decoupled KD (DKD)", "the labels and the teacher's logits, decoupled into labelled class and others", 1.0
+        label="Decoupled KD (DKD)",
+        summary="the labels and the teacher's logits, decoupled into labelled class and others",
+        task_weight=1.0,
+        logit_loss="subdistill_hf.losses.logits:decoupled_distillation",
+        logit_options={"beta": "dkd_beta"},
+        logit_labels=True,
+        min_classes=3,
+        why_min_classes="it compares the classes other than the labelled one with each other, and here there is one. "
+        "Use 'kd'",
     ),
-    "fitnet": Method("FitNet", "the teacher's logits and its layers, through linear regressors", layer_weight=1.0),
+    "fitnet": Method(
+        label="FitNet",
+        summary="the teacher's logits and its layers, through linear regressors",
+        layer_loss="subdistill_hf.losses.baselines:FitNet",
+        layer_weight=1.0,
+    ),
     "attention_transfer": Method(
-        "Attention transfer (AT)", "the teacher's logits and its layers' attention maps", layer_weight=1000.0
+        label="Attention transfer (AT)",
+        summary="the teacher's logits and its layers' attention maps",
+        layer_loss="subdistill_hf.losses.baselines:AttentionTransfer",
+        layer_weight=1000.0,
     ),
-    "vid": Method("VID", "the teacher's logits and its layers, by variational information", layer_weight=1.0),
-    "vkd": Method("VkD", "the teacher's logits and its layers, through orthogonal projections", layer_weight=1.0),
-    "spkd": Method("SPKD", "the teacher's logits and the similarities of images in its layers", layer_weight=3000.0),
+    "vid": Method(
+        label="VID",
+        summary="the teacher's logits and its layers, by variational information",
+        layer_loss="subdistill_hf.losses.baselines:VariationalInformation",
+        layer_weight=1.0,
+    ),
+    "vkd": Method(
+        label="VkD",
+        summary="the teacher's logits and its layers, through orthogonal projections",
+        layer_loss="subdistill_hf.losses.baselines:OrthogonalProjection",
+        layer_weight=1.0,
+    ),
+    "spkd": Method(
+        label="SPKD",
+        summary="the teacher's logits and the similarities of images in its layers",
+        layer_loss="subdistill_hf.losses.baselines:SimilarityPreserving",
+        layer_weight=3000.0,
+    ),
     "subdistill": Method(
-        "SubDistill", "the teacher's logits and the relevant subspaces of its layers", layer_weight=100.0
+        label="SubDistill",
+        summary="the teacher's logits and the relevant subspaces of its layers",
+        layer_loss="subdistill_hf.losses.subspace:SubspaceAlignment",
+        uses_subspaces=True,
+        layer_weight=100.0,
     ),
 }
 """Name to method, in the order of tables. The weights are those of the papers or of their authors' code (VID: of
 RepDistiller; FitNet: RepDistiller's 100 for a mean over channels is about 1 for our sum over about 100 of them)."""
 
-METHOD_LABELS: dict[str, str] = {"teacher": "Teacher"} | {name: method.label for name, method in METHODS.items()}
-"""How tables and plots call the teacher and the methods."""
-
 
 def method_label(method: str) -> str:
-    """Name a method for readers.
+    """How readers find a method, or the teacher, in tables and plots.
 
     Args:
         method: its name in the report.
@@ -62,4 +136,6 @@ def method_label(method: str) -> str:
     Returns:
         The label of a known method, else the name itself.
     """
-    return METHOD_LABELS.get(method, method)
+    if method == TEACHER:
+        return "Teacher"
+    return METHODS[method].label if method in METHODS else method

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.validation import check_data_options, check_task_options
 
@@ -14,7 +15,6 @@ EMBEDDED_DATASETS = ("glyphs-100", "digits")
 
 # The names of what other packages implement; tests hold each equal to the registry there.
 Augmentation = Literal["none", "pad_crop", "resized_crop"]
-Basis = Literal["prca", "prca_signed", "pca", "gradient_pca", "random", "identity"]
 CachePrecision = Literal["float16", "float32"]
 Centring = Literal["mean", "batch_norm", "none"]
 Graphs = Literal["all", "losses", "off"]
@@ -216,9 +216,9 @@ class DistillationOptions:
         },
     )
     layer_pairs: int = field(default=4, metadata={"help": "How many pairs auto makes at most."})
-    basis: Basis = field(
+    basis: str = field(
         default="prca",
-        metadata={"help": "Basis of the subspaces: prca, prca_signed, pca, gradient_pca, random or identity."},
+        metadata={"help": f"Basis of the subspaces: {', '.join(BASES)}.", "choices": BASES},
     )
     centring: Centring = field(
         default="batch_norm",

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from subdistill_hf.core.bases import BASES, random_matrix
-from subdistill_hf.core.eigenvectors import leading_eigenvectors
+from subdistill_hf.config.bases import BASES
+from subdistill_hf.core.bases import leading_eigenvectors, matrix_of
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.errors import SubspaceError
 
@@ -53,7 +53,7 @@ class Subspace:
     def fit(cls, moments: Moments, dimensions: int | None = None, kind: str = "prca", seed: int = 0) -> Subspace:
         """The subspace of `dimensions` K directions (all d when `None` or larger than d).
 
-        `seed` is that of the `random` basis; the others are determined by the moments.
+        `seed` is that of a seeded basis; the others are determined by the moments.
 
         Raises:
             SubspaceError: for an unknown basis, fewer than one dimension, or fewer positions than K + 1.
@@ -76,8 +76,7 @@ class Subspace:
         )
         if not float(covariance.trace()) > rounding:
             raise SubspaceError("the layer's activations do not vary over the images: there is nothing to match")
-        matrix = random_matrix(moments, seed) if kind == "random" else BASES[kind](moments)
-        values, vectors = leading_eigenvectors(matrix, dimensions)
+        values, vectors = leading_eigenvectors(matrix_of(kind, moments, seed), dimensions)
         basis = _with_fixed_signs(vectors)
         energies = ((covariance @ basis) * basis).sum(dim=0)
         if not float(energies.sum()) > rounding:

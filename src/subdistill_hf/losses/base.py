@@ -23,12 +23,19 @@ class LayerLoss(nn.Module):
     A subclass says what of the teacher it compares with (`read`; it may be computed once per view and kept), and how
     (`compare`). Both run outside autocast, in float32 where the features have less.
 
+    Args:
+        teacher_width: channels d of the teacher layer.
+        student_width: channels K of the student layer; a loss that learns nothing needs neither.
+
     Attributes:
         replayable: whether both launch the same kernels whatever the values are, and never wait for the device, so
             that a CUDA graph can hold them. It is not inherited: each class says so of itself.
     """
 
     replayable: bool = False
+
+    def __init__(self, teacher_width: int = 0, student_width: int = 0) -> None:
+        super().__init__()
 
     @torch.no_grad()
     def target(self, teacher: Features) -> Features:

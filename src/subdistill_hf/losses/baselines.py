@@ -1,9 +1,8 @@
-"""The losses that SubDistill is compared with: of layers, behind the interface of `LayerLoss`, and on the logits."""
+"""The layer losses that SubDistill is compared with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,6 @@ from subdistill_hf.losses.subspace import same_positions
 
 VID_INITIAL_VARIANCE = 5.0
 VID_LEAST_VARIANCE = 1e-5
-MIN_DKD_CLASSES = 3
 
 
 class FitNet(LayerLoss):
@@ -156,59 +154,3 @@ def _similarities(values: Tensor) -> Tensor:
     """`(B, d, P)` to `(B, B)`."""
     images = values.flatten(1)
     return F.normalize(images @ images.T, dim=1)
-
-
-BASELINES: dict[str, Callable[[int, int], LayerLoss]] = {
-    "fitnet": FitNet,
-    "attention_transfer": lambda teacher_width, student_width: AttentionTransfer(),
-    "vid": VariationalInformation,
-    "vkd": OrthogonalProjection,
-    "spkd": lambda teacher_width, student_width: SimilarityPreserving(),
-}
-"""The compared layer methods: name to what makes their loss, from the widths of the teacher and student layers."""
-
-
-def decoupled_distillation(
-    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
-) -> Tensor:
-    """DKD: T²·(alpha·TCKD + beta·NCKD), averaged over the batch (Zhao et al., 2022, equation 7).
-
-    TCKD is the divergence between the teacher's and the student's shares of the labelled class against all others;
-    NCKD the one between their distributions over the other classes.
-
-    Args:
-        student: logits of the subtask's classes `(B, C)`.
-        teacher: the teacher's logits restricted to the same classes, in the same order, `(B, C)`.
-        labels: class of each image `(B,)`.
-        temperature: T.
-        alpha: weight of the labelled class's part.
-        beta: weight of the other classes' part.
-
-    Raises:
-        ValueError: for fewer than three classes.
-    """
-    classes = student.shape[1]
-    if classes < MIN_DKD_CLASSES:
-        raise ValueError(
-            f"decoupled distillation (DKD) needs at least {MIN_DKD_CLASSES} classes, found {classes}: its second "
-            "part compares distributions over the classes other than the labelled one, and one class alone has none"
-        )
-    target_class, other_classes = zip(
-        _decoupled(student, labels, temperature), _decoupled(teacher, labels, temperature), strict=True
-    )
-    return temperature**2 * (alpha * _divergence(*target_class) + beta * _divergence(*other_classes))
-
-
-def _decoupled(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log shares of the labelled class and of all others `(B, 2)`, and among the others `(B, C - 1)`."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    scaled, labelled = logits / temperature, labels[:, None]
-    places = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
-    others = scaled.gather(1, places + (places >= labelled))
-    binary = torch.cat([scaled.gather(1, labelled), others.logsumexp(dim=1, keepdim=True)], dim=1)
-    return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)
-
-
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -1,4 +1,4 @@
-"""The loss of one layer pair, and the losses on the logits."""
+"""The loss of one layer pair in the teacher's subspace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from subdistill_hf.core.activations import Features, has_hooks
@@ -229,20 +228,3 @@ def compare_together(
     centres, rotations = [each.centre for each in alignments], [each.rotation for each in alignments]
     errors = centred_errors(centres, [h for h, _ in aligned], [t for _, t in aligned], rotations)
     return errors / constants(tuple(each.energy for each in alignments), errors.dtype, errors.device)
-
-
-def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), averaged over the batch (METHOD step 3).
-
-    Args:
-        student: logits of the subtask's classes `(B, C)`.
-        teacher: the teacher's logits restricted to the same classes, in the same order, `(B, C)`.
-        temperature: T.
-    """
-    divergence = F.kl_div(
-        F.log_softmax(student.float() / temperature, dim=1),
-        F.log_softmax(teacher.float() / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return temperature**2 * divergence

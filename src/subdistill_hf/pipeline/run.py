@@ -22,7 +22,6 @@ from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub.publish import Destination, open_repository, repository_name, sign_in, upload
-from subdistill_hf.losses.baselines import BASELINES
 from subdistill_hf.models.adapters import merged
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.models.students import build_student, check_student_lora, described_lora, is_new, with_lora
@@ -273,7 +272,7 @@ def _build(task: Task, method: str, announce: bool) -> _Run:
     trainer, student = build_trainer(task, config, method)
     if announce and trainer.pairs:
         print(f"\n{trainer.layer_preview()}\n")
-        if config.rotation == AUTO and method not in BASELINES:
+        if config.rotation == AUTO and METHODS[method].uses_subspaces:
             print(f"rotation  {trainer.rotation}, which suits these layers\n")
     return _Run(trainer, student, _checkpoint(_resume_option(task.config), Path(config.output_dir)))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from subdistill_hf.acceleration.batch_size import within_memory
+from subdistill_hf.config.bases import BASES
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments, collect_moments
 from subdistill_hf.core.pairing import LayerPair
@@ -19,8 +20,6 @@ from subdistill_hf.core.subspaces import Subspace, fit_layer
 from subdistill_hf.data.collate import Collate, divided_for_teacher
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.teacher.teacher import Teaching
-
-WITHOUT_CONTEXT = ("pca", "random", "identity")
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def fit_pairs(
         collate,
         request,
         without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
-        with_context=basis not in WITHOUT_CONTEXT,
+        with_context=BASES[basis].needs_context,
     )
     return {
         pair.teacher.name: fit_layer(

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.core.activations import evaluation_mode, height_and_width, logits_of
 from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.losses.baselines import MIN_DKD_CLASSES
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.teacher.teacher import Teaching
 
@@ -100,10 +100,10 @@ def match_models(
 def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor | None, method: str) -> None:
     if student_outputs < 2:
         raise DistillationError(f"a subtask needs at least two classes, the student has {student_outputs}")
-    if method == "dkd" and student_outputs < MIN_DKD_CLASSES:
+    if student_outputs < METHODS[method].min_classes:
         raise DistillationError(
-            f"method 'dkd' needs at least {MIN_DKD_CLASSES} classes, the student has {student_outputs}: it compares "
-            "the classes other than the labelled one with each other, and here there is one. Use 'kd'"
+            f"method {method!r} needs at least {METHODS[method].min_classes} classes, the student has "
+            f"{student_outputs}: {METHODS[method].why_min_classes}"
         )
     if class_ids is None:
         if student_outputs != teacher_outputs:

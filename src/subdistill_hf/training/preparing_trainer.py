@@ -13,16 +13,17 @@ from torch import Tensor
 
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf
 from subdistill_hf.acceleration.memory_format import leave_channels_last, take_memory_format
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO
 from subdistill_hf.core.pairing import LayerPair, layer_table
 from subdistill_hf.core.subspaces import Subspace, load_subspaces
 from subdistill_hf.data.collate import for_student, for_teacher
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.losses.base import LayerLoss
-from subdistill_hf.losses.baselines import BASELINES
 from subdistill_hf.losses.orthonormal import FULL_WIDTH
 from subdistill_hf.losses.procrustes import suited_rotation
-from subdistill_hf.losses.subspace import RotationOption, SubspaceAlignment, is_replayable
+from subdistill_hf.losses.registry import make_layer_loss
+from subdistill_hf.losses.subspace import RotationOption, is_replayable
 from subdistill_hf.teacher.cache_building import CacheRequest, TaughtViews, check_views, open_cache
 from subdistill_hf.teacher.fitting import FitRequest, fit_pairs
 from subdistill_hf.teacher.teacher import Teaching
@@ -58,11 +59,15 @@ class PreparingTrainer(LoadingTrainer):
         return self.args.weights()  # type: ignore[no-any-return]
 
     @property
+    def _uses_subspaces(self) -> bool:
+        return METHODS[self.args.method].uses_subspaces
+
+    @property
     def rotation(self) -> RotationOption:
         """The map of the student's features: what the arguments say, or what suits its layers."""
         if self.args.rotation != AUTO:
             return cast(RotationOption, self.args.rotation)
-        widths = [] if self.args.method in BASELINES else [pair.student.width for pair in self.pairs]
+        widths = [pair.student.width for pair in self.pairs] if self._uses_subspaces else []
         return suited_rotation(widths, self.args.device)
 
     @property
@@ -139,7 +144,7 @@ class PreparingTrainer(LoadingTrainer):
 
     def layer_preview(self) -> str:
         """The paired layers as a table."""
-        projected = self.args.method not in BASELINES and self.rotation != FULL_WIDTH
+        projected = self._uses_subspaces and self.rotation != FULL_WIDTH
         return layer_table(self.pairs, subspaces=projected)
 
     # Subspaces
@@ -151,7 +156,7 @@ class PreparingTrainer(LoadingTrainer):
 
         Each process reads its share of the images; the moments are merged, so the result is that of one process.
         """
-        if self.args.method in BASELINES:
+        if not self._uses_subspaces:
             return {}
         self._forget_others()
         missing = [pair for pair in self.pairs if pair.teacher.name not in self.subspaces]
@@ -199,7 +204,7 @@ class PreparingTrainer(LoadingTrainer):
             check_resumable(checkpoint, self._identity())
             args = self.args
             check_goes_on(checkpoint, args.max_steps, args.num_train_epochs, args.learning_rate)
-            if self.pairs and self.args.method not in BASELINES:
+            if self.pairs and self._uses_subspaces:
                 self._forget_others()
                 self.subspaces = load_subspaces(checkpoint)
         self.fit_subspaces()
@@ -254,12 +259,4 @@ class PreparingTrainer(LoadingTrainer):
         return self._run_identity.of(self.args, self.teaching, self.model, self.pairs, views, self.rotation)
 
     def _layer_loss(self, pair: LayerPair) -> LayerLoss:
-        if self.args.method in BASELINES:
-            return BASELINES[self.args.method](pair.teacher.width, pair.student.width)
-        return SubspaceAlignment(
-            self.subspaces[pair.teacher.name],
-            pair.student.width,
-            self.args.centring,
-            self.rotation,
-            self.args.normalise_energy,
-        )
+        return make_layer_loss(self.args, pair, self.subspaces.get(pair.teacher.name), self.rotation)

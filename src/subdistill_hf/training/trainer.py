@@ -16,9 +16,8 @@ from subdistill_hf.core.activations import Features, logits_of
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import EpochsOfViews, for_student, for_teacher
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.losses.baselines import decoupled_distillation
+from subdistill_hf.losses.registry import logit_loss
 from subdistill_hf.losses.rotations import KeptMatrices, matrices_kept
-from subdistill_hf.losses.subspace import logit_distillation
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.teacher.teacher import Teaching
@@ -163,19 +162,11 @@ class SubDistillTrainer(PreparingTrainer):
                 outputs["logits"].float(), labels, label_smoothing=smoothing
             )
         if weights["kd"] and teacher_logits is not None:
-            terms["kd"] = weights["kd"] * self._logit_term(outputs["logits"], teacher_logits, labels)
+            terms["kd"] = weights["kd"] * logit_loss(self.args, outputs["logits"], teacher_logits, labels)
         layer_losses = weights["layer"] * outputs["layer_losses"]
         for pair, loss in zip(self.pairs, layer_losses.unbind(), strict=True):
             terms[f"layer/{pair.teacher.name}"] = loss
         return terms
-
-    def _logit_term(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
-        if self.args.method != "dkd":
-            return logit_distillation(student, teacher, self.args.temperature)
-        if labels is None:
-            raise DistillationError("decoupled distillation needs `labels` in the batch")
-        labels = labels if labels.dim() == 1 else labels.argmax(dim=1)  # of a mixed image, the class it shows most
-        return decoupled_distillation(student, teacher, labels, self.args.temperature, beta=self.args.dkd_beta)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; they add up to `loss`."""
