@@ -17,7 +17,6 @@ from subdistill_hf.config.validation import (
     check_types,
     choices_of,
     names_of_options,
-    refuse_file,
 )
 from subdistill_hf.errors import DataError, SubDistillError
 
@@ -196,11 +195,3 @@ def test_options_of_data_are_checked_whenever_it_is_asked_for():
     options.validation_fraction = 0
     with pytest.raises(DataError, match="validation_fraction=0: expected a share between 0 and 1"):
         check_data_options(options)
-
-
-def test_a_file_is_no_output_folder(tmp_path):
-    refuse_file(tmp_path)
-    refuse_file(tmp_path / "new")
-    (tmp_path / "file").touch()
-    with pytest.raises(SubDistillError, match=r"output_dir='.*file' is a file: expected a folder"):
-        refuse_file(tmp_path / "file")

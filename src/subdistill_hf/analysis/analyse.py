@@ -15,7 +15,7 @@ from subdistill_hf.analysis.projected_accuracy import projected_accuracies
 from subdistill_hf.analysis.teacher_layers import BATCH, load_teacher_layers
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.commands import AnalyseOptions
-from subdistill_hf.config.validation import refuse_file
+from subdistill_hf.config.output_folder import held_for_this_run
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace, fit_layer
@@ -132,9 +132,13 @@ def analyse(options: AnalyseOptions) -> SubspaceAnalysis:
     Raises:
         SubDistillError: for options that do not fit together.
     """
+    with held_for_this_run(options.output_dir if PartialState().is_main_process else None):
+        analysis = _measure(options)
+    return analysis
+
+
+def _measure(options: AnalyseOptions) -> SubspaceAnalysis:
     bases = list(dict.fromkeys(options.bases))
-    if options.output_dir is not None:
-        refuse_file(options.output_dir)
     found = load_teacher_layers(options)
     given = _checked_dimensions(options.dimensions, found.layers)
     test = found.data.views("test")

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from subdistill_hf.analysis.teacher_layers import load_teacher_layers
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.commands import InspectOptions
-from subdistill_hf.config.validation import refuse_file
+from subdistill_hf.config.output_folder import held_for_this_run
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.subspaces import Subspace, fit_layer, save_subspaces
 from subdistill_hf.formatting import table
@@ -28,8 +28,12 @@ def inspect(options: InspectOptions) -> dict[str, Subspace]:
     Raises:
         SubDistillError: for options that do not fit together.
     """
-    if options.output_dir is not None:
-        refuse_file(options.output_dir)
+    with held_for_this_run(options.output_dir if PartialState().is_main_process else None):
+        subspaces = _fit(options)
+    return subspaces
+
+
+def _fit(options: InspectOptions) -> dict[str, Subspace]:
     found = load_teacher_layers(options)
     moments = found.moments(with_context=BASES[options.basis].needs_context)
     subspaces = {

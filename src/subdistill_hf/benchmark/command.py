@@ -19,7 +19,7 @@ from subdistill_hf.benchmark.tables import markdown, write_table
 from subdistill_hf.benchmark.training import check, train_job
 from subdistill_hf.benchmark.workers import run_jobs
 from subdistill_hf.config.commands import BenchmarkOptions
-from subdistill_hf.config.validation import refuse_file
+from subdistill_hf.config.output_folder import held_for_this_run
 
 RUNS_FILE = "runs.jsonl"
 TABLE_FILE = "results.csv"
@@ -47,10 +47,16 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     """
     grid = read_benchmark(config)
     folder = Path(options.output_dir or f"benchmark-{Path(config).stem}")
-    refuse_file(folder)
     if options.workers is not None and options.workers < 0:
         raise BenchmarkError(f"workers={options.workers}: expected at least 0")
-    check(untuned_jobs(grid))
+    with held_for_this_run(folder):
+        check(untuned_jobs(grid))
+        _run(grid, options, folder, command)
+    return folder
+
+
+def _run(grid: Benchmark, options: BenchmarkOptions, folder: Path, command: str) -> None:
+    """Tune, train what is missing, and write the report."""
     results = Results(folder / RUNS_FILE)
     gpus = torch.cuda.device_count()
     workers = options.workers if options.workers is not None else (gpus or torch.multiprocessing.cpu_count())
@@ -77,7 +83,6 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     final = final_jobs(grid, chosen)
     rows = [row_of(job) for job in final] if options.report_only else run_all(final)
     _report(grid, rows, chosen, folder, command)
-    return folder
 
 
 def _write_chosen(chosen: Mapping[Setting, Options], path: Path) -> None:

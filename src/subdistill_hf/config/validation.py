@@ -9,7 +9,6 @@ import types
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from subdistill_hf.errors import DataError, SubDistillError
@@ -95,16 +94,6 @@ def check_ranges(options: Any, least: Mapping[str, float], between: Mapping[str,
 def names_of_options(*kinds: Any) -> list[str]:
     """The names of all fields of dataclasses."""
     return [field.name for kind in kinds for field in fields(kind)]
-
-
-def refuse_file(folder: str | Path) -> None:
-    """Refuse an `output_dir` that exists and is no folder.
-
-    Raises:
-        SubDistillError: naming it.
-    """
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise SubDistillError(f"output_dir={str(folder)!r} is a file: expected a folder")
 
 
 # Of each kind of options

@@ -17,8 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
+from subdistill_hf.config.output_folder import check_output_folder
 from subdistill_hf.config.training import SubDistillConfig, check_training_arguments
-from subdistill_hf.config.validation import refuse_file
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub.publish import Destination, open_repository, repository_name, sign_in, upload
@@ -181,7 +181,7 @@ def _push_checkpoints(config: SubDistillConfig, destination: Destination | None,
 def _check_folder(options: TaskOptions, config: SubDistillConfig) -> None:
     """Refuse to mix two runs in one folder."""
     folder = Path(config.output_dir)
-    refuse_file(folder)
+    check_output_folder(folder)
     resume = _resume_option(config)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
