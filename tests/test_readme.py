@@ -1,156 +1,59 @@
-"""The README's code runs as it is written."""
-
-from __future__ import annotations
+"""The README: short, and whole on a package index too. Its code is tested with that of the pages."""
 
 import re
-import shlex
-from pathlib import Path
+import shutil
 
-import pytest
-import torch
-from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification, TrainerCallback
+from helpers import REPOSITORY, run_python
+from pages import PAGES, blocks
 
-from helpers import NAMES, processor, resnet, save_teacher, subtask_rows
-from subdistill_hf.benchmark.config import read_benchmark
-from subdistill_hf.benchmark.jobs import untuned_jobs
-from subdistill_hf.benchmark.training import config_of
-from subdistill_hf.cli import COMMANDS
-from subdistill_hf.config.defaults import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
-from subdistill_hf.models.students import build_student
-from subdistill_hf.training.trainer import SubDistillTrainer
-
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = PAGES["README.md"]
+BUILD = """
+import os, sys
+from setuptools import build_meta
+os.chdir(sys.argv[1])
+os.mkdir("metadata")
+print(build_meta.prepare_metadata_for_build_wheel("metadata"))
+"""
 
 
-def code_after(marker: str, language: str = "python") -> str:
-    """The first block of a language after a marker."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README[README.index(marker) :], flags=re.DOTALL)
-    return blocks[0]
+def test_the_readme_fits_in_150_lines():
+    assert len(README.splitlines()) <= 150
 
 
-def tiny_resnet(classes: int, widths: list[int]) -> ResNetForImageClassification:
-    config = ResNetConfig(
-        embedding_size=widths[0], hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic", num_labels=classes
-    )
-    return ResNetForImageClassification(config)
+def test_the_readme_has_the_commands_that_everything_begins_with():
+    commands = "".join(block.code for block in blocks("bash", "README.md")).splitlines()
+    assert [line.partition(" #")[0].strip() for line in commands[:2]] == ["make demo", "make test"]
+    assert "accelerate launch examples/run_subdistill.py --teacher google/vit-base-patch16-224" in commands
 
 
-class CountSteps(TrainerCallback):
-    """A user's callback."""
-
-    steps = 0
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.steps += 1
+def test_the_ten_lines_are_those_of_the_first_page():
+    (ten_lines,) = (block.code for block in blocks("python", "README.md"))
+    assert ten_lines in [block.code for block in blocks("python", "docs/start.md")]
 
 
-def surroundings() -> dict[str, object]:
-    """What the README says is the user's own: two models, a dataset, a collator, a callback."""
-    torch.manual_seed(0)
-    images = torch.rand(12, 3, 32, 32)
-
-    def collate(rows):
-        pixels = torch.stack([row["picture"] for row in rows])
-        return {
-            "pixel_values": pixels * 2 - 1,
-            "teacher_pixel_values": torch.nn.functional.interpolate(pixels, (64, 64)),
-            "labels": torch.tensor([row["kind"] for row in rows]),
-        }
-
-    return {
-        "student": tiny_resnet(3, [4, 4, 8, 8]),
-        "teacher": tiny_resnet(12, [8, 8, 12, 16]),
-        "dataset": [{"picture": image, "kind": index % 3} for index, image in enumerate(images)],
-        "collate": collate,
-        "callback": CountSteps(),
-    }
+def test_the_lead_on_symbols_never_stands_without_the_photographs():
+    """Whoever reads how good it is on drawn symbols reads in the same place how good it is on photographs."""
+    for page in ("README.md", "docs/results.md"):
+        before_the_first_command = PAGES[page].partition("```bash")[0].replace("\n", " ")
+        assert "glyphs-100" in before_the_first_command
+        assert re.search(r"[Oo]n real photographs the lead is small so far", before_the_first_command)
 
 
-def test_ten_lines_distil_between_the_users_own_models(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = surroundings()
-    before = {name: value.clone() for name, value in names["student"].state_dict().items()}
+def test_a_package_index_shows_no_link_that_leads_nowhere(tmp_path):
+    """The metadata of a built package has the README without links to files of the repository."""
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    package = tmp_path / "src" / "subdistill_hf"
+    package.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "src" / "subdistill_hf" / "__init__.py", package)
+    folder = run_python(BUILD, tmp_path).stdout.splitlines()[-1]
+    metadata = (tmp_path / "metadata" / folder / "METADATA").read_text(encoding="utf-8")
+    assert "Description-Content-Type: text/markdown" in metadata
 
-    exec(code_after("<!-- example: start -->"), names)
-
-    assert names["callback"].steps == 20
-    assert len(names["trainer"].pairs) == 4
-    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "expert" / "student").state_dict()
-    assert not torch.equal(saved["classifier.1.weight"], before["classifier.1.weight"])
-    for name, value in names["student"].state_dict().items():
-        torch.testing.assert_close(saved[name], value, rtol=0, atol=0)
-
-
-def test_overriding_loss_terms_adds_a_logged_term(tmp_path):
-    names = {"SubDistillTrainer": SubDistillTrainer}
-    exec(code_after("To add a loss of your own"), names)
-    mine = surroundings()
-    from subdistill_hf import SubDistillConfig
-
-    trainer = names["WithEntropy"](
-        model=mine["student"],
-        teacher=mine["teacher"],
-        teacher_class_ids=[3, 7, 11],
-        args=SubDistillConfig(output_dir=str(tmp_path), max_steps=2, logging_steps=1, report_to="none", use_cpu=True),
-        train_dataset=mine["dataset"],
-        data_collator=mine["collate"],
-    )
-    trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    for entry in logged:
-        parts = [value for name, value in entry.items() if name.startswith("loss_")]
-        assert entry["loss_entropy"] < 0  # minus an entropy
-        assert len(parts) == 6
-        assert sum(parts) == pytest.approx(entry["loss"], rel=1e-3)
-    assert len(logged) == 2
-
-
-def test_the_metrics_measure_a_students_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    save_teacher(tmp_path / "dice-expert", resnet(NAMES))
-    images = subtask_rows(4, "test").rename_columns({"img": "image", "fine_label": "label"})
-    names = {"images": images}
-    exec(code_after("<!-- metrics: start -->"), names)
-    assert list(names["measured"]["per_class_accuracy"]) == list(NAMES)
-    assert 0 <= names["measured"]["expected_calibration_error"] <= 1
-    assert NAMES[0] in capsys.readouterr().out
-
-
-def test_the_recipes_of_the_readme_can_be_built():
-    section = README[README.index("### Teachers and students") : README.index("Tested as teachers")]
-    new = [recipe for line in section.splitlines() if "| a new" in line for recipe in re.findall(r"`([^`]+)`", line)]
-    recipes = [recipe for recipe in new if ":" in recipe or recipe.startswith("timm/")]
-    assert len(recipes) == 6
-    for recipe in recipes:
-        assert build_student(recipe, NAMES, processor()).labels == dict(enumerate(NAMES))
-
-
-def test_the_benchmark_of_the_readme_is_one(tmp_path):
-    path = tmp_path / "dice.yaml"
-    path.write_text(code_after("### Compare methods on your own classes", "yaml"), encoding="utf-8")
-    jobs = untuned_jobs(read_benchmark(path))
-    assert {config_of(job, str(tmp_path)).method for job in jobs} == {"kd", "fitnet", "subdistill"}
-
-
-def test_the_commands_of_the_readme_are_understood():
-    """Every `subdistill distill`, `inspect`, `analyse` and `push` line parses, with its continuation lines."""
-    commands = re.findall(
-        r"^subdistill (distill|inspect|analyse|push) (.*?)(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL
-    )
-    assert {command for command, _ in commands} == {"distill", "inspect", "analyse", "push"}
-    for command, text in commands:
-        options = shlex.split(text.replace("\\\n", " "))
-        given = COMMANDS[command].parse(options)
-        if command == "push":
-            assert (given["repo"], given["folder"]) == ("dice-expert", "dice-expert")
-            continue
-        assert f"--classes {given['classes'][0]}" in text
-
-
-def test_the_choices_for_a_teacher_of_the_hub_are_those_of_the_readme():
-    table = README.partition("### A teacher of the Hub")[2].partition("###")[0]
-    for name, (value, reason) in (DATASET_OF_HUB_TEACHERS | STUDENT_OF_HUB_TEACHERS).items():
-        value = " ".join(value) if isinstance(value, tuple) else value
-        row = next(line for line in table.splitlines() if line.startswith(f"| `--{name}` |"))
-        assert row.split("|")[2].strip().strip("`") == str(value)
-        assert reason in row
+    shown = metadata.partition("\n\n")[2]
+    targets = re.findall(r"\]\(([^)]*)\)", shown)
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+    assert "Your own images (`docs/how_to/own_images.md`)" in shown
+    assert "`benchmarks/results/glyphs/paired_differences.png` in the repository" in shown
+    assert len(shown.splitlines()) == len(README.splitlines())
