@@ -180,3 +180,11 @@ def test_a_small_dataset_is_matched_to_imagenet_by_name():
     assert subtask.matched_by == "name"
     with pytest.raises(SubtaskError, match=r"'crane' matches several outputs of the teacher: 134 \(crane\), 517"):
         match_teacher(resolve_classes(["all"], ["tench", "crane"]), dict(enumerate(DESCRIPTIONS)), ["tench", "crane"])
+
+
+def test_imagenets_names_in_another_order_are_not_taken_by_their_places():
+    swapped = [*NAMES]
+    swapped[3], swapped[4] = swapped[4], swapped[3]
+    assert wordnet_ids(tuple(swapped)) is None
+    subtask = resolve_classes([NAMES[3], NAMES[7]], NAMES)
+    assert match_teacher(subtask, dict(enumerate(swapped)), NAMES).teacher_ids == (4, 7)

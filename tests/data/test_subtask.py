@@ -141,3 +141,80 @@ def test_where_numbers_are_names_they_are_no_ids():
     with pytest.raises(SubtaskError, match="unknown class '0'"):
         resolve_classes(["0", "1", "2"], names)
     assert resolve_classes(["0", "1"], ["a", "b"]).dataset_ids == (0, 1)
+
+
+# The kinds of names that were mistaken for others
+
+
+@pytest.mark.parametrize(
+    ("of_dataset", "of_teacher"),
+    [
+        (["A", "a"], ["a", "A"]),
+        (["-1", "1"], ["1", "-1"]),
+        (["A", "A-", "B", "B-"], ["A-", "A", "B-", "B"]),
+        (["cafe\u0301", "caf\u00e9"], ["caf\u00e9", "cafe\u0301"]),
+        ([" cat", "cat"], ["cat", " cat"]),
+        (["snake_case", "snake case", "snake-case"], ["snake case", "snake-case", "snake_case"]),
+        (["stra\u00dfe", "strasse"], ["strasse", "stra\u00dfe"]),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("more", [[], ["another"]], ids=["as many", "one more"])
+def test_names_that_differ_by_spelling_alone_are_matched_letter_by_letter(of_dataset, of_teacher, more):
+    matched = match_teacher(resolve_classes(["all"], of_dataset), dict(enumerate(of_teacher + more)), of_dataset)
+    assert [(of_teacher + more)[output] for output in matched.teacher_ids] == of_dataset
+    assert resolve_classes(of_dataset, of_dataset).dataset_ids == tuple(range(len(of_dataset)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "of_dataset", "of_teacher"),
+    [
+        (["Pepper,_bell___healthy", "Apple"], ["Apple", "Pepper,_bell___healthy"], ["Pepper,_bell___scab", "Apple"]),
+        (["A", "x"], ["A", "a", "x"], ["a", "x"]),  # the output is the other class's, letter by letter
+        (["-1", "0"], ["-1", "0"], ["0", "1", "2"]),
+        (["A-", "B"], ["A-", "B"], ["A", "A+", "B"]),
+    ],
+    ids=["part of a list", "of another class", "sign", "grade"],
+)
+def test_an_output_that_is_another_classs_is_not_taken(classes, of_dataset, of_teacher):
+    with pytest.raises(MissingClassesError) as refused:
+        match_teacher(resolve_classes(classes, of_dataset), dict(enumerate(of_teacher)), of_dataset)
+    assert refused.value.missing == (classes[0],)
+
+
+def test_an_output_that_two_classes_of_the_dataset_fit_alike_is_refused():
+    with pytest.raises(SubtaskError, match=r"classes 'big cat' and 'Big_Cat' both match output 0 .*cannot be told"):
+        match_teacher(
+            resolve_classes(["big cat", "x"], ["big cat", "Big_Cat", "x"]),
+            {0: "BIG-CAT", 1: "x"},
+            ["big cat", "Big_Cat", "x"],
+        )
+
+
+def test_names_with_commas_are_taken_letter_by_letter():
+    names = ["Apple___healthy", "Pepper,_bell___Bacterial_spot", "Pepper,_bell___healthy"]
+    matched = match_teacher(resolve_classes(names[1:], names), dict(enumerate([*names, "Background"])), names)
+    assert matched.teacher_ids == (1, 2)
+
+
+def test_a_class_whose_name_looks_like_a_request_is_that_class():
+    names = ["superclass:big", "subtask:bag", "all", "0"]
+    assert resolve_classes(names, names).dataset_ids == (0, 1, 2, 3)
+
+
+def test_superclasses_that_differ_by_spelling_alone_are_told_apart_or_refused():
+    groups = {"Big": ["a", "b"], "big": ["c", "d"]}
+    assert resolve_classes(["superclass:big"], ["a", "b", "c", "d"], groups).names == ("c", "d")
+    with pytest.raises(SubtaskError, match="superclass 'BIG' may be one of several: 'Big', 'big'"):
+        resolve_classes(["superclass:BIG"], ["a", "b", "c", "d"], groups)
+
+
+def test_composed_and_decomposed_accents_are_one_spelling():
+    assert resolve_classes(["caf\u00e9", "x"], ["x", "cafe\u0301", "cafe"]).dataset_ids == (1, 0)
+
+
+def test_a_class_that_nothing_comes_near_gets_no_false_neighbour():
+    with pytest.raises(MissingClassesError) as refused:
+        match_teacher(Subtask(("mammal", "x"), (0, 1)), {0: "marimba", 1: "x"}, ["mammal", "x"])
+    assert "nearest" not in str(refused.value)
+    assert "subdistill distill with --adapt_teacher lora" in str(refused.value)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from subdistill_hf.data.class_names import (
     IMAGENET_SUBTASKS,
+    LETTER_BY_LETTER,
     WORDNET_ID,
+    closeness,
     imagenet_name,
     matching_labels,
     nearest,
-    normalised,
     subtask_wordnet_ids,
-    synonyms,
     wordnet_ids,
 )
 from subdistill_hf.errors import SubDistillError
@@ -88,7 +88,7 @@ def resolve_classes(
     """
     chosen: list[int] = []
     for entry in classes:
-        for class_id in _resolve_entry(str(entry).strip(), tuple(names), superclasses):
+        for class_id in _resolve_entry(str(entry), tuple(names), superclasses):
             if class_id not in chosen:
                 chosen.append(class_id)
     if len(chosen) < 2:
@@ -115,7 +115,7 @@ def outputs_of(
     """
     found: set[int] = set()
     for entry in classes:
-        for class_id in _resolve_entry(entry.strip(), tuple(names), superclasses):
+        for class_id in _resolve_entry(entry, tuple(names), superclasses):
             if class_id not in subtask.dataset_ids:
                 raise SubtaskError(
                     f"class {names[class_id]!r} is not in the subtask: expected some of {', '.join(subtask.names)}"
@@ -133,14 +133,17 @@ def _readable(names: Sequence[str], wordnet: bool) -> tuple[str, ...]:
 
 
 def _resolve_entry(
-    entry: str, names: tuple[str, ...], superclasses: Superclasses | Callable[[], Superclasses] | None
+    text: str, names: tuple[str, ...], superclasses: Superclasses | Callable[[], Superclasses] | None
 ) -> Sequence[int]:
+    if text in names:  # letter by letter, whatever else it may look like
+        return [names.index(text)]
+    entry = text.strip()
     if entry.startswith(SUPERCLASS_PREFIX):
         known = superclasses() if callable(superclasses) else superclasses or {}
         return _classes_of_superclass(entry.removeprefix(SUPERCLASS_PREFIX), names, known)
     if entry.startswith(SUBTASK_PREFIX):
         return _classes_of_paper(entry.removeprefix(SUBTASK_PREFIX), names)
-    if entry == ALL_CLASSES and entry not in names:
+    if entry == ALL_CLASSES:
         return range(len(names))
     found = matching_labels(entry, names)
     if not found and (WORDNET_ID.fullmatch(entry) or _are_wordnet_ids(names)):
@@ -158,15 +161,20 @@ def _resolve_entry(
 
 
 def _classes_of_superclass(wanted: str, names: Sequence[str], superclasses: Superclasses) -> list[int]:
-    by_name = {normalised(name): name for name in superclasses}
-    if normalised(wanted) not in by_name:
-        if not superclasses:
-            raise SubtaskError(
-                f"'{SUPERCLASS_PREFIX}{wanted}': this dataset has no superclasses; give class names or ids, or the "
-                "column of the superclasses with --superclass_column"
-            )
-        raise SubtaskError(f"unknown superclass {wanted!r}{nearest(wanted, list(superclasses))}")
-    return [names.index(name) for name in superclasses[by_name[normalised(wanted)]]]
+    if not superclasses:
+        raise SubtaskError(
+            f"'{SUPERCLASS_PREFIX}{wanted}': this dataset has no superclasses; give class names or ids, or the "
+            "column of the superclasses with --superclass_column"
+        )
+    known = list(superclasses)
+    found = [known[place] for place in matching_labels(wanted, known)]
+    if not found:
+        raise SubtaskError(f"unknown superclass {wanted!r}{nearest(wanted, known)}")
+    if len(found) > 1:
+        raise SubtaskError(
+            f"superclass {wanted!r} may be one of several: {', '.join(map(repr, found))}. Give it letter by letter"
+        )
+    return [names.index(name) for name in superclasses[found[0]]]
 
 
 def _classes_of_paper(wanted: str, names: tuple[str, ...]) -> list[int]:
@@ -195,8 +203,9 @@ def _by_wordnet(entry: str, names: tuple[str, ...]) -> list[int]:
 def match_teacher(subtask: Subtask, teacher_names: Mapping[int, str], dataset_names: Sequence[str]) -> Subtask:
     """Find the subtask's classes among the teacher's outputs.
 
-    Matched by id when the teacher's labels are the dataset's own, by WordNet id when both sides are ImageNet's, and
-    otherwise by name, where either side may be a comma-separated list of synonyms.
+    Matched by id when the teacher's labels are the dataset's own, letter by letter; by WordNet id when both sides are
+    ImageNet's; and otherwise by name (see `closeness`), where either side may be a comma-separated list of synonyms.
+    An output that another class of the dataset fits better is not taken.
 
     Args:
         subtask: classes resolved in the dataset.
@@ -209,9 +218,7 @@ def match_teacher(subtask: Subtask, teacher_names: Mapping[int, str], dataset_na
     """
     outputs = {int(output): str(name) for output, name in teacher_names.items()}
     labels = tuple(outputs.get(output, "") for output in range(max(outputs, default=-1) + 1))
-    if len(labels) == len(dataset_names) and all(
-        normalised(label) == normalised(name) for label, name in zip(labels, dataset_names, strict=True)
-    ):
+    if labels == tuple(dataset_names):
         return subtask.with_teacher(subtask.dataset_ids)
     of_teacher, of_dataset = wordnet_ids(labels), wordnet_ids(tuple(dataset_names))
     if of_dataset is not None and of_teacher is not None:
@@ -222,10 +229,33 @@ def match_teacher(subtask: Subtask, teacher_names: Mapping[int, str], dataset_na
         matches = [[places[wordnet_id]] if wordnet_id in places else [] for wordnet_id in wanted]
         return _with_matches(subtask, matches, outputs, "WordNet id")
     matches = [
-        [output for output, label in outputs.items() if not synonyms(label).isdisjoint(synonyms(name))]
-        for name in subtask.names
+        _outputs_named(name, outputs, [other for place, other in enumerate(dataset_names) if place != class_id])
+        for name, class_id in zip(subtask.names, subtask.dataset_ids, strict=True)
     ]
     return _with_matches(subtask, matches, outputs, "name")
+
+
+def _outputs_named(name: str, outputs: Mapping[int, str], others: Sequence[str]) -> list[int]:
+    """The outputs that a name fits best, but for those that another class of the dataset fits better.
+
+    Raises:
+        SubtaskError: when another class of the dataset fits the only one as well.
+    """
+    order = list(outputs)
+    found = [order[place] for place in matching_labels(name, [outputs[output] for output in order])]
+    rivals = {output: [other for other in others if closeness(other, outputs[output])] for output in found}
+
+    def best(output: int) -> int:
+        return max((closeness(other, outputs[output]) for other in rivals[output]), default=0)
+
+    own = [output for output in found if best(output) <= closeness(name, outputs[output])]
+    if len(own) == 1 and best(own[0]) == closeness(name, outputs[own[0]]) < LETTER_BY_LETTER:
+        rival = max(rivals[own[0]], key=lambda other: closeness(other, outputs[own[0]]))
+        raise SubtaskError(
+            f"classes {name!r} and {rival!r} both match output {own[0]} of the teacher ({outputs[own[0]]}): which of "
+            "them it is cannot be told. Give dataset and teacher the same names"
+        )
+    return own
 
 
 def _with_matches(
@@ -237,7 +267,7 @@ def _with_matches(
         lacking = "; ".join(f"the teacher has no class {name!r}{nearest(name, names)}" for name in missing)
         raise MissingClassesError(
             f"{lacking}. Choose classes that the teacher knows, a teacher that was trained on this dataset, or "
-            "--adapt_teacher lora, which fits this one to it first; a head is never made up",
+            "subdistill distill with --adapt_teacher lora, which fits this one to it first; a head is never made up",
             missing,
         )
     owner: dict[int, str] = {}
