@@ -3,33 +3,11 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import subdistill_hf
+from import_graph import FLOOR, NO_PACKAGES, PACKAGE, SOURCES, imports, imports_of, own_modules, package_of
 
-PACKAGE = "subdistill_hf"
-ROOT = Path(subdistill_hf.__file__).parent
-ORDER = (
-    ("errors", "formatting", "metrics"),
-    ("config",),
-    ("core",),
-    ("losses",),
-    ("acceleration",),
-    ("hub",),
-    ("data",),
-    ("models",),
-    ("reporting",),
-    ("teacher",),
-    ("training",),
-    ("analysis",),
-    ("pipeline",),
-    ("benchmark",),
-    ("cli", "__init__"),
-)
-"""The packages from the ground up: each imports only from those before it, and from itself."""
-FLOOR = {package: floor for floor, packages in enumerate(ORDER) for package in packages}
 STILL_UPWARDS = {
     ("pipeline.report", "__init__"),
     ("teacher.cache_building", "training.module"),
@@ -37,53 +15,7 @@ STILL_UPWARDS = {
 }
 """Arrows that still run up; to be empty."""
 TORCH_ALONE = {"core", "losses"}
-NO_PACKAGES = {"__init__", "evaluate_modules"}  # the public names; scripts that `evaluate` loads
 MAY_IMPORT = {"torch", "safetensors"}
-
-
-def module_name(path):
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
-
-
-SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
-
-
-def is_type_checking(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-
-
-def imports_of(tree, with_type_checking=True):
-    """Absolute names of what a module imports, at its top or in a function; `from a import b` gives `a.b`."""
-    nodes, found = [tree], []
-    while nodes:
-        node = nodes.pop()
-        if is_type_checking(node) and not with_type_checking:
-            nodes += node.orelse
-            continue
-        nodes += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
-
-
-def imports(name, **options):
-    return imports_of(ast.parse(SOURCES[name].read_text(encoding="utf-8")), **options)
-
-
-def own_modules(names):
-    """Those of the imported names that are modules of the package (the package itself is `__init__`)."""
-    found = set()
-    for name in names:
-        parts = name.split(".")
-        if parts[0] != PACKAGE:
-            continue
-        inner = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
-        modules = [name for module in inner for name in (module, f"{module}.__init__") if name in SOURCES]
-        found.add(modules[0] if modules else "__init__")
-    return found
 
 
 def find_cycle(graph):
@@ -132,10 +64,6 @@ def late():
 def test_the_search_for_cycles_finds_one():
     assert find_cycle({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"b", "c"}}) is None
     assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
-
-
-def package_of(name):
-    return name.partition(".")[0]
 
 
 def test_every_module_stands_in_a_package_with_a_place_in_the_order():
