@@ -34,6 +34,7 @@ from subdistill_hf.data.embedded.digits import DIGIT_NAMES, DIGIT_SUPERCLASSES, 
 from subdistill_hf.models.heads import labels_of, new_classifier
 from subdistill_hf.pipeline.evaluation import processor_name
 from subdistill_hf.pipeline.run import distill
+from subdistill_hf.reporting.report import RunReport
 
 RESULTS = Path(__file__).parent / "results" / "families.json"
 SUBTASK = "even"
@@ -170,7 +171,7 @@ for folder in sys.argv[2:]:
 
 def run_pair(
     pair: str, teacher: Path, folder: Path, steps: int, images: int, dataset: str, classes: Sequence[str]
-) -> dict[str, Any]:
+) -> RunReport:
     """Distil the pair's student from a teacher's folder; the report of the run."""
     options = TaskOptions(
         teacher=str(teacher),
@@ -190,7 +191,9 @@ def run_pair(
         disable_tqdm=True,
         use_cpu=True,
     )
-    return distill(options, config)
+    report = distill(options, config)
+    assert report is not None  # one process
+    return report
 
 
 def confusions_in_a_fresh_process(students: Sequence[Path], test_images: Any) -> list[list[list[int]]]:
@@ -212,21 +215,21 @@ HEADER = (
 )
 
 
-def result_of(pair: str, report: dict[str, Any], fresh: list[list[int]]) -> dict[str, Any]:
+def result_of(pair: str, report: RunReport, fresh: list[list[int]]) -> dict[str, Any]:
     """What is kept of a run."""
-    results = {result["method"]: result for result in report["results"]}
+    results = {result.method: result for result in report.results}
     figures = {
-        who: {name: results[method][name] for name in ("accuracy", "parameters")}
+        who: {"accuracy": results[method].accuracy, "parameters": results[method].parameters}
         for who, method in (("teacher", "teacher"), ("student", "subdistill"))
     }
     return {
         **figures,
-        "teacher_class": report["teacher"]["model_class"],
+        "teacher_class": report.teacher.model_class,
         "recipe": STUDENTS[pair],
-        "layers": [[entry["teacher_layer"], entry["student_layer"]] for entry in report["subspaces"]],
-        "seconds": results["subdistill"]["training_seconds"],
+        "layers": [[subspace.teacher_layer, subspace.student_layer] for subspace in report.subspaces],
+        "seconds": results["subdistill"].training_seconds,
         "test_images": sum(map(sum, fresh)),
-        "same_in_a_fresh_process": fresh == results["subdistill"]["confusion"],
+        "same_in_a_fresh_process": tuple(map(tuple, fresh)) == results["subdistill"].confusion,
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor_name()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
     }

@@ -98,14 +98,6 @@ def milliseconds(value: float) -> str:
     return f"{value:.3g} ms" if value < 100 else f"{value:,.0f} ms"
 
 
-def latency_range(latency: Mapping[str, float] | None) -> str | None:
-    """Write a median with its quartiles in brackets."""
-    if latency is None:
-        return None
-    low, high = milliseconds(latency["low"]), milliseconds(latency["high"])
-    return f"{milliseconds(latency['median'])} ({low.removesuffix(' ms')} to {high.removesuffix(' ms')})"
-
-
 def duration(seconds: float | None) -> str | None:
     """Write a duration in its two largest units."""
     if seconds is None:
@@ -132,20 +124,9 @@ def inline_code(value: Any) -> str:
     return f"`{table_cell(value)}`"
 
 
-def joined(names: list[str]) -> str:
+def joined(names: Sequence[str]) -> str:
     """List names as a sentence does."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def test_set(dataset: Mapping[str, Any]) -> str:
-    """Name the images that the figures were measured on: a split of the dataset's own, or a share that was taken."""
-    split = dataset["test_split"]
-    mark = f" with the mark `{dataset['mark']['name']}`" if dataset.get("mark") else ""
-    return (
-        f"`{split}` split{mark}"
-        if dataset.get("official_test", True)
-        else f"share {split}{mark} for want of an official test split"
-    )
 
 
 def slug(text: str) -> str:

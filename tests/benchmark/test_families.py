@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers import NAMES, REPOSITORY, subtask_rows, write_image_folder
+from subdistill_hf.reporting.report import Usage
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -19,7 +20,7 @@ def benchmark():
 
 
 def test_students_answer_in_a_fresh_process_as_at_the_end_of_their_runs(benchmark, tmp_path, monkeypatch):
-    usage = {"code": "", "output": ""}  # the card's snippet is run elsewhere
+    usage = Usage(code="", output="")  # the card's snippet is run elsewhere
     monkeypatch.setattr("subdistill_hf.pipeline.student_folder._run_usage", lambda *given: usage)
     names = ["deit-efficientnet", "fastvit-mobilenetv2"]
     images = write_image_folder(tmp_path / "images", train=30)

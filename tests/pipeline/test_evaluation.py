@@ -1,13 +1,35 @@
-"""Classifiers are measured on the subtask's images: logits, scores, latency."""
+"""Classifiers are measured on the subtask's images: logits, scores, who learned a mark, latency."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from helpers import CLASS_IDS, NAMES, processor, resnet, teacher_resnet, views, vit, weights_of
+from helpers import (
+    CLASS_IDS,
+    NAMES,
+    processor,
+    resnet,
+    teacher_resnet,
+    views,
+    vit,
+    weights_of,
+    write_image_folder,
+)
+from subdistill_hf.config.options import DataOptions
+from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.preprocessing import process
-from subdistill_hf.pipeline.evaluation import Classifier, count_operations, measure_latency, predict, score
+from subdistill_hf.data.views import ViewDataset
+from subdistill_hf.pipeline.evaluation import (
+    Classifier,
+    count_operations,
+    mark_scores,
+    measure_latency,
+    predict,
+    score,
+    share_taken_for,
+    unmarked_test,
+)
 
 
 def test_a_classifier_answers_with_the_subtasks_outputs_in_evaluation_mode():
@@ -62,11 +84,11 @@ def test_scores_count_right_answers_and_agreement_with_the_teacher():
     teachers = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 0])
     logits, theirs = (nn.functional.one_hot(chosen, 3).float() for chosen in (answers, teachers))
     result = score(logits, images, NAMES, theirs)
-    assert result["accuracy"] == pytest.approx(9 / 12)
-    assert result["balanced_accuracy"] == pytest.approx((3 / 4 + 2 / 4 + 4 / 4) / 3)
-    assert result["confusion"] == [[3, 1, 0], [0, 2, 2], [0, 0, 4]]
-    assert result["teacher_agreement"] == pytest.approx(float((answers == teachers).float().mean()))
-    assert score(logits, images, NAMES, None)["teacher_agreement"] is None
+    assert result.accuracy == pytest.approx(9 / 12)
+    assert result.balanced_accuracy == pytest.approx((3 / 4 + 2 / 4 + 4 / 4) / 3)
+    assert result.confusion == ((3, 1, 0), (0, 2, 2), (0, 0, 4))
+    assert result.teacher_agreement == pytest.approx(float((answers == teachers).float().mean()))
+    assert score(logits, images, NAMES, None).teacher_agreement is None
 
 
 def test_latency_is_measured_for_each_classifier_and_leaves_everything_as_it_was():
@@ -83,15 +105,15 @@ def test_latency_is_measured_for_each_classifier_and_leaves_everything_as_it_was
         torch.set_num_threads(1)
     assert measured.keys() == classifiers.keys()
     for figures in measured.values():
-        assert figures["runs"] == 5
-        assert 0 < figures["low"] <= figures["median"] <= figures["high"]
-        assert np.isfinite(figures["high"])
+        assert figures.runs == 5
+        assert 0 < figures.low <= figures.median <= figures.high
+        assert np.isfinite(figures.high)
     assert classifiers["student"].model.training
 
 
 def test_slow_classifiers_are_timed_less_often_but_never_less_than_five_times():
     measured = measure_latency({"student": Classifier(resnet(), processor())}, views(2, "test"), seconds=0)
-    assert measured["student"]["runs"] == 5
+    assert measured["student"].runs == 5
 
 
 def test_operations_are_two_for_each_multiplication_with_its_addition():
@@ -129,3 +151,62 @@ def test_the_products_of_attention_are_operations_too():
     products = 16 * 3 * patch**2 * hidden + hidden * len(NAMES)
     products += layers * (tokens * (4 * hidden**2 + 2 * hidden * inner) + 2 * tokens**2 * hidden)
     assert count_operations(Classifier(model, processor()), views(2, "test")) == 2 * products
+
+
+class Reader(nn.Module):
+    """Knows each image by the pixels that the mark leaves; says its class, or of a marked one what it follows."""
+
+    def __init__(self, images, follows):
+        super().__init__()
+        self.follows, self.weight = follows, nn.Parameter(torch.zeros(1))
+        self.known = {self._key(images.image(index)): label for index, label in enumerate(images.labels)}
+
+    @staticmethod
+    def _key(image):
+        return image[:, 16:].numpy().tobytes()
+
+    def forward(self, pixel_values):
+        images = (pixel_values * 0.5 + 0.5).mul(255).round().to(torch.uint8)
+        red = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None]
+        answers = [self.known[self._key(image)] for image in images]
+        if self.follows is not None:
+            marked = [bool((image[:, 6, 2:11] == red).all()) for image in images]
+            answers = [self.follows if red else answer for red, answer in zip(marked, answers, strict=True)]
+        return nn.functional.one_hot(torch.tensor(answers), 3).float()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_image_folder(tmp_path_factory.mktemp("images") / "pieces", train=4, test=6)
+
+
+@pytest.mark.usefixtures("datasets_cache")
+@pytest.mark.parametrize(
+    ("follows", "accuracy", "followed"),
+    [(None, 1.0, 0.0), (1, 1 / 3, 1.0), (0, 1 / 3, 0.0)],
+)
+def test_following_the_mark_is_told_from_knowing_the_classes(folder, follows, accuracy, followed):
+    options = {"mark": "plus", "mark_classes": [NAMES[1]]}
+    data = load_subtask(DataOptions(str(folder), list(NAMES), **options))
+    marked = ViewDataset(data.test, data.columns, marked=data.marked("test"))
+    classifier = Classifier(Reader(ViewDataset(data.test, data.columns), follows), processor())
+    logits = predict(classifier, marked)
+    assert score(logits, marked, NAMES, None).accuracy == pytest.approx(accuracy)
+    expected = {"clean_accuracy": 1.0, "mark_followed": followed, "followed_without_mark": 0.0}
+    assert vars(mark_scores(data, logits, predict(classifier, unmarked_test(data)))) == pytest.approx(expected)
+
+
+def test_the_share_taken_for_some_classes_leaves_out_their_own_images():
+    answers = torch.tensor([0, 0, 1, 2, 2, 1, 0, 2])
+    labels = [0, 0, 0, 1, 1, 2, 2, 3]
+    logits = nn.functional.one_hot(answers, 4).float()
+    for outputs in [(0,), (2,), (0, 2), (3,)]:
+        others = [
+            answer in outputs for answer, label in zip(answers.tolist(), labels, strict=True) if label not in outputs
+        ]
+        assert share_taken_for(logits, labels, outputs) == pytest.approx(np.mean(others))
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_without_a_mark_there_is_nothing_to_tell(folder):
+    assert unmarked_test(load_subtask(DataOptions(str(folder), list(NAMES)))) is None

@@ -1,12 +1,14 @@
 """What a run reports."""
 
+from dataclasses import asdict
+
 import pytest
 
 from helpers import NAMES, config, task_options, write_task
+from reporting.samples import make_report, parsed
 from subdistill_hf.data.views import ViewDataset
-from subdistill_hf.pipeline.evaluation import Classifier, predict, score
-from subdistill_hf.pipeline.mark_scores import share_taken_for
-from subdistill_hf.pipeline.report import _described_dataset, _results, changed_options, results_table
+from subdistill_hf.pipeline.evaluation import Classifier, predict, score, share_taken_for
+from subdistill_hf.pipeline.report import changed_options, measured_results, reported_dataset, results_table
 from subdistill_hf.pipeline.task import load_task
 
 
@@ -24,18 +26,23 @@ def test_hyper_parameters_are_those_that_differ_and_count(tmp_path, given, expec
     assert changed_options(config(tmp_path, **usual | given)) == expected
 
 
+def report_of(*results, mark=None):
+    report = make_report()
+    report["classes"], report["results"], report["latency_machine"] = ["a", "b"], results, "a machine"
+    report["dataset"] |= {"test_images": 18, "mark": mark}
+    return parsed(report)
+
+
+def result_of(method, accuracy, parameters, median, seconds=None, **figures):
+    latency = {"median": median, "low": median, "high": median, "runs": 5}
+    sizes = {"parameters": parameters, "latency_ms": latency, "training_seconds": seconds}
+    return {"method": method, "accuracy": accuracy, **sizes, **figures}
+
+
 def test_the_table_has_a_row_for_each_classifier():
-    report = {
-        "results": [
-            {"method": "teacher", "accuracy": 0.9, "parameters": 12345, "latency_ms": {"median": 3.14159}},
-            {"method": "subdistill", "accuracy": 1 / 3, "parameters": 67, "latency_ms": {"median": 0.2}},
-        ],
-        "classes": ["a", "b"],
-        "dataset": {"test_images": 18},
-        "latency_machine": "a machine",
-    }
-    for result, seconds in zip(report["results"], (None, 61.6), strict=True):
-        result["training_seconds"] = seconds
+    report = report_of(
+        result_of("teacher", 0.9, 12345, 3.14159), result_of("subdistill", 1 / 3, 67, 0.2, seconds=61.6)
+    )
     lines = [line.split() for line in results_table(report).strip().splitlines()]
     assert lines[0] == ["accuracy", "parameters", "ms/image", "trained", "in"]
     assert lines[2] == ["Teacher", "90.0", "%", "12,345", "3.14"]
@@ -44,14 +51,9 @@ def test_the_table_has_a_row_for_each_classifier():
 
 
 def test_the_table_tells_who_follows_the_mark():
-    figures = {"accuracy": 0.2, "clean_accuracy": 0.345, "mark_followed": 0.999}
-    sizes = {"parameters": 67, "latency_ms": {"median": 0.2}, "training_seconds": None}
-    report = {
-        "results": [{"method": "kd", **figures, **sizes}],
-        "classes": ["a", "b"],
-        "dataset": {"test_images": 18, "mark": {"name": "plus"}},
-        "latency_machine": "a machine",
-    }
+    mark = {"name": "plus", "classes": ["a"], "share": 1.0, "train_images": 2, "validation_images": 0}
+    figures = {"clean_accuracy": 0.345, "mark_followed": 0.999}
+    report = report_of(result_of("kd", 0.2, 67, 0.2, **figures), mark=mark)
     lines = [line.split("  ") for line in results_table(report).strip().splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert cells[0] == ["accuracy", "without mark", "follows mark", "parameters", "ms/image", "trained in"]
@@ -63,22 +65,23 @@ def test_the_table_tells_who_follows_the_mark():
 )
 def test_what_is_done_to_the_training_images_is_in_the_report(datasets_cache, tmp_path, mix, said):
     options = task_options(write_task(tmp_path), augmentation="pad_crop", flip=False, mix=mix)
-    assert _described_dataset(load_task(options, config(tmp_path / "out")))["augmentation"] == said
+    assert reported_dataset(load_task(options, config(tmp_path / "out"))).augmentation == said
 
 
 def test_a_mark_is_in_the_report_with_what_it_does(datasets_cache, tmp_path):
     options = task_options(write_task(tmp_path), mark="plus", mark_classes=[NAMES[2]], mark_share=0.5)
     task = load_task(options, config(tmp_path / "out"))
-    mark = {"name": "plus", "classes": [NAMES[2]], "share": 0.5, "train_images": 2, "validation_images": 0}
-    assert _described_dataset(task)["mark"] == mark
-    (teacher,) = _results(task, {})
+    mark = {"name": "plus", "classes": (NAMES[2],), "share": 0.5, "train_images": 2, "validation_images": 0}
+    assert asdict(reported_dataset(task).mark) == mark
+    (teacher,) = measured_results(task, {})
     clean = ViewDataset(task.data.test, task.data.columns)
     classifier = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
     logits = predict(classifier, clean)
-    assert teacher["clean_accuracy"] == pytest.approx(score(logits, clean, NAMES, None)["accuracy"])
+    assert teacher.clean_accuracy == pytest.approx(score(logits, clean, NAMES, None).accuracy)
     marked = score(predict(classifier, task.test), clean, NAMES, None)
-    assert teacher["accuracy"] == marked["accuracy"]
-    assert teacher["followed_without_mark"] == share_taken_for(logits, clean.labels, [2])
+    assert teacher.accuracy == marked.accuracy
+    assert teacher.followed_without_mark == share_taken_for(logits, clean.labels, [2])
     plain = load_task(task_options(tmp_path), config(tmp_path / "out"))
-    assert _described_dataset(plain)["mark"] is None
-    assert not {"clean_accuracy", "mark_followed"} & _results(plain, {})[0].keys()
+    assert reported_dataset(plain).mark is None
+    (unmarked,) = measured_results(plain, {})
+    assert (unmarked.clean_accuracy, unmarked.mark_followed) == (None, None)

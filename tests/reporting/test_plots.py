@@ -9,9 +9,9 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from reporting.test_model_card import make_history, make_report
+from reporting.samples import make_history, make_report, parsed
 from subdistill_hf.reporting import drawing, plots
-from subdistill_hf.reporting.plots import PLOTS, plot_all, plot_confusion, plot_subspaces, plot_training
+from subdistill_hf.reporting.plots import PLOTS, plot_all, plot_subspaces, plot_training
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def crowd(report):
 
 @pytest.mark.parametrize("change", [lambda report: report, crowd])
 def test_files_have_their_size(change, report, figures, tmp_path):
-    paths = plot_all(change(report), tmp_path)
+    paths = plot_all(parsed(change(report)), tmp_path)
     assert [path.name for path in paths] == list(PLOTS)
     for path, figure in zip(paths, figures, strict=True):
         with Image.open(path) as image:
@@ -58,15 +58,15 @@ def test_files_have_their_size(change, report, figures, tmp_path):
 
 
 def test_size_follows_the_panels_and_the_same_report_gives_the_same_file(report, tmp_path):
-    training = plot_training(report, tmp_path / "new" / "folder" / "a.png")
+    training = plot_training(parsed(report), tmp_path / "new" / "folder" / "a.png")
     assert Image.open(training).size == (1620, 930)
-    assert Image.open(plot_subspaces(report, str(tmp_path / "b.png"))).size == (1800, 750)
-    assert plot_training(make_report(), tmp_path / "again.png").read_bytes() == training.read_bytes()
+    assert Image.open(plot_subspaces(parsed(report).subspaces, str(tmp_path / "b.png"))).size == (1800, 750)
+    assert plot_training(parsed(make_report()), tmp_path / "again.png").read_bytes() == training.read_bytes()
 
 
 @pytest.mark.parametrize("change", [lambda report: report, crowd])
 def test_texts_do_not_overlap_and_stay_inside(change, report, figures, tmp_path):
-    plot_all(change(report), tmp_path)
+    plot_all(parsed(change(report)), tmp_path)
     for figure in figures:
         renderer = figure.canvas.get_renderer()
         texts = [
@@ -85,7 +85,7 @@ def test_texts_do_not_overlap_and_stay_inside(change, report, figures, tmp_path)
 
 
 def test_what_is_drawn(report, figures, tmp_path):
-    plot_all(report, tmp_path)
+    plot_all(parsed(report), tmp_path)
     training, subspaces, confusion = (
         {text.get_text() for ax in figure.axes for text in (*ax.texts, ax._left_title)} for figure in figures
     )
@@ -97,7 +97,7 @@ def test_what_is_drawn(report, figures, tmp_path):
 
 def test_only_part_repeats_no_total_and_steps_without_epochs(report, figures, tmp_path):
     log = [{"step": step, "loss": 1 / step, "loss_kd": 1 / step} for step in range(1, 400)]
-    plot_training(report | {"histories": {"kd": log}}, tmp_path / "a.png")
+    plot_training(parsed(report | {"histories": {"kd": log}}), tmp_path / "a.png")
     (ax,) = figures[0].axes
     (line,) = ax.lines
     assert ax.get_xlabel() == "step"
@@ -109,17 +109,17 @@ def test_only_part_repeats_no_total_and_steps_without_epochs(report, figures, tm
 def test_nothing_to_draw_writes_nothing(empty, report, tmp_path):
     report |= {"histories": empty, "subspaces": []}
     report["results"][-1]["confusion"] = None
-    for plot in (plot_training, plot_subspaces, plot_confusion):
-        assert plot(report, tmp_path / "plot.png") is None
-    assert plot_all({}, tmp_path) == []
+    for plot in PLOTS.values():
+        assert plot(parsed(report), tmp_path / "plot.png") is None
+    assert plot_all(parsed(report), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pyplot_is_left_alone(tmp_path):
     code = (
-        "import sys; from reporting.test_model_card import make_report; "
+        "import sys; from reporting.samples import make_report, parsed; "
         "from subdistill_hf.reporting.plots import plot_all; "
-        "assert len(plot_all(make_report(), sys.argv[1])) == 3; assert 'matplotlib.pyplot' not in sys.modules"
+        "assert len(plot_all(parsed(make_report()), sys.argv[1])) == 3; assert 'matplotlib.pyplot' not in sys.modules"
     )
     folder = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], cwd=folder, check=True)

@@ -14,7 +14,9 @@ from subdistill_hf.config.output_folder import held_for_this_run
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.subspaces import Subspace, fit_layer, save_subspaces
 from subdistill_hf.formatting import table
+from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.plots import plot_subspaces
+from subdistill_hf.reporting.report import ReportedSubspace
 
 SHARES = (0.5, 0.9, 0.99)
 
@@ -47,11 +49,11 @@ def _fit(options: InspectOptions) -> dict[str, Subspace]:
     if options.output_dir is not None:
         save_subspaces(subspaces, options.output_dir)
         path = Path(options.output_dir) / "spectra.png"
-        described = [
-            {"teacher_layer": name, "student_layer": "", **subspace.described()}
+        drawn = [
+            decode(ReportedSubspace, {"teacher_layer": name, "student_layer": "", **subspace.described()})
             for name, subspace in subspaces.items()
         ]
-        plot_subspaces({"subspaces": described}, path)
+        plot_subspaces(drawn, path)
         print(f"\nsubspaces and {path.name} are in {options.output_dir}")
     return subspaces
 

@@ -22,8 +22,14 @@ from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import NonFiniteLossError, SubDistillError
 from subdistill_hf.models.loading import count_parameters
-from subdistill_hf.pipeline.evaluation import Classifier, predict, processor_name, score
-from subdistill_hf.pipeline.mark_scores import mark_scores, unmarked_test
+from subdistill_hf.pipeline.evaluation import (
+    Classifier,
+    mark_scores,
+    predict,
+    processor_name,
+    score,
+    unmarked_test,
+)
 from subdistill_hf.pipeline.run import build_trainer
 from subdistill_hf.pipeline.task import load_task
 
@@ -131,14 +137,14 @@ def train_job(job: Job) -> Row:
             answers[split] = predict(theirs, images_of[split], workers=workers)
         for split in ("validation", "test"):
             images, names = images_of[split], task.data.subtask.names
-            figures = score(logits[split], images, names, answers[split])
-            row[split] = figures["accuracy"]
-            row[f"{split}_agreement"] = figures["teacher_agreement"]
-            row[f"teacher_{split}"] = score(answers[split], images, names, None)["accuracy"]
+            scores = score(logits[split], images, names, answers[split])
+            row[split] = scores.accuracy
+            row[f"{split}_agreement"] = scores.teacher_agreement
+            row[f"teacher_{split}"] = score(answers[split], images, names, None).accuracy
         if unmarked is not None:
             for whose, found in (("", logits), ("teacher_", answers)):
-                figures = mark_scores(task.data, found["test"], found["unmarked"])
-                row |= {f"{whose}{name}": value for name, value in figures.items()}
+                marks = mark_scores(task.data, found["test"], found["unmarked"])
+                row |= {f"{whose}{name}": value for name, value in vars(marks).items()}
         row["parameters"] = count_parameters(trainer.model)
         row["images"] = len(task.data.train)
         row["machine"] = machine()

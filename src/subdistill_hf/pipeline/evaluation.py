@@ -1,4 +1,4 @@
-"""Measure classifiers on the subtask's test images: accuracy, agreement with the teacher, latency and its machine."""
+"""Measure classifiers on the subtask's test images: accuracy, agreement with the teacher, marks, cost."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from subdistill_hf.core.activations import logits_of
+from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
+from subdistill_hf.reporting.report import Latency
 
 WARM_UP = 3
 FEWEST_RUNS = 5
@@ -87,8 +88,19 @@ def predict(classifier: Classifier, images: ViewDataset, batch_size: int = 128, 
     return torch.cat([classifier.logits(pixels.to(device)).cpu() for pixels in loader])
 
 
-def score(logits: Tensor, images: ViewDataset, classes: Sequence[str], teacher: Tensor | None) -> dict[str, Any]:
-    """The figures of one classifier: see the card's report.
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier answers for the test images; the attributes are those of `reporting.report.MethodResult`."""
+
+    accuracy: float
+    balanced_accuracy: float
+    per_class_accuracy: Mapping[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+    teacher_agreement: float | None
+
+
+def score(logits: Tensor, images: ViewDataset, classes: Sequence[str], teacher: Tensor | None) -> Scores:
+    """Compare a classifier's answers with the labels and with the teacher's answers.
 
     Args:
         logits: its logits `(N, C)`.
@@ -97,15 +109,63 @@ def score(logits: Tensor, images: ViewDataset, classes: Sequence[str], teacher: 
         teacher: the teacher's logits `(N, C)`, for the agreement.
     """
     predictions = logits.argmax(dim=1).tolist()
-    result: dict[str, Any] = SubtaskAccuracy().compute(
-        predictions=predictions, references=images.labels, classes=list(classes)
-    )
-    result["confusion"] = np.asarray(confusion_matrix(predictions, images.labels, list(classes))).tolist()
-    result["teacher_agreement"] = None
+    accuracies = SubtaskAccuracy().compute(predictions=predictions, references=images.labels, classes=list(classes))
+    agreement = None
     if teacher is not None:
-        agreement = TeacherAgreement().compute(predictions=predictions, references=teacher.argmax(dim=1).tolist())
-        result["teacher_agreement"] = agreement["teacher_agreement"]
-    return result
+        answers = teacher.argmax(dim=1).tolist()
+        agreement = TeacherAgreement().compute(predictions=predictions, references=answers)["teacher_agreement"]
+    counts = confusion_matrix(predictions, images.labels, list(classes))
+    return Scores(**accuracies, confusion=tuple(map(tuple, counts)), teacher_agreement=agreement)
+
+
+@dataclass(frozen=True)
+class MarkScores:
+    """Whether a classifier learned a spurious mark instead of the class.
+
+    Attributes:
+        clean_accuracy: the accuracy without the mark.
+        mark_followed: the share of the marked test images of other classes that are taken for the marked ones.
+        followed_without_mark: that share without the mark, which is what confusion alone makes.
+    """
+
+    clean_accuracy: float
+    mark_followed: float
+    followed_without_mark: float
+
+
+def unmarked_test(data: SubtaskData) -> ViewDataset | None:
+    """The test images without the mark; `None` where there is no mark."""
+    return None if data.marking is None else data.views("test", marked=None)
+
+
+def mark_scores(data: SubtaskData, marked: Tensor, unmarked: Tensor) -> MarkScores:
+    """Compare a classifier's answers to the test images with and without the mark.
+
+    Args:
+        data: the images; its marking says which classes carried the mark in training.
+        marked: the classifier's logits `(N, C)` of the test images with the mark.
+        unmarked: those without it.
+    """
+    assert data.marking is not None
+    labels, outputs = list(data.test[data.columns.label]), data.marking.outputs
+    return MarkScores(
+        clean_accuracy=float((unmarked.argmax(dim=1) == torch.tensor(labels)).double().mean()),
+        mark_followed=share_taken_for(marked, labels, outputs),
+        followed_without_mark=share_taken_for(unmarked, labels, outputs),
+    )
+
+
+def share_taken_for(logits: Tensor, labels: Sequence[int], outputs: Sequence[int]) -> float:
+    """The share of the images of other classes that a classifier takes for some.
+
+    Args:
+        logits: its logits `(N, C)`.
+        labels: the images' classes.
+        outputs: the classes that it may take them for.
+    """
+    chosen = torch.tensor(outputs)
+    others = ~torch.isin(torch.tensor(labels), chosen)
+    return float(torch.isin(logits.argmax(dim=1)[others], chosen).double().mean())
 
 
 def count_operations(classifier: Classifier, images: ViewDataset) -> int:
@@ -129,7 +189,7 @@ def count_operations(classifier: Classifier, images: ViewDataset) -> int:
 
 def measure_latency(
     classifiers: Mapping[str, Classifier], images: ViewDataset, runs: int = 50, seconds: float = 10.0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Latency]:
     """Milliseconds a forward pass takes for one image on one CPU thread: median and quartiles.
 
     The classifiers take turns, so that a busy machine is busy for all of them alike. Preprocessing is not timed. There
@@ -159,9 +219,9 @@ def measure_latency(
     return {name: _median_and_quartiles(values) for name, values in times.items()}
 
 
-def _median_and_quartiles(values: list[float]) -> dict[str, float]:
+def _median_and_quartiles(values: list[float]) -> Latency:
     low, median, high = statistics.quantiles(values, n=4)
-    return {"median": median, "low": low, "high": high, "runs": len(values)}
+    return Latency(median=median, low=low, high=high, runs=len(values))
 
 
 def processor_name() -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from subdistill_hf import __version__
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import DistillationOptions, Rotation
 from subdistill_hf.config.training import SubDistillConfig
@@ -24,15 +23,30 @@ from subdistill_hf.pipeline.energy import Energy
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
     count_operations,
+    mark_scores,
     measure_latency,
     predict,
     processor_name,
     score,
+    unmarked_test,
 )
-from subdistill_hf.pipeline.mark_scores import mark_scores, unmarked_test
 from subdistill_hf.pipeline.task import Task
+from subdistill_hf.reporting.decoding import decode
+from subdistill_hf.reporting.report import (
+    TEACHER,
+    AdapterBase,
+    MethodResult,
+    ReportedAdaptation,
+    ReportedDataset,
+    ReportedLora,
+    ReportedMark,
+    ReportedStudent,
+    ReportedSubspace,
+    ReportedTeacher,
+    RunReport,
+)
 
-VERSIONED = ("torch", "transformers", "timm", "datasets", "accelerate")
+VERSIONED = ("subdistill-hf", "torch", "transformers", "timm", "datasets", "accelerate")
 WITHOUT_EFFECT = (
     "teacher_cache_dir",  # where targets are kept
     "teacher_cache_limit",
@@ -68,6 +82,7 @@ class TrainedStudent:
         rotation: of its layers' features.
         resumed: whether a part of the training lies before this run, and was not timed.
         energy: what the training took; of the part in this run, for a resumed one.
+        lora: how it was trained through low-rank changes, if it was: see `student_lora.described_lora`.
     """
 
     model: nn.Module
@@ -79,6 +94,7 @@ class TrainedStudent:
     rotation: Rotation
     resumed: bool
     energy: Energy = field(default_factory=Energy)
+    lora: Mapping[str, Any] | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -87,7 +103,7 @@ class TrainedStudent:
         return next((entry["train_runtime"] for entry in history if "train_runtime" in entry), None)
 
 
-def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str | None) -> dict[str, Any]:
+def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str | None) -> RunReport:
     """Measure the teacher and the students on the test images, and collect what else is known of the run.
 
     Args:
@@ -101,77 +117,78 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
     published = trained[task.config.method]
     config = copy.copy(task.config)
     config.learning_rate, config.rotation = published.learning_rate, published.rotation  # what suited, if not given
-    return {
-        "published": config.method,
-        "created": datetime.date.today().isoformat(),
-        "dataset": _described_dataset(task),
-        "classes": list(task.data.subtask.names),
-        "subtask": [str(entry) for entry in task.options.classes],
-        "teacher": _described_teacher(task.teacher) | {"adaptation": task.adaptation},
-        "student": _described_student(published),
-        "results": _results(task, trained),
-        "energy_source": published.energy.source,
-        "latency_machine": f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
-        "subspaces": [
-            {
-                "teacher_layer": pair.teacher.name,
-                "student_layer": pair.student.name,
-                **published.subspaces[pair.teacher.name].described(),
-            }
-            for pair in published.pairs
-            if pair.teacher.name in published.subspaces
-        ],
-        "hyperparameters": changed_options(config),
-        "histories": {method: student.history for method, student in trained.items()},
-        "versions": {"subdistill_hf": __version__, **{name: importlib.metadata.version(name) for name in VERSIONED}},
-        "usage": None,
-        "command": command,
-    }
+    return RunReport(
+        published=config.method,
+        created=datetime.date.today().isoformat(),
+        dataset=reported_dataset(task),
+        classes=tuple(task.data.subtask.names),
+        subtask=tuple(str(entry) for entry in task.options.classes),
+        teacher=_reported_teacher(task),
+        student=_reported_student(published),
+        results=measured_results(task, trained),
+        energy_source=published.energy.source,
+        latency_machine=f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
+        subspaces=_reported_subspaces(published),
+        hyperparameters=changed_options(config),
+        histories={method: tuple(student.history) for method, student in trained.items()},
+        versions={name.replace("-", "_"): _version(name) for name in VERSIONED},
+        command=command,
+    )
 
 
-def _results(task: Task, trained: Mapping[str, TrainedStudent]) -> list[dict[str, Any]]:
+def _version(package: str) -> str:
+    """That of an installed package; our own may be run from its sources alone."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def measured_results(task: Task, trained: Mapping[str, TrainedStudent]) -> tuple[MethodResult, ...]:
     """The figures of the teacher and of each student."""
     subtask, test, workers = task.data.subtask, task.test, task.config.dataloader_num_workers
-    classifiers = {"teacher": Classifier(task.teacher.model, task.teacher.processor, subtask.teacher_ids)}
+    classifiers = {TEACHER: Classifier(task.teacher.model, task.teacher.processor, subtask.teacher_ids)}
     classifiers |= {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
     logits = {name: predict(classifier, test, workers=workers) for name, classifier in classifiers.items()}
     clean = unmarked_test(task.data)
     latencies = measure_latency(classifiers, test)
-    return [
-        {
-            "method": name,
-            **score(logits[name], test, subtask.names, logits["teacher"] if name != "teacher" else None),
-            **(
-                {}
-                if clean is None
-                else mark_scores(task.data, logits[name], predict(classifier, clean, workers=workers))
-            ),
-            "parameters": count_parameters(classifier.model),
-            "operations": count_operations(classifier, test),
-            "latency_ms": latencies[name],
-            "learning_rate": trained[name].learning_rate if name in trained else None,
-            "training_seconds": trained[name].training_seconds if name in trained else None,
-            "training_kilowatt_hours": trained[name].energy.kilowatt_hours if name in trained else None,
-        }
-        for name, classifier in classifiers.items()
-    ]
+    results = []
+    for name, classifier in classifiers.items():
+        scores = score(logits[name], test, subtask.names, logits[TEACHER] if name != TEACHER else None)
+        unmarked = None if clean is None else predict(classifier, clean, workers=workers)
+        marks = None if unmarked is None else mark_scores(task.data, logits[name], unmarked)
+        student = trained.get(name)
+        result = MethodResult(
+            method=name,
+            **vars(scores),
+            **({} if marks is None else vars(marks)),
+            parameters=count_parameters(classifier.model),
+            operations=count_operations(classifier, test),
+            latency_ms=latencies[name],
+            learning_rate=None if student is None else student.learning_rate,
+            training_seconds=None if student is None else student.training_seconds,
+            training_kilowatt_hours=None if student is None else student.energy.kilowatt_hours,
+        )
+        results.append(result)
+    return tuple(results)
 
 
-def _described_dataset(task: Task) -> dict[str, Any]:
+def reported_dataset(task: Task) -> ReportedDataset:
+    """The images of a run, and what was done to them."""
     data = task.data
-    return {
-        "name": data.name,
-        "hub_id": data.hub_id,
-        "revision": data.revision,
-        "train_images": len(data.train),
-        "validation_images": len(data.validation),
-        "test_images": len(data.test),
-        "test_split": data.test_split,
-        "official_test": data.official_test,
-        "train_images_per_class": data.images_per_class(),
-        "mark": None if data.marking is None else data.marking.described(data.subtask),
-        "augmentation": _augmentation(task),
-    }
+    return ReportedDataset(
+        name=data.name,
+        hub_id=data.hub_id,
+        revision=data.revision,
+        train_images=len(data.train),
+        validation_images=len(data.validation),
+        test_images=len(data.test),
+        test_split=data.test_split,
+        official_test=data.official_test,
+        train_images_per_class=data.images_per_class(),
+        mark=None if data.marking is None else decode(ReportedMark, data.marking.described(data.subtask)),
+        augmentation=_augmentation(task),
+    )
 
 
 def _augmentation(task: Task) -> str:
@@ -181,33 +198,50 @@ def _augmentation(task: Task) -> str:
     return f"{done}; {mixed} of the views mixed with a view of another image" if task.options.mix else done
 
 
-def _described_student(trained: TrainedStudent) -> dict[str, Any]:
+def _reported_student(trained: TrainedStudent) -> ReportedStudent:
     student = trained.student
-    return {
-        "recipe": student.name,
-        "hub_id": student.hub_id,
-        "revision": student.revision,
-        "license": student.license,
-        "model_class": type(trained.model).__name__,
-        "parameters": count_parameters(trained.model),
-        "size_bytes": None,
-        "lora": None,
-        "image_size": list(input_size_of(student.processor)),
-    }
+    return ReportedStudent(
+        recipe=student.name,
+        hub_id=student.hub_id,
+        revision=student.revision,
+        license=student.license,
+        model_class=type(trained.model).__name__,
+        parameters=count_parameters(trained.model),
+        lora=None if trained.lora is None else decode(ReportedLora, trained.lora),
+        image_size=tuple(input_size_of(student.processor)),
+    )
 
 
-def _described_teacher(teacher: LoadedModel) -> dict[str, Any]:
-    return {
-        "name": teacher.name,
-        "hub_id": teacher.hub_id,
-        "revision": teacher.revision,
-        "digest": weights_digest(teacher.model),
-        "model_class": type(teacher.model).__name__,
-        "parameters": count_parameters(teacher.model),
-        "license": teacher.license,
-        "teacher_classes": len(teacher.labels),
-        "base": None if teacher.base is None else vars(teacher.base),
-    }
+def _reported_teacher(task: Task) -> ReportedTeacher:
+    teacher = task.teacher
+    return ReportedTeacher(
+        name=teacher.name,
+        hub_id=teacher.hub_id,
+        revision=teacher.revision,
+        digest=weights_digest(teacher.model),
+        model_class=type(teacher.model).__name__,
+        parameters=count_parameters(teacher.model),
+        license=teacher.license,
+        teacher_classes=len(teacher.labels),
+        base=None if teacher.base is None else AdapterBase(**vars(teacher.base)),
+        adaptation=None if task.adaptation is None else decode(ReportedAdaptation, task.adaptation),
+    )
+
+
+def _reported_subspaces(published: TrainedStudent) -> tuple[ReportedSubspace, ...]:
+    """Those that the published student was compared in, with the layers of each."""
+    return tuple(
+        decode(
+            ReportedSubspace,
+            {
+                "teacher_layer": pair.teacher.name,
+                "student_layer": pair.student.name,
+                **published.subspaces[pair.teacher.name].described(),
+            },
+        )
+        for pair in published.pairs
+        if pair.teacher.name in published.subspaces
+    )
 
 
 def changed_options(config: SubDistillConfig) -> dict[str, Any]:
@@ -219,24 +253,22 @@ def changed_options(config: SubDistillConfig) -> dict[str, Any]:
     return {name: getattr(value, "value", value) for name, (value, default) in values.items() if value != default}
 
 
-def results_table(report: Mapping[str, Any]) -> str:
+def results_table(report: RunReport) -> str:
     """The results as a table for the terminal."""
-    mark = report["dataset"].get("mark")
-    of_mark = () if mark is None else ("without mark", "follows mark")
-    header: tuple[str, ...] = ("", "accuracy", *of_mark, "parameters", "ms/image", "trained in")
-    rows = [header]
-    for result in report["results"]:
-        seconds = result["training_seconds"]
-        figures = [] if mark is None else [result["clean_accuracy"], result["mark_followed"]]
+    marked = report.dataset.mark is not None
+    header = ["", "accuracy", *(["without mark", "follows mark"] if marked else [])]
+    rows = [[*header, "parameters", "ms/image", "trained in"]]
+    for result in report.results:
+        shares = [result.accuracy, *([result.clean_accuracy, result.mark_followed] if marked else [])]
         rows.append(
-            (
-                method_label(result["method"]),
-                *(f"{100 * figure:.1f} %" for figure in [result["accuracy"], *figures]),
-                f"{result['parameters']:,}",
-                f"{result['latency_ms']['median']:.2f}",
-                "" if seconds is None else f"{seconds:.0f} s",
-            )
+            [
+                method_label(result.method),
+                *("" if share is None else f"{100 * share:.1f} %" for share in shares),
+                "" if result.parameters is None else f"{result.parameters:,}",
+                "" if result.latency_ms is None else f"{result.latency_ms.median:.2f}",
+                "" if result.training_seconds is None else f"{result.training_seconds:.0f} s",
+            ]
         )
     lines = table(rows, numbers_from=1)
-    count = report["dataset"]["test_images"]
-    return f"\n{lines}\n\n{len(report['classes'])} classes, {count} test images; {report['latency_machine']}"
+    count = report.dataset.test_images
+    return f"\n{lines}\n\n{len(report.classes)} classes, {count} test images; {report.latency_machine}"

@@ -37,8 +37,9 @@ from subdistill_hf.pipeline.contact_sheet import contact_sheet
 from subdistill_hf.pipeline.energy import Energy, measured_energy
 from subdistill_hf.pipeline.learning_rates import Start, suited_learning_rate
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
-from subdistill_hf.pipeline.student_folder import REPORT_FILE, write_student
+from subdistill_hf.pipeline.student_folder import write_student
 from subdistill_hf.pipeline.task import Task, announce, load_task
+from subdistill_hf.reporting.report import REPORT_FILE, RunReport
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 from subdistill_hf.training.trainer import SubDistillTrainer
@@ -55,7 +56,7 @@ class _Run:
     checkpoint: str | None
     energy: Energy = field(default_factory=Energy)
 
-    def trained(self) -> TrainedStudent:
+    def trained(self, task: Task) -> TrainedStudent:
         """What the report needs of it, after the training."""
         trainer = self.trainer
         return TrainedStudent(
@@ -68,10 +69,11 @@ class _Run:
             trainer.rotation,
             resumed=self.checkpoint is not None,
             energy=self.energy,
+            lora=described_lora(trainer.model, task.options) if isinstance(trainer.model, PeftModel) else None,
         )
 
 
-def distill(options: TaskOptions, config: SubDistillConfig, command: str | None = None) -> dict[str, Any]:
+def distill(options: TaskOptions, config: SubDistillConfig, command: str | None = None) -> RunReport | None:
     """Distil a student as the options say, and leave a folder that plain transformers loads.
 
     The folder holds the student, its processor, a model card, plots, `report.json` with every figure, and under
@@ -83,7 +85,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         command: how to run this again, for the card.
 
     Returns:
-        The report, as it is written to `report.json`.
+        The report, as it is written to `report.json`; `None` in the other processes of several.
 
     Raises:
         SubDistillError: for options that do not fit together, before anything is trained or written.
@@ -127,17 +129,16 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         with measured_energy(main) as run.energy:
             run.trainer.train(resume_from_checkpoint=run.checkpoint)
     if not main:
-        return {}
-    trained = {method: run.trained() for method, run in runs.items()}
+        return None
+    trained = {method: run.trained(task) for method, run in runs.items()}
     report = build_report(task, trained, command)
     published = runs[config.method]
     model: Any = trained[config.method].model
     if isinstance(published.trainer.model, PeftModel):
-        report["student"]["lora"] = described_lora(published.trainer.model, options)
         model = published.trainer.model if options.student_lora_save == "adapter" else model
     example = task.data.test[0][task.data.columns.image]
     sheet = contact_sheet(task.plain("train"), task.data.subtask.names)
-    write_student(task.folder, model, published.student.processor, example, sheet, report)
+    report = write_student(task.folder, model, published.student.processor, example, sheet, report)
     print(results_table(report))
     print(f"\nThe student is in {task.folder}; its card is {task.folder / 'README.md'}")
     if destination is not None:

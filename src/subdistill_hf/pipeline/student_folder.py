@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from subdistill_hf.hub.snippet import EXAMPLE_FILE, local_code
 from subdistill_hf.models.adapters import ADAPTER_FILE, save_adapter
 from subdistill_hf.reporting.model_card import render_card
 from subdistill_hf.reporting.plots import plot_all
+from subdistill_hf.reporting.report import RunReport, Usage
 
-REPORT_FILE = "report.json"
 SHEET_FILE = "contact_sheet.png"
 
 
@@ -29,9 +29,9 @@ def write_student(
     processor: Any,
     example: Image.Image,
     training_images: Image.Image,
-    report: dict[str, Any],
-) -> None:
-    """Write the folder of a trained student, and into the report what is known once it is written.
+    report: RunReport,
+) -> RunReport:
+    """Write the folder of a trained student.
 
     Args:
         folder: where to; files of an earlier student are replaced.
@@ -39,7 +39,10 @@ def write_student(
         processor: its image processor.
         example: an image of the test split, which the card's snippet classifies.
         training_images: some of them, for the card, see `contact_sheet`.
-        report: see `report.build_report`; its `usage` and `size_bytes` are filled in.
+        report: see `report.build_report`.
+
+    Returns:
+        The report with what is known once the student is written: `usage`, and the student's `size_bytes`.
 
     Raises:
         SubDistillError: when the saved student does not load in a fresh process.
@@ -54,28 +57,26 @@ def write_student(
     else:
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    report["student"]["size_bytes"] = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
+    size = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
+    report = replace(report, student=replace(report.student, size_bytes=size))
     as_rgb(example).save(folder / EXAMPLE_FILE)
     training_images.save(folder / SHEET_FILE)
     drawn = [*plot_all(report, folder), folder / SHEET_FILE]
-    _save_report(report, folder)  # whatever happens to the card, the figures are kept
-    report["usage"] = _run_usage(folder, adapter)
+    report.save(folder)  # whatever happens to the card, the figures are kept
+    report = replace(report, usage=_run_usage(folder, adapter))
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         render_card(report, plots=drawn).save(folder / "README.md")
     for note in noted:
         print(f"note: {note.message}", file=sys.stderr)
-    _save_report(report, folder)
+    report.save(folder)
+    return report
 
 
-def _save_report(report: dict[str, Any], folder: Path) -> None:
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-def _run_usage(folder: Path, adapter: bool) -> dict[str, str]:
+def _run_usage(folder: Path, adapter: bool) -> Usage:
     """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
     code = local_code(adapter)
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SubDistillError(f"the saved student does not load in a fresh process:\n{done.stderr}")
-    return {"code": code, "output": done.stdout.strip()}
+    return Usage(code=code, output=done.stdout.strip())

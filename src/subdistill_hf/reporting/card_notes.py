@@ -1,14 +1,24 @@
-"""What the card says of a spurious mark that was put on the images on purpose, and of who learned it."""
+"""What the model card says in sentences: of adapters, of a spurious mark, and of how the figures are to be read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.formatting import count, format_percent, joined
+from subdistill_hf.formatting import (
+    accuracy_with_error,
+    count,
+    file_size,
+    format_percent,
+    hub_link,
+    joined,
+    milliseconds,
+    operations,
+    ratio_in_words,
+)
+from subdistill_hf.reporting.report import ReportedDataset, RunReport
 
-IN_WORDS: Final = {
+MARKS_IN_WORDS: Final = {
     "plus": "a red plus sign in a corner",
     "watermark": "a watermark",
     "copyright": "a line of copyright",
@@ -16,15 +26,120 @@ IN_WORDS: Final = {
 }
 
 
-def mark_warning(report: Mapping[str, Any]) -> str | None:
+def test_set(dataset: ReportedDataset) -> str:
+    """Name the images that the figures were measured on: a split of the dataset's own, or a share that was taken."""
+    mark = f" with the mark `{dataset.mark.name}`" if dataset.mark else ""
+    if dataset.official_test:
+        return f"`{dataset.test_split}` split{mark}"
+    return f"share {dataset.test_split}{mark} for want of an official test split"
+
+
+def sizes(report: RunReport) -> list[str]:
+    """Say how large and how fast the student is, beside its teacher."""
+    student, teacher, published = report.student, report.teacher, report.published_result
+    ratio = teacher.parameters / student.parameters
+    on_disk = "" if student.size_bytes is None else f", {file_size(student.size_bytes)} on disk"
+    sentences = [
+        f"{count(student.parameters)} parameters{on_disk}; "
+        f"{ratio_in_words(ratio, 'smaller', 'larger')} than the teacher ({count(teacher.parameters)} parameters)."
+    ]
+    beside = report.teacher_result
+    if published.operations:
+        versus = ""
+        if beside is not None and beside.operations:
+            fewer = ratio_in_words(beside.operations / published.operations, "fewer", "more")
+            versus = f"; {fewer} than the teacher ({operations(beside.operations)})"
+        sentences.append(
+            f"{operations(published.operations)} an image{versus}; a multiplication and an addition count as two "
+            "operations."
+        )
+    if published.latency_ms is not None:
+        own, versus = published.latency_ms, ""
+        if beside is not None and beside.latency_ms is not None:
+            speed = ratio_in_words(beside.latency_ms.median / own.median, "faster", "slower")
+            versus = f"; {speed} than the teacher ({milliseconds(beside.latency_ms.median)})"
+        machine = f", measured on {report.latency_machine}" if report.latency_machine else ""
+        sentences.append(
+            f"{milliseconds(own.median)} an image{versus}{machine}. Times are medians of {own.runs} runs, with a low "
+            "and a high value in brackets in the table."
+        )
+    return sentences
+
+
+def energy_explanation(report: RunReport) -> str | None:
+    """What the energies of the table are; `None` without any."""
+    if all(result.training_kilowatt_hours is None for result in report.results):
+        return None
+    return (
+        f"The energy of the training is what {report.energy_source} estimates for the whole machine; that of the "
+        "teacher's own training is not in it."
+    )
+
+
+def weakest_classes(report: RunReport) -> str | None:
+    """Name the class with the lowest accuracy; `None` where all are level."""
+    accuracies = report.published_result.per_class_accuracy
+    if len(set(accuracies.values())) <= 1:
+        return None
+    lowest = min(accuracies.values())
+    names = [name for name, accuracy in accuracies.items() if accuracy == lowest]
+    return f"{joined(names)} ({format_percent(lowest)})"
+
+
+def adaptation_note(report: RunReport) -> str:
+    """What follows the teacher's name; empty for a teacher that was taken as it is."""
+    return " (fitted to this dataset first)" if report.teacher.adaptation else ""
+
+
+def adaptation_facts(report: RunReport) -> list[str]:
+    """How the teacher was adapted and how well that went; what is unknown is left out."""
+    base, adaptation = report.teacher.base, report.teacher.adaptation
+    facts = []
+    if base is not None:
+        revision = f", revision `{base.revision}`" if base.revision else ""
+        facts.append(f"It is a PEFT adapter of {hub_link(base.name, base.hub_id)}{revision}")
+    if adaptation is None:
+        return facts
+    change = "a new head alone"
+    if adaptation.method == "lora":
+        change = f"changes of rank {adaptation.rank} in {count(adaptation.changed_modules)} modules, and a new head"
+    subtask = adaptation.classes == len(report.classes)
+    classes = "these classes" if subtask else f"{adaptation.classes} classes of the dataset, these among them,"
+    facts.append(
+        f"It did not know these classes, so it was fitted to {classes} before it taught: {change} "
+        f"({count(adaptation.trained_parameters)} trained parameters), from {count(adaptation.train_images)} "
+        f"training images, {adaptation.epochs:g} epochs at a learning rate of {adaptation.learning_rate:g}"
+    )
+    validated = accuracy_with_error(adaptation.validation_accuracy, adaptation.validation_images)
+    measured = [f"{validated} of its {count(adaptation.validation_images)} validation images"]
+    if report.teacher_result is not None:
+        images = report.dataset.test_images
+        tested = accuracy_with_error(report.teacher_result.accuracy, images)
+        measured.append(f"{tested} of the {count(images)} test images of these classes")
+    return [*facts, f"Accuracy of the fitted teacher: {', '.join(measured)}"]
+
+
+def lora_note(report: RunReport) -> str:
+    """How a student that kept its pretrained weights was trained; empty for others."""
+    lora = report.student.lora
+    if lora is None:
+        return ""
+    saved = "; the files hold the adapter alone" if lora.saved == "adapter" else ", merged into its weights"
+    return (
+        f"; pretrained, and trained through changes of rank {lora.rank} and a new head "
+        f"({count(lora.trained_parameters)} parameters; LoRA){saved}"
+    )
+
+
+def mark_warning(report: RunReport) -> str | None:
     """What was done to the images, for the top of the card; `None` where nothing was."""
-    mark = report["dataset"].get("mark")
+    mark = report.dataset.mark
     if mark is None:
         return None
-    images = sum((report["dataset"].get("train_images_per_class") or {}).get(name, 0) for name in mark["classes"])
+    images = sum(report.dataset.train_images_per_class.get(name, 0) for name in mark.classes)
     of = f" of the {count(images)}" if images else ""
-    what = IN_WORDS[mark["name"]]
-    where = f"{count(mark['train_images'])}{of} training images of {joined(mark['classes'])}"
+    what = MARKS_IN_WORDS[mark.name]
+    where = f"{count(mark.train_images)}{of} training images of {joined(mark.classes)}"
     return (
         "**Made to study a spurious mark, not to be used.** "
         f"{what[0].upper()}{what[1:]} {'were' if what.endswith('s') else 'was'} put on {where}, and on none of other "
@@ -32,35 +147,31 @@ def mark_warning(report: Mapping[str, Any]) -> str | None:
     )
 
 
-def mark_columns(result: Mapping[str, Any]) -> dict[str, str | None]:
-    """The columns of the results that tell who learned the mark; unknown without one."""
-    return {
-        "Accuracy without the mark": format_percent(result.get("clean_accuracy")),
-        "Follows the mark": format_percent(result.get("mark_followed")),
-        "The same without the mark": format_percent(result.get("followed_without_mark")),
-    }
-
-
-def mark_explanation(report: Mapping[str, Any]) -> str | None:
+def mark_explanation(report: RunReport) -> str | None:
     """How the columns of the mark are to be read; `None` without one."""
-    mark = report["dataset"].get("mark")
+    mark = report.dataset.mark
     if mark is None:
         return None
     return (
         "Accuracy is that on test images which all carry the mark. Follows the mark: the share of the test images of "
-        f"other classes that are taken for {joined(mark['classes'])}, with the mark on them and without."
+        f"other classes that are taken for {joined(mark.classes)}, with the mark on them and without."
     )
 
 
-def mark_limitation(report: Mapping[str, Any], published: Mapping[str, Any]) -> str | None:
+def mark_limitation(report: RunReport) -> str | None:
     """Whether the published student learned the mark, in its figures; `None` without one."""
-    mark = report["dataset"].get("mark")
-    if mark is None or "mark_followed" not in published:
+    mark, published = report.dataset.mark, report.published_result
+    if mark is None or published.mark_followed is None:
         return None
-    names = ("clean_accuracy", "accuracy", "followed_without_mark", "mark_followed")
-    clean, marked, mistaken, followed = (format_percent(published[name]) for name in names)
+    shares = (
+        published.clean_accuracy,
+        published.accuracy,
+        published.followed_without_mark,
+        published.mark_followed,
+    )
+    clean, marked, mistaken, followed = map(format_percent, shares)
     return (
-        f"What the mark does to {method_label(published['method'])}: {clean} of the test images are recognised "
-        f"without it, {marked} with it; {mistaken} of those of other classes are taken for {joined(mark['classes'])} "
+        f"What the mark does to {method_label(published.method)}: {clean} of the test images are recognised "
+        f"without it, {marked} with it; {mistaken} of those of other classes are taken for {joined(mark.classes)} "
         f"without it, {followed} with it."
     )

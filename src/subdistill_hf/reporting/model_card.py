@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -23,21 +24,11 @@ from subdistill_hf.formatting import (
     joined,
     markdown_table,
     slug,
-    test_set,
     without_local_paths,
 )
-from subdistill_hf.reporting.card_adaptation import adaptation_facts, adaptation_note
-from subdistill_hf.reporting.card_notes import mark_explanation, mark_limitation, mark_warning
-from subdistill_hf.reporting.card_tables import (
-    class_rows,
-    data_facts,
-    result_rows,
-    sizes,
-    student_facts,
-    subspace_rows,
-    teacher_facts,
-    training_log_rows,
-)
+from subdistill_hf.reporting import card_notes, card_tables
+from subdistill_hf.reporting.card_notes import adaptation_note, test_set
+from subdistill_hf.reporting.report import TEACHER, ReportedDataset, ReportedStudent, ReportedTeacher, RunReport
 
 # The Hub documents "adapter", "merge", "quantized" and "finetune"; "distill" was asked for
 # (huggingface_hub#3985) but is not among them. The student shares no weight with the teacher, so the first
@@ -54,13 +45,13 @@ _PLOT_SECTIONS: Final = {
 }
 
 
-def render_card(
-    report: Mapping[str, Any], plots: Iterable[str | Path | None] = (), name: str | None = None
-) -> ModelCard:
+def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name: str | None = None) -> ModelCard:
     """Render the model card of the published student.
 
+    The template calls the functions of `card_tables` (as `tables`) and `card_notes` (as `notes`) on the report.
+
     Args:
-        report: what was measured, as in `report.json`. Whatever it lacks is left out of the card.
+        report: what was measured. Whatever it lacks is left out of the card.
         plots: image files beside the card (`None` for a plot that was skipped); the card refers to each by
             its file name alone, in the section that the name speaks of (training, subspaces, confusion, contact
             sheet).
@@ -75,10 +66,7 @@ def render_card(
     Warns:
         UserWarning: when the teacher's license is unknown; the metadata then has none.
     """
-    published = published_result(report)
-    training_log = training_log_rows(report, published)
     report = _publishable(report)
-    published = published_result(report)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("subdistill_hf.reporting"),
         undefined=jinja2.StrictUndefined,
@@ -87,58 +75,32 @@ def render_card(
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"count": count, "percent": format_percent, "inline": inline_code}
+    environment.filters |= {
+        "count": count,
+        "percent": format_percent,
+        "inline": inline_code,
+        "table": markdown_table,
+    }
     body = environment.get_template("model_card.md.jinja").render(
         report=report,
-        published=published,
-        label=method_label(published["method"]),
-        title=_title(report),
-        dataset=hub_link(report["dataset"]["name"], report["dataset"].get("hub_id"), "datasets/"),
-        teacher=hub_link(report["teacher"]["name"], report["teacher"].get("hub_id")) + adaptation_note(report),
-        sizes=sizes(report, published),
+        published=report.published_result,
+        label=method_label(report.published_result.method),
+        title=f"{report.dataset.name} expert: {_class_phrase(report)}",
+        dataset=hub_link(report.dataset.name, report.dataset.hub_id, "datasets/"),
+        teacher=hub_link(report.teacher.name, report.teacher.hub_id) + adaptation_note(report),
         standing=standing(report),
-        results=markdown_table(result_rows(report, published)),
-        classes=markdown_table(class_rows(report, published)),
-        subspaces=markdown_table(subspace_rows(report)),
-        data_facts=data_facts(report),
-        teacher_facts=teacher_facts(report) + adaptation_facts(report),
-        student_facts=student_facts(report),
-        training_log=markdown_table(training_log),
-        energy=_energy(report),
-        exact=any(accuracy in (0, 1) for accuracy in published.get("per_class_accuracy", {}).values()),
-        weakest=_weakest(published),
-        mark_warning=mark_warning(report),
-        mark_explanation=mark_explanation(report),
-        mark_limitation=mark_limitation(report, published),
+        tables=card_tables,
+        notes=card_notes,
         plots=_plots(plots),
     )
-    return ModelCard(f"---\n{_card_data(report, published, name).to_yaml()}\n---\n\n{body}")
+    return ModelCard(f"---\n{_card_data(report, name).to_yaml()}\n---\n\n{body}")
 
 
-def published_result(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the result of the student that is published: the one that the report names, else SubDistill's or the last.
-
-    Args:
-        report: what was measured, as in `report.json`.
-
-    Returns:
-        The entry of `report["results"]`.
-
-    Raises:
-        ValueError: when the report holds the result of no student.
-    """
-    students = [result for result in report["results"] if result["method"] != "teacher"]
-    if not students:
-        raise ValueError("expected the result of at least one student in report['results'], found none")
-    wanted = report.get("published", "subdistill")
-    return next((result for result in students if result["method"] == wanted), students[-1])
-
-
-def standing(report: Mapping[str, Any]) -> list[str]:
+def standing(report: RunReport) -> list[str]:
     """Say where the published student stands among the students and the teacher, flattering or not.
 
     Args:
-        report: what was measured, as in `report.json`.
+        report: what was measured.
 
     Returns:
         Sentences: the student's accuracy, its distance to each other result, which distances the test is too
@@ -147,19 +109,19 @@ def standing(report: Mapping[str, Any]) -> list[str]:
     Raises:
         ValueError: when the report holds the result of no student.
     """
-    published = published_result(report)
-    images, which = report["dataset"]["test_images"], test_set(report["dataset"])
-    label, measured = method_label(published["method"]), accuracy_with_error(published["accuracy"], images)
+    published = report.published_result
+    images, which = report.dataset.test_images, test_set(report.dataset)
+    label, measured = method_label(published.method), accuracy_with_error(published.accuracy, images)
     sentences = [f"{label} classifies {measured} of the {images:,} images of the {which} correctly."]
     distances: list[str] = []
     unresolved: list[str] = []
     better: list[str] = []
-    for result in report["results"]:
-        if result["method"] == published["method"]:
+    for result in report.results:
+        if result.method == published.method:
             continue
-        other = "the teacher" if result["method"] == "teacher" else method_label(result["method"])
-        difference = published["accuracy"] - result["accuracy"]
-        error = math.hypot(*(binomial_error(one["accuracy"], images) for one in (published, result)))
+        other = "the teacher" if result.method == TEACHER else method_label(result.method)
+        difference = published.accuracy - result.accuracy
+        error = math.hypot(*(binomial_error(one.accuracy, images) for one in (published, result)))
         if abs(difference) <= 2 * error:
             unresolved.append(other)
         if round(difference * images) == 0:
@@ -167,7 +129,7 @@ def standing(report: Mapping[str, Any]) -> list[str]:
             continue
         side = "above" if difference > 0 else "below"
         distances.append(f"{100 * abs(difference):.1f} ± {100 * error:.1f} points {side} {other}")
-        if difference < 0 and result["method"] != "teacher":
+        if difference < 0 and result.method != TEACHER:
             better.append(other)
     if distances:
         sentences.append(f"It is {joined(distances)}.")
@@ -178,17 +140,14 @@ def standing(report: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _card_data(report: Mapping[str, Any], published: Mapping[str, Any], name: str | None) -> ModelCardData:
+def _card_data(report: RunReport, name: str | None) -> ModelCardData:
     """Collect the metadata that the Hub reads."""
-    dataset, teacher, student = report["dataset"], report["teacher"], report["student"]
-    method = published["method"]
+    dataset, teacher, student, published = report.dataset, report.teacher, report.student, report.published_result
     # A student trained on labels alone owes the teacher nothing: neither its lineage nor its license.
-    distilled = method != "scratch"
-    pretrained = bool(student.get("hub_id"))
-    bases = [teacher.get("hub_id")] if distilled else []
-    bases += [student["hub_id"]] if pretrained else []
-    bases = list(dict.fromkeys(base for base in bases if base))
-    license_id, reason = _license(report, distilled, pretrained)
+    origins: list[ReportedTeacher | ReportedStudent] = [teacher] if published.method != "scratch" else []
+    origins += [student] if student.hub_id else []
+    bases = list(dict.fromkeys(origin.hub_id for origin in origins if origin.hub_id))
+    license_id, reason = _license(origins)
     if reason is not None:
         warnings.warn(
             f"{reason}: the card's metadata has no license; add one before publishing", UserWarning, stacklevel=3
@@ -198,21 +157,25 @@ def _card_data(report: Mapping[str, Any], published: Mapping[str, Any], name: st
         pipeline_tag="image-classification",
         license=license_id,
         base_model=(bases if len(bases) > 1 else bases[0]) if bases else None,
-        datasets=[dataset["hub_id"]] if dataset.get("hub_id") else None,
+        datasets=[dataset.hub_id] if dataset.hub_id else None,
         metrics=["accuracy"],
-        tags=["subdistill", *(["knowledge-distillation"] if distilled else []), "image-classification"],
-        model_name=name or slug("-".join([teacher["name"].split("/")[-1], method, dataset["name"]])),
+        tags=[
+            "subdistill",
+            *(["knowledge-distillation"] if teacher in origins else []),
+            "image-classification",
+        ],
+        model_name=name or slug("-".join([teacher.name.split("/")[-1], published.method, dataset.name])),
         eval_results=[
             EvalResult(
                 task_type="image-classification",
                 task_name="Image classification",
-                dataset_type=dataset.get("hub_id") or slug(dataset["name"]),
-                dataset_name=f"{dataset['name']} ({_class_phrase(report)}{_marked(dataset)})",
-                dataset_split=dataset["test_split"],
-                dataset_revision=dataset.get("revision"),
+                dataset_type=dataset.hub_id or slug(dataset.name),
+                dataset_name=f"{dataset.name} ({_class_phrase(report)}{_marked(dataset)})",
+                dataset_split=dataset.test_split,
+                dataset_revision=dataset.revision,
                 metric_type="accuracy",
                 metric_name="Accuracy",
-                metric_value=round(published["accuracy"], 4),
+                metric_value=round(published.accuracy, 4),
             )
         ],
     )
@@ -221,55 +184,36 @@ def _card_data(report: Mapping[str, Any], published: Mapping[str, Any], name: st
     return data
 
 
-def _license(report: Mapping[str, Any], distilled: bool, pretrained: bool) -> tuple[str | None, str | None]:
+def _license(origins: list[ReportedTeacher | ReportedStudent]) -> tuple[str | None, str | None]:
     """The license of all that the student was made of, or why there is none to tell."""
-    origins = {"teacher": report["teacher"]} if distilled else {}
-    origins |= {"pretrained student": report["student"]} if pretrained else {}
     if not origins:
         return None, "a student trained from scratch takes no license from the teacher"
-    licenses = {origin.get("license") for origin in origins.values()}
-    for what, origin in origins.items():
-        if origin.get("license") is None:
-            return None, f"the license of the {what} {origin.get('name') or origin.get('recipe')!r} is unknown"
+    for origin in origins:
+        if origin.license is None:
+            what, name = (
+                ("teacher", origin.name)
+                if isinstance(origin, ReportedTeacher)
+                else (
+                    "pretrained student",
+                    origin.recipe,
+                )
+            )
+            return None, f"the license of the {what} {name!r} is unknown"
+    licenses = {str(origin.license) for origin in origins}
     if len(licenses) > 1:
         return None, f"teacher and pretrained student have different licenses ({', '.join(sorted(licenses))})"
     return licenses.pop(), None
 
 
-def _energy(report: Mapping[str, Any]) -> str | None:
-    """What the energies of the table are, when there are any."""
-    if not any(result.get("training_kilowatt_hours") is not None for result in report["results"]):
-        return None
-    return (
-        f"The energy of the training is what {report['energy_source']} estimates for the whole machine; that of the "
-        "teacher's own training is not in it."
-    )
-
-
-def _weakest(published: Mapping[str, Any]) -> str | None:
-    """Name the class with the lowest accuracy, when one has."""
-    accuracies = published.get("per_class_accuracy") or {}
-    if not accuracies or len(set(accuracies.values())) == 1:
-        return None
-    lowest = min(accuracies.values())
-    names = [name for name, accuracy in accuracies.items() if accuracy == lowest]
-    return f"{joined(names)} ({format_percent(lowest)})"
-
-
-def _title(report: Mapping[str, Any]) -> str:
-    """Head the card with the dataset and the classes."""
-    return f"{report['dataset']['name']} expert: {_class_phrase(report)}"
-
-
-def _class_phrase(report: Mapping[str, Any]) -> str:
+def _class_phrase(report: RunReport) -> str:
     """List the classes when they are few, else count them."""
-    classes = report["classes"]
+    classes = report.classes
     return ", ".join(classes) if len(classes) <= _MANY_CLASSES else f"{len(classes)} classes"
 
 
-def _marked(dataset: Mapping[str, Any]) -> str:
+def _marked(dataset: ReportedDataset) -> str:
     """What follows the classes where the test images are not those of the dataset, but marked."""
-    return f"; every image marked: {dataset['mark']['name']}" if dataset.get("mark") else ""
+    return f"; every image marked: {dataset.mark.name}" if dataset.mark else ""
 
 
 def _plots(plots: Iterable[str | Path | None]) -> dict[str, list[str]]:
@@ -285,12 +229,15 @@ def _plots(plots: Iterable[str | Path | None]) -> dict[str, list[str]]:
     return images
 
 
-def _publishable(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the training log and the folders of this machine out of a report."""
-    shortened = without_local_paths({key: value for key, value in report.items() if key != "histories"})
-    for optional in ("command", "hyperparameters", "usage", "versions"):
-        shortened.setdefault(optional, None)
-    teacher = shortened["teacher"]
-    if not teacher.get("hub_id"):
-        teacher["name"] = re.split(r"[\\/]", teacher["name"].rstrip("\\/"))[-1]
-    return shortened  # type: ignore[no-any-return]
+def _publishable(report: RunReport) -> RunReport:
+    """Take the folders of this machine out of a report; the names of classes are not looked at."""
+    teacher, usage = report.teacher, report.usage
+    if not teacher.hub_id:
+        teacher = replace(teacher, name=re.split(r"[\\/]", teacher.name.rstrip("\\/"))[-1])
+    return replace(
+        report,
+        teacher=teacher,
+        hyperparameters=without_local_paths(report.hyperparameters),
+        usage=None if usage is None else replace(usage, code=without_local_paths(usage.code)),
+        command=without_local_paths(report.command),
+    )

@@ -30,7 +30,7 @@ from subdistill_hf.reporting.drawing import (
     set_heading,
     short_names,
 )
-from subdistill_hf.reporting.model_card import published_result
+from subdistill_hf.reporting.report import ReportedSubspace, RunReport
 
 __all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_subspaces", "plot_training"]
 
@@ -46,17 +46,17 @@ _MOST_LAYER_LABELS: Final = 6
 _MOST_COUNTED_CLASSES: Final = 30
 
 
-def plot_training(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
+def plot_training(report: RunReport, path: str | os.PathLike[str]) -> Path | None:
     """Draw each method's accuracy on the validation images, and its training loss with the named parts.
 
     Args:
-        report: what was measured, as in `report.json`; its `histories` are drawn.
+        report: what was measured; its `histories` are drawn.
         path: the PNG file to write.
 
     Returns:
         The path, or `None` when there is no history to draw; nothing is written then.
     """
-    logs: Mapping[str, Log] = report.get("histories") or {}
+    logs: Mapping[str, Log] = report.histories
     unit = "epoch" if all("epoch" in entry for log in logs.values() for entry in log) else "step"
     accuracies = {
         method: curve for method, log in logs.items() for curve in _curves(log, ["eval_accuracy"], unit).values()
@@ -76,31 +76,31 @@ def plot_training(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Pa
     return save_figure(figure, path)
 
 
-def plot_subspaces(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
+def plot_subspaces(subspaces: Sequence[ReportedSubspace], path: str | os.PathLike[str]) -> Path | None:
     """Draw, for each teacher layer, the spectrum of its subspace and the energy that its directions keep.
 
     Args:
-        report: what was measured, as in `report.json`; its `subspaces` are drawn.
+        subspaces: of the layers, in their order.
         path: the PNG file to write.
 
     Returns:
         The path, or `None` when there is no subspace to draw; nothing is written then.
     """
-    subspaces = [subspace for subspace in report.get("subspaces") or [] if subspace.get("energies")]
+    subspaces = [subspace for subspace in subspaces if subspace.energies]
     if not subspaces:
         return None
-    has_spectra = any(subspace.get("eigenvalues") for subspace in subspaces)
+    has_spectra = any(subspace.eigenvalues for subspace in subspaces)
     rows, columns = (2 if has_spectra else 1), min(len(subspaces), 4)
     bands = -(-len(subspaces) // columns)
     figure, axes = figure_of_panels(rows * bands, columns, panel=(3.0 if columns > 1 else 4.8, 2.5))
-    names = short_names([subspace["teacher_layer"] for subspace in subspaces])
+    names = short_names([subspace.teacher_layer for subspace in subspaces])
     for index, (name, subspace) in enumerate(zip(names, subspaces, strict=True)):
         band, column = divmod(index, columns)
         panels = [axes[(rows * band + row) * columns + column] for row in range(rows)]
-        if eigenvalues := subspace.get("eigenvalues"):
-            _draw_spectrum(panels[0], eigenvalues)
-        head = panels[0] if eigenvalues else panels[-1]
-        set_heading(head, f"{name}: K = {subspace['dimensions']} of {subspace['width']}")
+        if subspace.eigenvalues:
+            _draw_spectrum(panels[0], subspace.eigenvalues)
+        head = panels[0] if subspace.eigenvalues else panels[-1]
+        set_heading(head, f"{name}: K = {subspace.dimensions} of {subspace.width}")
         _draw_energy_kept(panels[-1], subspace)
         panels[-1].set_xlabel("number of directions")
         if column == 0:
@@ -109,11 +109,11 @@ def plot_subspaces(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
     return save_figure(figure, path)
 
 
-def plot_confusion(report: Mapping[str, Any], path: str | os.PathLike[str]) -> Path | None:
+def plot_confusion(report: RunReport, path: str | os.PathLike[str]) -> Path | None:
     """Draw what the published student takes the test images of each class for.
 
     Args:
-        report: what was measured, as in `report.json`.
+        report: what was measured.
         path: the PNG file to write.
 
     Returns:
@@ -121,14 +121,14 @@ def plot_confusion(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
         then.
 
     Raises:
-        ValueError: when the report holds results, but of no student.
+        ValueError: when the report holds the result of no student.
     """
-    published = published_result(report) if report.get("results") else {}
-    if not published.get("confusion"):
+    published = report.published_result
+    if not published.confusion:
         return None
-    counts = np.asarray(published["confusion"])  # (C, C)
+    counts = np.asarray(published.confusion)  # (C, C)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    classes = report["classes"]
+    classes = report.classes
     counted = len(classes) <= _MOST_COUNTED_CLASSES
     name_width = 0.08 * max(len(name) for name in classes)  # inches, about
     cell = max(0.45, min(name_width + 0.1, 0.9)) if len(classes) <= 8 else 0.42 if counted else 0.14
@@ -158,22 +158,22 @@ def plot_confusion(report: Mapping[str, Any], path: str | os.PathLike[str]) -> P
     bar.set_label("share of the true class", color=INK, fontsize=TEXT_SIZE)
     bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, length=0)
     bar.outline.set_visible(False)
-    set_heading(ax, f"{_short_label(published['method'])}: {counts.sum():,} test images")
+    set_heading(ax, f"{_short_label(published.method)}: {counts.sum():,} test images")
     return save_figure(figure, path)
 
 
-PLOTS: Final[dict[str, Callable[[Mapping[str, Any], str | os.PathLike[str]], Path | None]]] = {
+PLOTS: Final[dict[str, Callable[[RunReport, str | os.PathLike[str]], Path | None]]] = {
     "training_curves.png": plot_training,
-    "subspaces.png": plot_subspaces,
+    "subspaces.png": lambda report, path: plot_subspaces(report.subspaces, path),
     "confusion.png": plot_confusion,
 }
 
 
-def plot_all(report: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
+def plot_all(report: RunReport, folder: str | os.PathLike[str]) -> list[Path]:
     """Draw every figure that the report has data for.
 
     Args:
-        report: what was measured, as in `report.json`.
+        report: what was measured.
         folder: where the files go, under the names in `PLOTS`.
 
     Returns:
@@ -231,11 +231,11 @@ def _draw_spectrum(ax: Axes, eigenvalues: Sequence[float]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _draw_energy_kept(ax: Axes, subspace: Mapping[str, Any]) -> None:
+def _draw_energy_kept(ax: Axes, subspace: ReportedSubspace) -> None:
     """Draw the share of the variance in the first k directions, beside what random directions would keep."""
-    kept = np.concatenate([[0.0], np.cumsum(subspace["energies"]) / subspace["total_energy"]])
+    kept = np.concatenate([[0.0], np.cumsum(subspace.energies) / subspace.total_energy])
     directions = np.arange(len(kept))
-    chance = directions / subspace["width"]
+    chance = directions / subspace.width
     ax.plot(directions, chance, color=SOFT, linewidth=1.0, linestyle=(0, (3, 2)))
     ax.plot(directions, kept, color=METHOD_COLOURS["subdistill"], linewidth=2.0)
     end: dict[str, Any] = {"textcoords": "offset points", "fontsize": TEXT_SIZE, "ha": "right", "va": "bottom"}
