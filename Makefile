@@ -48,4 +48,4 @@ docs: $(DOCS_STAMP)
 	@echo "open docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) demo-student docs/_build docs/reports
+	rm -rf $(VENV) demo-student docs/_build docs/_generated docs/reports

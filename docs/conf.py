@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 import subdistill_hf
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from generated_pages import write_generated_pages
 
@@ -20,7 +21,7 @@ project_copyright = author
 release = version = subdistill_hf.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 
 html_theme = "furo"
 html_title = f"subdistill_hf {release}"

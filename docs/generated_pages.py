@@ -1,4 +1,4 @@
-"""Pages that are made from the code and from measured results at each build of the site; they are not committed."""
+"""Pages, and parts of pages, that are made from the code and from measured results at each build of the site."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import architecture
 from subdistill_hf.cli import COMMANDS
 
 DOCS = Path(__file__).parent
@@ -24,9 +25,10 @@ such as `--learning_rate` or `--bf16`; `subdistill distill --help-all` lists the
 
 
 def generated_pages() -> dict[str, str]:
-    """The text of each page, by its path below `docs/`."""
+    """The text of each file, by its path below `docs/`."""
     pages = {"reference/options.md": options_page()}
     pages |= {f"reference/{package}.md": package_page(package) for package in DOCUMENTED_PACKAGES}
+    pages |= {"_generated/architecture.svg": architecture.drawing(), "_generated/packages.md": architecture.table()}
     pages |= {f"reports/{report.parent.name}.md": report_page(report) for report in RESULTS.glob("*/README.md")}
     return pages
 

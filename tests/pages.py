@@ -35,7 +35,7 @@ class Block:
 
 
 def read_pages():
-    paths = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    paths = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     paths += sorted((REPOSITORY / "docs" / "how_to").glob("*.md"))
     return {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 

@@ -5,6 +5,7 @@ from importlib import import_module
 
 import pytest
 
+import subdistill_hf
 from helpers import NAMES, REPOSITORY, processor
 from pages import PAGES, inline_code, without_blocks
 from subdistill_hf.config.defaults import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
@@ -12,6 +13,7 @@ from subdistill_hf.config.methods import METHODS
 from subdistill_hf.models.students import build_student
 
 GENERATED = {f"docs/reference/{name}.md" for name in ("options", "core", "losses")}
+GENERATED |= {"docs/_generated/architecture.svg"}
 TOP = {path.name for path in REPOSITORY.iterdir() if not path.name.startswith(".")}
 
 
@@ -57,6 +59,11 @@ def test_the_names_of_the_package_that_a_page_uses_exist(page):
                 found = getattr(found, part)
             break
         assert found is not None, name
+
+
+def test_the_reference_has_every_public_name():
+    page = (REPOSITORY / "docs" / "reference" / "public.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"auto\w+:: (\w+)", page)) == set(subdistill_hf.__all__) - {"__version__"}
 
 
 def test_the_recipes_of_students_can_be_built():
