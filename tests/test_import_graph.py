@@ -88,6 +88,19 @@ def test_the_maths_import_torch_and_nothing_of_hugging_face(name):
     assert found <= MAY_IMPORT | sys.stdlib_module_names | {PACKAGE}
 
 
+def test_the_maths_load_nothing_of_hugging_face_in_a_fresh_interpreter():
+    names = [f"{PACKAGE}.{name}" for name in sorted(SOURCES) if package_of(name) in TORCH_ALONE]
+    script = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(name)
+heavy = {{"transformers", "accelerate", "datasets", "peft", "huggingface_hub", "evaluate", "timm"}}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_module_imports_in_a_circle():
     graph = {name: own_modules(imports(name, with_type_checking=False)) for name in SOURCES}
     assert graph["losses.subspace"] >= {"core.activations", "core.subspaces"}

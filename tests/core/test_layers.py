@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from families import FAMILIES, example
-from subdistill_hf.core.activations import LayerError, record, to_features
+from subdistill_hf.core.activations import LayerError, to_features
+from subdistill_hf.core.hooks import record
 from subdistill_hf.core.layers import block_chain, choose_stages, describe_layers, stage_outputs
 
 

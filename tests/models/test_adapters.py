@@ -24,7 +24,7 @@ from helpers import (
     vit,
     weights_of,
 )
-from subdistill_hf.core.activations import record, resolve_layers
+from subdistill_hf.core.hooks import record, resolve_layers
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import (
     AdapterError,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.acceleration.graph_recording import CudaRecorder, Function, Recording
-from subdistill_hf.core.activations import has_hooks
+from subdistill_hf.core.hooks import has_hooks
 
 GraphsOf = Literal["all", "losses", "off"]
 GRAPHS: tuple[GraphsOf, ...] = ("all", "losses", "off")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subdistill_hf.losses.base import without_autocast
+from subdistill_hf.core.activations import without_autocast
 
 Function = Callable[[Sequence[Tensor], Any], tuple[Tensor, ...]]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from subdistill_hf.core.activations import evaluation_mode
+from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.errors import DistillationError
 
 LEAST_CHANNELS = 16

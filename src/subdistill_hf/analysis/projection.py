@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.core.activations import LayerError, first_tensor, named_layers, with_first_tensor
+from subdistill_hf.core.activations import LayerError, first_tensor, with_first_tensor
+from subdistill_hf.core.hooks import hooked, named_layers
 from subdistill_hf.core.subspaces import Subspace
 
 
@@ -34,7 +35,7 @@ def projected(
         LayerError: for an unknown name; and, when the layer runs, for an output that is no hidden state of d channels.
     """
 
-    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+    def hook(layer: str, inputs: Any, output: Any) -> Any:
         tensor = first_tensor(output)
         if tensor is None or tensor.dim() not in (3, 4) or not tensor.is_floating_point():
             found = type(output).__name__ if tensor is None else f"a {tensor.dtype} tensor {tuple(tensor.shape)}"
@@ -48,11 +49,8 @@ def projected(
                 )
         return with_first_tensor(output, torch.cat([_nearest(tensor, one, channels) for one in subspaces]))
 
-    handle = named_layers(model, [layer])[layer].register_forward_hook(hook)
-    try:
+    with hooked(named_layers(model, [layer]), hook):
         yield
-    finally:
-        handle.remove()
 
 
 def _nearest(tensor: Tensor, subspace: Subspace, channels: int) -> Tensor:

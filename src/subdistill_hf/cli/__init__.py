@@ -81,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SubDistillError as error:
         return _failed(error)
 
-    from subdistill_hf.core.distributed import close_process_group, has_process_group
+    from subdistill_hf.core.distributed import close_process_group, several_processes
 
-    callers = has_process_group()
+    callers = several_processes()
     try:
         _run(given.pop("command"), given, words[1:])
     except SubDistillError as error:

@@ -1,18 +1,33 @@
-"""The end of a launcher's process group, before that of the interpreter."""
+"""Several processes: whether there are any, what they share, and the end of their group; imports no torch itself."""
 
 from __future__ import annotations
 
 import gc
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def has_process_group() -> bool:
-    """Whether the process group of a launcher is open; imports no torch to say that it is not."""
-    if "torch.distributed" not in sys.modules:
-        return False
-    from subdistill_hf.core.moments import several_processes
+def several_processes() -> bool:
+    """Whether the process group of a launcher is open, whose processes share their statistics."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
-    return several_processes()
+
+def average_over_processes(statistic: Tensor) -> Tensor:
+    """The average of a statistic over processes, without gradient; itself where there is one.
+
+    Exact when the processes hold batches of one size, which `accelerate` ensures.
+    """
+    if not several_processes():
+        return statistic
+    distributed = sys.modules["torch.distributed"]
+    total = statistic.clone()
+    distributed.all_reduce(total)
+    average: Tensor = total / distributed.get_world_size()
+    return average
 
 
 def close_process_group() -> None:
@@ -23,6 +38,6 @@ def close_process_group() -> None:
     process (seen with torch 2.14 in one of some ten runs on a busy machine). The threads of a group that is still in
     use stay: call this when nothing refers to the trainer any more.
     """
-    if has_process_group():
+    if several_processes():
         sys.modules["torch.distributed"].destroy_process_group()
         gc.collect()

@@ -10,14 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from subdistill_hf.core.activations import (
-    LayerError,
-    evaluation_mode,
-    first_tensor,
-    layer_modules,
-    record,
-    to_features,
-)
+from subdistill_hf.core.activations import LayerError, first_tensor, to_features
+from subdistill_hf.core.hooks import evaluation_mode, layer_modules, record
 
 DEFAULT_STAGES = 4
 # A last block that widens the channels more than this many times at the resolution of the block before it prepares

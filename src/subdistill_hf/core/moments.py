@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subdistill_hf.core.activations import Features
+from subdistill_hf.core.distributed import several_processes
 from subdistill_hf.errors import SubspaceError
 
 
@@ -140,23 +141,6 @@ class Moments:
     def cross_covariance(self) -> Tensor:
         """C_ac = E[(a - μ) cᵀ], `(d, d)`."""
         return self.cross_scatter / self.count
-
-
-def several_processes() -> bool:
-    """Whether a process group is up, whose processes share their statistics."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def average_over_processes(statistic: Tensor) -> Tensor:
-    """The average of a statistic over processes, without gradient; itself where there is one.
-
-    Exact when the processes hold batches of one size, which `accelerate` ensures.
-    """
-    if not several_processes():
-        return statistic
-    total = statistic.clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
 
 
 def _columns(values: Tensor) -> Tensor:

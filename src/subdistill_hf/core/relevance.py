@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from subdistill_hf.core.activations import (
     Features,
     LayerError,
-    evaluation_mode,
     first_tensor,
     height_and_width,
-    named_layers,
     to_features,
     with_first_tensor,
 )
+from subdistill_hf.core.hooks import evaluation_mode, hooked, named_layers
 
 
 def subtask_margin(logits: Tensor) -> Tensor:
@@ -49,28 +48,19 @@ def _differentiable_outputs(
     Later layers get a clone, so in-place operations never touch what is recorded.
     """
     recorded: dict[str, Tensor] = {}
-    handles = []
 
-    def make_hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
-            if tensor is None:
-                to_features(output, name)  # raises: says what was found
-                raise AssertionError("unreachable")
-            if with_context and not tensor.requires_grad:
-                tensor = tensor.detach().requires_grad_()
-            recorded[name] = tensor
-            return with_first_tensor(output, tensor.clone())
+    def hook(name: str, inputs: Any, output: Any) -> Any:
+        tensor = first_tensor(output)
+        if tensor is None:
+            to_features(output, name)  # raises: says what was found
+            raise AssertionError("unreachable")
+        if with_context and not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_()
+        recorded[name] = tensor
+        return with_first_tensor(output, tensor.clone())
 
-        return hook
-
-    try:
-        for name, module in named_layers(model, layers).items():
-            handles.append(module.register_forward_hook(make_hook(name)))
+    with hooked(named_layers(model, layers), hook):
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def activations_and_contexts(

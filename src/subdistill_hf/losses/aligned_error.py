@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
-from subdistill_hf.core.moments import average_over_processes
+from subdistill_hf.core.distributed import average_over_processes
 
 MANY_POSITIONS = 64  # of an image: from here on a CPU sums its products by themselves faster
 

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.core.activations import Features
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which operations on `device` keep the precision of their inputs."""
-    enabled = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
+from subdistill_hf.core.activations import Features, at_least_float32, without_autocast
 
 
 class LayerLoss(nn.Module):
@@ -64,10 +55,3 @@ class LayerLoss(nn.Module):
     def compare(self, student: Features, target: Features) -> Tensor:
         """The loss of student features `(B, K, P')` against what `read` gave."""
         raise NotImplementedError
-
-
-def at_least_float32(features: Features) -> Features:
-    """Half-precision features in float32; others as they are."""
-    if features.values.dtype in (torch.float16, torch.bfloat16):
-        return features.with_values(features.values.float())
-    return features

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.core.moments import average_over_processes
+from subdistill_hf.core.distributed import average_over_processes
 from subdistill_hf.losses.polar import is_by_products, polar_factor, polar_factors_by_products
 from subdistill_hf.losses.rotations import RotationKind
 

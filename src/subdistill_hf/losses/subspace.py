@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from subdistill_hf.core.activations import Features, has_hooks
+from subdistill_hf.core.activations import Features, at_least_float32
+from subdistill_hf.core.hooks import has_hooks
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.losses.aligned_error import aligned_errors, constants
-from subdistill_hf.losses.base import LayerLoss, at_least_float32
+from subdistill_hf.losses.base import LayerLoss
 from subdistill_hf.losses.orthonormal import OrthonormalMap
 from subdistill_hf.losses.procrustes import ProcrustesRotation, follow_together
 from subdistill_hf.losses.rotations import Rotation, RotationKind, is_narrow, stacked_matrices

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from subdistill_hf.core.activations import evaluation_mode
+from subdistill_hf.core.hooks import evaluation_mode, hooked
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.heads import labels_of
 
@@ -136,22 +136,11 @@ def lora_targets(model: nn.Module, forward: Callable[[], Any], wanted: Sequence[
 
 def _called(model: nn.Module, forward: Callable[[], Any]) -> dict[str, nn.Module]:
     """The modules without children that a forward pass calls: some use a module's weights and pass it by."""
-    called: dict[str, nn.Module] = {}
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            if not any(True for _ in module.children()):
-                handles.append(
-                    module.register_forward_hook(
-                        lambda module, inputs, output, name=name: called.update({name: module})
-                    )
-                )
-        with evaluation_mode(model), torch.no_grad():
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: module for name, module in model.named_modules() if name in called}
+    childless = {name: module for name, module in model.named_modules() if not any(True for _ in module.children())}
+    called: set[str] = set()
+    with hooked(childless, lambda name, inputs, output: called.add(name)), evaluation_mode(model), torch.no_grad():
+        forward()
+    return {name: module for name, module in childless.items() if name in called}
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.core.activations import evaluation_mode
+from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.hub.errors import explain
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.heads import labels_of, names_of, new_classifier

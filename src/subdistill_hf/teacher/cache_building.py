@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.core.activations import Features
-from subdistill_hf.core.moments import several_processes
+from subdistill_hf.core.distributed import several_processes
 from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses.base import LayerLoss

@@ -17,13 +17,13 @@ from subdistill_hf.acceleration.memory_format import take_memory_format
 from subdistill_hf.core.activations import (
     Features,
     Geometry,
-    apart,
     height_and_width,
     logits_of,
-    record,
+    pack,
     to_features,
-    together,
+    unpack,
 )
+from subdistill_hf.core.hooks import record
 from subdistill_hf.data.collate import LOGITS
 from subdistill_hf.losses.base import LayerLoss
 from subdistill_hf.models.adapters import base_of
@@ -169,7 +169,7 @@ class _ReplayedPass:
 
     def __call__(self, pixel_values: Tensor) -> Teach:
         logits, *values = self._replayed([pixel_values])
-        targets = together(values, self._geometries[pixel_values.shape])
+        targets = pack(values, self._geometries[pixel_values.shape])
         return logits, dict(zip(self._names, targets, strict=True))
 
     @property
@@ -179,5 +179,5 @@ class _ReplayedPass:
     def _of_tensors(self, tensors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
         (pixel_values,) = tensors
         logits, targets = self.run(pixel_values, self.distillation)
-        values, self._geometries[pixel_values.shape] = apart([targets[name] for name in self._names])
+        values, self._geometries[pixel_values.shape] = unpack([targets[name] for name in self._names])
         return logits, *values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from subdistill_hf.core.activations import evaluation_mode
+from subdistill_hf.core.hooks import evaluation_mode, hooked
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import frozen_batch_norms
 
@@ -27,26 +27,20 @@ def norm_of_one_position(student: nn.Module, inputs: Mapping[str, Tensor]) -> st
         Its name, or `None`: then the student can be trained on a batch of one image.
     """
     frozen = set(frozen_batch_norms(student)) if isinstance(student, PeftModel) else set()
+    norms = {
+        name: module
+        for name, module in student.named_modules()
+        if isinstance(module, _BatchNorm) and module not in frozen
+    }
     found: list[str] = []
-    handles = []
 
-    def make_hook(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, given: Any) -> None:
-            if given[0][0, 0].numel() == 1:
-                found.append(name)
+    def look(name: str, given: Any, output: Any) -> None:
+        if given[0][0, 0].numel() == 1:
+            found.append(name)
 
-        return hook
-
-    try:
-        for name, module in student.named_modules():
-            if isinstance(module, _BatchNorm) and module not in frozen:
-                handles.append(module.register_forward_pre_hook(make_hook(name)))
-        if handles:
-            with evaluation_mode(student):
-                student(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    if norms:
+        with hooked(norms, look), evaluation_mode(student):
+            student(**inputs)
     return found[0] if found else None
 
 

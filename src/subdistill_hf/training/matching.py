@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.config.methods import METHODS
-from subdistill_hf.core.activations import evaluation_mode, height_and_width, logits_of
+from subdistill_hf.core.activations import height_and_width, logits_of
+from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError

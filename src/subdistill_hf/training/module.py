@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf, Replayed
 from subdistill_hf.core.activations import (
     Features,
-    apart,
     height_and_width,
     logits_of,
-    record,
+    pack,
     to_features,
-    together,
+    unpack,
+    without_autocast,
 )
+from subdistill_hf.core.hooks import record
 from subdistill_hf.core.pairing import LayerPair
-from subdistill_hf.losses.base import LayerLoss, without_autocast
+from subdistill_hf.losses.base import LayerLoss
 from subdistill_hf.losses.subspace import SubspaceAlignment, companions, compare_together, is_replayable
 from subdistill_hf.models.adapters import base_of, frozen_batch_norms
 
@@ -69,7 +70,7 @@ class StudentWithAlignments(nn.Module):
             `logits` `(B, C)`, and `layer_losses` `(L,)`: one for each pair, in order.
         """
         if self._replayed is not None and self.training and all(isinstance(each, Tensor) for each in inputs.values()):
-            tensors, geometries = apart([targets[pair.teacher.name] for pair in self.pairs])
+            tensors, geometries = unpack([targets[pair.teacher.name] for pair in self.pairs])
             logits, losses = self._replayed([*inputs.values(), *tensors], (tuple(inputs), geometries))
             return {"logits": logits, "layer_losses": losses}
         layers = [pair.student for pair in self.pairs]
@@ -88,7 +89,7 @@ class StudentWithAlignments(nn.Module):
     def _of_tensors(self, tensors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
         """What is replayed of `forward`."""
         names, geometries = given
-        targets = together(tensors[len(names) :], geometries)
+        targets = pack(tensors[len(names) :], geometries)
         inputs = dict(zip(names, tensors[: len(names)], strict=True))
         replayed, self._replayed = self._replayed, None
         try:
@@ -100,7 +101,7 @@ class StudentWithAlignments(nn.Module):
         return outputs["logits"], outputs["layer_losses"]
 
     def _losses_of_tensors(self, tensors: Sequence[Tensor], geometries: Any) -> tuple[Tensor, ...]:
-        features = together(tensors, geometries)
+        features = pack(tensors, geometries)
         count = len(self.pairs)
         return (self._costs(features[:count], features[count:]),)
 
@@ -108,7 +109,7 @@ class StudentWithAlignments(nn.Module):
     def _layer_losses(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
         if self._replayed_losses is None or not self.training:
             return self._costs(students, targets)
-        tensors, geometries = apart([*students, *targets])
+        tensors, geometries = unpack([*students, *targets])
         return self._replayed_losses(tensors, geometries)[0]
 
     def _costs(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
