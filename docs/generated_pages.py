@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import pkgutil
-from collections.abc import Iterator
+from argparse import SUPPRESS, Action
 from importlib import import_module
 from pathlib import Path
 
@@ -62,19 +61,17 @@ def options_page() -> str:
     lines = [OPTIONS_HEAD]
     for command in WITH_OPTIONS:
         parser = COMMANDS[command].make_parser()
-        lines += ["", f"## subdistill {command}", "", "| option | default | meaning |", "|---|---|---|"]
-        lines += [f"| {' | '.join(cells)} |" for cells in map(_cells, _options_of(parser))]
+        lines += ["", f"## subdistill {command}", "", "| option | meaning |", "|---|---|"]
+        lines += [_row(action) for action in parser._actions if action.dest != "help" and action.help != SUPPRESS]
     return "\n".join(lines) + "\n"
 
 
-def _options_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    return (action for action in parser._actions if action.dest != "help" and action.help != argparse.SUPPRESS)
-
-
-def _cells(action: argparse.Action) -> tuple[str, str, str]:
+def _row(action: Action) -> str:
     name = action.option_strings[0] if action.option_strings else action.dest.upper()
-    default = "" if action.default in (None, [], argparse.SUPPRESS) else f"`{_text(action.default)}`"
-    return f"`{name}`", default, (action.help or "").replace("|", "\\|").replace("*", "\\*").replace("%%", "%")
+    meaning = (action.help or "").replace("|", "\\|").replace("*", "\\*").replace("%%", "%")
+    if action.default not in (None, [], SUPPRESS) and action.default is not False:
+        meaning += f" Default: `{_text(action.default)}`."
+    return f"| `{name}` | {meaning} |"
 
 
 def _text(default: object) -> str:
