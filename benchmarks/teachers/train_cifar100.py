@@ -263,20 +263,20 @@ def train(run: Run, training: Images, test: Images, max_steps: int | None) -> No
         epoch = run.step // per_epoch
         generator = torch.Generator().manual_seed(1_000_003 * run.plan.seed + epoch)
         order = torch.randperm(len(training.labels), generator=generator)
-        losses, start, first = [], time.monotonic(), run.step
+        losses, first = [], run.step
+        start, work = time.monotonic(), time.process_time()
         while run.step < (epoch + 1) * per_epoch and not signals:
             losses.append(run.train_step(training, order, steps))
             if run.step == max_steps:
                 signals.append(0)
-        seconds = time.monotonic() - start
-        run.seconds += seconds
-        speed = (run.step - first) * run.plan.batch / seconds
+        run.seconds += time.process_time() - work
+        speed = (run.step - first) * run.plan.batch / (time.monotonic() - start)
         if run.step == (epoch + 1) * per_epoch:
             score = run.accuracy(test)
             run.record.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), "test_accuracy": score})
             print(
                 f"epoch {epoch + 1}/{run.plan.epochs}: loss {np.mean(losses):.3f}, test accuracy {100 * score:.2f} %, "
-                f"{speed:.0f} images/s, {run.seconds / 3600:.2f} h",
+                f"{speed:.0f} images/s, {run.seconds / 3600:.2f} CPU hours",
                 flush=True,
             )
         run.save()
@@ -387,8 +387,8 @@ stages have maps of 32, 16, 8 and 4 positions a side, as behind a stem for CIFAR
 Features from Tiny Images*, 2009), from random weights; cross entropy with the labels, which are not smoothed (smoothed
 labels make worse teachers: Müller, Kornblith and Hinton, *When Does Label Smoothing Help?*, 2019); SGD with Nesterov
 momentum and one cycle of the learning rate; bfloat16 arithmetic; random crops after padding by 4, mirrored images,
-a blank square of {plan.cutout} pixels. It took {run.seconds / 3600:.1f} hours on {torch.get_num_threads()} cores
-({processor_of_this_machine()}) that did other work too. Finished on {datetime.date.today().isoformat()} with torch
+a blank square of {plan.cutout} pixels. It took {run.seconds / 3600:.1f} hours of one core's time
+({processor_of_this_machine()}). Finished on {datetime.date.today().isoformat()} with torch
 {torch.__version__.partition("+")[0]}.
 
 The test images chose nothing: the weights are those of the last step.
