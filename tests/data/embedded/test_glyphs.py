@@ -1,5 +1,8 @@
 """Drawn glyphs: fonts, and what an image depends on."""
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
@@ -8,14 +11,23 @@ from subdistill_hf.data.embedded import glyphs
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, GLYPHS
 from subdistill_hf.data.embedded.glyphs import FONT_FACES, faces_of, render
 
+WHOLE_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+"""The fonts that the package's are cut from."""
+
 
 def test_every_glyph_is_in_every_face_it_is_drawn_with():
-    folder = glyphs._font_folder()
-    # The oracle reads the fonts with fontTools; the package reads them with matplotlib.
-    tables = {face: TTFont(folder / f"{face}.ttf").getBestCmap() for face in FONT_FACES}
-    for class_id, glyph in enumerate(GLYPHS):
-        assert set(faces_of(class_id)) == {face for face in FONT_FACES if ord(glyph) in tables[face]}
-        assert len(faces_of(class_id)) >= 4, CLASS_NAMES[class_id]
+    for folder in (WHOLE_FONTS, glyphs.FONTS):
+        tables = {face: TTFont(folder / f"{face}.ttf").getBestCmap() for face in FONT_FACES}
+        for class_id, glyph in enumerate(GLYPHS):
+            assert set(faces_of(class_id)) == {face for face in FONT_FACES if ord(glyph) in tables[face]}
+            assert len(faces_of(class_id)) >= 4, CLASS_NAMES[class_id]
+
+
+def test_the_cut_fonts_draw_the_same_pixels_as_the_whole_ones(monkeypatch):
+    places = [(class_id, face) for class_id in range(len(GLYPHS)) for face in faces_of(class_id)]
+    cut = [glyphs._glyph_mask(*place).tobytes() for place in places]
+    monkeypatch.setattr(glyphs, "FONTS", WHOLE_FONTS)
+    assert cut == [glyphs._glyph_mask.__wrapped__(*place).tobytes() for place in places]
 
 
 def test_glyphs_of_a_superclass_look_different():

@@ -1,4 +1,4 @@
-"""Draw the images of glyphs-100, with the DejaVu fonts that matplotlib ships.
+"""Draw the images of glyphs-100, with the symbols of the DejaVu fonts that lie in `fonts`.
 
 Each image depends on `(seed, split, class, index)` alone, so a subtask that is generated alone holds
 exactly the rows it has in the whole dataset.
@@ -6,6 +6,7 @@ exactly the rows it has in the whole dataset.
 
 from __future__ import annotations
 
+import json
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,9 @@ FONT_FACES: Final[tuple[str, ...]] = (
     "DejaVuSerif-BoldItalic",
 )
 
+FONTS: Final = Path(__file__).parent / "fonts"
+SYMBOLS_FILE: Final = "symbols.json"
+
 _CANVAS: Final = 2 * IMAGE_SIZE  # glyphs and lines are drawn at twice the size, then halved
 _INK: Final = 42.0  # longer side of an unscaled glyph on that canvas
 _LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -49,36 +53,22 @@ _ROWS, _COLUMNS = (
 
 
 @lru_cache(maxsize=1)
-def _font_folder() -> Path:
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-
-
-@lru_cache(maxsize=len(FONT_FACES))
-def _code_points(face: str) -> frozenset[int]:
-    """Read the code points that a face has a glyph for."""
-    from matplotlib.ft2font import FT2Font
-
-    return frozenset(FT2Font(str(_font_folder() / f"{face}.ttf")).get_charmap())
+def _symbols() -> dict[str, str]:
+    """The symbols that each face has, as `scripts/subset_fonts.py` wrote them."""
+    symbols: dict[str, str] = json.loads((FONTS / SYMBOLS_FILE).read_text(encoding="utf-8"))
+    return symbols
 
 
 @lru_cache(maxsize=len(GLYPHS))
 def faces_of(class_id: int) -> tuple[str, ...]:
     """Name the faces of `FONT_FACES` that have the glyph of a class: the others are never used for it."""
-    faces = tuple(face for face in FONT_FACES if ord(GLYPHS[class_id]) in _code_points(face))
-    if not faces:
-        raise RuntimeError(
-            f"expected a DejaVu face with {CLASS_NAMES[class_id]!r} (U+{ord(GLYPHS[class_id]):04X}) "
-            f"in {_font_folder()}, found none: is matplotlib installed whole?"
-        )
-    return faces
+    return tuple(face for face in FONT_FACES if GLYPHS[class_id] in _symbols()[face])
 
 
 @lru_cache(maxsize=len(GLYPHS) * len(FONT_FACES))
 def _glyph_mask(class_id: int, face: str) -> Image.Image:
     """Draw a class's glyph upright and centred by its ink, its longer side `_INK` pixels long."""
-    path = str(_font_folder() / f"{face}.ttf")
+    path = str(FONTS / f"{face}.ttf")
     glyph = GLYPHS[class_id]
     probe = ImageFont.truetype(path, 100, layout_engine=ImageFont.Layout.BASIC)
     left, top, right, bottom = probe.getbbox(glyph)
