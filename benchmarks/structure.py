@@ -8,7 +8,7 @@ Figures go into `results/structure.json` under their label. The script knows not
 
 Modules are the Python files of the package, without empty ones and those that only `evaluate` loads. An arrow goes
 from a module to another that it imports, at its top or in a function. The parts are the packages and modules directly
-in the package; `arrows_up` counts arrows between parts against the order that `tests/test_import_graph.py` states
+in the package; `arrows_up` counts arrows between parts against the order that `scripts/import_graph.py` states
 (missing where a part is not in it).
 
 A run is `subdistill distill` on embedded data, for six steps, in this process. A module is entered when one of its
@@ -104,13 +104,13 @@ def floors_of(arrows: set[tuple[str, str]]) -> int:
 
 
 def stated_order() -> dict[str, int]:
-    """Part to floor, as the test of the import graph states it."""
-    tree = ast.parse((REPOSITORY / "tests" / "test_import_graph.py").read_text(encoding="utf-8"))
+    """Part to floor, as `scripts/import_graph.py` states it."""
+    tree = ast.parse((REPOSITORY / "scripts" / "import_graph.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "ORDER":
             order = ast.literal_eval(node.value)
             return {part: floor for floor, parts in enumerate(order) for part in parts}
-    raise SystemExit("expected ORDER in tests/test_import_graph.py")
+    raise SystemExit("expected ORDER in scripts/import_graph.py")
 
 
 def imports_in_numbers(root: Path) -> dict[str, Any]:
