@@ -9,11 +9,8 @@ the trace that the basis makes largest. Beside them, the distance of a float32 p
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,20 +31,13 @@ WIDTHS = (16, 24, 32, 48)  # of the demo's student
 IMAGES = 50  # of each class, a fifth of them for validation
 
 
-def bfloat16() -> AbstractContextManager[Any]:
-    """What a trainer with teacher_bf16 runs its teacher in."""
-    return torch.autocast("cpu", dtype=torch.bfloat16)
-
-
-def moments(
-    layers: TeacherLayers, precision: Callable[[], AbstractContextManager[Any]], images: float = 1.0
-) -> dict[str, Moments]:
-    """The moments of a pass in some precision over a share of the images."""
+def moments(layers: TeacherLayers, precision: torch.dtype | None = None, images: float = 1.0) -> dict[str, Moments]:
+    """The moments of a pass under autocast, as a trainer with teacher_bf16 has it, over a share of the images."""
     train = layers.data.train
     some = replace(
         layers, data=replace(layers.data, train=train.shuffle(seed=0).select(range(int(images * len(train)))))
     )
-    some.teaching.precision = precision
+    some.teacher.precision = precision
     return some.moments()
 
 
@@ -61,8 +51,8 @@ def compare(teacher: str, superclass: str, basis: str = "prca") -> list[dict[str
     """A row for each layer."""
     options = TeacherOptions(teacher=teacher, classes=[f"superclass:{superclass}"], train_images_per_class=IMAGES)
     layers = load_teacher_layers(options)
-    exact = moments(layers, contextlib.nullcontext)
-    others = {"bfloat16": moments(layers, bfloat16), "half": moments(layers, contextlib.nullcontext, 0.5)}
+    exact = moments(layers)
+    others = {"bfloat16": moments(layers, torch.bfloat16), "half": moments(layers, images=0.5)}
     rows = []
     for layer, width in zip(layers.layers, WIDTHS, strict=True):
         best = Subspace.fit(exact[layer.name], width, basis)

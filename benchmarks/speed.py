@@ -242,10 +242,7 @@ class Steps:
         with torch.no_grad():
             self.module.student(**student)
         mark("student, forward")
-        targets: dict[str, Any] = {}
-        logits = None
-        if trainer.teaching is not None:
-            logits, targets = trainer.teaching.teach(batch, self.module)
+        logits, targets = (None, {}) if trainer.targets is None else trainer.targets.of(batch)
         mark("teacher and its projections")
         outputs = self.module(targets=targets, **student)
         loss = torch.stack(list(trainer.loss_terms(outputs, logits, batch["labels"]).values())).sum()

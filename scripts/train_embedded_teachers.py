@@ -29,7 +29,8 @@ from subdistill_hf.data.embedded.glyphs import GENERATOR_VERSION, IMAGE_SIZE
 from subdistill_hf.losses import SubspaceAlignment, logit_distillation
 from subdistill_hf.models.heads import labels_of, new_classifier
 from subdistill_hf.models.loading import load_teacher
-from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.teacher.targets import ComputedTargets
+from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.module import StudentWithAlignments
 
 PACKAGE_TEACHERS = Path(__file__).resolve().parents[1] / "src" / "subdistill_hf" / "models" / "embedded_teachers"
@@ -154,16 +155,16 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, input_size: int) 
     return hits / len(labels)
 
 
-def align(model: nn.Module, teaching: Teaching, images: Tensor, size: int) -> StudentWithAlignments:
+def align(model: nn.Module, teacher: Teacher, images: Tensor, size: int) -> StudentWithAlignments:
     """Pair the model's layers with the convolutional teacher's, in the subspaces that all 100 classes need."""
     teacher_size = RECIPES["resnet"].input_size
     few = images[:2]
     with torch.no_grad():
         pairs = pair_layers(
-            teaching.teacher,
+            teacher.model,
             model,
             ["auto"],
-            lambda: teaching.logits(to_input(few, teacher_size)),
+            lambda: teacher.logits(to_input(few, teacher_size)),
             lambda: model(pixel_values=to_input(few, size)).logits,
             (teacher_size, teacher_size),
             (size, size),
@@ -171,7 +172,7 @@ def align(model: nn.Module, teaching: Teaching, images: Tensor, size: int) -> St
     names = [pair.teacher.name for pair in pairs]
     batches = ({"pixel_values": to_input(batch, teacher_size)} for batch in images.split(250))
     stream = activations_and_contexts(
-        lambda batch: teaching.logits(batch["pixel_values"]), teaching.teacher, names, batches
+        lambda batch: teacher.logits(batch["pixel_values"]), teacher.model, names, batches
     )
     moments = collect_moments(stream)
     alignments = [
@@ -183,18 +184,18 @@ def align(model: nn.Module, teaching: Teaching, images: Tensor, size: int) -> St
     return StudentWithAlignments(model, pairs, alignments)
 
 
-def loss_of(learner: nn.Module, teaching: Teaching | None, images: Tensor, targets: Tensor, size: int) -> Tensor:
+def loss_of(learner: nn.Module, teacher: ComputedTargets | None, images: Tensor, labels: Tensor, size: int) -> Tensor:
     """Compute cross entropy, averaged with the losses of SubDistill where there is a teacher."""
     with torch.autocast("cpu", torch.bfloat16):
-        if teaching is None:
-            return F.cross_entropy(learner(pixel_values=to_input(images, size)).logits.float(), targets)
+        if teacher is None:
+            return F.cross_entropy(learner(pixel_values=to_input(images, size)).logits.float(), labels)
         assert isinstance(learner, StudentWithAlignments)
         pixels = to_input(images, RECIPES["resnet"].input_size)
-        taught, features = teaching.teach({"pixel_values": pixels}, learner)
-        outputs = learner(targets=features, pixel_values=to_input(images, size))
-    soft = logit_distillation(outputs["logits"], taught, TEMPERATURE)
+        teacher_logits, targets = teacher.of_pixels(pixels)
+        outputs = learner(targets=targets, pixel_values=to_input(images, size))
+    soft = logit_distillation(outputs["logits"], teacher_logits, TEMPERATURE)
     layers = outputs["layer_losses"].sum()
-    return 0.5 * F.cross_entropy(outputs["logits"].float(), targets) + 0.5 * soft + LAYER_WEIGHT * layers
+    return 0.5 * F.cross_entropy(outputs["logits"].float(), labels) + 0.5 * soft + LAYER_WEIGHT * layers
 
 
 def train(arguments: argparse.Namespace, recipe: Recipe, dataset: Any) -> tuple[nn.Module, float]:
@@ -210,13 +211,13 @@ def train(arguments: argparse.Namespace, recipe: Recipe, dataset: Any) -> tuple[
     test_images, test_labels = to_arrays(dataset["test"])
     steps = len(images) // arguments.batch_size
     learner: nn.Module = model
-    teaching = None
+    teacher_targets = None
     if arguments.distill:
-        teacher = load_teacher(str(arguments.output_dir / "glyphs-resnet")).model
-        teacher = teacher.to(memory_format=torch.channels_last)
-        teaching = Teaching(teacher, None, torch.device("cpu"), lambda: torch.autocast("cpu", torch.bfloat16))
+        loaded = load_teacher(str(arguments.output_dir / "glyphs-resnet")).model
+        teacher = Teacher(loaded.to(memory_format=torch.channels_last), precision=torch.bfloat16)
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(arguments.seed))[:FIT_IMAGES]
-        learner = align(model, teaching, images[chosen], recipe.input_size)
+        learner = align(model, teacher, images[chosen], recipe.input_size)
+        teacher_targets = ComputedTargets(teacher, learner.pairs, list(learner.alignments))
 
     # The rotations are not decayed: that would pull them to where they started.
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
@@ -249,7 +250,7 @@ def train(arguments: argparse.Namespace, recipe: Recipe, dataset: Any) -> tuple[
         losses = []
         batches = order.split(arguments.batch_size)
         for rows in tqdm(batches, desc=f"epoch {epoch + 1}/{arguments.epochs}", mininterval=20):
-            loss = loss_of(learner, teaching, augment(images[rows], generator), labels[rows], recipe.input_size)
+            loss = loss_of(learner, teacher_targets, augment(images[rows], generator), labels[rows], recipe.input_size)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(learner.parameters(), 1.0)

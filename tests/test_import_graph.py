@@ -8,11 +8,6 @@ import pytest
 
 from import_graph import FLOOR, NO_PACKAGES, PACKAGE, SOURCES, imports, imports_of, own_modules, package_of
 
-STILL_UPWARDS = {
-    ("teacher.cache_building", "training.module"),
-    ("teacher.teacher", "training.module"),
-}
-"""Arrows that still run up; to be empty."""
 TORCH_ALONE = {"core", "losses"}
 MAY_IMPORT = {"torch", "safetensors"}
 
@@ -77,7 +72,7 @@ def test_a_package_imports_only_what_stands_below_it(name):
     upwards = {
         other
         for other in own_modules(imports(name))
-        if package_of(other) != own and FLOOR[package_of(other)] >= FLOOR[own] and (name, other) not in STILL_UPWARDS
+        if package_of(other) != own and FLOOR[package_of(other)] >= FLOOR[own]
     }
     assert not upwards
 

@@ -449,7 +449,7 @@ def test_a_rotation_in_closed_form_is_replayed(tmp_path, monkeypatch, what):
 def test_the_memory_of_recordings_is_given_back(tmp_path, monkeypatch):
     run, _ = trained(tmp_path, "all", monkeypatch)
     assert run.distillation._replayed is None
-    assert run.teaching._replayed is None
+    assert run.targets._replayed is None
 
 
 def test_a_cached_training_is_replayed(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from subdistill_hf.core.moments import collect_moments
 from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.teacher.teacher import Teacher
 
 COLLATE = ViewCollator(processor())
 
@@ -54,11 +54,11 @@ def pixels_of(images):
 
 def setting(model, names):
     """The restricted teacher, its layers, and the whole PCA basis of each."""
-    teaching = Teaching(model, CLASS_IDS, torch.device("cpu"), contextlib.nullcontext)
+    teacher = Teacher(model, CLASS_IDS)
     pixels = pixels_of(views())
     layers = describe_layers(model, names, lambda: model(pixel_values=pixels), height_and_width(pixels))
-    stream = activations_and_contexts(teaching.logits, model, names, [pixels], with_context=False)
-    return teaching, layers, [Subspace.fit(moments, None, "pca") for moments in collect_moments(stream).values()]
+    stream = activations_and_contexts(teacher.logits, model, names, [pixels], with_context=False)
+    return teacher, layers, [Subspace.fit(moments, None, "pca") for moments in collect_moments(stream).values()]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def setting(model, names):
     ids=["maps", "tokens", "a layer that is added to its input"],
 )
 def test_each_accuracy_is_that_of_one_projection_at_a_time(model, names, passes):
-    teaching, layers, spaces = setting(with_varied_answers(model), names)
+    teacher, layers, spaces = setting(with_varied_answers(model), names)
     images = views(4, "test")
     projections = [
         (layer, [space.truncated(k) for k in (1, 3, space.width)]) for layer, space in zip(layers, spaces, strict=True)
     ]
     seen = []
     counter = model.register_forward_hook(lambda module, inputs, output: seen.append(len(logits_of(output))))
-    whole, accuracies = projected_accuracies(teaching, projections, images, COLLATE, batch_size=8)
+    whole, accuracies = projected_accuracies(teacher, projections, images, COLLATE, batch_size=8)
     counter.remove()
     assert len(seen) == passes
 

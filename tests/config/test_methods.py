@@ -50,7 +50,7 @@ def test_every_method_trains_and_logs_the_parts_that_it_has(tmp_path, method):
     run = trainer(tmp_path, method=method)
     before = weights_of(run.prepare_distillation())
     run.train()
-    weights = run.loss_weights
+    weights = run.args.weights()
     expected = {part for part in ("task", "kd") if weights[part]}
     if weights["layer"]:
         expected |= {f"layer/resnet.encoder.stages.{stage}" for stage in range(4)}
@@ -72,11 +72,11 @@ def test_a_layer_loss_is_that_of_the_features_of_both_models(tmp_path):
     run = trainer(tmp_path, method="fitnet", layers=["resnet.encoder.stages.1=resnet.encoder.stages.1"])
     distillation = run.prepare_distillation()
     batch = run._prepare_inputs(next(iter(run.get_train_dataloader())))
-    logits, targets = run.teaching.teach({"pixel_values": batch["pixel_values"]}, distillation)
+    logits, targets = run.targets.of({"pixel_values": batch["pixel_values"]})
     outputs = distillation(targets, pixel_values=batch["pixel_values"])
     distillation.student.train()
     with torch.no_grad():
-        theirs = run.teaching.teacher(batch["pixel_values"], output_hidden_states=True).hidden_states[2]
+        theirs = run.teacher.model(batch["pixel_values"], output_hidden_states=True).hidden_states[2]
         ours = distillation.student(batch["pixel_values"], output_hidden_states=True).hidden_states[2]
     regressor = distillation.alignments[0].regressor
     mapped = torch.einsum("dk,bkhw->bdhw", regressor.weight[..., 0], ours) + regressor.bias[:, None, None]
@@ -100,10 +100,10 @@ def test_the_full_width_map_compares_with_all_of_the_teachers_space(tmp_path):
     assert (subspace.width, subspace.dimensions) == (20, 20)
     assert subspace.energy == pytest.approx(subspace.total_energy)
     batch = run._prepare_inputs(next(iter(run.get_train_dataloader())))
-    _, targets = run.teaching.run(batch["pixel_values"], distillation)
+    _, targets = run.targets.of_pixels(batch["pixel_values"])
     outputs = distillation(targets, pixel_values=batch["pixel_values"])
     with torch.no_grad():
-        theirs = run.teaching.teacher(batch["pixel_values"], output_hidden_states=True).hidden_states[2].flatten(2)
+        theirs = run.teacher.model(batch["pixel_values"], output_hidden_states=True).hidden_states[2].flatten(2)
         ours = distillation.student(batch["pixel_values"], output_hidden_states=True).hidden_states[2].flatten(2)
     mean = ours.mean(dim=(0, 2), keepdim=True)
     scale = ((ours - mean).square().mean(dim=(0, 2), keepdim=True) + 1e-5).rsqrt()
@@ -168,7 +168,7 @@ def test_cached_targets_are_those_of_the_teacher_to_half_precision(tmp_path, met
 
     cached, ours = losses(teacher_cache=2)
     _, theirs = losses()
-    assert cached.teaching.cache.views == 2
+    assert cached.targets.cache.views == 2
     assert ours == pytest.approx(theirs, rel=5e-3)
 
 

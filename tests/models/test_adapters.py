@@ -414,4 +414,4 @@ def test_a_saved_student_is_its_adapter_and_processor(tmp_path):
         "adapter_model.safetensors",
         "preprocessor_config.json",
     ]
-    assert run.teaching.class_ids.tolist() == list(CLASS_IDS)
+    assert run.teacher.class_ids.tolist() == list(CLASS_IDS)

@@ -63,7 +63,7 @@ def test_a_family_teaches_the_layers_of_another(teacher, student, tmp_path):
         callbacks=[gradients],
     )
     gradients.module = trainer.prepare_distillation()
-    taught = weights_digest(trainer.teaching.teacher)
+    taught = weights_digest(trainer.teacher.model)
     trainer.train()
 
     logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
@@ -78,4 +78,4 @@ def test_a_family_teaches_the_layers_of_another(teacher, student, tmp_path):
     matrices = {name for name, parameter in gradients.module.named_parameters() if parameter.dim() > 1}
     assert matrices - reached <= {name for name in matrices if name.endswith(UNUSED)}
     assert sum(name.startswith("alignments.") for name in reached) == len(trainer.pairs)
-    assert weights_digest(trainer.teaching.teacher) == taught
+    assert weights_digest(trainer.teacher.model) == taught

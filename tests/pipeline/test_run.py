@@ -43,7 +43,7 @@ def test_every_method_starts_from_the_same_student_and_sees_the_same_views(input
     task = load_task(task_options(inputs), config(tmp_path / "out", method="subdistill"))
     runs = [_build(task, method, announce=False) for method in ("scratch", "kd", "subdistill")]
     assert [len(run.trainer.pairs) for run in runs] == [0, 0, 3]
-    assert [run.trainer.teaching is None for run in runs] == [True, False, False]
+    assert [run.trainer.teacher is None for run in runs] == [True, False, False]
     first = runs[0]
     for run in runs[1:]:
         assert_equal_weights(weights_of(run.trainer.model), weights_of(first.trainer.model))
@@ -66,7 +66,8 @@ def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
         config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5, kd_weight=0.25),
     )
     weights = {
-        method: _build(task, method, announce=False).trainer.loss_weights for method in ("kd", "fitnet", "subdistill")
+        method: _build(task, method, announce=False).trainer.args.weights()
+        for method in ("kd", "fitnet", "subdistill")
     }
     assert weights == {
         "kd": {"task": 0.0, "kd": 1.0, "layer": 0.0},

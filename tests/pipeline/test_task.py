@@ -26,7 +26,7 @@ def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
     assert task.data.subtask.teacher_ids == (12, 10)
     run = _build(task, "kd", announce=False)
     assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
-    assert run.trainer.teaching.class_ids.tolist() == [12, 10]
+    assert run.trainer.teacher.class_ids.tolist() == [12, 10]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from helpers import (
 from subdistill_hf.data.collate import LOGITS, TARGETS, ViewCollator
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.teacher.cache_files import CacheError
+from subdistill_hf.teacher.targets import ComputedTargets
 
 HALF = 2**-11  # the largest relative error of rounding to half precision
 IMAGES = 24
@@ -49,7 +50,7 @@ def run(folder, cache=2, teacher=None, student=None, images=None, size=None, **o
 def passes_of(run):
     """Count the images that the teacher sees from now on."""
     seen = []
-    run.teaching.teacher.register_forward_hook(lambda module, given, output: seen.append(len(output.logits)))
+    run.teacher.model.register_forward_hook(lambda module, given, output: seen.append(len(output.logits)))
     return seen
 
 
@@ -82,7 +83,7 @@ def test_cached_and_uncached_runs_give_equal_losses_on_the_same_views(tmp_path, 
     for ours, theirs in pairs:
         assert len(ours) == 6
         assert ours == pytest.approx(theirs, rel=tolerance)
-    assert plain.teaching.cache is None
+    assert isinstance(plain.targets, ComputedTargets)
 
 
 @pytest.mark.parametrize("mix", [0, 0.5])
@@ -92,13 +93,14 @@ def test_each_view_has_targets_of_its_own_mirrored_mixed_or_not(tmp_path, teache
     teacher = teacher_resnet() if teacher_kind == "maps" else teacher_vit()
     student = resnet() if teacher_kind == "maps" else vit()
     training = run(tmp_path, teacher=teacher, student=student, images=images)
-    distillation, cache = training.prepare_distillation(), training.teaching.cache
+    training.prepare_distillation()
+    cache, computed = training.targets.cache, training.targets.computed
     collator, logits = ViewCollator(processor()), []
     for view in (0, 1):
         images.set_epoch(view)
         batch = collator(images.__getitems__(list(range(IMAGES))))
         known, features = cache.targets(cache.read(batch["index"], batch["view"]))
-        shown, projected = training.teaching.run(batch["pixel_values"], distillation)
+        shown, projected = computed.of_pixels(batch["pixel_values"])
         torch.testing.assert_close(known, shown, rtol=HALF, atol=1e-4)
         assert features.keys() == projected.keys()
         assert len(features) == 4
@@ -140,7 +142,7 @@ def test_places_outside_the_cache_are_refused(tmp_path):
     training.prepare_distillation()
     for image, view in (([0, IMAGES], [0, 0]), ([0, 1], [0, 2]), ([-1], [0])):
         with pytest.raises(CacheError, match=f"expected images below {IMAGES} and views below 2, found image"):
-            training.teaching.cache.read(torch.tensor(image), torch.tensor(view))
+            training.targets.cache.read(torch.tensor(image), torch.tensor(view))
 
 
 # Reuse
@@ -148,7 +150,7 @@ def test_places_outside_the_cache_are_refused(tmp_path):
 
 def names(training):
     training.prepare_distillation()
-    return {name: file.name for name, file in training.teaching.cache.files.items()}
+    return {name: file.name for name, file in training.targets.cache.files.items()}
 
 
 def test_a_second_run_finds_what_the_first_has_kept(tmp_path):
@@ -204,7 +206,7 @@ def test_damaged_targets_are_made_again_with_a_warning(tmp_path):
     first = run(tmp_path)
     first.train()
     name = first.pairs[1].teacher.name
-    path = first.teaching.cache.files[name].find()
+    path = first.targets.cache.files[name].find()
     data = bytearray(path.read_bytes())
     data[-1] ^= 64
     path.write_bytes(data)
@@ -231,7 +233,7 @@ def die(module, given, output):
     if len(seen) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 training.fit_subspaces()
-training.teaching.teacher.register_forward_hook(die)
+training.teacher.model.register_forward_hook(die)
 training.train()
 """
 
@@ -280,7 +282,7 @@ def test_targets_that_half_precision_cannot_hold_are_refused_and_nothing_is_left
     assert list((tmp_path / "targets").iterdir()) == []
     whole = run(tmp_path, teacher=teacher, method="kd", teacher_cache_precision="float32", max_steps=1)
     whole.prepare_distillation()
-    assert whole.teaching.cache.read(torch.tensor([0]), torch.tensor([1]))[LOGITS].isfinite().all()
+    assert whole.targets.cache.read(torch.tensor([0]), torch.tensor([1]))[LOGITS].isfinite().all()
 
 
 def test_a_dataset_that_does_not_name_its_views_is_refused(tmp_path):
@@ -309,8 +311,8 @@ def test_every_class_of_the_subtask_is_kept_in_the_students_order(tmp_path):
     training.prepare_distillation()
     batch = ViewCollator(processor())([training.train_dataset[5]])
     with torch.no_grad():
-        logits = training.teaching.teacher(pixel_values=batch["pixel_values"]).logits[:, list(CLASS_IDS)]
-    kept = training.teaching.cache.read(batch["index"], batch["view"])[LOGITS]
+        logits = training.teacher.model(pixel_values=batch["pixel_values"]).logits[:, list(CLASS_IDS)]
+    kept = training.targets.cache.read(batch["index"], batch["view"])[LOGITS]
     torch.testing.assert_close(kept.float(), logits, rtol=HALF, atol=1e-4)
 
 
@@ -318,7 +320,7 @@ def error_of_targets(run):
     """How far the logits in the training batches are from the teacher's of their pixels, in shares of the largest."""
     errors = []
     for batch in run.get_train_dataloader():
-        expected = run.teaching.logits(batch["pixel_values"])
+        expected = run.teacher.logits(batch["pixel_values"])
         errors.append(float((batch[LOGITS].float() - expected).abs().max() / expected.abs().max()))
     return max(errors)
 
@@ -335,10 +337,10 @@ def test_other_images_in_the_same_trainer_have_targets_of_their_own(tmp_path):
 def test_a_teacher_that_was_changed_between_trainings_is_asked_again(tmp_path):
     trained = run(tmp_path, max_steps=1)
     trained.train()
-    first, subspaces = trained.teaching.digest, dict(trained.subspaces)
-    trained.teaching.teacher.load_state_dict(teacher_resnet(seed=9).state_dict())
+    first, subspaces = trained.teacher.digest, dict(trained.subspaces)
+    trained.teacher.model.load_state_dict(teacher_resnet(seed=9).state_dict())
     trained.train()
-    assert trained.teaching.digest != first
+    assert trained.teacher.digest != first
     assert error_of_targets(trained) < 1e-3
     assert all(trained.subspaces[name].digest != subspace.digest for name, subspace in subspaces.items())
 
@@ -359,7 +361,7 @@ def test_another_adapter_of_a_teacher_has_targets_of_its_own(tmp_path):
         trained = run(tmp_path, method="kd", max_steps=1, teacher=teacher)
         trained.train()
         assert error_of_targets(trained) < 1e-3
-        digests.add(trained.teaching.digest)
+        digests.add(trained.teacher.digest)
     assert len(digests) == 2
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from families import build
 from helpers import convnext, resnet, trainer, views, vit
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.training.batch_norm import norm_of_one_position
+from subdistill_hf.training.batch_norm import single_value_norm
 
 
 @pytest.mark.parametrize("image_size", [16, 32, 64])
@@ -16,7 +16,7 @@ def test_a_norm_is_named_exactly_where_torch_refuses_to_train(make, image_size):
     student = make()
     inputs = {"pixel_values": torch.randn(1, 3, image_size, image_size)}
     statistics = {name: buffer.clone() for name, buffer in student.named_buffers()}
-    found = norm_of_one_position(student, inputs)
+    found = single_value_norm(student, inputs)
     assert all(torch.equal(buffer, statistics[name]) for name, buffer in student.named_buffers())
     assert not any(module._forward_pre_hooks for module in student.modules())
     student.train()

@@ -8,7 +8,7 @@ from transformers import default_data_collator
 from helpers import processor, trainer, views
 from subdistill_hf.data import collate as batches
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.training import loading_trainer
+from subdistill_hf.training import loaders
 from subdistill_hf.training.trainer import SubDistillTrainer
 
 GPU = torch.cuda.is_available()
@@ -17,7 +17,7 @@ GPU = torch.cuda.is_available()
 def divide(monkeypatch, always):
     """Leave the work to whatever device there is, or never."""
     how = batches.divided
-    for module in (batches, loading_trainer):
+    for module in (batches, loaders):
         monkeypatch.setattr(
             module, "divided", lambda collate, device: how(collate, torch.device("cuda" if always else "cpu"))
         )
@@ -144,7 +144,7 @@ def test_removing_unused_columns_leaves_what_the_teacher_reads(tmp_path):
             max_steps=1,
             remove_unused_columns=remove,
         )
-        run.teaching.teacher.register_forward_pre_hook(
+        run.teacher.model.register_forward_pre_hook(
             lambda module, args, given: seen.append(given["pixel_values"].mean().item()), with_kwargs=True
         )
         run.train()

@@ -259,7 +259,7 @@ def test_a_folder_without_a_checkpoint_of_ours_is_not_resumed(tmp_path, interrup
 def test_a_checkpoint_holds_what_the_run_was(interrupted, uninterrupted):
     state = json.loads((interrupted / "checkpoint-12" / STATE_FILE).read_text(encoding="utf-8"))
     assert state["layers"] == [str(pair) for pair in uninterrupted.pairs]
-    assert state["teacher"]["digest"] == uninterrupted.teaching.digest
+    assert state["teacher"]["digest"] == uninterrupted.teacher.digest
     assert str(interrupted) not in json.dumps(state)
     saved = load_file(interrupted / "checkpoint-12" / ALIGNMENTS_FILE)
     assert saved.keys() == weights_of(uninterrupted.distillation.alignments).keys()

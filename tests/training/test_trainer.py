@@ -268,7 +268,7 @@ def test_logged_parts_add_up_to_the_loss_also_where_the_last_step_is_short(tmp_p
 def test_scratch_needs_no_teacher_and_learns_from_labels_alone(tmp_path):
     run = trainer(tmp_path, method="scratch", max_steps=30, learning_rate=5e-3)
     run.train()
-    assert run.teaching is None
+    assert run.teacher is None
     assert run.pairs == []
     assert set(parts(logged(run)[0])) == {"task"}
     assert logged(run)[-1]["loss"] < 0.5 * logged(run)[0]["loss"]
@@ -390,8 +390,8 @@ def test_the_student_trains_in_training_mode_and_the_teacher_never_does(tmp_path
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
     pixels = run.data_collator([views()[index] for index in range(4)])["pixel_values"]
     with torch.no_grad():
-        assert torch.equal(run.teaching.logits(pixels), run.teaching.logits(pixels))
-        assert torch.equal(run.teaching.logits(pixels), teacher(pixel_values=pixels).logits[:, list(CLASS_IDS)])
+        assert torch.equal(run.teacher.logits(pixels), run.teacher.logits(pixels))
+        assert torch.equal(run.teacher.logits(pixels), teacher(pixel_values=pixels).logits[:, list(CLASS_IDS)])
     after = weights_of(student)
     assert len(statistics) > 10
     for name, value in statistics.items():
@@ -491,11 +491,12 @@ def test_plain_modules_with_logits_in_any_form_are_distilled(tmp_path):
 def test_targets_are_what_a_layer_returned_before_the_next_one_overwrote_it(tmp_path):
     layers = ["blocks.0=blocks.0", "blocks.1=blocks.1"]
     run = trainer(tmp_path, Plain(3, 6), Plain(100, 9), layers=layers, method="fitnet")
-    distillation, pixels = run.prepare_distillation(), torch.randn(4, 3, 32, 32)
-    _, targets = run.teaching.run(pixels, distillation)
+    run.prepare_distillation()
+    pixels = torch.randn(4, 3, 32, 32)
+    _, targets = run.targets.of_pixels(pixels)
     with torch.no_grad():
-        first = run.teaching.teacher.blocks[0](pixels)
-        second = run.teaching.teacher.blocks[1](first.clone())
+        first = run.teacher.model.blocks[0](pixels)
+        second = run.teacher.model.blocks[1](first.clone())
     assert first.min() < 0
     assert torch.equal(targets["blocks.0"].values, first.flatten(2))
     assert torch.equal(targets["blocks.1"].values, second.flatten(2))
@@ -532,7 +533,7 @@ def test_a_rotation_that_is_left_open_suits_the_layers(tmp_path, monkeypatch, mo
     if run.args.method == "subdistill":
         kinds = {type(alignment.rotation) for alignment in run.prepare_distillation().alignments}
         assert kinds == {ProcrustesRotation if expected == "procrustes" else Rotation}
-    assert run._identity()["method"]["rotation"] == expected
+    assert run.plan.identity(run.model, run.train_dataset)["method"]["rotation"] == expected
 
 
 # Subspaces
@@ -980,7 +981,7 @@ def test_channels_last_memory_changes_rounding_alone_and_is_gone_afterwards(tmp_
         student = resnet(widths=(16, 16, 16, 20))
         teacher = teacher_resnet(widths=(16, 20, 28, 36))
         run = trainer(tmp_path, student, teacher, learning_rate=1e-3, channels_last=flag, **options)
-        kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teaching.teacher)]
+        kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teacher.model)]
         run.prepare_distillation()
         for kernel in kernels:
             assert kernel.is_contiguous(memory_format=torch.channels_last) == (flag is None)
@@ -1003,7 +1004,7 @@ def test_student_and_teacher_lie_in_memory_as_each_can(tmp_path, monkeypatch):
     monkeypatch.setattr(channels_last, "_is_faster", lambda device, half_precision: True)
     run = trainer(tmp_path, resnet(widths=(8, 12, 16, 20)), teacher_resnet(widths=(16, 20, 28, 36)))
     run.prepare_distillation()
-    kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teaching.teacher)]
+    kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teacher.model)]
     assert [kernel.is_contiguous() for kernel in kernels] == [True, False]
 
 
@@ -1061,7 +1062,7 @@ def test_changed_arguments_give_what_a_fresh_trainer_gives(tmp_path, changed):
     run.train()
     assert last_loss(run) == pytest.approx(last_loss(fresh), rel=1e-6)
     assert last_loss(run) != pytest.approx(before, rel=1e-3)
-    assert run._identity() == fresh._identity()
+    assert run.plan.identity(run.model, run.train_dataset) == fresh.plan.identity(fresh.model, fresh.train_dataset)
 
 
 def test_given_subspaces_stay_whatever_changes(tmp_path):
@@ -1102,7 +1103,8 @@ def test_the_short_card_tells_the_evaluation_of_the_student_that_is_kept(tmp_pat
         parts={"compute_metrics": Accuracies(0.1, 0.9, 0.2)},
     )
     run.train()
-    assert "accuracy: 0.9000" in str(run.describe_student("expert"))
+    run.create_model_card()
+    assert "accuracy: 0.9000" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

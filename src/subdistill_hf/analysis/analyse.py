@@ -148,9 +148,9 @@ def _measure(options: AnalyseOptions) -> SubspaceAnalysis:
         for number, layer in enumerate(found.layers)
     ]
     projections = [(one.layer, one.subspaces()) for one in curves]
-    unprojected, accuracies = projected_accuracies(found.teaching, projections, test, found.collate, BATCH)
+    unprojected, accuracies = projected_accuracies(found.teacher, projections, test, found.collate, BATCH)
     analysis = SubspaceAnalysis(
-        teacher=found.teacher.name,
+        teacher=found.loaded.name,
         dataset=found.data.name,
         classes=list(found.data.subtask.names),
         train_images=len(found.data.train),

@@ -15,7 +15,7 @@ from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.analysis.projection import projected
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.teacher.teacher import Teacher
 
 TOGETHER = 8  # projections that share a pass up to their layer
 
@@ -24,7 +24,7 @@ Projections = tuple[LayerShape, Sequence[Subspace]]  # a layer, and what it is p
 
 @torch.no_grad()
 def projected_accuracies(
-    teaching: Teaching,
+    teacher: Teacher,
     projections: Sequence[Projections],
     dataset: Any,
     collate: Callable[[list[Any]], Mapping[str, Any]],
@@ -35,7 +35,7 @@ def projected_accuracies(
     Each batch is prepared once and sees all projections. Each process reads its share of the images.
 
     Args:
-        teaching: the teacher, restricted to the subtask.
+        teacher: the teacher, restricted to the subtask.
         projections: layers, each with the subspaces that it is projected on.
         dataset: images with labels that are outputs of the restricted teacher.
         collate: gives `pixel_values` of the teacher, and `labels`.
@@ -49,13 +49,13 @@ def projected_accuracies(
     passes = [
         (layer, subspaces[start : start + together])
         for layer, subspaces in projections
-        for together in [_together(teaching, layer, subspaces, collate([dataset[0], dataset[len(dataset) - 1]]))]
+        for together in [_together(teacher, layer, subspaces, collate([dataset[0], dataset[len(dataset) - 1]]))]
         for start in range(0, len(subspaces), together)
     ]
     total = 1 + sum(len(subspaces) for _, subspaces in projections)
 
     def count_correct(batch_size: int) -> Tensor:
-        counts = torch.zeros(total, dtype=torch.int64, device=teaching.device)
+        counts = torch.zeros(total, dtype=torch.int64, device=teacher.device)
         loader = torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=collate)
         with tqdm(
             total=total * len(share),
@@ -65,10 +65,10 @@ def projected_accuracies(
             leave=False,
         ) as bar:
             for batch in loader:
-                pixels, labels = (batch[name].to(teaching.device) for name in ("pixel_values", "labels"))
-                found = [(teaching.logits(pixels).argmax(dim=1) == labels).sum()[None]]
+                pixels, labels = (batch[name].to(teacher.device) for name in ("pixel_values", "labels"))
+                found = [(teacher.logits(pixels).argmax(dim=1) == labels).sum()[None]]
                 for layer, subspaces in passes:
-                    logits = _projected_logits(teaching, layer, subspaces, pixels)
+                    logits = _projected_logits(teacher, layer, subspaces, pixels)
                     found.append((logits.argmax(dim=2) == labels).sum(dim=1))
                     bar.update(len(subspaces) * len(labels))
                 counts += torch.cat(found)
@@ -79,21 +79,21 @@ def projected_accuracies(
     return unprojected, [[next(rest) for _ in subspaces] for _, subspaces in projections]
 
 
-def _projected_logits(teaching: Teaching, layer: LayerShape, subspaces: Sequence[Subspace], pixels: Tensor) -> Tensor:
+def _projected_logits(teacher: Teacher, layer: LayerShape, subspaces: Sequence[Subspace], pixels: Tensor) -> Tensor:
     """Subtask logits `(n, B, C)` with the layer projected on each of n subspaces."""
-    with projected(teaching.teacher, layer.name, subspaces, layer.channels_last):
-        logits = teaching.logits(pixels)
+    with projected(teacher.model, layer.name, subspaces, layer.channels_last):
+        logits = teacher.logits(pixels)
     return logits.reshape(len(subspaces), len(pixels), logits.shape[1])
 
 
 def _together(
-    teaching: Teaching, layer: LayerShape, subspaces: Sequence[Subspace], example: Mapping[str, Tensor]
+    teacher: Teacher, layer: LayerShape, subspaces: Sequence[Subspace], example: Mapping[str, Tensor]
 ) -> int:
     """How many projections of a layer can share the pass up to it: one where what is before the layer joins later."""
-    pixels, pair = example["pixel_values"].to(teaching.device), [subspaces[0], subspaces[-1]]
-    alone = torch.cat([_projected_logits(teaching, layer, [subspace], pixels) for subspace in pair])
+    pixels, pair = example["pixel_values"].to(teacher.device), [subspaces[0], subspaces[-1]]
+    alone = torch.cat([_projected_logits(teacher, layer, [subspace], pixels) for subspace in pair])
     try:
-        both = _projected_logits(teaching, layer, pair, pixels)
+        both = _projected_logits(teacher, layer, pair, pixels)
     except RuntimeError:  # two batches after the layer do not fit the one before it
         return 1
     return TOGETHER if torch.allclose(both, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max())) else 1

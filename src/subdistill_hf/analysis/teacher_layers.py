@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +19,7 @@ from subdistill_hf.data.subtask import match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.models.loading import LoadedModel, load_teacher
 from subdistill_hf.teacher.fitting import FitRequest, fit_moments
-from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.teacher.teacher import Teacher
 
 BATCH = 64
 
@@ -32,23 +31,23 @@ class TeacherLayers:
     Attributes:
         options: what was asked for.
         data: the images, with the subtask's classes matched to the teacher's.
-        teacher: frozen.
-        teaching: the teacher restricted to the subtask, on the device of this process.
+        loaded: the teacher as it was loaded, with its processor and names.
+        teacher: the same, frozen and restricted to the subtask, on the device of this process.
         layers: what its layers return for one image.
         collate: makes batches for the teacher of the items of a `ViewDataset`.
     """
 
     options: TeacherOptions
     data: SubtaskData
-    teacher: LoadedModel
-    teaching: Teaching
+    loaded: LoadedModel
+    teacher: Teacher
     layers: list[LayerShape]
     collate: ViewCollator
 
     def heading(self) -> str:
         """What is looked at: the classes as the teacher knows them, and the spurious mark on the images, if any."""
         subtask, marking = self.data.subtask, self.data.marking
-        matching = matching_table(subtask, self.teacher.labels)
+        matching = matching_table(subtask, self.loaded.labels)
         return matching if marking is None else f"{matching}\nmark {marking.sentence(subtask)}"
 
     def moments(self, with_context: bool = True) -> dict[str, Moments]:
@@ -67,7 +66,7 @@ class TeacherLayers:
             show=process.is_main_process,
         )
         images = self.data.views("train")
-        return fit_moments(self.teaching, self.layers, images, self.collate, request, with_context=with_context)
+        return fit_moments(self.teacher, self.layers, images, self.collate, request, with_context=with_context)
 
 
 def load_teacher_layers(options: TeacherOptions) -> TeacherLayers:
@@ -79,29 +78,29 @@ def load_teacher_layers(options: TeacherOptions) -> TeacherLayers:
     process = PartialState()
     with process.local_main_process_first():
         data = load_subtask(options, options.seed)
-    teacher = load_teacher(options.teacher, options.trust_remote_code)
-    subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
-    teaching = Teaching(teacher.model, subtask.teacher_ids, process.device, contextlib.nullcontext)
-    collate = ViewCollator(teacher.processor)
+    loaded = load_teacher(options.teacher, options.trust_remote_code)
+    subtask = match_teacher(data.subtask, loaded.labels, data.class_names)
+    teacher = Teacher(loaded.model, subtask.teacher_ids, process.device)
+    collate = ViewCollator(loaded.processor)
     example = collate([ViewDataset(data.train.select([0]), data.columns)[0]])["pixel_values"]
     return TeacherLayers(
         options,
         replace(data, subtask=subtask),
+        loaded,
         teacher,
-        teaching,
-        _find_layers(teaching, options.layers, example.to(process.device)),
+        _find_layers(teacher, options.layers, example.to(process.device)),
         collate,
     )
 
 
 @torch.no_grad()
-def _find_layers(teaching: Teaching, wanted: list[str], pixels: torch.Tensor) -> list[LayerShape]:
+def _find_layers(teacher: Teacher, wanted: list[str], pixels: torch.Tensor) -> list[LayerShape]:
     """The stages of a teacher, or those of its layers that were asked for; `pixels` is an example `(1, c, H, W)`."""
     image_size = height_and_width(pixels)
 
     def forward() -> torch.Tensor:
-        return teaching.all_logits(pixels)
+        return teacher.all_logits(pixels)
 
     if wanted == [AUTO]:
-        return choose_stages(block_chain(teaching.teacher, forward, image_size))
-    return describe_layers(teaching.teacher, resolve_layers(teaching.teacher, wanted), forward, image_size)
+        return choose_stages(block_chain(teacher.model, forward, image_size))
+    return describe_layers(teacher.model, resolve_layers(teacher.model, wanted), forward, image_size)

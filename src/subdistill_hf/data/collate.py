@@ -1,4 +1,4 @@
-"""Views become batches: pixels for both networks, and what of a batch is the student's and what the teacher's."""
+"""Views become batches: their fields, pixels for both networks, and who makes the pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from subdistill_hf.data.preprocessing import preprocessing_of, process, works_on
 IMAGES = "images"  # as bytes, for processors that are still to be run
 LOGITS = "teacher_logits"
 TARGETS = "teacher_targets"
-NOT_FOR_THE_STUDENT = ("labels", "teacher_pixel_values", "index", "view", LOGITS, TARGETS)
+TEACHER_PIXELS = "teacher_pixel_values"  # where they are not the student's
+PLACES = ("index", "view")  # the number of an image in its dataset, and which view of it this is
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]
 Finish = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -84,7 +85,7 @@ class ViewCollator:
             batch = self._pixels(images)
         else:
             batch = {IMAGES: torch.stack(images)}
-        for name in ("labels", "index", "view"):
+        for name in ("labels", *PLACES):
             batch[name] = torch.utils.data.default_collate([example[name] for example in examples])
         return batch
 
@@ -92,7 +93,7 @@ class ViewCollator:
         images = list(images)
         pixels = {"pixel_values": process(self.processor, images)}
         if self.teacher_processor is not None:
-            pixels["teacher_pixel_values"] = process(self.teacher_processor, images)
+            pixels[TEACHER_PIXELS] = process(self.teacher_processor, images)
         return pixels
 
 
@@ -115,7 +116,7 @@ def divided_for_teacher(
     gather, finish = divided(collate, device)
 
     def pixels(batch: Mapping[str, Any]) -> Tensor:
-        names = [name for name in (IMAGES, "pixel_values", "teacher_pixel_values") if name in batch]
+        names = [name for name in (IMAGES, "pixel_values", TEACHER_PIXELS) if name in batch]
         there = {name: batch[name].to(device, non_blocking=device.type == "cuda") for name in names}
         return teacher_pixels(finish(there))
 
@@ -149,18 +150,7 @@ def with_epochs(dataset: Any) -> list[Any]:
     return [found for each in inner for found in with_epochs(each)]
 
 
-def for_student(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the student takes of a batch."""
-    return {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_STUDENT}
-
-
 def teacher_pixels(inputs: Mapping[str, Any]) -> Tensor:
     """The teacher's own pixels of a batch, or else the student's."""
-    pixels: Tensor = inputs["teacher_pixel_values"] if "teacher_pixel_values" in inputs else inputs["pixel_values"]
+    pixels: Tensor = inputs[TEACHER_PIXELS] if TEACHER_PIXELS in inputs else inputs["pixel_values"]
     return pixels
-
-
-def for_teacher(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the teacher's of a batch: its pixels, and targets that come with it."""
-    targets = {name: inputs[name] for name in (LOGITS, TARGETS) if name in inputs}
-    return {"pixel_values": teacher_pixels(inputs), **targets}

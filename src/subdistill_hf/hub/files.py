@@ -17,6 +17,7 @@ ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 NAMED: Final = ("config.json", "preprocessor_config.json", "processor_config.json", ADAPTER_CONFIG_FILE, CARD_FILE)
 WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 TEXT: Final = (".json", ".md", ".py")
+TRAINER_STATE: Final = "trainer_state.json"
 TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
 
@@ -46,6 +47,24 @@ def student_files(folder: str | Path) -> dict[str, bytes]:
         or (path.suffix == ".png" and (name == EXAMPLE_FILE or f"]({name})" in card))
         or (path.suffix == ".py" and own_code)
     }
+
+
+def checkpoint_files(folder: str | Path) -> dict[str, bytes | Path]:
+    """All files of a trainer's checkpoint, by name; its state names the best checkpoint without a local path.
+
+    Args:
+        folder: the checkpoint's folder.
+    """
+    folder = Path(folder)
+    files: dict[str, bytes | Path] = {
+        str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()
+    }
+    if (state := folder / TRAINER_STATE).is_file():
+        content = json.loads(state.read_text(encoding="utf-8"))
+        if best := content.get("best_model_checkpoint"):
+            content["best_model_checkpoint"] = Path(best).name
+            files[TRAINER_STATE] = json.dumps(content, indent=2).encode()
+    return files
 
 
 def check_clean(files: dict[str, bytes], folder: str | Path) -> None:

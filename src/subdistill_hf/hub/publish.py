@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, create_commit
 
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.formatting import file_size, slug
 from subdistill_hf.hub.client import limit_waiting, longest_wait
 from subdistill_hf.hub.errors import HUB_ERRORS, explain
-from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, check_clean, student_files
+from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, check_clean, checkpoint_files, student_files
 from subdistill_hf.hub.snippet import hub_code, local_code
 
 LONGEST_NAME: Final = 96
 LONGEST_CLASSES: Final = 40
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,58 @@ def upload(folder: Path, destination: Destination) -> str:
                 card = card.replace(local_code(adapter), ours)
             files[CARD_FILE] = card.encode()
         print(f"pushing {len(files)} files, {file_size(sum(map(len, files.values())))}, to {destination.repo}")
-        commit = HfApi(token=destination.token).create_commit(
+        pushed = commit(destination, files, "Student, processor and card")
+    return str(pushed.commit_url)
+
+
+def commit(
+    destination: Destination, files: Mapping[str, bytes | Path], message: str, in_background: bool = False
+) -> Any:
+    """Commit files to a repository that is there.
+
+    Args:
+        destination: the repository.
+        files: name in the repository to content, or to the file that holds it.
+        message: of the commit.
+        in_background: return at once.
+
+    Returns:
+        huggingface_hub's description of the commit, or a `Future` of it.
+    """
+    limit_waiting()
+    options: dict[str, Any] = {"run_as_future": in_background}  # bool: neither of the overloads
+    return (
+        create_commit(  # not a new HfApi's: that of huggingface_hub does one thing in the background after the other
             destination.repo,
             [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message="Student, processor and card",
+            commit_message=message,
+            token=destination.token,
             revision=destination.revision,
+            **options,
         )
-    return str(commit.commit_url)
+    )
+
+
+def push_checkpoint(folder: Path, destination: Destination, message: str, whole: str | None = None) -> Future[Any]:
+    """Commit the student of a trainer's checkpoint in the background; an error is logged, since nobody waits for it.
+
+    Args:
+        folder: the checkpoint's folder.
+        destination: the repository.
+        message: of the commit.
+        whole: where in the repository the whole checkpoint is put as well, to resume from; nowhere with `None`.
+    """
+    files: dict[str, bytes | Path] = dict(student_files(folder))
+    if whole is not None:
+        files |= {f"{whole}/{name}": content for name, content in checkpoint_files(folder).items()}
+    push: Future[Any] = commit(destination, files, message, in_background=True)
+    push.add_done_callback(_log_failure)
+    return push
+
+
+def _log_failure(push: Future[Any]) -> None:
+    if (error := push.exception()) is not None:
+        logger.error(f"A checkpoint, whole in its folder, was not pushed; trainer.push_to_hub() tries again. {error}")
 
 
 def push_folder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from subdistill_hf.core.activations import Features
-from subdistill_hf.data.collate import LOGITS, TARGETS
+from subdistill_hf.data.collate import LOGITS, TARGETS, Collate, Divisible
 from subdistill_hf.teacher.cache_files import CacheError, TargetFile
 
 Targets = tuple[Tensor, dict[str, Features]]
@@ -117,8 +117,16 @@ class CachedCollator:
         cache: where the targets are.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Mapping[str, Any]], cache: TeacherCache) -> None:
+    def __init__(self, collate: Collate, cache: TeacherCache) -> None:
         self.collate, self.cache = collate, cache
+
+    def unfinished(self) -> CachedCollator:
+        """The same, leaving images as bytes for `finish` where the collator can."""
+        return CachedCollator(self.collate.unfinished(), self.cache) if isinstance(self.collate, Divisible) else self
+
+    def finish(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do on the device what an `unfinished` collator left."""
+        return self.collate.finish(batch) if isinstance(self.collate, Divisible) else batch
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         """The batch with its targets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from subdistill_hf.acceleration.batch_size import within_memory
+from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import Features
 from subdistill_hf.core.distributed import several_processes
 from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.losses.base import LayerLoss
-from subdistill_hf.teacher.cache import StoredLayer, TeacherCache, default_folder
+from subdistill_hf.teacher.cache import StoredLayer, Targets, TeacherCache, default_folder
 from subdistill_hf.teacher.cache_files import CacheError, TargetFile, make_room
-from subdistill_hf.teacher.teacher import Teach, Teaching
-from subdistill_hf.training.module import StudentWithAlignments
+from subdistill_hf.teacher.targets import ComputedTargets
 
 FORMAT = 1
 TOLERANCE = 0.05  # of the largest target: bfloat16 and other machines round otherwise
@@ -53,20 +53,32 @@ class CacheRequest:
     local_processes: int = 1
     show: bool = True
 
+    @classmethod
+    def for_training(cls, args: SubDistillConfig, views: int) -> CacheRequest:
+        """How a training with these arguments keeps its targets."""
+        return cls(
+            views=views,
+            folder=args.teacher_cache_dir,
+            limit=int(args.teacher_cache_limit * 2**30),
+            precision=args.teacher_cache_precision,
+            batch_size=args.per_device_train_batch_size,
+            local_rank=args.local_process_index,
+            local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", str(args.world_size))),
+            show=args.process_index == 0 and not args.disable_tqdm,
+        )
+
 
 @dataclass(frozen=True)
-class TaughtViews:
-    """The views of a training, and the teacher that looks at them.
+class TeacherViews:
+    """The views of a training, and what computes the teacher's targets of them.
 
     Attributes:
-        teaching: the teacher.
-        distillation: its pairs and their losses say which layers, and what of them.
+        targets: computes them.
         dataset: with `views`, `fingerprint` and `set_epoch`, and `index` and `view` in its examples (`ViewDataset`).
         collate: gives `pixel_values` or `teacher_pixel_values` for the teacher, `index` and `view`.
     """
 
-    teaching: Teaching
-    distillation: StudentWithAlignments
+    targets: ComputedTargets
     dataset: Any
     collate: Collate
 
@@ -74,20 +86,20 @@ class TaughtViews:
         """The teacher's pixels of the first two images, as the collator makes them."""
         return teacher_pixels(self.collate(self._examples(range(min(2, len(self.dataset))))))
 
-    def teach(self, places: Sequence[int]) -> tuple[Tensor, Tensor, Teach]:
-        """Some images in the view of the moment: their numbers and views, and the teacher's logits and targets.
+    def of(self, places: Sequence[int]) -> tuple[Tensor, Tensor, Targets]:
+        """Numbers and views of some images in the dataset's present view, and the teacher's logits and targets.
 
         Raises:
             DistillationError: for a batch that does not say which view is which.
         """
-        gather, pixels_of = divided_for_teacher(self.collate, self.teaching.device)
+        gather, pixels_of = divided_for_teacher(self.collate, self.targets.teacher.device)
         batch = gather(self._examples(places))
         if "index" not in batch or "view" not in batch:
             raise DistillationError(
                 "teacher_cache needs `index` and `view` in the batch, as ViewDataset and ViewCollator give them"
             )
-        taught = self.teaching.run(pixels_of(batch), self.distillation)
-        return torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"]), taught
+        targets = self.targets.of_pixels(pixels_of(batch))
+        return torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"]), targets
 
     def _examples(self, places: Sequence[int]) -> list[Any]:
         if hasattr(self.dataset, "__getitems__"):
@@ -96,7 +108,7 @@ class TaughtViews:
         return [self.dataset[place] for place in places]
 
 
-def open_cache(views: TaughtViews, request: CacheRequest) -> TeacherCache:
+def open_cache(views: TeacherViews, request: CacheRequest) -> TeacherCache:
     """The targets of all views, from files that exist or are made now.
 
     Args:
@@ -111,18 +123,18 @@ def open_cache(views: TaughtViews, request: CacheRequest) -> TeacherCache:
     folder.mkdir(parents=True, exist_ok=True)
     cache, newest = _describe(views, request, folder)
     missing = _missing(cache, request, newest)
-    told = f"teacher  its targets of {cache.images} images x {cache.views} views"
+    subject = f"teacher  its targets of {cache.images} images x {cache.views} views"
     if missing:
         needed = sum(cache.files[name].size for name in missing)
         if request.local_rank == 0:
             keep = {file.name for name, file in cache.files.items() if name not in missing}
             make_room(folder, needed, request.limit, keep)
         if request.show:
-            tqdm.write(f"{told}: {_size(needed)}")
+            tqdm.write(f"{subject}: {_size(needed)}")
         _build(views, request, cache, missing)
         views.dataset.set_epoch(0)
     elif request.show:
-        tqdm.write(f"{told} are there already")
+        tqdm.write(f"{subject} are there already")
     cache.open()
     return cache
 
@@ -153,39 +165,38 @@ def check_views(dataset: Any, views: int) -> None:
 
 
 def _describe(
-    views: TaughtViews, request: CacheRequest, folder: Path
+    views: TeacherViews, request: CacheRequest, folder: Path
 ) -> tuple[TeacherCache, tuple[Tensor, dict[str, Tensor]]]:
     """Which files hold the targets; two images tell their shapes, and what the teacher's preprocessing makes.
 
     Returns:
         The cache, and the rows of these images in each file with what belongs there.
     """
-    teaching, dataset = views.teaching, views.dataset
+    teacher, dataset = views.targets.teacher, views.dataset
     dataset.set_epoch(0)
     pixels = views.first_pixels()
-    numbers, shown, (logits, features) = views.teach(range(min(2, len(dataset))))
+    numbers, shown, (logits, features) = views.of(range(min(2, len(dataset))))
     common = {
         "format": FORMAT,
-        "teacher": teaching.digest,
-        "teacher_precision": str(teaching.dtype),
+        "teacher": teacher.digest,
+        "teacher_precision": str(teacher.dtype),
         "images": dataset.fingerprint,
         "views": request.views,
         "first_pixels": hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest(),
     }
-    classes = None if teaching.class_ids is None else teaching.class_ids.tolist()
+    classes = None if teacher.class_ids is None else teacher.class_ids.tolist()
     rows = len(dataset) * request.views
 
     def file(description: Mapping[str, Any], shape: Sequence[int]) -> TargetFile:
         return TargetFile(folder, {**common, **description}, (rows, *shape), request.precision)
 
     layers = {}
-    for pair, loss in zip(views.distillation.pairs, views.distillation.alignments, strict=True):
-        assert isinstance(loss, LayerLoss)
-        found = features[pair.teacher.name]
+    for name, loss in views.targets.losses.items():
+        found = features[name]
         tokens = found.values.transpose(1, 2).is_contiguous()
         shape = found.values.shape[1:][::-1] if tokens else found.values.shape[1:]
-        what = {"layer": pair.teacher.name, "target": loss.identity(), "grid": list(found.grid), "tokens": tokens}
-        layers[pair.teacher.name] = StoredLayer(file(what, shape), found.grid, found.prefix, tokens)
+        what = {"layer": name, "target": loss.identity(), "grid": list(found.grid), "tokens": tokens}
+        layers[name] = StoredLayer(file(what, shape), found.grid, found.prefix, tokens)
     cache = TeacherCache(len(dataset), request.views, file({"classes": classes}, logits.shape[1:]), layers)
     return cache, (cache.rows(numbers, shown), cache.packed(logits, features))
 
@@ -219,7 +230,7 @@ def _difference(file: TargetFile, rows: Tensor, targets: Tensor) -> str | None:
     return None if bool(close) else "another teacher's"
 
 
-def _build(views: TaughtViews, request: CacheRequest, cache: TeacherCache, missing: Sequence[str]) -> None:
+def _build(views: TeacherViews, request: CacheRequest, cache: TeacherCache, missing: Sequence[str]) -> None:
     """One pass over all views, each process of a machine over its share of the images."""
     token = [uuid.uuid4().hex]
     if several_processes():
@@ -236,7 +247,7 @@ def _build(views: TaughtViews, request: CacheRequest, cache: TeacherCache, missi
         kind = next(iter(arrays.values())).dtype
 
         def fill(batch_size: int) -> None:
-            for rows, logits, features in _taught(views, request, cache, batch_size):
+            for rows, logits, features in _targets_of_all(views, request, cache, batch_size):
                 packed = cache.packed(logits, features)
                 for name, array in arrays.items():
                     array[rows] = _kept(packed[name], kind)
@@ -265,8 +276,8 @@ def _kept(values: Tensor, kind: torch.dtype) -> Tensor:
     return kept
 
 
-def _taught(
-    views: TaughtViews, request: CacheRequest, cache: TeacherCache, batch_size: int
+def _targets_of_all(
+    views: TeacherViews, request: CacheRequest, cache: TeacherCache, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Features]]]:
     """Rows, logits and features of this process's share, batch by batch."""
     share = range(request.local_rank, cache.images, request.local_processes)
@@ -274,7 +285,7 @@ def _taught(
         for view in range(cache.views):
             views.dataset.set_epoch(view)
             for start in range(0, len(share), batch_size):
-                numbers, shown, (logits, features) = views.teach(share[start : start + batch_size])
+                numbers, shown, (logits, features) = views.of(share[start : start + batch_size])
                 yield cache.rows(numbers, shown), logits, features
                 bar.update(len(numbers))
 

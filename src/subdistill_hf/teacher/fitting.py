@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.bases import BASES
+from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments, collect_moments
 from subdistill_hf.core.pairing import LayerPair
@@ -19,7 +20,7 @@ from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace, fit_layer
 from subdistill_hf.data.collate import Collate, divided_for_teacher
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,21 @@ class FitRequest:
     processes: int = 1
     show: bool = True
 
+    @classmethod
+    def for_training(cls, args: SubDistillConfig) -> FitRequest:
+        """How a training with these arguments reads them."""
+        return cls(
+            positions=args.positions,
+            seed=args.seed,
+            batch_size=args.per_device_eval_batch_size,
+            rank=args.process_index,
+            processes=args.world_size,
+            show=args.process_index == 0 and not args.disable_tqdm,
+        )
+
 
 def fit_moments(
-    teaching: Teaching,
+    teacher: Teacher,
     layers: Sequence[LayerShape],
     dataset: Any,
     collate: Collate,
@@ -57,7 +70,7 @@ def fit_moments(
     Each process reads its share of the images; the moments are merged, so the result is that of one process.
 
     Args:
-        teaching: the teacher.
+        teacher: the teacher.
         layers: layers of it.
         dataset: images, as a training would read them.
         collate: gives `teacher_pixel_values`, or else `pixel_values`.
@@ -73,10 +86,10 @@ def fit_moments(
 
     def moments(batch_size: int) -> dict[str, Moments]:
         stream = activations_and_contexts(
-            forward=lambda batch: teaching.logits(batch["pixel_values"]),
-            model=teaching.teacher,
+            forward=lambda batch: teacher.logits(batch["pixel_values"]),
+            model=teacher.model,
             layers=[layer.name for layer in layers],
-            batches=_batches(share, collate, batch_size, teaching.device, request.show),
+            batches=_batches(share, collate, batch_size, teacher.device, request.show),
             channels_last=[layer.name for layer in layers if layer.channels_last],
             with_context=with_context,
         )
@@ -86,7 +99,7 @@ def fit_moments(
 
 
 def fit_pairs(
-    teaching: Teaching,
+    teacher: Teacher,
     pairs: Sequence[LayerPair],
     dataset: Any,
     collate: Collate,
@@ -106,7 +119,7 @@ def fit_pairs(
         SubspaceError: when the moments do not determine a subspace.
     """
     moments = fit_moments(
-        teaching,
+        teacher,
         [pair.teacher for pair in pairs],
         dataset,
         collate,

@@ -1,4 +1,4 @@
-"""Batch norms cannot be trained on one number a channel: find a student's that see one position an image."""
+"""A student's batch norms: those that one image cannot train, and the same statistics in all processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from subdistill_hf.models.adapters import frozen_batch_norms
 
 
 @torch.no_grad()
-def norm_of_one_position(student: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
+def single_value_norm(student: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
     """The first batch norm of a student whose input has one position an image, as where a map has shrunk to 1x1.
 
     Args:
@@ -34,8 +34,8 @@ def norm_of_one_position(student: nn.Module, inputs: Mapping[str, Tensor]) -> st
     }
     found: list[str] = []
 
-    def look(name: str, given: Any, output: Any) -> None:
-        if given[0][0, 0].numel() == 1:
+    def look(name: str, inputs: Any, output: Any) -> None:
+        if inputs[0][0, 0].numel() == 1:
             found.append(name)
 
     if norms:
@@ -44,14 +44,26 @@ def norm_of_one_position(student: nn.Module, inputs: Mapping[str, Tensor]) -> st
     return found[0] if found else None
 
 
-def refuse_lone_image(norm: str) -> None:
-    """Say why a batch of one image cannot be trained on.
+def check_single_image(norm: str | None) -> None:
+    """Refuse a training batch of one image where it cannot be trained on.
+
+    Args:
+        norm: what `single_value_norm` found.
 
     Raises:
-        DistillationError: always.
+        DistillationError: naming the batch norm, if there is one.
     """
-    raise DistillationError(
-        f"a training batch has one image, and the student's batch norm {norm!r} sees one position of it: one number a "
-        "channel has no variance. Give batches of more images (per_device_train_batch_size), larger images, or a "
-        "student without batch norm"
-    )
+    if norm is not None:
+        raise DistillationError(
+            f"a training batch has one image, and the student's batch norm {norm!r} sees one position of it: one "
+            "number a channel has no variance. Give batches of more images (per_device_train_batch_size), larger "
+            "images, or a student without batch norm"
+        )
+
+
+@torch.no_grad()
+def share_statistics(student: nn.Module, processes: int) -> None:
+    """Give every process the student's buffers of the first: each has statistics of its own images."""
+    if processes > 1:
+        for buffer in student.buffers():
+            torch.distributed.broadcast(buffer, 0)

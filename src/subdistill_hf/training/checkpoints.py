@@ -1,39 +1,85 @@
-"""What a checkpoint holds beside the Trainer's files: alignments, subspaces, and whose run it is."""
+"""What a checkpoint holds beside the Trainer's files, and whether a run may be resumed from it.
+
+These are the state of the layer losses, the subspaces, and the identity of the run: what a resumed run must share.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace, save_subspaces
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.models.adapters import load_adapters
+from subdistill_hf.models.adapters import base_of, load_adapters, save_adapter
+from subdistill_hf.models.heads import names_of
+from subdistill_hf.models.loading import count_parameters
+from subdistill_hf.teacher.teacher import Teacher
 
 ALIGNMENTS_FILE = "alignments.safetensors"
 STATE_FILE = "subdistill.json"
 LEARNING_RATE = "learning_rate"  # in it
+METHOD_OPTIONS = ("method", "basis", "centring", "normalise_energy", "positions")
+
+
+def run_identity(
+    args: SubDistillConfig,
+    teacher: Teacher | None,
+    student: nn.Module,
+    pairs: Sequence[LayerPair],
+    rotation: str,
+    views: Mapping[str, Any] | None,
+    frozen: str | None,
+) -> dict[str, Any]:
+    """What a resumed run must share, JSON-able: teacher, student, classes, layers, losses and views.
+
+    Args:
+        args: the arguments of the run.
+        teacher: the teacher, if there is one.
+        student: the student.
+        pairs: the paired layers.
+        rotation: the map of the student's features that the run has.
+        views: what is done to the images, where it is known.
+        frozen: digest of the frozen weights of a student with an adapter, whose checkpoints hold the others alone.
+    """
+    base = base_of(student)
+    described = {"model": type(base).__name__, "parameters": count_parameters(student)}
+    class_ids = None if teacher is None or teacher.class_ids is None else teacher.class_ids.tolist()
+    return {
+        "teacher": {
+            "name": None if teacher is None else teacher.name,
+            "digest": None if teacher is None else teacher.digest,
+        },
+        "student": described if frozen is None else {**described, "frozen": frozen},
+        "classes": {"teacher_ids": class_ids, "names": names_of(getattr(student, "config", None))},
+        "layers": [str(pair) for pair in pairs],
+        "method": {name: getattr(args, name) for name in METHOD_OPTIONS} | {"rotation": rotation},
+        "views": views,
+        "weights": dict(args.weights(), temperature=args.temperature, dkd_beta=args.dkd_beta),
+    }
 
 
 def save_distillation(
     folder: Path, state: Mapping[str, Any], subspaces: Mapping[str, Subspace], alignments: nn.Module
 ) -> None:
-    """Write a run's identity, and and where it has them its subspaces and the state of its layer losses.
+    """Write a run's identity, and where it has them its subspaces and the state of its layer losses.
 
     Args:
         folder: the checkpoint's folder; made if need be.
-        state: what a resumed run must share, see `check_resumable`.
+        state: see `run_identity`; with the learning rate under `LEARNING_RATE`, where the arguments decide it.
         subspaces: teacher layer name to subspace.
         alignments: the losses of all layer pairs.
     """
@@ -43,6 +89,18 @@ def save_distillation(
         save_subspaces(subspaces, folder)
     if state_of_losses := {name: value.contiguous() for name, value in alignments.state_dict().items()}:
         save_file(state_of_losses, folder / ALIGNMENTS_FILE)
+
+
+def saves_itself(student: nn.Module) -> bool:
+    """Whether a student is a model of transformers or PEFT, which write and read their own format."""
+    return isinstance(student, PreTrainedModel | PeftModel)
+
+
+def save_adapter_student(student: PeftModel, processor: Any | None, folder: Path) -> None:
+    """Write a student's adapter, and its processor if there is one."""
+    save_adapter(student, folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
 
 
 def load_student(checkpoint: str | Path, student: Any) -> None:
@@ -73,12 +131,12 @@ def load_alignments(checkpoint: str | Path, alignments: nn.Module) -> None:
         alignments.load_state_dict(load_file(path, device="cpu"))
 
 
-def check_resumable(checkpoint: str | Path, state: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was another one.
+def check_resumable(checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to resume a run that was another one.
 
     Args:
         checkpoint: the checkpoint's folder.
-        state: of the run that would go on; `teacher` is compared by its `digest`, the rest whole.
+        identity: of the run that would resume it; `teacher` is compared by its `digest`, the rest whole.
 
     Raises:
         DistillationError: naming what differs.
@@ -87,7 +145,7 @@ def check_resumable(checkpoint: str | Path, state: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise DistillationError(f"{checkpoint} has no {STATE_FILE}: it is not a checkpoint of SubDistillTrainer")
     saved = json.loads(path.read_text(encoding="utf-8"))
-    for part, now in state.items():
+    for part, now in identity.items():
         there = saved.get(part)
         same = (there or {}).get("digest") == now["digest"] if part == "teacher" else there == now
         if not same:
@@ -97,26 +155,14 @@ def check_resumable(checkpoint: str | Path, state: Mapping[str, Any]) -> None:
             )
 
 
-def lay_out_moments(optimizer: Any) -> None:
-    """Let what an optimiser keeps of each weight lie in memory as the weight does.
-
-    A checkpoint's state lies as it was saved, perhaps where convolutions lay otherwise, and fused optimisers go
-    through weights and state in the order of memory, without a look at their strides.
-    """
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
-                state[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
-
-
-def check_goes_on(checkpoint: str | Path, max_steps: int, epochs: float, learning_rate: float) -> None:
-    """Say what of the arguments does not hold for a run that goes on from a checkpoint.
+def check_schedule(checkpoint: str | Path, max_steps: int, epochs: float, learning_rate: float) -> None:
+    """Refuse an end before the checkpoint, and warn of a learning rate that the checkpoint overrides.
 
     Args:
         checkpoint: the checkpoint's folder.
-        max_steps: of the run that would go on; 0 or less where its epochs decide.
+        max_steps: of the run that would resume it; 0 or less where its epochs decide.
         epochs: of that run.
-        learning_rate: that it asks for; the schedule of the checkpoint goes on, with a warning where that differs.
+        learning_rate: that it asks for; the schedule of the checkpoint is resumed, with a warning where that differs.
 
     Raises:
         DistillationError: when the checkpoint is of a later step.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from subdistill_hf.errors import NonFiniteLossError
 MOST_BATCHES = 100  # that are kept
 
 
-class LossParts:
+class LossLog:
     """Sums of the named parts of the loss since the last log entry; nothing here waits for an accelerator."""
 
     def __init__(self) -> None:
@@ -51,17 +51,22 @@ class LossParts:
         if bad:
             self._stop_if_not_finite(step)
 
-    def means(self, step: int) -> dict[str, Tensor]:
+    def means(self, step: int, reduce: Callable[[Tensor], Tensor] = lambda means: means) -> dict[str, float]:
         """The mean of each part since the last call; starts again from zero.
+
+        Args:
+            step: the step, for the message.
+            reduce: takes the means of this process `(parts,)` to those of all processes.
 
         Raises:
             NonFiniteLossError: when a part was not finite.
         """
         self._sum_up()
         self._stop_if_not_finite(step)
-        means = {name: total / self.count for name, total in self._totals.items()}
+        means = reduce(torch.stack([total / self.count for total in self._totals.values()]))
+        named = dict(zip(self._totals, means.tolist(), strict=True))
         self._totals, self.count = {}, 0.0
-        return means
+        return named
 
     def _sum_up(self) -> None:
         """Take the kept batches into the totals, and note the first bad one: after it every part may be bad."""

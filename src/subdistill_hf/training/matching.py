@@ -10,13 +10,48 @@ import torch
 from torch import Tensor, nn
 
 from subdistill_hf.config.methods import METHODS
+from subdistill_hf.config.training import LABELS, SubDistillConfig
 from subdistill_hf.core.activations import height_and_width, logits_of
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import base_of
-from subdistill_hf.teacher.teacher import Teaching
+from subdistill_hf.teacher.teacher import Teacher
+
+
+def teacher_of(
+    args: SubDistillConfig,
+    student: nn.Module | None,
+    teacher: nn.Module | Teacher | None,
+    class_ids: Sequence[int] | None,
+) -> Teacher | None:
+    """The teacher of a training, as the trainer is given it: a model, or one that trainings share.
+
+    Args:
+        args: the arguments.
+        student: the student, if it is made already.
+        teacher: what the trainer is given.
+        class_ids: for each output of the student, the teacher's output of the same class.
+
+    Returns:
+        The teacher; `None` for a method that needs none.
+
+    Raises:
+        DistillationError: when one is missing, is the student itself, or comes with classes twice.
+    """
+    weights = args.weights()
+    if not (weights["kd"] or weights["layer"]):
+        return None
+    if teacher is None:
+        raise DistillationError(f"method {args.method!r} needs a teacher: pass teacher=...")
+    if student is (teacher.model if isinstance(teacher, Teacher) else teacher):
+        raise DistillationError("teacher and student are the same model, whose weights cannot teach and learn")
+    if not isinstance(teacher, Teacher):
+        return Teacher.for_training(teacher, class_ids, args)
+    if class_ids is not None:
+        raise DistillationError("teacher_class_ids has no place beside a Teacher, which has its own")
+    return teacher
 
 
 def example_batch(dataset: Any, collate: Callable[[list[Any]], Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -37,23 +72,41 @@ def example_batch(dataset: Any, collate: Callable[[list[Any]], Mapping[str, Any]
     return dict(batch)
 
 
-def check_takes_pixels(model: nn.Module, who: str) -> None:
-    """Refuse a model whose `forward` does not take images by the name that models of transformers give them.
+def check_pixels(student: nn.Module, teacher: Teacher | None) -> None:
+    """Refuse models whose `forward` does not take images by the name that models of transformers give them.
 
     Raises:
         DistillationError: saying what it takes.
     """
-    taken = inspect.signature(model.forward).parameters
-    if "pixel_values" not in taken and all(one.kind is not one.VAR_KEYWORD for one in taken.values()):
-        raise DistillationError(
-            f"the {who}'s forward takes ({', '.join(taken)}): expected `pixel_values`; wrap {type(model).__name__} in "
-            "a module whose forward(self, pixel_values) calls it"
-        )
+    for model, who in ((student, "student"), (None if teacher is None else teacher.model, "teacher")):
+        if model is None:
+            continue
+        taken = inspect.signature(model.forward).parameters
+        if "pixel_values" not in taken and all(one.kind is not one.VAR_KEYWORD for one in taken.values()):
+            raise DistillationError(
+                f"the {who}'s forward takes ({', '.join(taken)}): expected `pixel_values`; wrap "
+                f"{type(model).__name__} in a module whose forward(self, pixel_values) calls it"
+            )
+
+
+def fields_of(model: nn.Module) -> set[str]:
+    """The fields of a batch that a model takes: what its `forward` names, and images.
+
+    Labels are not among them, of which models of transformers would make a loss of their own.
+    """
+    named = inspect.signature(base_of(model).forward).parameters
+    return ({*named} | {"pixel_values"}) - {LABELS}
+
+
+def inputs_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model takes of a batch."""
+    fields = fields_of(model)
+    return {name: value for name, value in batch.items() if name in fields}
 
 
 def match_models(
     student: nn.Module,
-    teaching: Teaching,
+    teacher: Teacher,
     student_inputs: Mapping[str, Tensor],
     teacher_pixels: Tensor,
     layers: Sequence[str] | None,
@@ -64,7 +117,7 @@ def match_models(
 
     Args:
         student: the student.
-        teaching: the teacher.
+        teacher: the teacher.
         student_inputs: what the student takes, with `pixel_values`.
         teacher_pixels: what the teacher takes `(B, c, H, W)`.
         layers: the `layers` option; `None` for methods without layers.
@@ -80,14 +133,14 @@ def match_models(
         return logits_of(student(**student_inputs))
 
     def run_teacher() -> Tensor:
-        return teaching.all_logits(teacher_pixels)
+        return teacher.all_logits(teacher_pixels)
 
     with evaluation_mode(student), torch.no_grad():
-        _check_classes(run_student().shape[1], run_teacher().shape[1], teaching.class_ids, method)
+        _check_classes(run_student().shape[1], run_teacher().shape[1], teacher.class_ids, method)
         if layers is None:
             return []
         return pair_layers(
-            teaching.teacher,
+            teacher.model,
             base_of(student),
             layers,
             run_teacher,

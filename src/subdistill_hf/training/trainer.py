@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import DynamoBackend
-from huggingface_hub import ModelCard
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.utils import PushInProgress
 
-from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.core.activations import Features, logits_of
+from subdistill_hf.acceleration.cuda_graphs import GraphsOf
+from subdistill_hf.config.training import LABELS, SubDistillConfig
+from subdistill_hf.core.activations import logits_of
+from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.data.collate import EpochsOfViews, for_student, for_teacher
+from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, EpochsOfViews, Finish
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.losses.registry import logit_loss
+from subdistill_hf.hub.client import limit_waiting
+from subdistill_hf.hub.files import CARD_FILE, student_files
+from subdistill_hf.hub.publish import Destination, commit, push_checkpoint
+from subdistill_hf.hub.short_card import kept_evaluation, short_card
 from subdistill_hf.losses.rotations import KeptMatrices, matrices_kept
+from subdistill_hf.losses.subspace import RotationOption
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models.heads import names_of
-from subdistill_hf.teacher.teacher import Teaching
-from subdistill_hf.training.batch_norm import norm_of_one_position, refuse_lone_image
-from subdistill_hf.training.checkpoints import last_complete_checkpoint
-from subdistill_hf.training.hub_trainer import plain_card
-from subdistill_hf.training.identity import RunIdentity
-from subdistill_hf.training.loss_log import LossParts
-from subdistill_hf.training.matching import check_takes_pixels, example_batch
-from subdistill_hf.training.preparing_trainer import PreparingTrainer
+from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
+from subdistill_hf.teacher.teacher import Teacher
+from subdistill_hf.training import batch_norm, checkpoints, loaders, optimizers, placement
+from subdistill_hf.training.loss_log import LossLog
+from subdistill_hf.training.loss_terms import weighted_terms
+from subdistill_hf.training.matching import check_pixels, example_batch, fields_of, inputs_of, teacher_of
+from subdistill_hf.training.module import StudentWithAlignments
+from subdistill_hf.training.plan import DistillationPlan, TrainingImages
 
 
-class SubDistillTrainer(PreparingTrainer):
+class SubDistillTrainer(Trainer):
     """Trains a student in the relevant subspaces of a teacher (arXiv 2601.05913).
 
     Everything that `transformers.Trainer` does keeps working. `trainer.model` is the plain student: it is what is
@@ -39,30 +51,40 @@ class SubDistillTrainer(PreparingTrainer):
     network under the adapter, and of the student the adapter alone is trained, saved and pushed.
 
     A batch is a mapping with `pixel_values` for the student, `labels`, and `teacher_pixel_values` where the
-    teacher's preprocessing differs. Student and teacher are image-classification models of transformers, or any
-    `nn.Module` that takes `pixel_values=` and returns logits `(B, C)` or an output with `logits`.
+    teacher's preprocessing differs; the student gets the fields that its `forward` names. Student and teacher are
+    image-classification models of transformers, or any `nn.Module` that takes `pixel_values=` and returns logits
+    `(B, C)` or an output with `logits`. Pushes hold the student, its processor and its card, and with `hub_strategy`
+    `"checkpoint"` or `"all_checkpoints"` whole checkpoints; never pickled arguments or local paths.
 
     Args:
         model: the student, with one output per class of the subtask.
         args: a `SubDistillConfig`.
-        teacher: the teacher; needed unless `args.method` is `"scratch"`.
+        teacher: the teacher, needed unless `args.method` is `"scratch"`; or a `Teacher` that several trainers share.
         teacher_class_ids: for each output of the student, the teacher's output of the same class; needed when the
-            teacher has other outputs than the student.
+            teacher has other outputs than the student. A `Teacher` has its own.
         fit_dataset: images for the moments, without augmentation; by default the training dataset as it is.
         subspaces: teacher layer name to subspace, to use instead of fitting.
         kwargs: everything else that `Trainer` takes. `compute_metrics` is accuracy by default.
+
+    Attributes:
+        teacher: the frozen teacher, restricted to the subtask; `None` for a method without one.
+        plan: layer pairs, subspaces, layer losses and targets.
 
     Raises:
         DistillationError: when models, classes and data do not fit together.
         LayerError: for layers that do not exist or cannot be compared.
     """
 
+    args: SubDistillConfig
+    model: nn.Module
+    push_in_progress: PushInProgress | None
+
     def __init__(
         self,
         model: nn.Module | None = None,
         args: SubDistillConfig | None = None,
         *,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Teacher | None = None,
         teacher_class_ids: Sequence[int] | None = None,
         fit_dataset: Any | None = None,
         subspaces: Mapping[str, Subspace] | None = None,
@@ -72,71 +94,137 @@ class SubDistillTrainer(PreparingTrainer):
         args = SubDistillConfig() if args is None else args
         if not isinstance(args, SubDistillConfig):
             raise TypeError(f"expected args of type SubDistillConfig, found {type(args).__name__}")
-        weights = args.weights()
-        needs_teacher = bool(weights["kd"] or weights["layer"])
-        if needs_teacher and teacher is None:
-            raise DistillationError(f"method {args.method!r} needs a teacher: pass teacher=...")
-        if model is not None and model is teacher:
-            raise DistillationError("teacher and student are the same model, whose weights cannot teach and learn")
         if kwargs.get("compute_loss_func") is not None:
             raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
         if args.n_gpu > 1:
             args._n_gpu = 1  # DataParallel would not split the targets: several GPUs need a launcher
+        self.teacher = teacher_of(args, model, teacher, teacher_class_ids)
+        if args.push_to_hub:
+            limit_waiting()
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
         self.add_callback(EpochsOfViews)
-        # Our losses are means over the batch, so the Trainer must divide them by the accumulation steps; vision
-        # models that accept **kwargs would make it believe otherwise.
+        # whatever **kwargs the model takes: the losses are means over a batch, to be divided by the accumulation steps
         self.model_accepts_loss_kwargs = False
+        self._signature_columns = [*fields_of(self.model), *self.label_names, "label", TEACHER_PIXELS, *PLACES]
+        self._users_optimizer = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         self.fit_dataset = fit_dataset
-        if needs_teacher and teacher is not None:
-            self.teaching = Teaching(teacher, teacher_class_ids, args.device, self._teacher_precision)
-        self.pairs, self.subspaces = [], dict(subspaces or {})
-        self._given_subspaces = dict(self.subspaces)
-        self._resumes_from: str | None = None
-        self._parts = LossParts()
+        self.plan = DistillationPlan(args, self.teacher, subspaces)
+        self.loss_log = LossLog()
+        self._example: dict[str, Any] | None = None  # a batch of two images
+        self._single_value_norm: str | None = None  # a batch norm that a batch of one image cannot train
         self._matrices: KeptMatrices = {}
-        self._run_identity = RunIdentity()
+        self._finish: Finish | None = None  # makes what the loader of the training loop leaves to the device
+        self._checkpoint: str | None = None  # that the present training resumes
+        self._has_trained = False
         if self.train_dataset is not None:
-            check_takes_pixels(self.model, "student")
-            if self.teaching is not None:
-                check_takes_pixels(self.teaching.teacher, "teacher")
-            self._place_student()
-            self._example = example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
-            if self.teaching is not None:
-                self._match(self.teaching, example)
-            self._norm_of_one_position = norm_of_one_position(self.model, for_student(example))
-            if self._norm_of_one_position and 1 in (args.train_batch_size, self._training_images):
-                refuse_lone_image(self._norm_of_one_position)
+            self._check_models()
+
+    def _check_models(self) -> None:
+        """Run student and teacher on an example, refuse what does not fit, and pair their layers."""
+        check_pixels(self.model, self.teacher)
+        self._place_student()
+        self._example = example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
+        self.plan.match(self.model, example)
+        self._single_value_norm = batch_norm.single_value_norm(self.model, inputs_of(self.model, example))
+        if 1 in (self.args.train_batch_size, loaders.length_of(self.train_dataset)):
+            batch_norm.check_single_image(self._single_value_norm)
+
+    # What is compared
+
+    @property
+    def pairs(self) -> list[LayerPair]:
+        """The paired layers."""
+        return self.plan.pairs
+
+    @property
+    def subspaces(self) -> dict[str, Subspace]:
+        """Teacher layer name to subspace: those that were given, until they are fitted."""
+        return self.plan.subspaces
+
+    @property
+    def rotation(self) -> RotationOption:
+        """The map of the student's features: what the arguments say, or what suits its layers."""
+        return self.plan.rotation
+
+    @property
+    def distillation(self) -> StudentWithAlignments:
+        """The student with its layer losses, which is trained; made by `prepare_distillation`."""
+        if self.plan.module is None:
+            raise RuntimeError("the alignments are made when train() or prepare_distillation() is called")
+        return self.plan.module
+
+    @property
+    def targets(self) -> ComputedTargets | CachedTargets | None:
+        """What gives the teacher's logits and layer targets of a batch; `None` without a teacher."""
+        return self.plan.targets
+
+    @property
+    def initial_learning_rate(self) -> float:
+        """The one that the training has; of a resumed one its checkpoint decides, not the arguments."""
+        first = {} if self.optimizer is None else self.optimizer.param_groups[0]
+        return float(first.get("initial_lr", self.args.learning_rate))
+
+    def layer_preview(self) -> str:
+        """The paired layers as a table."""
+        return self.plan.preview()
+
+    # Preparation
+
+    def prepare_distillation(self, checkpoint: str | None = None) -> StudentWithAlignments:
+        """Make all that a training needs: pairs, subspaces, the module that is trained, and the teacher's targets.
+
+        `train` calls it; called before, it refuses early what the training would refuse. What was made before is used
+        again where nothing that it follows from has changed. Arguments and errors as for `DistillationPlan.prepare`.
+        """
+        self._place_student()
+        if self._example is not None:
+            placement.take_memory_formats(self.args, self.model, self.teacher, self._example)
+        module = self.plan.prepare(self.model, self._example, self._images, checkpoint)
+        self.plan.replay(self.graphs)
+        return module
+
+    def fit_subspaces(self) -> dict[str, Subspace]:
+        """The subspaces of all paired teacher layers, by name, see `DistillationPlan.fit_subspaces`."""
+        return self.plan.fit_subspaces(self._images)
+
+    @property
+    def _images(self) -> TrainingImages:
+        return TrainingImages(self.train_dataset, self.fit_dataset, self.data_collator)
+
+    def _place_student(self) -> None:
+        """Bring the student to where it is trained: the parent does so later, with `bf16_full_eval` or sharding."""
+        elsewhere = self.is_model_parallel or getattr(self, "is_distributed_loading_by_transformers", False)
+        if not (self.place_model_on_device or elsewhere):
+            self._move_model_to_device(self.model, self.args.device)
+
+    @property
+    def graphs(self) -> GraphsOf:
+        """What of a training step is replayed as CUDA graphs: what the arguments say, where it can be."""
+        compiled = self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+        return placement.replayable_graphs(self.args, compiled, self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     # Losses
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """In training the sum of `loss_terms`, in evaluation the cross entropy with the labels."""
-        labels = inputs.get("labels")
-        if self.accelerator.unwrap_model(model, keep_torch_compile=False) is not self._distillation:
-            logits = logits_of(model(**for_student(inputs)))
+        labels, seen = inputs.get("labels"), inputs_of(self.model, inputs)
+        if not isinstance(self.accelerator.unwrap_model(model, keep_torch_compile=False), StudentWithAlignments):
+            logits = logits_of(model(**seen))
             loss = F.cross_entropy(logits.float(), labels) if labels is not None else logits.new_zeros(())
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        if self._norm_of_one_position and len(inputs["pixel_values"]) == 1:
-            refuse_lone_image(self._norm_of_one_position)
-        teacher_logits: Tensor | None = None
-        targets: dict[str, Features] = {}
-        if self.teaching is not None:
-            teacher_logits, targets = self.teaching.teach(for_teacher(inputs), self.distillation)
+        if len(inputs["pixel_values"]) == 1:
+            batch_norm.check_single_image(self._single_value_norm)
+        teacher_logits, targets = (None, {}) if self.targets is None else self.targets.of(inputs)
         with matrices_kept(self._matrices):
-            outputs = model(targets=targets, **for_student(inputs))
+            outputs = model(targets=targets, **seen)
         if self.accelerator.sync_gradients:  # the optimiser's step is next
             self._matrices.clear()
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         parts = torch.stack(list(terms.values()))
-        self._parts.add(list(terms), parts.detach(), self.state.global_step, share)
+        self.loss_log.add(list(terms), parts.detach(), self.state.global_step, share)
         loss = parts.sum()
         return (loss, outputs) if return_outputs else loss
 
@@ -152,34 +240,19 @@ class SubDistillTrainer(PreparingTrainer):
             teacher_logits: the teacher's subtask logits `(B, C)`; `None` without a teacher.
             labels: class of each image `(B,)`, or shares of the classes `(B, C)`, if the batch has labels.
         """
-        terms: dict[str, Tensor] = {}
-        weights = self.loss_weights
-        if weights["task"]:
-            if labels is None:
-                raise DistillationError("the cross entropy needs `labels` in the batch")
-            smoothing = self.args.label_smoothing_factor
-            terms["task"] = weights["task"] * F.cross_entropy(
-                outputs["logits"].float(), labels, label_smoothing=smoothing
-            )
-        if weights["kd"] and teacher_logits is not None:
-            terms["kd"] = weights["kd"] * logit_loss(self.args, outputs["logits"], teacher_logits, labels)
-        layer_losses = weights["layer"] * outputs["layer_losses"]
-        for pair, loss in zip(self.pairs, layer_losses.unbind(), strict=True):
-            terms[f"layer/{pair.teacher.name}"] = loss
-        return terms
+        return weighted_terms(self.args, self.pairs, outputs, teacher_logits, labels)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; they add up to `loss`."""
-        if "loss" in logs and self._parts.count:
-            means = self._parts.means(self.state.global_step)
-            reduced = self.accelerator.reduce(torch.stack(list(means.values())), reduction="mean")
-            logs |= {f"loss_{name}": float(value) for name, value in zip(means, reduced, strict=True)}
+        if "loss" in logs and self.loss_log.count:
+            means = self.loss_log.means(self.state.global_step, partial(self.accelerator.reduce, reduction="mean"))
+            logs |= {f"loss_{name}": value for name, value in means.items()}
         super().log(logs, start_time)
 
-    # The trained module
+    # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Fit the subspaces (or read them from the checkpoint), then train; arguments as for `Trainer.train`.
+        """Prepare what the training needs, then train; arguments as for `Trainer.train`.
 
         `resume_from_checkpoint=True` takes the last complete checkpoint: one whose writing was cut short is passed
         over.
@@ -188,44 +261,190 @@ class SubDistillTrainer(PreparingTrainer):
             DistillationError: when the checkpoint was made with another teacher, other layers or other losses.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = checkpoints.last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
-        self._resumes_from = resume_from_checkpoint or None
+        self._checkpoint = resume_from_checkpoint or None
         if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
             torch.compiler.reset()  # what was compiled for an earlier training may leave out this one's hooks
+        if self._has_trained and self.teacher is not None:
+            self.teacher.forget_digest()  # nobody knows what was done to it since
+        self._has_trained = True
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self.is_in_train = False
-            self._replay("off")
-            self._leave_memory_format()
-        self._share_buffers()
+            self.plan.replay("off")
+            placement.leave_memory_formats(self.model, self.teacher)
+        batch_norm.share_statistics(self.model, self.args.world_size)
         return output
 
     def _hp_search_setup(self, trial: Any) -> None:
-        """The parent's, after which the student and the arguments are those of the training that begins."""
+        """The parent's, after which student and arguments are those of the training: what it needs is made here."""
         super()._hp_search_setup(trial)
-        self.prepare_distillation(self._resumes_from)
+        self.prepare_distillation(self._checkpoint)
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[nn.Module, Any]:
-        """The parent's; nothing of an earlier training, or of a try with larger batches, goes on."""
-        prepared = super()._prepare_for_training(*args, **kwargs)
-        self._parts = LossParts()
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, Any]:
+        """Let the parent prepare (optimiser, wrapping, checkpoint) the student with its layer losses as one module.
+
+        Nothing of an earlier training, or of a try with larger batches, is left.
+        """
+        student: nn.Module = self.model
+        self.model = self.model_wrapped = self.distillation
+        try:
+            model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        finally:
+            self.model = student
+        self.callback_handler.model = student
+        if resume_from_checkpoint is not None and self.optimizer is not None:
+            optimizers.lay_out_state(self.optimizer)
+        self._finish = loaders.leave_pixels_to(self.args.device, loader)
+        self.loss_log = LossLog()
         self._matrices.clear()
-        self._replay(self.graphs)
-        return prepared
+        self.plan.replay(self.graphs)
+        return model, loader
 
-    def describe_student(self, name: str) -> ModelCard:
-        """A short card, of what the trainer knows; `distill` writes the full one."""
-        evaluations = [entry for entry in reversed(self.state.log_history) if "eval_accuracy" in entry]
-        if self.args.load_best_model_at_end and self.state.best_global_step:
-            evaluations = [entry for entry in evaluations if entry["step"] == self.state.best_global_step]
-        measured: dict[str, float] = next(iter(evaluations), {})
-        return plain_card(
-            name,
-            names_of(getattr(self.model, "config", None)),
-            None if self.teaching is None else self.teaching.name,
-            self.pairs,
-            {key.removeprefix("eval_"): measured[key] for key in ("eval_accuracy", "eval_loss") if key in measured},
-        )
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent's; one that the user made gets what the layer losses learn as well, see `add_learned`."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.plan.module is not None:
+            optimizers.add_learned(optimizer, self.lr_scheduler, self.plan.module.alignments)
+        return optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The parent's, without what the layer losses learn: decay would pull rotations to where they started."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.startswith("alignments.")]
+
+    # Batches and evaluation
+
+    def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
+        """The parent's loader, whose batches hold what they are needed for; see `loaders`."""
+        collate, options = loaders.evaluation_collator(self.data_collator), {}
+        if is_training:
+            collate = loaders.training_collator(self.data_collator, self.targets)
+            options = loaders.training_options(self.args, dataset, self._train_batch_size, self._single_value_norm)
+        with loaders.replaced(self, data_collator=collate), loaders.replaced(self.args, **options):
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """The parent's, with their pixels, if these were left to the device."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        return [batch if self._finish is None else self._finish(batch) for batch in batches], items
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's, with the same batch-norm statistics in every process."""
+        batch_norm.share_statistics(self.model, self.args.world_size)
+        return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The parent's, and for images without labels the logits alone."""
+        if inputs.get(LABELS) is not None:
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+        with torch.no_grad():  # the parent would take a lone image's logits for a tuple of one
+            _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+        return None, None if prediction_loss_only else outputs["logits"], None
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            rate = {} if self._users_optimizer else {checkpoints.LEARNING_RATE: self.initial_learning_rate}
+            state = self.plan.identity(self.model, self.train_dataset) | rate
+            checkpoints.save_distillation(folder, state, self.plan.compared_subspaces, self.distillation.alignments)
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read the student and the state of its layer losses."""
+        if self._is_whole:
+            checkpoints.load_student(resume_from_checkpoint, self.model)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        checkpoints.load_alignments(resume_from_checkpoint, self.distillation.alignments)
+
+    def _load_best_model(self) -> None:
+        """Read the student and its layer losses of the best checkpoint; called where there is one."""
+        best = str(self.state.best_model_checkpoint)
+        if self._is_whole:
+            checkpoints.load_student(best, self.model)
+        else:
+            super()._load_best_model()
+        checkpoints.load_alignments(best, self.distillation.alignments)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the student is a model of transformers or PEFT that this process holds, see `load_student`."""
+        return checkpoints.saves_itself(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save student and processor. The parent's pickled arguments are left out: they hold paths and tokens."""
+        folder = Path(output_dir or self.args.output_dir)
+        if isinstance(self.model, PeftModel) and state_dict is None:
+            if self.args.should_save:
+                checkpoints.save_adapter_student(self.model, self.processing_class, folder)
+            return
+        if state_dict is None and not checkpoints.saves_itself(self.model):
+            # while training weights may lie channels last, which safetensors does not take
+            state_dict = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        super()._save(output_dir, state_dict)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    # The Hub
+
+    def create_model_card(self, language: str | None = None, model_name: str | None = None, **kwargs: Any) -> None:
+        """Write a short card, of what the trainer knows, to the output folder; `distill` writes the full one."""
+        if self.is_world_process_zero():
+            card = short_card(
+                model_name or (self.hub_model_id or self.args.output_dir).rstrip("/").split("/")[-1],
+                names_of(getattr(self.model, "config", None)),
+                None if self.teacher is None else self.teacher.name,
+                self.pairs,
+                kept_evaluation(self.state, self.args.load_best_model_at_end),
+            )
+            card.save(Path(self.args.output_dir) / CARD_FILE)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the student and push it with its processor and card; the parent would push logs and local paths too.
+
+        A `README.md` in the output folder is kept; without one a short card is written. Arguments as for
+        `Trainer.push_to_hub`.
+        """
+        if self.hub_model_id is None:
+            limit_waiting()
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        args, message = self.args, commit_message or "End of training"
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        if not Path(args.output_dir, CARD_FILE).is_file():
+            self.create_model_card(**kwargs)
+        self._finish_current_push()
+        target = Destination(self.hub_model_id, None, revision or args.hub_revision, token or args.hub_token)
+        return commit(target, student_files(args.output_dir), message, in_background=not blocking)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push the student of a checkpoint; the parent would push its pickled arguments too, with paths and tokens."""
+        args, folder = self.args, Path(checkpoint_folder)
+        if args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
+            return
+        if self.push_in_progress is None or self.push_in_progress.is_done() or args.hub_always_push:
+            self.callback_handler.on_push_begin(args, self.state, self.control)
+            target = Destination(self.hub_model_id, None, args.hub_revision, args.hub_token)
+            message = f"Training in progress, step {self.state.global_step}"
+            names = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: folder.name}
+            job = push_checkpoint(folder, target, message, whole=names.get(args.hub_strategy))
+            self.push_in_progress = PushInProgress([job])

@@ -1,0 +1,87 @@
+"""What the loaders of trainings and evaluations give: whose pixels, which last batches, and who makes the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.collate import Collate, Finish, ViewCollator, divided, with_epochs
+from subdistill_hf.teacher.cache import CachedCollator
+from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
+
+
+def evaluation_collator(collate: Collate) -> Collate:
+    """The collator without the teacher's pixels, which nobody looks at in an evaluation."""
+    return collate.for_student() if isinstance(collate, ViewCollator) else collate
+
+
+def training_collator(collate: Collate, targets: ComputedTargets | CachedTargets | None) -> Collate:
+    """The collator with what the teacher gives the student: its pixels, or where they are cached its targets."""
+    if not isinstance(targets, CachedTargets):
+        return collate
+    return CachedCollator(evaluation_collator(collate), targets.cache)
+
+
+def training_options(
+    args: SubDistillConfig, dataset: Any, batch_size: int, single_value_norm: str | None
+) -> dict[str, Any]:
+    """The options of a training loader, where they are not those of the arguments.
+
+    A last batch of one image is left out where the student cannot be trained on it, and workers are started anew in
+    each epoch where that has other views: they would keep those of the first.
+
+    Args:
+        args: the arguments.
+        dataset: the training dataset.
+        batch_size: images of one batch.
+        single_value_norm: the student's batch norm that one image cannot train, if it has one.
+
+    Returns:
+        Name of an argument to value.
+    """
+    images = length_of(dataset)
+    # several processes complete their last batches
+    lone = args.world_size == 1 and images is not None and images % batch_size == 1
+    return {
+        "dataloader_drop_last": args.dataloader_drop_last or (single_value_norm is not None and lone),
+        "dataloader_persistent_workers": args.dataloader_persistent_workers and not with_epochs(dataset),
+    }
+
+
+def length_of(dataset: Any) -> int | None:
+    """How many images a dataset has, where it knows."""
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+@contextmanager
+def replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """Attributes of an object have other values inside the context."""
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+def leave_pixels_to(device: torch.device, loader: Any) -> Finish:
+    """Let a loader that was not read yet leave pixels to a device that makes them faster, see `collate.divided`.
+
+    Args:
+        device: where the batches go.
+        loader: of torch, or what accelerate made of one.
+
+    Returns:
+        What finishes a batch of the loader on the device.
+    """
+    loader = getattr(loader, "base_dataloader", loader)  # accelerate's read from one of torch
+    if not hasattr(loader, "collate_fn"):  # of the user
+        return lambda batch: batch
+    loader.collate_fn, finish = divided(loader.collate_fn, device)
+    return finish

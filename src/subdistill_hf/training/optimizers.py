@@ -1,0 +1,44 @@
+"""The optimiser of a training: one that the user made, and one that is read from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subdistill_hf.errors import DistillationError
+
+
+def add_learned(optimizer: torch.optim.Optimizer, schedule: Any | None, losses: nn.Module) -> None:
+    """Give an optimiser what the layer losses learn, as a group of its own, where it does not have it.
+
+    Args:
+        optimizer: the optimiser, perhaps made by the user for the student alone.
+        schedule: of its learning rates, if there is one already.
+        losses: the layer losses.
+
+    Raises:
+        DistillationError: when there is a schedule, which knows nothing of that group.
+    """
+    known = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    learned = [weight for weight in losses.parameters() if id(weight) not in known]
+    if learned and schedule is not None:
+        raise DistillationError(
+            "what the layer losses learn cannot join an optimizer that has a schedule: pass "
+            "optimizers=(optimizer, None), or optimizer_cls_and_kwargs=..."
+        )
+    if learned:
+        optimizer.add_param_group({"params": learned, "weight_decay": 0.0})
+
+
+def lay_out_state(optimizer: Any) -> None:
+    """Let what an optimiser keeps of each weight lie in memory as the weight does.
+
+    A checkpoint's state lies as it was saved, perhaps where convolutions lay otherwise, and fused optimisers go
+    through weights and state in the order of memory, without a look at their strides.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
