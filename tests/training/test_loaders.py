@@ -1,7 +1,8 @@
-"""Batches whose pixels are made on the device are the batches that the loader makes."""
+"""What loaders give, whose pixels are in their batches, and that it does not matter who makes the pixels."""
 
 import pytest
 import torch
+from datasets import IterableDataset
 from torch.utils.data import ConcatDataset, Subset
 from transformers import default_data_collator
 
@@ -10,6 +11,7 @@ from subdistill_hf.data import collate as batches
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.training import loaders
 from subdistill_hf.training.trainer import SubDistillTrainer
+from trainings import STAGES
 
 GPU = torch.cuda.is_available()
 
@@ -149,3 +151,22 @@ def test_removing_unused_columns_leaves_what_the_teacher_reads(tmp_path):
         )
         run.train()
     assert seen == [5.0, 5.0]
+
+
+def test_a_streamed_dataset_trains(tmp_path, datasets_cache):
+    rows = [views()[index] for index in range(24)]
+    for row in rows:
+        row["image"] = row["image"].numpy()
+
+    def collate(examples):
+        examples = [example | {"image": torch.as_tensor(example["image"], dtype=torch.uint8)} for example in examples]
+        return ViewCollator(processor(), processor(40))(examples)
+
+    streamed = IterableDataset.from_generator(lambda: iter(rows))
+    run = trainer(tmp_path, train=streamed, max_steps=5, parts={"data_collator": collate, "eval_dataset": None})
+    run.train()
+    assert run.state.global_step == 5
+    assert run.subspaces[STAGES[0]].count == 24 * 100  # the teacher reads 40 pixels: maps of 10 by 10
+    listed = trainer(tmp_path, train=views(), parts={"data_collator": ViewCollator(processor(), processor(40))})
+    for name, subspace in listed.fit_subspaces().items():
+        torch.testing.assert_close(run.subspaces[name].basis, subspace.basis, rtol=0, atol=1e-8)

@@ -26,6 +26,7 @@ from subdistill_hf.data.collate import LOGITS, TARGETS, ViewCollator
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.teacher.cache_files import CacheError
 from subdistill_hf.teacher.targets import ComputedTargets
+from trainings import InOrder
 
 HALF = 2**-11  # the largest relative error of rounding to half precision
 IMAGES = 24
@@ -225,7 +226,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from teacher import test_cache as tests
+from teacher import test_cache_building as tests
 training = tests.run(Path(sys.argv[1]))
 seen = []
 def die(module, given, output):
@@ -381,3 +382,9 @@ def test_kept_targets_that_are_not_this_teachers_are_made_again(tmp_path):
     with pytest.warns(UserWarning, match="another teacher's: they are made again"):
         changed.train()
     assert error_of_targets(changed) < 1e-3
+
+
+def test_a_teacher_cache_needs_a_length(tmp_path):
+    streamed = trainer(tmp_path, teacher_cache=1, train=InOrder(views(), range(24)))
+    with pytest.raises(SubDistillError, match="teacher_cache needs a dataset with a length, found a streamed one"):
+        streamed.train()

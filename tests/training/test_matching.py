@@ -1,0 +1,80 @@
+"""Models and data that do not fit together are refused when the trainer is made; others are taken in any form."""
+
+import pytest
+from torch import nn
+
+from helpers import NAMES, resnet, teacher_resnet, trainer
+from subdistill_hf.core.activations import LayerError
+from subdistill_hf.errors import DistillationError
+from trainings import STAGES, InOrder, Plain, logged, parts
+
+
+def test_plain_modules_with_logits_in_any_form_are_distilled(tmp_path):
+    for form in (lambda logits: logits, lambda logits: (logits, None), lambda logits: {"logits": logits}):
+        student, teacher = Plain(3, 6, form), Plain(100, 9, form)
+        run = trainer(tmp_path, student, teacher, layers=["blocks.0=blocks.0", "blocks.1=blocks.1"], max_steps=3)
+        before = run.evaluate()
+        run.train()
+        assert set(parts(logged(run)[0])) == {"kd", "layer/blocks.0", "layer/blocks.1"}
+        assert run.evaluate()["eval_loss"] != before["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"layers": ["resnet.encoder.stage.0=resnet.encoder.stages.0"]}, LayerError, "nearest names: resnet.encoder"),
+        ({"layers": [f"{STAGES[0]}=resnet.encoder.stages.9"]}, LayerError, "nearest names: resnet.encoder.stages."),
+        ({"layers": [STAGES[0]]}, LayerError, "not of the form 'teacher_layer=student_layer'"),
+        (
+            {"layers": [f"classifier.1={STAGES[0]}"]},
+            LayerError,
+            r"'classifier.1' gives a torch.float32 tensor of shape",
+        ),
+        ({"layers": [f"{STAGES[0]}=classifier"]}, LayerError, r"expected a map \(B, d, H, W\) or tokens"),
+        ({"layers": [f"{STAGES[0]}={STAGES[0]}", f"{STAGES[0]}={STAGES[1]}"]}, LayerError, "is in two pairs"),
+    ],
+)
+def test_layers_that_cannot_be_used_are_refused_when_the_trainer_is_made(tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        trainer(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"teacher": None}, "method 'subdistill' needs a teacher"),
+        ({"teacher_class_ids": None}, "the student has 3 outputs and the teacher 100: pass teacher_class_ids"),
+        ({"teacher_class_ids": [1, 2]}, "teacher_class_ids has 2 entries, but the student has 3 outputs"),
+        ({"teacher_class_ids": [1, 2, 100]}, "must lie between 0 and 99"),
+        ({"teacher_class_ids": [1, 2, 1]}, "names one output of the teacher twice"),
+        ({"train_dataset": []}, "the training dataset is empty"),
+        ({"train_dataset": InOrder([], [])}, "the training dataset is empty"),
+        ({"data_collator": lambda items: {"pixels": 1}}, "expected batches with `pixel_values`, found pixels"),
+        ({"compute_loss_func": lambda *given: 0}, "override loss_terms"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_models_and_data_that_do_not_fit_are_refused_when_the_trainer_is_made(tmp_path, given, message):
+    with pytest.raises(DistillationError, match=message):
+        trainer(tmp_path, parts=given)
+
+
+def test_a_student_of_one_class_is_refused(tmp_path):
+    with pytest.raises(DistillationError, match="at least two classes, the student has 1"):
+        trainer(tmp_path, resnet(NAMES[:1]), teacher_resnet(NAMES[:1]), parts={"teacher_class_ids": None})
+
+
+def test_models_take_images_by_name(tmp_path):
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+    with pytest.raises(
+        DistillationError, match=r"the student's forward takes \(input\): expected `pixel_values`; wrap"
+    ):
+        trainer(tmp_path, student, method="kd")
+    with pytest.raises(DistillationError, match=r"the teacher's forward takes \(input\): expected `pixel_values`"):
+        trainer(tmp_path, teacher=student, method="kd")
+
+
+def test_a_model_does_not_teach_itself(tmp_path):
+    model = resnet()
+    with pytest.raises(DistillationError, match="teacher and student are the same model"):
+        trainer(tmp_path, model, model)

@@ -1,0 +1,186 @@
+"""Pairs, subspaces and layer losses: what they follow from, and that they are made again where that has changed."""
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from helpers import assert_equal_weights, resnet, trainer, views, weights_of
+from subdistill_hf.core.moments import Moments
+from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.errors import DistillationError, SubspaceError
+from subdistill_hf.losses import procrustes
+from subdistill_hf.losses.procrustes import ProcrustesRotation
+from subdistill_hf.losses.rotations import Rotation
+from trainings import STAGES, last_loss, logged, parts
+
+
+def test_layers_may_be_named_or_matched_by_a_regular_expression(tmp_path):
+    named = trainer(tmp_path, layers=[f"{STAGES[1]}={STAGES[2]}", f"{STAGES[3]}={STAGES[0]}"])
+    assert [str(pair) for pair in named.pairs] == [f"{STAGES[1]}={STAGES[2]}", f"{STAGES[3]}={STAGES[0]}"]
+    matched = trainer(tmp_path, layers=[r"resnet\.encoder\.stages\.[13]=resnet\.encoder\.stages\.[02]"])
+    assert [str(pair) for pair in matched.pairs] == [f"{STAGES[1]}={STAGES[0]}", f"{STAGES[3]}={STAGES[2]}"]
+    named.train()
+    assert set(parts(logged(named)[0])) == {"kd", f"layer/{STAGES[1]}", f"layer/{STAGES[3]}"}
+    assert f"{STAGES[1]}  20 x 4x4  {STAGES[2]}" in named.layer_preview()
+
+
+@pytest.mark.parametrize(
+    ("most", "options", "expected"),
+    [
+        (20, {}, "procrustes"),
+        (19, {}, "orthogonal"),
+        (20, {"method": "fitnet"}, "orthogonal"),
+        (20, {"rotation": "linear"}, "linear"),
+    ],
+)
+def test_a_rotation_that_is_left_open_suits_the_layers(tmp_path, monkeypatch, most, options, expected):
+    monkeypatch.setattr(procrustes, "MOST_CHANNELS", most)
+    run = trainer(tmp_path, **{"rotation": "auto"} | options)
+    assert max(pair.student.width for pair in run.pairs) == 20
+    assert run.rotation == expected
+    assert run.args.rotation == options.get("rotation", "auto")  # another student may need another
+    if run.args.method == "subdistill":
+        kinds = {type(alignment.rotation) for alignment in run.prepare_distillation().alignments}
+        assert kinds == {ProcrustesRotation if expected == "procrustes" else Rotation}
+    assert run.plan.identity(run.model, run.train_dataset)["method"]["rotation"] == expected
+
+
+def test_given_subspaces_are_used_and_nothing_is_fitted(tmp_path):
+    fitted = trainer(tmp_path, max_steps=1, basis="identity")
+    given = fitted.fit_subspaces()
+
+    class Untouchable(torch.utils.data.Dataset):
+        def __len__(self):
+            return 24
+
+        def __getitem__(self, index):
+            raise AssertionError("the images were read to fit subspaces")
+
+    own = trainer(tmp_path, max_steps=1, parts={"subspaces": given, "fit_dataset": Untouchable()})
+    for run in (fitted, own):
+        run.train()
+    assert all(own.subspaces[name] is given[name] for name in STAGES)
+    assert parts(logged(own)[0]) == parts(logged(fitted)[0])
+    without = trainer(tmp_path, max_steps=1, parts={"fit_dataset": Untouchable()})
+    with pytest.raises(AssertionError, match="the images were read"):
+        without.train()
+
+
+def test_a_given_subspace_of_another_width_is_refused(tmp_path):
+    values = torch.randn(12, 500, dtype=torch.float64)
+    narrow = Subspace.fit(Moments.of(values, values), 5)
+    with pytest.raises(DistillationError, match=r"'resnet.encoder.stages.0' has 5 of 12 dim.*expected 8 of 12"):
+        trainer(tmp_path, parts={"subspaces": {STAGES[0]: narrow}})
+
+
+def test_subspaces_are_fitted_to_the_fit_dataset_without_augmentation(tmp_path):
+    plain = trainer(tmp_path, train=views())
+    augmented = trainer(tmp_path, train=views(augmentation="pad_crop"), parts={"fit_dataset": views()})
+    both = trainer(tmp_path, train=views(augmentation="pad_crop"))
+    for name, subspace in plain.fit_subspaces().items():
+        assert torch.equal(augmented.fit_subspaces()[name].basis, subspace.basis)
+        assert not torch.equal(both.fit_subspaces()[name].basis, subspace.basis)
+        assert subspace.count == 24 * (64, 16, 4, 1)[STAGES.index(name)]
+
+
+def test_every_option_of_the_subspaces_and_alignments_changes_the_loss(tmp_path):
+    def loss(**options):
+        run = trainer(tmp_path, max_steps=1, **options)
+        run.train()
+        return logged(run)[0]["loss"]
+
+    options = [
+        {},
+        {"basis": "pca"},
+        {"basis": "random"},
+        {"centring": "mean"},
+        {"centring": "none"},
+        {"rotation": "linear", "learning_rate": 1e-2},
+        {"normalise_energy": False},
+        {"positions": 2},
+        {"layer_pairs": 2},
+        {"temperature": 2.0},
+        {"kd_weight": 0.5},
+        {"teacher_bf16": True},
+    ]
+    costs = [loss(**option) for option in options]
+    # The rotation of kind "linear" starts where the orthogonal one does, so only its first step differs.
+    assert len({f"{value:.6g}" for value in costs}) == len(options) - 1
+    assert costs[5] == pytest.approx(costs[0], rel=1e-6)
+
+
+def test_too_few_positions_for_a_subspace_are_refused_before_training(tmp_path):
+    run = trainer(tmp_path, train=views(2), save_strategy="steps", save_steps=1)
+    with pytest.raises(SubspaceError, match="6 positions cannot determine a subspace of 20 dimensions: expected at"):
+        run.train()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_again_goes_on_with_the_same_rotations(tmp_path):
+    run = trainer(tmp_path, max_steps=3)
+    run.train()
+    alignments, first = run.distillation.alignments, weights_of(run.distillation)
+
+    class Start(TrainerCallback):
+        def on_train_begin(self, args, state, control, **given):
+            assert_equal_weights(weights_of(run.distillation), first)
+
+    run.add_callback(Start())
+    run.train()
+    assert run.distillation.alignments is alignments
+    held = [weight for group in run.optimizer.param_groups for weight in group["params"]]
+    assert {id(weight) for weight in held} == {id(weight) for weight in run.distillation.parameters()}
+    second = weights_of(run.distillation)
+    for name in first:
+        if name.startswith("alignments.") and ("original" in name or "running_mean" in name):
+            assert float((second[name] - first[name]).abs().max()) > 1e-5, name
+
+
+def test_model_init_gives_every_training_a_fresh_student_and_fresh_rotations(tmp_path):
+    run = trainer(tmp_path, parts={"model_init": lambda: resnet()}, max_steps=3)
+    run.train()
+    first, rotations = weights_of(run.model), weights_of(run.distillation.alignments)
+    student = run.model
+    assert not torch.equal(first["classifier.1.weight"], resnet().state_dict()["classifier.1.weight"])
+    run.train()
+    assert run.model is not student
+    assert run.distillation.student is run.model
+    assert_equal_weights(weights_of(run.model), first)
+    assert_equal_weights(weights_of(run.distillation.alignments), rotations)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"basis": "pca"},
+        {"positions": 2},
+        {"layer_pairs": 2},
+        {"centring": "mean"},
+        {"rotation": "procrustes"},
+        {"method": "fitnet"},
+        {"method": "kd"},
+        {"normalise_energy": False},
+    ],
+    ids=str,
+)
+def test_changed_arguments_give_what_a_fresh_trainer_gives(tmp_path, changed):
+    fresh = trainer(tmp_path / "fresh", parts={"model_init": lambda: resnet()}, max_steps=2, **changed)
+    fresh.train()
+    run = trainer(tmp_path / "used", parts={"model_init": lambda: resnet()}, max_steps=2)
+    run.train()
+    before = last_loss(run)
+    for name, value in changed.items():
+        setattr(run.args, name, value)
+    run.train()
+    assert last_loss(run) == pytest.approx(last_loss(fresh), rel=1e-6)
+    assert last_loss(run) != pytest.approx(before, rel=1e-3)
+    assert run.plan.identity(run.model, run.train_dataset) == fresh.plan.identity(fresh.model, fresh.train_dataset)
+
+
+def test_given_subspaces_stay_whatever_changes(tmp_path):
+    given = trainer(tmp_path / "given").fit_subspaces()
+    run = trainer(tmp_path / "run", parts={"subspaces": given}, max_steps=1)
+    run.train()
+    run.args.basis = "pca"
+    run.train()
+    assert run.subspaces == given
