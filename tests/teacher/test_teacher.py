@@ -5,8 +5,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from helpers import CLASS_IDS, resnet, teacher_resnet, teacher_vit, trainer, views, weights_of
+from helpers import CLASS_IDS, assert_equal_weights, resnet, teacher_resnet, teacher_vit, trainer, views, weights_of
+from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.loading import weights_digest
+from subdistill_hf.teacher import teacher as teacher_module
+from subdistill_hf.teacher.teacher import Teacher
 from trainings import last_loss
 
 
@@ -47,3 +50,90 @@ def test_a_teacher_of_half_precision_takes_the_pixels_as_they_come(tmp_path, dty
     run.train()
     assert np.isfinite(last_loss(run))
     assert {subspace.mean.dtype for subspace in run.subspaces.values()} == {torch.float64}
+
+
+# Shared by several trainings
+
+
+@pytest.fixture
+def digests(monkeypatch):
+    """The models whose weights were hashed."""
+    hashed = []
+    original = teacher_module.weights_digest
+    monkeypatch.setattr(teacher_module, "weights_digest", lambda model: hashed.append(model) or original(model))
+    return hashed
+
+
+def test_trainings_that_share_a_teacher_hash_its_weights_once(tmp_path, digests):
+    teacher = Teacher(teacher_resnet(), CLASS_IDS)
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "teacher_cache": "2"}
+    images = views(augmentation="pad_crop", views=2)
+    runs = [
+        trainer(
+            tmp_path / method,
+            teacher=teacher,
+            train=images,
+            method=method,
+            parts={"teacher_class_ids": None},
+            **options,
+        )
+        for method in ("kd", "fitnet", "subdistill")
+    ]
+    for run in runs:
+        run.prepare_distillation()
+    for run in runs:
+        run.train()
+        assert run.teacher is teacher
+        assert (tmp_path / run.args.method / "checkpoint-2" / "subdistill.json").is_file()
+    assert digests == [teacher.model]
+
+
+def test_a_shared_teacher_gives_what_one_of_its_own_gives(tmp_path):
+    own = trainer(tmp_path / "own", max_steps=2)
+    shared = Teacher.for_training(teacher_resnet(), CLASS_IDS, own.args)
+    other = trainer(tmp_path / "other", teacher=shared, max_steps=2, parts={"teacher_class_ids": None})
+    for run in (own, other):
+        run.train()
+    assert_equal_weights(weights_of(own.distillation), weights_of(other.distillation))
+
+
+def test_the_weights_are_hashed_again_when_a_trainer_trains_again(tmp_path, digests):
+    run = trainer(tmp_path, max_steps=1)
+    run.prepare_distillation()
+    run.train()
+    assert len(digests) == 1
+    run.train()
+    assert len(digests) == 2
+
+
+def test_a_teacher_that_needs_no_digest_is_not_hashed(tmp_path, digests):
+    trainer(tmp_path, method="kd", max_steps=1).train()
+    assert digests == []
+
+
+def test_classes_are_given_once(tmp_path):
+    teacher = Teacher(teacher_resnet(), CLASS_IDS)
+    with pytest.raises(DistillationError, match="teacher_class_ids has no place beside a Teacher, which has its own"):
+        trainer(tmp_path, teacher=teacher)
+
+
+def test_a_shared_teacher_is_not_the_student(tmp_path):
+    model = resnet()
+    with pytest.raises(DistillationError, match="teacher and student are the same model"):
+        trainer(tmp_path, model, Teacher(model), parts={"teacher_class_ids": None})
+
+
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [({}, None), ({"bf16": True}, torch.bfloat16), ({"teacher_bf16": True}, torch.bfloat16)],
+    ids=str,
+)
+def test_the_teacher_runs_in_the_precision_of_the_training(tmp_path, options, precision):
+    teacher = trainer(tmp_path, **options).teacher
+    assert teacher.precision == precision
+    assert teacher.dtype == (precision or torch.float32)
+    seen = []
+    teacher.model.classifier[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    logits = teacher.logits(torch.zeros(2, 3, 32, 32))
+    assert seen == [teacher.dtype]
+    assert logits.dtype == torch.float32

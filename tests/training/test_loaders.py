@@ -3,8 +3,8 @@
 import pytest
 import torch
 from datasets import IterableDataset
-from torch.utils.data import ConcatDataset, Subset
-from transformers import default_data_collator
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+from transformers import TrainerCallback, default_data_collator
 
 from helpers import processor, trainer, views
 from subdistill_hf.data import collate as batches
@@ -170,3 +170,64 @@ def test_a_streamed_dataset_trains(tmp_path, datasets_cache):
     listed = trainer(tmp_path, train=views(), parts={"data_collator": ViewCollator(processor(), processor(40))})
     for name, subspace in listed.fit_subspaces().items():
         torch.testing.assert_close(run.subspaces[name].basis, subspace.basis, rtol=0, atol=1e-8)
+
+
+def test_a_loader_that_a_callback_asks_for_in_the_middle_of_a_training_has_pixels(tmp_path, monkeypatch):
+    """The loop's own loader leaves them to a GPU: there is no flag by which another one could be taken for it."""
+    divide(monkeypatch, True)
+    left, asked = [], []
+    finish = ViewCollator.finish
+    monkeypatch.setattr(ViewCollator, "finish", lambda self, batch: left.append(set(batch)) or finish(self, batch))
+    run = trainer(tmp_path, use_cpu=not GPU, max_steps=3)
+
+    class Ask(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            asked.append(set(next(iter(run.get_train_dataloader()))))
+
+    run.add_callback(Ask())
+    run.prepare_distillation()
+    left.clear()
+    run.train()
+    assert asked == [{"pixel_values", "labels", "index", "view"}] * 3
+    assert left == [{"images", "labels", "index", "view"}] * 3
+
+
+def test_a_batch_size_that_is_found_leaves_pixels_to_the_device_in_every_try(tmp_path, monkeypatch):
+    divide(monkeypatch, True)
+    sizes = []
+
+    class Narrow(SubDistillTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            sizes.append(len(inputs["pixel_values"]))
+            if sizes[-1] > 4:
+                raise RuntimeError("CUDA out of memory.")
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    run = trainer(tmp_path, trainer_class=Narrow, use_cpu=not GPU, max_steps=2, auto_find_batch_size=True)
+    finished = []
+    finish = ViewCollator.finish
+    monkeypatch.setattr(ViewCollator, "finish", lambda self, batch: finished.append(set(batch)) or finish(self, batch))
+    run.train()
+    assert sizes[0] == 8
+    assert sizes[-2:] == [4, 4]
+    assert all("images" in names for names in finished[-2:])
+
+
+def test_a_prediction_needs_no_pixels_of_the_teachers(tmp_path):
+    run = trainer(tmp_path, parts={"data_collator": ViewCollator(processor(), processor(40))}, use_cpu=not GPU)
+    assert "teacher_pixel_values" not in next(iter(run.get_test_dataloader(views(2, "test"))))
+
+
+def test_a_loader_of_the_user_is_read_as_it_is(tmp_path):
+    class Own(SubDistillTrainer):
+        def get_train_dataloader(self):
+            return DataLoader(self.train_dataset, 8, collate_fn=self.data_collator)
+
+    losses = []
+    for cache in ("off", "2"):
+        images = views(augmentation="pad_crop", views=2)
+        options = {"teacher_cache": cache, "max_steps": 3, "use_cpu": not GPU, "logging_steps": 1}
+        run = trainer(tmp_path / cache, trainer_class=Own, train=images, **options)
+        run.train()
+        losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1]  # the targets of batches that carry none are computed

@@ -1,10 +1,12 @@
 """Models and data that do not fit together are refused when the trainer is made; others are taken in any form."""
 
 import pytest
+import torch
 from torch import nn
 
-from helpers import NAMES, resnet, teacher_resnet, trainer
+from helpers import NAMES, processor, resnet, teacher_resnet, trainer, views
 from subdistill_hf.core.activations import LayerError
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError
 from trainings import STAGES, InOrder, Plain, logged, parts
 
@@ -78,3 +80,42 @@ def test_a_model_does_not_teach_itself(tmp_path):
     model = resnet()
     with pytest.raises(DistillationError, match="teacher and student are the same model"):
         trainer(tmp_path, model, model)
+
+
+class TakesAll(nn.Module):
+    """Names no argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
+
+    def forward(self, **inputs):
+        assert set(inputs) == {"pixel_values"}
+        return self.net(inputs["pixel_values"])
+
+
+class Scaled(nn.Module):
+    """Names a field of the batch beside the images."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.seen = TakesAll(), []
+
+    def forward(self, pixel_values, weights):
+        self.seen.append(weights.tolist())
+        return self.net(pixel_values=pixel_values * weights[:, None, None, None])
+
+
+@pytest.mark.parametrize("student", [TakesAll, Scaled, resnet])
+def test_the_student_gets_the_fields_that_its_forward_names(tmp_path, student):
+    class WithWeights(ViewCollator):
+        def __call__(self, examples):
+            return {**super().__call__(examples), "weights": torch.ones(len(examples)), "names": ["a"] * len(examples)}
+
+    model = student()
+    run = trainer(tmp_path, model, method="kd", max_steps=2, parts={"data_collator": WithWeights(processor())})
+    run.train()
+    assert run.evaluate()["eval_loss"] > 0
+    assert run.predict(views(2, "test")).predictions.shape == (6, 3)
+    if student is Scaled:
+        assert [1.0] * 8 in model.seen

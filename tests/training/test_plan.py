@@ -1,5 +1,7 @@
 """Pairs, subspaces and layer losses: what they follow from, and that they are made again where that has changed."""
 
+from collections import Counter
+
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -11,6 +13,7 @@ from subdistill_hf.errors import DistillationError, SubspaceError
 from subdistill_hf.losses import procrustes
 from subdistill_hf.losses.procrustes import ProcrustesRotation
 from subdistill_hf.losses.rotations import Rotation
+from subdistill_hf.training import plan as plan_module
 from trainings import STAGES, last_loss, logged, parts
 
 
@@ -184,3 +187,43 @@ def test_given_subspaces_stay_whatever_changes(tmp_path):
     run.args.basis = "pca"
     run.train()
     assert run.subspaces == given
+
+
+def test_a_training_that_was_prepared_makes_nothing_again(tmp_path, monkeypatch):
+    counted = Counter()
+
+    def count(name):
+        original = getattr(plan_module, name)
+        monkeypatch.setattr(
+            plan_module, name, lambda *args, **kwargs: counted.update([name]) or original(*args, **kwargs)
+        )
+
+    for name in ("match_models", "fit_pairs", "StudentWithAlignments", "open_cache"):
+        count(name)
+    images = views(augmentation="pad_crop", views=2)
+    run = trainer(tmp_path, train=images, teacher_cache="2", max_steps=2, save_strategy="steps", save_steps=1)
+    run.prepare_distillation()
+    run.train()
+    run.train()
+    assert counted == {"match_models": 1, "fit_pairs": 1, "StudentWithAlignments": 1, "open_cache": 1}
+
+
+@pytest.mark.parametrize("which", ["fit_dataset", "train_dataset"])
+def test_other_images_give_other_subspaces(tmp_path, which):
+    others = views(split="test")
+    run, fresh = trainer(tmp_path), trainer(tmp_path, train=others)
+    before = run.fit_subspaces()
+    setattr(run, which, others)
+    after, expected = run.fit_subspaces(), fresh.fit_subspaces()
+    for name in STAGES:
+        assert after[name].digest == expected[name].digest
+        assert after[name].digest != before[name].digest
+
+
+def test_a_dataset_that_comes_later_is_matched_when_the_training_is_prepared(tmp_path):
+    run = trainer(tmp_path, max_steps=1, parts={"train_dataset": None})
+    assert run.pairs == []
+    run.train_dataset = views()
+    run.train()
+    assert [pair.teacher.name for pair in run.pairs] == STAGES
+    assert set(parts(logged(run)[0])) == {"kd", *(f"layer/{name}" for name in STAGES)}

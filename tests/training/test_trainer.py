@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import Trainer
 
 from helpers import config, convnext, resnet, teacher_resnet, teacher_vit, trainer, views, vit, weights_of
 from subdistill_hf.losses import subspace as losses
@@ -113,3 +114,11 @@ def test_arguments_of_another_class_are_refused(tmp_path):
 
     with pytest.raises(TypeError, match="expected args of type SubDistillConfig, found TrainingArguments"):
         SubDistillTrainer(resnet(), TrainingArguments(output_dir=str(tmp_path)), teacher=teacher_resnet())
+
+
+def test_it_is_a_direct_subclass_of_the_trainer_and_holds_collaborators_that_do_not_hold_it(tmp_path):
+    assert SubDistillTrainer.__bases__ == (Trainer,)
+    run = trainer(tmp_path, max_steps=1)
+    run.train()
+    for part in (run.plan, run.teacher, run.targets, run.loss_log, run.distillation):
+        assert not any(value is run for value in vars(part).values())

@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 from subdistill_hf.data.preprocessing import preprocessing_of, process, works_on_tensors
 
@@ -121,25 +120,6 @@ def divided_for_teacher(
         return teacher_pixels(finish(there))
 
     return gather, pixels
-
-
-class EpochsOfViews(TrainerCallback):
-    """Moves the training dataset to the views of each epoch.
-
-    accelerate does so too, but not with several processes, and not in the epoch in which a run is resumed.
-    """
-
-    epoch = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Begin with the epoch in which a run is resumed."""
-        self.epoch = int(state.epoch or 0)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **given: Any) -> None:
-        """Move on."""
-        for dataset in with_epochs(train_dataloader.dataset):
-            dataset.set_epoch(self.epoch)
-        self.epoch += 1
 
 
 def with_epochs(dataset: Any) -> list[Any]:

@@ -1,10 +1,39 @@
-"""A progress bar that says what is trained and how well it does."""
+"""Callbacks of a training: the views of each epoch, and a progress bar that says what is trained and how well."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from subdistill_hf.data.collate import with_epochs
+
+
+class EpochsOfViews(TrainerCallback):
+    """Moves the training dataset to the views of each epoch.
+
+    accelerate does so too, but not with several processes, and not in the epoch in which a run is resumed.
+    """
+
+    epoch = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start at the epoch in which a run is resumed."""
+        self.epoch = int(state.epoch or 0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        """Move to the views of this epoch."""
+        for dataset in with_epochs(train_dataloader.dataset):
+            dataset.set_epoch(self.epoch)
+        self.epoch += 1
 
 
 class MethodProgress(ProgressCallback):

@@ -22,7 +22,7 @@ from subdistill_hf.config.training import LABELS, SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, EpochsOfViews, Finish
+from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, Finish
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.hub.client import limit_waiting
 from subdistill_hf.hub.files import CARD_FILE, student_files
@@ -34,7 +34,7 @@ from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
-from subdistill_hf.training import batch_norm, checkpoints, loaders, optimizers, placement
+from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement
 from subdistill_hf.training.loss_log import LossLog
 from subdistill_hf.training.loss_terms import weighted_terms
 from subdistill_hf.training.matching import check_pixels, example_batch, fields_of, inputs_of, teacher_of
@@ -102,7 +102,7 @@ class SubDistillTrainer(Trainer):
         if args.push_to_hub:
             limit_waiting()
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
-        self.add_callback(EpochsOfViews)
+        self.add_callback(callbacks.EpochsOfViews)
         # whatever **kwargs the model takes: the losses are means over a batch, to be divided by the accumulation steps
         self.model_accepts_loss_kwargs = False
         self._signature_columns = [*fields_of(self.model), *self.label_names, "label", TEACHER_PIXELS, *PLACES]
@@ -116,11 +116,12 @@ class SubDistillTrainer(Trainer):
         self._finish: Finish | None = None  # makes what the loader of the training loop leaves to the device
         self._checkpoint: str | None = None  # that the present training resumes
         self._has_trained = False
-        if self.train_dataset is not None:
-            self._check_models()
+        self._check_models()
 
     def _check_models(self) -> None:
-        """Run student and teacher on an example, refuse what does not fit, and pair their layers."""
+        """Run the models on an example, once there are images: refuse what does not fit, and pair their layers."""
+        if self._example is not None or self.train_dataset is None:
+            return
         check_pixels(self.model, self.teacher)
         self._place_student()
         self._example = example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
@@ -176,6 +177,7 @@ class SubDistillTrainer(Trainer):
         `train` calls it; called before, it refuses early what the training would refuse. What was made before is used
         again where nothing that it follows from has changed. Arguments and errors as for `DistillationPlan.prepare`.
         """
+        self._check_models()
         self._place_student()
         if self._example is not None:
             placement.take_memory_formats(self.args, self.model, self.teacher, self._example)
@@ -287,10 +289,7 @@ class SubDistillTrainer(Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, Any]:
-        """Let the parent prepare (optimiser, wrapping, checkpoint) the student with its layer losses as one module.
-
-        Nothing of an earlier training, or of a try with larger batches, is left.
-        """
+        """The parent's, for the student with its layer losses as one module; nothing of an earlier try is left."""
         student: nn.Module = self.model
         self.model = self.model_wrapped = self.distillation
         try:
