@@ -8,9 +8,9 @@ import pytest
 import subdistill_hf
 from helpers import NAMES, REPOSITORY, processor
 from pages import PAGES, inline_code, without_blocks
-from subdistill_hf.config.defaults import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.models.students import build_student
+from subdistill_hf.pipeline.auto import DATASET_OF_HUB_TEACHERS, STUDENT_OF_HUB_TEACHERS
 
 GENERATED = {f"docs/reference/{name}.md" for name in ("options", "core", "losses")}
 GENERATED |= {"docs/_generated/architecture.svg"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_training_arguments
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.data.loading import load_subtask
-from subdistill_hf.errors import NonFiniteLossError, SubDistillError
+from subdistill_hf.errors import NonFiniteLossError
 from subdistill_hf.models.loading import count_parameters
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
@@ -32,6 +33,7 @@ from subdistill_hf.pipeline.evaluation import (
 )
 from subdistill_hf.pipeline.run import build_trainer
 from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.pipeline.validation import validate_options
 
 DEFAULTS: dict[str, Any] = {
     "report_to": "none",
@@ -57,19 +59,18 @@ def check(jobs: Sequence[Job]) -> None:
         BenchmarkError: naming the run.
     """
     for job in {_digest(job.training): job for job in jobs}.values():
-        try:
+        with _naming(job):
             _refuse_unknown(job.training, SubDistillConfig)
             check_training_arguments(config_of(job, "unused"))
-        except (TypeError, ValueError, SubDistillError) as error:
-            raise BenchmarkError(f"{job}: {error}") from error
+    for job in {_digest([job.student, job.condition]): job for job in jobs}.values():
+        with _naming(job):
+            _refuse_unknown(job.task, TaskOptions)
+            validate_options(TaskOptions(**job.task), config_of(job, "unused"))
     ordered = sorted(jobs, key=lambda job: job.train_images)
     largest = {_digest([job.task["classes"], job.condition]): job for job in ordered}
     for job in largest.values():
-        try:
-            _refuse_unknown(job.task, TaskOptions)
+        with _naming(job):
             data = load_subtask(TaskOptions(**job.task), job.seed)
-        except (TypeError, SubDistillError) as error:
-            raise BenchmarkError(f"{job}: {error}") from error
         wanted = job.task.get("train_images_per_class", 0)
         for output, name in enumerate(data.subtask.names):
             labels = [*data.train[data.columns.label], *data.validation[data.columns.label]]
@@ -77,6 +78,15 @@ def check(jobs: Sequence[Job]) -> None:
                 raise BenchmarkError(
                     f"{job}: class {name!r} has {found} images: expected {wanted} to train and validate"
                 )
+
+
+@contextmanager
+def _naming(job: Job) -> Iterator[None]:
+    """Say which run an error comes from."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:  # of which a SubDistillError is one
+        raise BenchmarkError(f"{job}: {error}") from error
 
 
 def _refuse_unknown(options: Iterable[str], kind: type) -> None:
@@ -110,7 +120,7 @@ def train_job(job: Job) -> Row:
                 f"teacher {task.teacher.name!r} lacks the classes of the subtask: adapt it first (subdistill distill "
                 "--adapt_teacher), and give the adapted one"
             )
-        trainer, student = build_trainer(task, config)
+        trainer, student, _ = build_trainer(task, task.config)
         start = time.perf_counter()
         try:
             trained = trainer.train().metrics
@@ -122,7 +132,7 @@ def train_job(job: Job) -> Row:
             "seconds": round(seconds, 2),
             "preparation_seconds": round(time.perf_counter() - start - seconds, 2),
             "steps": trainer.state.global_step,
-            "learning_rate": config.learning_rate,
+            "learning_rate": trainer.args.learning_rate,
         }
         ours = Classifier(trainer.model, student.processor)
         theirs = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from subdistill_hf.config.defaults import RUN_DEFAULTS, choose_defaults, saved_when_evaluated
+from subdistill_hf.config.defaults import RUN_DEFAULTS, saved_when_evaluated
 from subdistill_hf.config.options import DistillationOptions, TaskOptions
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.errors import SubDistillError
@@ -70,6 +70,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
         SubDistillError: for options that do not fit together.
     """
     from subdistill_hf.config.training import SubDistillConfig
+    from subdistill_hf.pipeline.auto import options_for_teacher
     from subdistill_hf.pipeline.run import distill
 
     of_task = names_of_options(TaskOptions)
@@ -79,7 +80,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
         config = SubDistillConfig(**RUN_DEFAULTS | saved_when_evaluated(given) | training)
     except (ValueError, ImportError) as error:  # training arguments that contradict each other
         raise SubDistillError(str(error)) from error
-    chosen = choose_defaults(options, set(given))
+    options, chosen = options_for_teacher(options, given)
     if chosen and config.process_index == 0:
         print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
     distill(options, config, command=shlex.join(["subdistill", "distill", *_without_token(words)]))

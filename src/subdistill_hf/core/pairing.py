@@ -109,13 +109,9 @@ def parse_layers(teacher: nn.Module, student: nn.Module, layers: Sequence[str]) 
     teacher_names: list[str] = []
     student_names: list[str] = []
     for entry in layers:
-        left, separator, right = entry.partition("=")
-        if not separator or not left.strip() or not right.strip():
-            raise LayerError(
-                f"layer entry {entry!r} is not of the form 'teacher_layer=student_layer' (or 'auto' alone)"
-            )
-        found_teacher = resolve_layers(teacher, [left.strip()])
-        found_student = resolve_layers(student, [right.strip()])
+        left, right = split_entry(entry)
+        found_teacher = resolve_layers(teacher, [left])
+        found_student = resolve_layers(student, [right])
         if len(found_teacher) != len(found_student):
             raise LayerError(
                 f"layer entry {entry!r} matches {len(found_teacher)} teacher layers "
@@ -128,6 +124,18 @@ def parse_layers(teacher: nn.Module, student: nn.Module, layers: Sequence[str]) 
         repeated = next(name for name in teacher_names if teacher_names.count(name) > 1)
         raise LayerError(f"teacher layer {repeated!r} is in two pairs: expected each once")
     return teacher_names, student_names
+
+
+def split_entry(entry: str) -> tuple[str, str]:
+    """Both sides of an entry `teacher=student`.
+
+    Raises:
+        LayerError: for an entry of another form.
+    """
+    left, _, right = (side.strip() for side in entry.partition("="))
+    if not left or not right:
+        raise LayerError(f"layer entry {entry!r} is not of the form 'teacher_layer=student_layer' (or 'auto' alone)")
+    return left, right
 
 
 def layer_table(pairs: Sequence[LayerPair], subspaces: bool = True) -> str:

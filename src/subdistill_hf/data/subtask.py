@@ -177,9 +177,21 @@ def _classes_of_superclass(wanted: str, names: Sequence[str], superclasses: Supe
     return [names.index(name) for name in superclasses[found[0]]]
 
 
+def check_paper_subtasks(classes: Sequence[str | int]) -> None:
+    """Refuse entries `subtask:NAME` of no subtask of the paper, whatever the dataset is.
+
+    Raises:
+        SubtaskError: naming the first.
+    """
+    for entry in classes:
+        name = str(entry).strip()
+        if name.startswith(SUBTASK_PREFIX) and name.removeprefix(SUBTASK_PREFIX) not in IMAGENET_SUBTASKS:
+            wanted, known = name.removeprefix(SUBTASK_PREFIX), ", ".join(IMAGENET_SUBTASKS)
+            raise SubtaskError(f"unknown subtask {wanted!r}: expected one of {known}")
+
+
 def _classes_of_paper(wanted: str, names: tuple[str, ...]) -> list[int]:
-    if wanted not in IMAGENET_SUBTASKS:
-        raise SubtaskError(f"unknown subtask {wanted!r}: expected one of {', '.join(IMAGENET_SUBTASKS)}")
+    check_paper_subtasks([f"{SUBTASK_PREFIX}{wanted}"])
     known = wordnet_ids(names) or ()
     missing = [wordnet_id for wordnet_id in subtask_wordnet_ids(wanted) if wordnet_id not in known]
     if missing:

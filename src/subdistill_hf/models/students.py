@@ -42,25 +42,39 @@ def build_student(
     Raises:
         ModelError: for an unknown recipe or key, or a model that cannot be loaded or cannot take its images.
     """
-    labels = labels_of(names)
     if not is_new(recipe):
-        return _pretrained(recipe, labels, trust_remote_code)
+        return _pretrained(recipe, labels_of(names), trust_remote_code)
+    student = _new(recipe, names, teacher_processor)
+    _check_takes_its_images(student)
+    return student
+
+
+def check_recipe(recipe: str) -> None:
+    """Refuse a recipe of a new student that cannot be followed, whatever its classes and images are.
+
+    Raises:
+        ModelError: as `build_student` does.
+    """
+    if is_new(recipe):
+        with torch.random.fork_rng(devices=[]):
+            _new(recipe, ("first", "second"), ViTImageProcessor())
+
+
+def _new(recipe: str, names: Sequence[str], teacher_processor: Any) -> LoadedModel:
     kind, _, text = recipe.partition(":")
+    labels = labels_of(names)
     try:
         options = recipe_options(text)
         if kind.startswith("timm/"):
             described = described_timm_student(kind.removeprefix("timm/"), options)
             model = new_classifier("TimmWrapperForImageClassification", **described, **labels)
-            student = LoadedModel(model, timm_processor(model.config), recipe)
-        else:
-            usual = max(input_size_of(teacher_processor)[0], smallest_image(kind, options))
-            size = positive("image", options.pop("image", usual))
-            model = RECIPES[kind](size, options, labels)
-            student = LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
+            return LoadedModel(model, timm_processor(model.config), recipe)
+        usual = max(input_size_of(teacher_processor)[0], smallest_image(kind, options))
+        size = positive("image", options.pop("image", usual))
+        model = RECIPES[kind](size, options, labels)
+        return LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)
     except UNBUILDABLE as error:
         raise ModelError(f"student recipe {recipe!r}: {error}") from error
-    _check_takes_its_images(student)
-    return student
 
 
 def is_new(recipe: str) -> bool:

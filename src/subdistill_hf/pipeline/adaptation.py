@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import shutil
 import sys
 from collections.abc import Mapping
@@ -35,7 +34,8 @@ from subdistill_hf.models.adapters import (
     with_adapter,
 )
 from subdistill_hf.models.loading import LoadedModel, freeze, input_size_of, weights_digest
-from subdistill_hf.pipeline.task import Task, images_of_a_step
+from subdistill_hf.pipeline.auto import enough_adaptation_epochs, images_of_a_step
+from subdistill_hf.pipeline.task import Task
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 from subdistill_hf.training.trainer import SubDistillTrainer
@@ -44,8 +44,6 @@ ADAPTER_FOLDER = "teacher-adapter"
 CHOICE_OF_IMAGES = tuple(
     field.name for field in fields(DataOptions) if field.name not in ("dataset", "classes", "streaming")
 )
-MIN_EPOCHS = 5
-MIN_STEPS = 200
 
 
 class AdaptationError(SubDistillError):
@@ -107,8 +105,7 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     set_seed(config.seed)
     replace_head(model, names)
     targets = _targets(model, task) if options.adapt_teacher == "lora" else ()
-    steps = math.ceil(len(data.train) / images_of_a_step(config))
-    epochs = options.adapt_epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
+    epochs = options.adapt_epochs or enough_adaptation_epochs(len(data.train), images_of_a_step(config))
     identity = {
         "teacher": body,
         "classes": list(names),

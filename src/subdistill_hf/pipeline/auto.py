@@ -1,0 +1,272 @@
+"""Everything that is decided for a user who leaves it open, and why.
+
+In three steps, as more becomes known: from the options alone (`options_for_teacher`), from the images (`resolve`),
+and from the student of a method (`resolve_learning_rate`). Each gives copies; what the user gave stays as it is.
+Layers and rotation alone are decided elsewhere, in a trainer's plan: they follow from student and teacher together.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.errors import SubDistillError
+
+Start = Literal["new", "pretrained", "adapter"]
+
+DATASET_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
+    "dataset": ("uoft-cs/cifar100", "small, and open to all"),
+    "classes": (("superclass:large_carnivores",), "five of its classes, which are easily mixed up"),
+    "train_images_per_class": (100, "a fifth of the images, as few as the method is made for"),
+    "adapt_teacher": ("lora", "the teacher is fitted to the classes first, if it lacks one"),
+}
+STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
+    "student": (
+        "timm/mobilenetv4_conv_small.e2400_r224_in1k",
+        "made for phones, and pretrained: few images cannot teach a student to see",
+    ),
+}
+"""Option to value and reason, for a teacher that is not embedded; see `options_for_teacher`."""
+
+SMALL_IMAGE = 64  # pixels of the longer side
+MIN_EPOCHS, MIN_STEPS = 60, 1200
+MIN_ADAPTATION_EPOCHS, MIN_ADAPTATION_STEPS = 5, 200
+CACHED_VIEWS = 8
+CACHED_IMAGES = 1000
+
+NEW_WITH_LAYERS = 1.6e-2
+NEW_WITHOUT_LAYERS = 4e-3
+PRETRAINED_WITH_LAYERS = 4e-3
+CAREFUL = 1e-3
+"""Learning rates, see `suited_learning_rate`."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that was chosen for an option.
+
+    Attributes:
+        option: its name.
+        value: what was chosen.
+        reason: why, in words.
+        method: of which method's training; all with `None`.
+    """
+
+    option: str
+    value: Any
+    reason: str
+    method: str | None = None
+
+    def __str__(self) -> str:
+        value = " ".join(self.value) if isinstance(self.value, list | tuple) else self.value
+        return f"--{self.option} {value}{f' for {self.method}' if self.method else ''}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The options of a run in which nothing is left open that follows from teacher, images or device.
+
+    Attributes:
+        options: a copy of those that were given, with an augmentation and with or without mirroring.
+        config: a copy of the training arguments, with epochs or steps, and a number of views or none.
+        choices: what was chosen.
+    """
+
+    options: TaskOptions
+    config: SubDistillConfig
+    choices: tuple[Choice, ...] = ()
+
+
+# From the options
+
+
+def options_for_teacher(options: TaskOptions, given: Collection[str]) -> tuple[TaskOptions, list[Choice]]:
+    """Choose what suits a teacher that is not embedded, where the user said nothing.
+
+    An embedded teacher keeps the defaults of the options. To any other teacher comes a dataset of the Hub, if none was
+    given, with all that makes a first run of a few hundred images; and, unless the dataset is embedded, a pretrained
+    student.
+
+    Args:
+        options: what to distil.
+        given: the names of the options that the user gave, which stay as they are.
+
+    Returns:
+        The options, and what was chosen.
+
+    Raises:
+        SubDistillError: for a dataset without classes.
+    """
+    if "dataset" in given and "classes" not in given:
+        raise SubDistillError(
+            f"--dataset {options.dataset} needs --classes: which of its classes is the student for? Expected names, "
+            "ids, superclass:NAME or all"
+        )
+    if options.teacher in EMBEDDED_TEACHERS:
+        return options, []
+    wanted: dict[str, tuple[str | int | tuple[str, ...], str]] = {}
+    if not {"dataset", "classes"} & {*given}:
+        wanted |= DATASET_OF_HUB_TEACHERS
+    elif "dataset" not in given:
+        wanted["dataset"] = DATASET_OF_HUB_TEACHERS["dataset"]
+    dataset = wanted["dataset"][0] if "dataset" in wanted else options.dataset
+    if dataset not in EMBEDDED_DATASETS:
+        wanted |= STUDENT_OF_HUB_TEACHERS
+    choices = [
+        Choice(name, list(value) if isinstance(value, tuple) else value, reason)
+        for name, (value, reason) in wanted.items()
+        if name not in given
+    ]
+    chosen: dict[str, Any] = {choice.option: choice.value for choice in choices}
+    return replace(options, **chosen), choices
+
+
+# From the images
+
+
+def resolve(
+    options: TaskOptions, config: SubDistillConfig, train_images: int, image_size: tuple[int, int]
+) -> Resolved:
+    """Decide what follows from the images: how long to train, how many views to keep, and the augmentation.
+
+    Args:
+        options: what was asked for.
+        config: training arguments.
+        train_images: how many there are.
+        image_size: height and width of an image.
+
+    Returns:
+        Copies without anything open.
+    """
+    training: list[Choice] = []
+    if config.max_steps <= 0 and config.num_train_epochs <= 0:
+        epochs = enough_epochs(train_images, images_of_a_step(config))
+        reason = f"at least {MIN_EPOCHS} passes over the images, and {MIN_STEPS} steps"
+        training.append(Choice("num_train_epochs", epochs, reason))
+    if config.teacher_cache == AUTO:
+        views = enough_views(train_images)
+        reason = (
+            "as good as ever new views, each of which would cost a pass of the teacher"
+            if views != "off"
+            else f"targets of more than {CACHED_IMAGES} images would take much disk"
+        )
+        training.append(Choice("teacher_cache", views, reason))
+    augmenting: list[Choice] = []
+    if options.augmentation == AUTO:
+        small = max(image_size) <= SMALL_IMAGE
+        reason = f"images of {'at most' if small else 'more than'} {SMALL_IMAGE} pixels"
+        augmenting.append(Choice("augmentation", "pad_crop" if small else "resized_crop", reason))
+    if options.flip is None:
+        flip = options.dataset not in EMBEDDED_DATASETS
+        reason = "a mirrored photograph shows the same" if flip else "a mirrored sign is another"
+        augmenting.append(Choice("flip", flip, reason))
+    changed: dict[str, Any] = {choice.option: choice.value for choice in augmenting}
+    completed = with_arguments(config, **{choice.option: choice.value for choice in training})
+    return Resolved(replace(options, **changed), completed, (*training, *augmenting))
+
+
+def with_arguments(config: SubDistillConfig, **changed: Any) -> SubDistillConfig:
+    """A copy of training arguments, some of them changed; what follows from the others is not made again."""
+    copied = copy.copy(config)
+    for name, value in changed.items():
+        setattr(copied, name, value)
+    return copied
+
+
+def images_of_a_step(config: SubDistillConfig) -> int:
+    """Images of an optimiser's step: of each process one GPU takes part, whatever else it sees."""
+    return int(config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps)
+
+
+def enough_epochs(images: int, images_per_step: int) -> float:
+    """The epochs of a run that was given neither epochs nor steps: at least `MIN_EPOCHS`, and `MIN_STEPS` steps."""
+    return float(max(MIN_EPOCHS, math.ceil(MIN_STEPS / math.ceil(images / images_per_step))))
+
+
+def enough_adaptation_epochs(images: int, images_per_step: int) -> float:
+    """The epochs in which a teacher is fitted: at least `MIN_ADAPTATION_EPOCHS`, and `MIN_ADAPTATION_STEPS` steps."""
+    steps = math.ceil(images / images_per_step)
+    return max(MIN_ADAPTATION_EPOCHS, math.ceil(MIN_ADAPTATION_STEPS / steps))
+
+
+def enough_views(images: int) -> str:
+    """The `teacher_cache` of a run that was given none.
+
+    Eight views are as good as ever new ones (`benchmarks/results/cache_views`); of more images their targets would
+    take more disk than somebody who asked for nothing expects.
+    """
+    return str(CACHED_VIEWS) if images <= CACHED_IMAGES else "off"
+
+
+# From the student of a method
+
+
+def config_of_method(config: SubDistillConfig, method: str, folder: Path) -> SubDistillConfig:
+    """The training arguments of one of the methods of a run.
+
+    Args:
+        config: of the run; the weights in it are those of its own method, others have their own.
+        method: the method.
+        folder: of its checkpoints.
+    """
+    weights: dict[str, Any] = {}
+    if method != config.method:
+        weights = {"layer_weight": None, "task_weight": None, "kd_weight": SubDistillConfig.kd_weight}
+    # the finished student is pushed once, when the run is over
+    return with_arguments(config, method=method, output_dir=str(folder), push_to_hub=False, **weights)
+
+
+def resolve_learning_rate(
+    config: SubDistillConfig, student: nn.Module, start: Start
+) -> tuple[SubDistillConfig, list[Choice]]:
+    """Choose the learning rate that suits a student, if none was given.
+
+    Args:
+        config: the training arguments of a method.
+        student: the network.
+        start: whether its weights are random, pretrained, or pretrained and stay, beside an adapter.
+
+    Returns:
+        A copy of the arguments, and what was chosen.
+    """
+    if config.learning_rate > 0:
+        return with_arguments(config), []
+    rate, reason = suited_learning_rate(student, start, config.weights()["layer"] > 0)
+    return with_arguments(config, learning_rate=rate), [Choice("learning_rate", rate, reason, config.method)]
+
+
+def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tuple[float, str]:
+    """The initial learning rate of AdamW that suits a student and what it learns from.
+
+    Batch norms let a network take large steps, and in a short training it needs them; the larger ones where the
+    teacher's layers guide it. For a new network the first rate is what tuning chose for SubDistill in
+    `benchmarks/results/glyphs`, the second what it chose for labels alone and for logit distillation in
+    `benchmarks/results/glyphs_sizes`. For a small pretrained network tuning chose the same two
+    (`benchmarks/results/glyphs_pretrained`); since one that has seen millions of photographs has more to forget, which
+    was not measured, a pretrained network gets a quarter of them. One without batch norms, such as a transformer, may
+    diverge, and so may adapters: they get the paper's 1e-3.
+
+    Args:
+        student: the network.
+        start: whether its weights are random, pretrained, or pretrained and stay, beside an adapter.
+        layers: whether it learns from the teacher's layers too.
+
+    Returns:
+        The rate, and why, in words.
+    """
+    if start == "adapter":
+        return CAREFUL, "low-rank changes may diverge with larger ones"
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+        return CAREFUL, "a network without batch norms may diverge with larger ones"
+    guided = "guided by the teacher's layers" if layers else "not guided by the teacher's layers"
+    if start == "pretrained":
+        return PRETRAINED_WITH_LAYERS if layers else CAREFUL, f"a pretrained network with batch norms, {guided}"
+    return NEW_WITH_LAYERS if layers else NEW_WITHOUT_LAYERS, f"a new network with batch norms, {guided}"

@@ -1,0 +1,89 @@
+"""The folder of a run: whether it may be used, and what in it is resumed or replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.output_folder import check_output_folder
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.reporting.report import REPORT_FILE
+from subdistill_hf.training.checkpoints import last_complete_checkpoint
+
+RUNS_FOLDER = "runs"
+
+
+def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse to mix two runs in one folder, or a run with other files.
+
+    Raises:
+        SubDistillError: for a folder that may not be used, or a checkpoint that is not in it.
+    """
+    folder = Path(config.output_dir)
+    check_output_folder(folder)
+    resume = resumed_from(config)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not ((folder / REPORT_FILE).is_file() or (folder / RUNS_FOLDER).is_dir()):
+        raise SubDistillError(f"{config.output_dir} already holds other files: give another --output_dir")
+    if not (options.overwrite or resume):
+        raise SubDistillError(
+            f"{config.output_dir} already holds another run: --resume_from_checkpoint true to go on with it, "
+            "--overwrite to replace it, or another --output_dir"
+        )
+    finished = (folder / REPORT_FILE).is_file()
+    if resume and finished and not checkpoint_of(resume, folder / RUNS_FOLDER / config.method):
+        raise SubDistillError(
+            f"{config.output_dir} holds a finished student and no checkpoint of method {config.method}: resume with "
+            "the method that it was trained by, or use --overwrite, or another --output_dir"
+        )
+
+
+def resumed_from(config: SubDistillConfig) -> bool | Path:
+    """What `--resume_from_checkpoint` asks for: no, yes, or a checkpoint of the run that was named.
+
+    Raises:
+        SubDistillError: for a folder that is none of the run's.
+    """
+    text = str(config.resume_from_checkpoint or "false")
+    if text.lower() in ("true", "1", "yes", "false", "0", "no"):
+        return text.lower() in ("true", "1", "yes")
+    runs = Path(config.output_dir, RUNS_FOLDER)
+    if not (Path(text).is_dir() and Path(text).resolve().is_relative_to(runs.resolve())):
+        raise SubDistillError(
+            f"resume_from_checkpoint={text!r}: expected true, for the last checkpoint, or a checkpoint's folder in "
+            f"{runs}"
+        )
+    return Path(text)
+
+
+def checkpoint_of(resume: bool | Path, folder: Path) -> str | None:
+    """The checkpoint that a method resumes from, if any.
+
+    Args:
+        resume: see `resumed_from`.
+        folder: of the method's checkpoints.
+
+    Returns:
+        The checkpoint that was named, if it is of this method, or else the last complete one.
+    """
+    if isinstance(resume, Path) and resume.resolve().is_relative_to(folder.resolve()):
+        return str(resume)
+    return last_complete_checkpoint(folder) if resume else None
+
+
+def remove_old_run(folder: Path) -> None:
+    """Make room for a new run; called when nothing can refuse it any more."""
+    shutil.rmtree(folder / RUNS_FOLDER, ignore_errors=True)
+    (folder / REPORT_FILE).unlink(missing_ok=True)
+    (folder / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)  # by which the folder is known as a run's
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove the folders that trainers made for a run that was refused."""
+    for path in sorted([folder, *folder.rglob("*")], reverse=True):
+        with contextlib.suppress(OSError):  # it holds something, or is a file
+            path.rmdir()

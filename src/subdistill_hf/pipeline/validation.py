@@ -1,0 +1,41 @@
+"""One pass over the options of a run, before any work: all that can be refused without images or weights."""
+
+from __future__ import annotations
+
+from subdistill_hf.config.options import AUTO, TaskOptions
+from subdistill_hf.config.training import SubDistillConfig, check_training_arguments, check_values
+from subdistill_hf.config.validation import check_task_options
+from subdistill_hf.core.pairing import split_entry
+from subdistill_hf.data.subtask import check_paper_subtasks
+from subdistill_hf.models.students import check_recipe, check_student_lora
+from subdistill_hf.pipeline.run_folder import check_run_folder
+
+
+def validate(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse options that do not fit, whatever the images and models are, and a folder that may not be used.
+
+    Args:
+        options: what to distil.
+        config: training arguments; `config.output_dir` is the folder.
+
+    Raises:
+        SubDistillError: for the first that does not fit.
+    """
+    validate_options(options, config)
+    check_run_folder(options, config)
+
+
+def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
+    """As `validate`, without a look at the folder.
+
+    Raises:
+        SubDistillError: for the first that does not fit.
+    """
+    check_task_options(options)
+    check_values(config)
+    check_training_arguments(config)
+    check_paper_subtasks(options.classes)
+    check_recipe(options.student)
+    check_student_lora(options)
+    for entry in [] if config.layers == [AUTO] else config.layers:
+        split_entry(entry)

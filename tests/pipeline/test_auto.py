@@ -1,0 +1,207 @@
+"""What is decided for a user who leaves it open: by teacher, images and student, and never over what was given."""
+
+import copy
+
+import pytest
+
+from helpers import config, processor, resnet, vit
+from subdistill_hf.cli.distill import parse
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.models.students import build_student
+from subdistill_hf.pipeline.auto import (
+    Choice,
+    config_of_method,
+    enough_adaptation_epochs,
+    enough_epochs,
+    enough_views,
+    options_for_teacher,
+    resolve,
+    resolve_learning_rate,
+    suited_learning_rate,
+)
+
+RATES = {  # with the teacher's layers, without
+    "new": (1.6e-2, 4e-3),
+    "pretrained": (4e-3, 1e-3),
+    "adapter": (1e-3, 1e-3),
+}
+
+
+# From the options
+
+
+VIT = "--teacher google/vit-base-patch16-224"
+MOBILE = "timm/mobilenetv4_conv_small.e2400_r224_in1k"
+CARNIVORES = ["superclass:large_carnivores"]
+
+
+def chosen(text):
+    """The options after the choice, and what was said of it."""
+    given = parse(text.split())
+    options = TaskOptions(**given)
+    task, choices = options_for_teacher(options, given)
+    assert options == TaskOptions(**given)
+    return task, [str(choice) for choice in choices]
+
+
+def test_a_teacher_alone_gets_a_dataset_classes_a_student_and_adaptation():
+    task, lines = chosen(VIT)
+    assert (task.dataset, task.classes, task.student) == ("uoft-cs/cifar100", CARNIVORES, MOBILE)
+    assert (task.adapt_teacher, task.train_images_per_class) == ("lora", 100)
+    names = ["dataset", "classes", "train_images_per_class", "adapt_teacher", "student"]
+    assert [line.partition(" ")[0] for line in lines] == [f"--{name}" for name in names]
+    assert all(line.partition(": ")[2] for line in lines)
+    assert f"--student {MOBILE}: made for phones, and pretrained: few images" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [
+        ("--student resnet:widths=8-8", "student", "resnet:widths=8-8"),
+        ("--adapt-teacher no", "adapt_teacher", "no"),
+        ("--train_images_per_class=7", "train_images_per_class", 7),
+        ("--classes trout shark", "classes", ["trout", "shark"]),
+    ],
+)
+def test_what_was_given_stays(given, field, value):
+    task, lines = chosen(f"{VIT} {given}")
+    assert getattr(task, field) == value
+    assert not [line for line in lines if line.startswith(f"--{field} ")]
+    assert task.dataset == "uoft-cs/cifar100"
+
+
+def test_a_users_own_classes_or_dataset_are_not_cut_down():
+    task, lines = chosen(f"{VIT} --dataset user/pets --classes cat dog")
+    assert (task.dataset, task.classes, task.student) == ("user/pets", ["cat", "dog"], MOBILE)
+    assert (task.train_images_per_class, task.adapt_teacher) == (None, "no")
+    assert len(lines) == 1
+    task, lines = chosen(f"{VIT} --classes trout shark")
+    assert (task.dataset, task.train_images_per_class) == ("uoft-cs/cifar100", None)
+    assert len(lines) == 2
+    task, lines = chosen(f"{VIT} --dataset digits --classes all")
+    assert (task.student, lines) == ("resnet:widths=16-24-32-48", [])
+
+
+@pytest.mark.parametrize("given", ["", "--teacher glyphs-vit", "--teacher glyphs-vit --classes superclass:dice"])
+def test_an_embedded_teacher_keeps_the_defaults_of_the_options(given):
+    task, lines = chosen(given)
+    assert (task.dataset, task.student, task.adapt_teacher) == ("glyphs-100", "resnet:widths=16-24-32-48", "no")
+    assert lines == []
+
+
+@pytest.mark.parametrize("teacher", [VIT, ""])
+def test_a_dataset_needs_its_classes(teacher):
+    with pytest.raises(SubDistillError, match="--dataset user/pets needs --classes: which of its classes"):
+        chosen(f"{teacher} --dataset user/pets")
+
+
+# From the images
+
+
+def resolved(folder, options=None, images=100, size=(32, 32), **settings):
+    open_settings = {"max_steps": -1, "num_train_epochs": 0, "teacher_cache": "auto", "learning_rate": 0}
+    options, settings = TaskOptions(**options or {}), config(folder, **open_settings | settings)
+    before = copy.deepcopy((options, settings))
+    found = resolve(options, settings, images, size)
+    assert (options, settings) == before
+    assert found.options is not options
+    assert found.config is not settings
+    return found
+
+
+def test_everything_that_follows_from_the_images_is_decided(tmp_path):
+    found = resolved(tmp_path)
+    assert (found.config.num_train_epochs, found.config.teacher_cache, found.config.views) == (93, "8", 8)
+    assert (found.options.augmentation, found.options.flip) == ("pad_crop", False)
+    assert [choice.option for choice in found.choices] == ["num_train_epochs", "teacher_cache", "augmentation", "flip"]
+    assert str(found.choices[0]) == "--num_train_epochs 93.0: at least 60 passes over the images, and 1200 steps"
+
+
+def test_what_was_given_stays_and_is_no_choice(tmp_path):
+    options = {"augmentation": "none", "flip": True}
+    found = resolved(tmp_path, options, size=(9, 99), num_train_epochs=3, teacher_cache="off")
+    assert (found.config.num_train_epochs, found.config.teacher_cache) == (3, "off")
+    assert (found.options.augmentation, found.options.flip) == ("none", True)
+    assert found.choices == ()
+    assert resolved(tmp_path, options, max_steps=5, teacher_cache=2).config.num_train_epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "expected"),
+    [
+        ({}, (64, 64), ("pad_crop", False)),
+        ({}, (32, 65), ("resized_crop", False)),
+        ({"dataset": "user/photographs", "classes": ["all"]}, (32, 32), ("pad_crop", True)),
+        ({"dataset": "digits", "classes": ["all"]}, (28, 28), ("pad_crop", False)),
+        ({"dataset": "user/photographs", "classes": ["all"], "flip": False}, (300, 20), ("resized_crop", False)),
+    ],
+)
+def test_augmentation_suits_size_and_kind_of_the_images(tmp_path, options, size, expected):
+    found = resolved(tmp_path, options, size=size).options
+    assert (found.augmentation, found.flip) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "images_per_step", "epochs"),
+    [(100, 64, 600), (64, 64, 1200), (6400, 64, 60), (65, 64, 600), (3200, 64, 60), (640, 64, 120)],
+)
+def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(images, images_per_step, epochs):
+    assert enough_epochs(images, images_per_step) == epochs
+
+
+def test_few_images_are_kept_in_eight_views():
+    assert [enough_views(images) for images in (1, 1000, 1001)] == ["8", "8", "off"]
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(64, 200), (65, 100), (6400, 5), (2560, 5), (2561, 5), (1280, 10)])
+def test_a_teacher_is_fitted_in_at_least_200_steps_and_5_epochs(images, epochs):
+    assert enough_adaptation_epochs(images, 64) == epochs
+
+
+# From the student
+
+
+@pytest.mark.parametrize("start", RATES)
+@pytest.mark.parametrize("recipe", ["resnet:widths=4-4-4-4", "mobilenetv2:width=0.1"])
+def test_networks_with_batch_norms_take_larger_steps_with_layers_and_without_a_past(recipe, start):
+    student = build_student(recipe, ["a", "b"], processor(32)).model
+    assert tuple(suited_learning_rate(student, start, layers)[0] for layers in (True, False)) == RATES[start]
+
+
+@pytest.mark.parametrize("start", RATES)
+@pytest.mark.parametrize("layers", [True, False])
+@pytest.mark.parametrize("recipe", ["vit:hidden=12,layers=1", "convnext:widths=4-4-4-4"])
+def test_networks_without_batch_norms_take_small_steps(recipe, start, layers):
+    student = build_student(recipe, ["a", "b"], processor(32)).model
+    assert suited_learning_rate(student, start, layers)[0] == 1e-3
+
+
+def test_a_learning_rate_is_chosen_once_for_each_method_and_not_written_back(tmp_path):
+    shared = config(tmp_path, learning_rate=0, method="subdistill", layer_weight=7.0, kd_weight=0.5)
+    before = copy.deepcopy(shared)
+    rates = {}
+    for method in ("kd", "fitnet", "subdistill"):
+        own = config_of_method(shared, method, tmp_path / method)
+        found, choices = resolve_learning_rate(own, resnet(), "new")
+        assert [(choice.option, choice.value, choice.method) for choice in choices] == [
+            ("learning_rate", found.learning_rate, method)
+        ]
+        assert own.learning_rate == 0
+        assert (found.method, found.output_dir) == (method, str(tmp_path / method))
+        rates[method] = found.learning_rate
+    assert rates == {"kd": 4e-3, "fitnet": 1.6e-2, "subdistill": 1.6e-2}
+    assert shared == before
+    given, choices = resolve_learning_rate(config(tmp_path, learning_rate=3e-5), vit(), "new")
+    assert (given.learning_rate, choices) == (3e-5, [])
+
+
+def test_weights_that_were_given_are_those_of_the_main_method(tmp_path):
+    shared = config(tmp_path, method="subdistill", layer_weight=7.0, task_weight=0.5, kd_weight=0.25)
+    assert config_of_method(shared, "subdistill", tmp_path).weights() == {"task": 0.5, "kd": 0.25, "layer": 7.0}
+    assert config_of_method(shared, "fitnet", tmp_path).weights() == {"task": 0.0, "kd": 1.0, "layer": 1.0}
+
+
+def test_a_choice_is_told_as_an_option_with_its_reason():
+    assert str(Choice("classes", ["cat", "dog"], "two")) == "--classes cat dog: two"
+    assert str(Choice("learning_rate", 4e-3, "few images", "kd")) == "--learning_rate 0.004 for kd: few images"
