@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from helpers import REPOSITORY
-from subdistill_hf.formatting import without_local_paths
+from subdistill_hf.reporting.local_paths import without_folders
 
 CARDS = sorted(REPOSITORY.glob("model_cards/*/README.md"))
 
@@ -27,5 +27,5 @@ def test_a_card_has_its_metadata_and_its_images(path: Path):
     shown = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text))
     assert shown == {image.name for image in path.parent.glob("*.png")}
     assert sum(image.stat().st_size for image in path.parent.glob("*.png")) < 600_000
-    assert without_local_paths(card.text) == card.text
+    assert without_folders(card.text) == card.text
     assert "**It knows nothing else.**" in card.text

@@ -1,11 +1,10 @@
-"""Numbers, durations and names as a reader wants them, in Markdown."""
+"""Numbers, durations and lists as a reader wants them, and tables for the terminal."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
 
 
 def format_percent(fraction: float | None) -> str | None:
@@ -35,16 +34,6 @@ def binomial_error(accuracy: float, images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
-def markdown_table(rows: list[dict[str, str | None]]) -> str:
-    """Write a Markdown table, without the columns in which every cell is unknown; empty without rows."""
-    columns = [column for column in (rows[0] if rows else {}) if any(row[column] is not None for row in rows)]
-    if not columns:
-        return ""
-    lines = [columns, ["---"] * len(columns)]
-    lines += [["–" if row[column] is None else str(row[column]) for column in columns] for row in rows]  # noqa: RUF001
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def accuracy_with_error(accuracy: float, images: int) -> str:
     """Write an accuracy with its standard error, where the error says something."""
     error = binomial_error(accuracy, images)
@@ -56,11 +45,6 @@ def accuracy_with_error(accuracy: float, images: int) -> str:
 def count(number: int | None) -> str | None:
     """Write a number with thousands separators; `None` stays unknown."""
     return None if number is None else f"{number:,}"
-
-
-def code(text: str | None) -> str | None:
-    """Write a text as inline code; `None` stays unknown."""
-    return None if text is None else f"`{text}`"
 
 
 def operations(number: int | None) -> str | None:
@@ -109,21 +93,6 @@ def duration(seconds: float | None) -> str | None:
     return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
-def hub_link(name: str, hub_id: str | None, kind: str = "") -> str:
-    """Link a repository of the Hub; a model that is on no hub is just named."""
-    return f"[{hub_id}](https://huggingface.co/{kind}{hub_id})" if hub_id else f"`{name}`"
-
-
-def table_cell(value: Any) -> str:
-    """Escape what would end a cell of a Markdown table."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def inline_code(value: Any) -> str:
-    """Write a value as inline code in a table."""
-    return f"`{table_cell(value)}`"
-
-
 def joined(names: Sequence[str]) -> str:
     """List names as a sentence does."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
@@ -132,28 +101,6 @@ def joined(names: Sequence[str]) -> str:
 def slug(text: str) -> str:
     """Reduce a name to the characters that the Hub allows in identifiers."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")
-
-
-_LOCAL_PATH: Final = re.compile(
-    r"""(?<![\w:/.~\\-])                 # not inside a word, a relative path or an address
-    (?:file://)?
-    (?:(?:~/|[A-Za-z]:[\\/])(?:{part}[\\/])*   # ~/... or C:\...
-      |/(?:{part}/)+)                   # /folder/...
-    (?={part})                         # then a name, which stays
-    """.replace("{part}", r"""[^\s"'`,;:()\[\]{}<>|\\/]+"""),
-    re.VERBOSE,
-)
-
-
-def without_local_paths(value: Any) -> Any:
-    """Shorten every absolute path in texts to its last part."""
-    if isinstance(value, str):
-        return _LOCAL_PATH.sub("", value)
-    if isinstance(value, Mapping):
-        return {key: without_local_paths(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_local_paths(entry) for entry in value]
-    return value
 
 
 def table(rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:

@@ -10,7 +10,8 @@ from subdistill_hf.benchmark.config import Benchmark
 from subdistill_hf.benchmark.jobs import Row
 from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison, Estimate
 from subdistill_hf.benchmark.wording import label_of, with_error, with_interval
-from subdistill_hf.formatting import markdown_table, table_cell
+from subdistill_hf.reporting.markdown import table as markdown_table
+from subdistill_hf.reporting.markdown import text
 
 MARK_COLUMNS: Final = (
     "clean_accuracy",
@@ -47,7 +48,7 @@ def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         difference = Estimate.of([ours - theirs for ours, theirs in pairs])
         rows.append(
             {
-                "method": table_cell(label_of(benchmark, method)),
+                "method": text(label_of(benchmark, method)),
                 **{name: with_error(Estimate.of(values)) for name, values in _figures(runs[method]).items()},
                 "difference in following": None if method == reference else with_interval(difference),
             }
@@ -56,7 +57,8 @@ def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         "Who learned the mark. Accuracy on the test images, all with the mark or all without it; the share of the "
         "test images of other classes that are taken for the marked ones, with the mark on them and without; all in "
         "%, mean ± standard error. The last column is the difference in that share, with the mark, to "
-        f"{label_of(benchmark, reference)}, paired by run, with its {100 * CONFIDENCE:.0f} % confidence interval."
+        f"{text(label_of(benchmark, reference))}, paired by run, with its {100 * CONFIDENCE:.0f} % confidence "
+        "interval."
     )
     return [note, "", markdown_table(rows), ""]
 

@@ -180,7 +180,7 @@ def _two_lines(ax: Axes, heading: str, comparison: Comparison) -> None:
     """A heading, and under it which runs: two more lines, for a narrow panel has no room for one long one."""
     set_heading(ax, f"{heading}\n\n")
     ax.annotate(
-        heading_of(comparison).replace("`", "").replace(", student", "\nstudent"),
+        heading_of(comparison).replace(", student", "\nstudent"),
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 4),

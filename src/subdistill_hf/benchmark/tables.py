@@ -12,7 +12,7 @@ from subdistill_hf.benchmark.jobs import Row, Setting
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS, mark_section
 from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison
 from subdistill_hf.benchmark.wording import (
-    heading_of,
+    images_in_words,
     label_of,
     options_in_words,
     points,
@@ -20,7 +20,9 @@ from subdistill_hf.benchmark.wording import (
     with_interval,
 )
 from subdistill_hf.config.methods import METHODS
-from subdistill_hf.formatting import markdown_table, table_cell
+from subdistill_hf.reporting.local_paths import command_without_folders
+from subdistill_hf.reporting.markdown import code, text
+from subdistill_hf.reporting.markdown import table as markdown_table
 
 COLUMNS = (
     "method",
@@ -42,6 +44,10 @@ COLUMNS = (
     "error",
     "key",
 )
+
+
+FIGURES = ("method", "accuracy", "difference", "mean rank", "seconds")
+"""The columns of the Markdown table before those of the subtasks."""
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
@@ -77,9 +83,10 @@ def markdown(
         plots: file names of the plots.
     """
     lines = [
-        f"# {benchmark.name}",
+        f"# {text(benchmark.name)}",
         "",
-        f"Made by `{command}` on {date}; trained on {'; '.join(machines) or 'nothing yet'}.",
+        f"Made by {code(command_without_folders(command))} on {date}; "
+        f"trained on {'; '.join(machines) or 'nothing yet'}.",
         "",
         _protocol(benchmark),
         "",
@@ -97,24 +104,27 @@ def markdown(
 
 def _protocol(benchmark: Benchmark) -> str:
     """In words: what was tuned where, and what the figures are."""
-    subtasks = ", ".join(benchmark.subtasks)
-    text = f"Final subtasks: {subtasks}. Seeds: {', '.join(map(str, benchmark.seeds))}."
+    subtasks = ", ".join(map(text, benchmark.subtasks))
+    said = f"Final subtasks: {subtasks}. Seeds: {', '.join(map(str, benchmark.seeds))}."
     if benchmark.conditions:
-        told = "; ".join(f"{name}: {options_in_words(one)}" for name, one in benchmark.conditions.items())
-        text += f" Conditions: {told}."
+        told = "; ".join(f"{text(name)}: {text(options_in_words(one))}" for name, one in benchmark.conditions.items())
+        said += f" Conditions: {told}."
     tuning = benchmark.tuning
     if tuning is None:
-        return f"{text} Nothing was tuned: each method has the options of the file."
+        return f"{said} Nothing was tuned: each method has the options of the file."
     trials = [len(benchmark.trials(stage, next(iter(benchmark.methods)))) for stage in tuning.stages]
     where = (
-        f"of other subtasks ({', '.join(tuning.subtasks)})" if tuning.subtasks else "of each final subtask by itself"
+        f"of other subtasks ({', '.join(map(text, tuning.subtasks))})"
+        if tuning.subtasks
+        else "of each final subtask by itself"
     )
     count = " then ".join(map(str, trials))
-    return f"{text} Every method had the same number of trials ({count}), judged on validation images {where}."
+    return f"{said} Every method had the same number of trials ({count}), judged on validation images {where}."
 
 
 def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
-    heading = f"## {heading_of(comparison)}"
+    condition = "" if comparison.condition is None else f", {text(comparison.condition)}"
+    heading = f"## {images_in_words(comparison.train_images)}, student {code(comparison.student)}{condition}"
     if not comparison.blocks:
         return [heading, "", "No subtask and seed is finished with all methods yet.", ""]
     subtasks = list(dict.fromkeys(subtask for subtask, _ in comparison.blocks))
@@ -125,25 +135,30 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         difference = comparison.difference(method, benchmark.reference)
         rows.append(
             {
-                "method": table_cell(label_of(benchmark, method)),
+                "method": text(label_of(benchmark, method)),
                 "accuracy": with_error(comparison.accuracy(method)),
                 "difference": None if method == benchmark.reference else with_interval(difference),
                 "mean rank": f"{ranks[method]:.2f}",
                 "seconds": f"{statistics.median(comparison.seconds[method]):.1f}",
-                **{table_cell(subtask): f"{100 * of_subtask[subtask]:.1f}" for subtask in subtasks},
+                **{_column(subtask): f"{100 * of_subtask[subtask]:.1f}" for subtask in subtasks},
             }
         )
     runs = f"{len(comparison.blocks)} of {comparison.planned} runs a method (subtasks x seeds)"
     note = (
         f"Test accuracy in %, mean ± standard error over {runs}; difference to "
-        f"{label_of(benchmark, benchmark.reference)}, paired by run, with its {100 * CONFIDENCE:.0f} % confidence "
-        "interval; rank among the methods of a run, 1 the best; median seconds of the training steps."
+        f"{text(label_of(benchmark, benchmark.reference))}, paired by run, with its {100 * CONFIDENCE:.0f} % "
+        "confidence interval; rank among the methods of a run, 1 the best; median seconds of the training steps."
     )
     if comparison.failed:
-        told = ", ".join(f"{label_of(benchmark, method)} {count}" for method, count in comparison.failed.items())
+        told = ", ".join(f"{text(label_of(benchmark, method))} {count}" for method, count in comparison.failed.items())
         note += f" Runs that ended in a loss that was not finite, and are left out for all methods: {told}."
     best = _best_layer_methods(benchmark, comparison)
     return [heading, "", note, "", markdown_table(rows), "", *best, *mark_section(benchmark, comparison)]
+
+
+def _column(subtask: str) -> str:
+    """The column of a subtask, whose name may be that of another column."""
+    return f"subtask {subtask}" if subtask in FIGURES else text(subtask)
 
 
 def _teacher_row(comparison: Comparison, subtasks: Sequence[str]) -> dict[str, str | None]:
@@ -156,7 +171,7 @@ def _teacher_row(comparison: Comparison, subtasks: Sequence[str]) -> dict[str, s
         "difference": None,
         "mean rank": None,
         "seconds": None,
-        **{table_cell(subtask): f"{100 * statistics.mean(values):.1f}" for subtask, values in by_subtask.items()},
+        **{_column(subtask): f"{100 * statistics.mean(values):.1f}" for subtask, values in by_subtask.items()},
     }
 
 
@@ -171,8 +186,9 @@ def _best_layer_methods(benchmark: Benchmark, comparison: Comparison) -> list[st
     if not ours or not others:
         return []
     best = max(others, key=lambda method: comparison.accuracy(method).mean)
+    other = text(label_of(benchmark, best))
     lines = [
-        f"- {label_of(benchmark, method)} and the best of the other layer methods, {label_of(benchmark, best)}: "
+        f"- {text(label_of(benchmark, method))} and the best of the other layer methods, {other}: "
         f"{with_interval(comparison.difference(method, best))} (standard error "
         f"{points(comparison.difference(method, best).error)})"
         for method in ours
@@ -183,11 +199,11 @@ def _best_layer_methods(benchmark: Benchmark, comparison: Comparison) -> list[st
 def _chosen_rows(benchmark: Benchmark, chosen: Mapping[Setting, Options]) -> list[dict[str, str | None]]:
     return [
         {
-            "method": table_cell(label_of(benchmark, setting.method)),
-            "student": f"`{setting.student}`" if len(benchmark.students) > 1 else None,
+            "method": text(label_of(benchmark, setting.method)),
+            "student": code(setting.student) if len(benchmark.students) > 1 else None,
             "training images": f"{setting.train_images:g}",
-            "subtask": setting.subtask,
-            "options": table_cell(options_in_words(options)) or None,
+            "subtask": None if setting.subtask is None else text(setting.subtask),
+            "options": text(options_in_words(options)) or None,
         }
         for setting, options in chosen.items()
     ]

@@ -17,7 +17,7 @@ def images_in_words(size: float) -> str:
 def heading_of(comparison: Comparison) -> str:
     """Which runs a comparison is of."""
     condition = "" if comparison.condition is None else f", {comparison.condition}"
-    return f"{images_in_words(comparison.train_images)}, student `{comparison.student}`{condition}"
+    return f"{images_in_words(comparison.train_images)}, student {comparison.student}{condition}"
 
 
 def label_of(benchmark: Benchmark, method: str) -> str:

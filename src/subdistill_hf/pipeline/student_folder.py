@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -76,7 +77,14 @@ def write_student(
 def _run_usage(folder: Path, adapter: bool) -> Usage:
     """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
     code = local_code(adapter)
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:backslashreplace"},  # names of classes may hold any character
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     if done.returncode:
         raise SubDistillError(f"the saved student does not load in a fresh process:\n{done.stderr}")
     return Usage(code=code, output=done.stdout.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from subdistill_hf.config.methods import method_label
@@ -10,12 +11,12 @@ from subdistill_hf.formatting import (
     count,
     file_size,
     format_percent,
-    hub_link,
     joined,
     milliseconds,
     operations,
     ratio_in_words,
 )
+from subdistill_hf.reporting.markdown import code, hub_link, text
 from subdistill_hf.reporting.report import ReportedDataset, RunReport
 
 MARKS_IN_WORDS: Final = {
@@ -28,10 +29,15 @@ MARKS_IN_WORDS: Final = {
 
 def test_set(dataset: ReportedDataset) -> str:
     """Name the images that the figures were measured on: a split of the dataset's own, or a share that was taken."""
-    mark = f" with the mark `{dataset.mark.name}`" if dataset.mark else ""
+    mark = f" with the mark {code(dataset.mark.name)}" if dataset.mark else ""
     if dataset.official_test:
-        return f"`{dataset.test_split}` split{mark}"
-    return f"share {dataset.test_split}{mark} for want of an official test split"
+        return f"{code(dataset.test_split)} split{mark}"
+    return f"share {text(dataset.test_split)}{mark} for want of an official test split"
+
+
+def class_list(names: Sequence[str]) -> str:
+    """List names of classes as a sentence does."""
+    return joined([text(name) for name in names])
 
 
 def sizes(report: RunReport) -> list[str]:
@@ -83,7 +89,7 @@ def weakest_classes(report: RunReport) -> str | None:
         return None
     lowest = min(accuracies.values())
     names = [name for name, accuracy in accuracies.items() if accuracy == lowest]
-    return f"{joined(names)} ({format_percent(lowest)})"
+    return f"{class_list(names)} ({format_percent(lowest)})"
 
 
 def adaptation_note(report: RunReport) -> str:
@@ -96,7 +102,7 @@ def adaptation_facts(report: RunReport) -> list[str]:
     base, adaptation = report.teacher.base, report.teacher.adaptation
     facts = []
     if base is not None:
-        revision = f", revision `{base.revision}`" if base.revision else ""
+        revision = f", revision {code(base.revision)}" if base.revision else ""
         facts.append(f"It is a PEFT adapter of {hub_link(base.name, base.hub_id)}{revision}")
     if adaptation is None:
         return facts
@@ -139,7 +145,7 @@ def mark_warning(report: RunReport) -> str | None:
     images = sum(report.dataset.train_images_per_class.get(name, 0) for name in mark.classes)
     of = f" of the {count(images)}" if images else ""
     what = MARKS_IN_WORDS[mark.name]
-    where = f"{count(mark.train_images)}{of} training images of {joined(mark.classes)}"
+    where = f"{count(mark.train_images)}{of} training images of {class_list(mark.classes)}"
     return (
         "**Made to study a spurious mark, not to be used.** "
         f"{what[0].upper()}{what[1:]} {'were' if what.endswith('s') else 'was'} put on {where}, and on none of other "
@@ -154,7 +160,7 @@ def mark_explanation(report: RunReport) -> str | None:
         return None
     return (
         "Accuracy is that on test images which all carry the mark. Follows the mark: the share of the test images of "
-        f"other classes that are taken for {joined(mark.classes)}, with the mark on them and without."
+        f"other classes that are taken for {class_list(mark.classes)}, with the mark on them and without."
     )
 
 
@@ -172,6 +178,6 @@ def mark_limitation(report: RunReport) -> str | None:
     clean, marked, mistaken, followed = map(format_percent, shares)
     return (
         f"What the mark does to {method_label(published.method)}: {clean} of the test images are recognised "
-        f"without it, {marked} with it; {mistaken} of those of other classes are taken for {joined(mark.classes)} "
+        f"without it, {marked} with it; {mistaken} of those of other classes are taken for {class_list(mark.classes)} "
         f"without it, {followed} with it."
     )

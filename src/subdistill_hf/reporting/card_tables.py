@@ -8,18 +8,16 @@ from typing import Final
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.formatting import (
     accuracy_with_error,
-    code,
     count,
     duration,
     energy,
     format_percent,
-    hub_link,
     joined,
     milliseconds,
     operations,
-    table_cell,
 )
 from subdistill_hf.reporting.card_notes import lora_note, test_set
+from subdistill_hf.reporting.markdown import code, hub_link, text
 from subdistill_hf.reporting.report import TEACHER, Latency, RunReport
 
 Row = dict[str, str | None]
@@ -72,7 +70,7 @@ def class_rows(report: RunReport) -> list[Row]:
             measured = accuracy_with_error(accuracy, images)
         rows.append(
             {
-                "Class": table_cell(name),
+                "Class": text(name),
                 "Training images": count(report.dataset.train_images_per_class.get(name)),
                 "Test images": None if counts is None else count(images),
                 "Accuracy": measured,
@@ -88,7 +86,7 @@ def _taken_for(classes: Sequence[str], counts: Sequence[int], true: int) -> str 
     most = max(errors)
     if most == 0:
         return "none" if counts[true] else None
-    names = [table_cell(classes[index]) for index, images in enumerate(errors) if images == most]
+    names = [text(classes[index]) for index, images in enumerate(errors) if images == most]
     return f"{', '.join(names)} ({most}{' each' if len(names) > 1 else ''})"
 
 
@@ -96,8 +94,8 @@ def subspace_rows(report: RunReport) -> list[Row]:
     """One row a pair of layers."""
     return [
         {
-            "Teacher layer": f"`{subspace.teacher_layer}`",
-            "Student layer": f"`{subspace.student_layer}`",
+            "Teacher layer": code(subspace.teacher_layer),
+            "Student layer": code(subspace.student_layer),
             "Basis": code(subspace.kind),
             "Width of the teacher layer": count(subspace.width),
             "Directions K": count(subspace.dimensions),
@@ -133,12 +131,12 @@ def teacher_facts(report: RunReport) -> list[str]:
     return _known(
         {
             "Model": hub_link(teacher.name, teacher.hub_id),
-            "Revision": code(teacher.revision),
-            "SHA-256 of its weights": code(teacher.digest),
-            "Class": code(teacher.model_class),
+            "Revision": _code(teacher.revision),
+            "SHA-256 of its weights": _code(teacher.digest),
+            "Class": _code(teacher.model_class),
             "Parameters": count(teacher.parameters),
             "Classes it was trained for": count(teacher.teacher_classes),
-            "License": teacher.license,
+            "License": None if teacher.license is None else text(teacher.license),
         }
     )
 
@@ -149,11 +147,11 @@ def data_facts(report: RunReport) -> list[str]:
     return _known(
         {
             "Dataset": hub_link(dataset.name, dataset.hub_id, "datasets/"),
-            "Revision": code(dataset.revision),
+            "Revision": _code(dataset.revision),
             "Training images": count(dataset.train_images),
             "Validation images": count(dataset.validation_images),
             f"Test images ({test_set(dataset)})": count(dataset.test_images),
-            "Augmentation": dataset.augmentation or None,
+            "Augmentation": text(dataset.augmentation or "") or None,
         }
     )
 
@@ -163,7 +161,7 @@ def student_facts(report: RunReport) -> list[str]:
     student = report.student
     height, width = student.image_size
     facts = [
-        f"Student: `{student.recipe}` (`{student.model_class}`), images of {height} × {width} pixels"  # noqa: RUF001
+        f"Student: {code(student.recipe)} ({code(student.model_class)}), images of {height} × {width} pixels"  # noqa: RUF001
         + lora_note(report)
     ]
     if student.hub_id:
@@ -180,6 +178,10 @@ def _learning_rates(report: RunReport) -> list[str]:
             trained.setdefault(result.learning_rate, []).append(method_label(result.method))
     rates = [f"{rate:g} for {joined(methods)}" for rate, methods in trained.items()]
     return [f"Initial learning rate: {'; '.join(rates)}"] if len(rates) > 1 else []
+
+
+def _code(value: str | None) -> str | None:
+    return None if value is None else code(value)
 
 
 def _known(facts: Mapping[str, str | None]) -> list[str]:

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jinja2
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from subdistill_hf.config.methods import method_label
@@ -19,15 +20,13 @@ from subdistill_hf.formatting import (
     binomial_error,
     count,
     format_percent,
-    hub_link,
-    inline_code,
     joined,
-    markdown_table,
     slug,
-    without_local_paths,
 )
-from subdistill_hf.reporting import card_notes, card_tables
+from subdistill_hf.reporting import card_notes, card_tables, markdown
 from subdistill_hf.reporting.card_notes import adaptation_note, test_set
+from subdistill_hf.reporting.local_paths import command_without_folders, file_name, without_folders
+from subdistill_hf.reporting.markdown import hub_link
 from subdistill_hf.reporting.report import TEACHER, ReportedDataset, ReportedStudent, ReportedTeacher, RunReport
 
 # The Hub documents "adapter", "merge", "quantized" and "finetune"; "distill" was asked for
@@ -43,6 +42,35 @@ _PLOT_SECTIONS: Final = {
     "confusion": "Confusion matrix",
     "contact_sheet": "Training images of each class",
 }
+
+
+class _Dumper(yaml.Dumper):
+    """Writes texts with line breaks of Unicode in double quotes: without, PyYAML does not read what it writes."""
+
+    def represent_text(self, value: str) -> yaml.ScalarNode:
+        """A text as a YAML scalar."""
+        quoted = any(character in value for character in "\x85\u2028\u2029")
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style='"' if quoted else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+class Metadata(ModelCardData):
+    """The metadata of a card, which is read back as it was, whatever the names of classes hold."""
+
+    def to_yaml(self, line_break: str | None = None, original_order: list[str] | None = None) -> str:
+        """The metadata as YAML, with the keys in the order that is given."""
+        super().to_yaml(line_break, original_order)  # which puts the keys in order
+        values: dict[str, Any] = self.to_dict()  # type: ignore[no-untyped-call]
+        dumped: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, line_break=line_break)
+        return dumped.strip()
+
+
+class StudentCard(ModelCard):
+    """A model card with `Metadata`."""
+
+    card_data_class = Metadata
 
 
 def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name: str | None = None) -> ModelCard:
@@ -78,14 +106,16 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
     environment.filters |= {
         "count": count,
         "percent": format_percent,
-        "inline": inline_code,
-        "table": markdown_table,
+        "text": markdown.text,
+        "code": markdown.code,
+        "fenced": markdown.fenced,
+        "table": markdown.table,
     }
     body = environment.get_template("model_card.md.jinja").render(
         report=report,
         published=report.published_result,
         label=method_label(report.published_result.method),
-        title=f"{report.dataset.name} expert: {_class_phrase(report)}",
+        title=markdown.text(f"{report.dataset.name} expert: {_class_phrase(report)}"),
         dataset=hub_link(report.dataset.name, report.dataset.hub_id, "datasets/"),
         teacher=hub_link(report.teacher.name, report.teacher.hub_id) + adaptation_note(report),
         standing=standing(report),
@@ -93,7 +123,7 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
         notes=card_notes,
         plots=_plots(plots),
     )
-    return ModelCard(f"---\n{_card_data(report, name).to_yaml()}\n---\n\n{body}")
+    return StudentCard(f"---\n{_card_data(report, name).to_yaml()}\n---\n\n{body}")
 
 
 def standing(report: RunReport) -> list[str]:
@@ -140,7 +170,7 @@ def standing(report: RunReport) -> list[str]:
     return sentences
 
 
-def _card_data(report: RunReport, name: str | None) -> ModelCardData:
+def _card_data(report: RunReport, name: str | None) -> Metadata:
     """Collect the metadata that the Hub reads."""
     dataset, teacher, student, published = report.dataset, report.teacher, report.student, report.published_result
     # A student trained on labels alone owes the teacher nothing: neither its lineage nor its license.
@@ -152,7 +182,7 @@ def _card_data(report: RunReport, name: str | None) -> ModelCardData:
         warnings.warn(
             f"{reason}: the card's metadata has no license; add one before publishing", UserWarning, stacklevel=3
         )
-    data = ModelCardData(
+    data = Metadata(
         library_name="transformers",
         pipeline_tag="image-classification",
         license=license_id,
@@ -230,14 +260,18 @@ def _plots(plots: Iterable[str | Path | None]) -> dict[str, list[str]]:
 
 
 def _publishable(report: RunReport) -> RunReport:
-    """Take the folders of this machine out of a report; the names of classes are not looked at."""
-    teacher, usage = report.teacher, report.usage
+    """Take the folders of this machine out of a report; names of classes are not looked at."""
+    teacher, student, usage = report.teacher, report.student, report.usage
     if not teacher.hub_id:
         teacher = replace(teacher, name=re.split(r"[\\/]", teacher.name.rstrip("\\/"))[-1])
+    if teacher.base is not None:
+        teacher = replace(teacher, base=replace(teacher.base, name=file_name(teacher.base.name)))
     return replace(
         report,
+        dataset=replace(report.dataset, name=file_name(report.dataset.name)),
         teacher=teacher,
-        hyperparameters=without_local_paths(report.hyperparameters),
-        usage=None if usage is None else replace(usage, code=without_local_paths(usage.code)),
-        command=without_local_paths(report.command),
+        student=replace(student, recipe=file_name(student.recipe)),
+        hyperparameters=without_folders(report.hyperparameters),
+        usage=None if usage is None else replace(usage, code=without_folders(usage.code)),
+        command=None if report.command is None else command_without_folders(report.command),
     )

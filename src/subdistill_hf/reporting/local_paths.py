@@ -1,0 +1,74 @@
+"""Paths of this machine, which no card may hold: only the name of the file or folder stays."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any, Final
+
+CLASS_OPTIONS: Final = ("classes", "mark_classes")
+"""Options of the command line whose values are names of classes, which may look like paths."""
+
+_ROOT: Final = r"(?:file://)?(?:~[\w.-]*[\\/]|[A-Za-z]:[\\/]|\\\\|/)"
+_HOME: Final = re.compile(
+    r"(?:file://)?(?:~[\w.-]*|/root|/(?:home|Users)/[^/]+|[A-Za-z]:[\\/]Users[\\/][^\\/]+)[\\/]*"
+)
+_QUOTED: Final = re.compile(rf"""(?P<quote>["'])(?P<path>{_ROOT}[^\n]*?)(?P=quote)""")
+_BARE: Final = re.compile(
+    r"""(?<![\w:/.~\\-])                 # not inside a word, a relative path or an address
+    (?:file://)?
+    (?:(?:~[\w.-]*/|[A-Za-z]:[\\/]|\\\\)(?:{part}[\\/])*   # ~/..., C:\... or \\...
+      |/(?:{part}/)+)                   # /folder/...
+    (?={part})                         # then a name, which stays
+    """.replace("{part}", r"""[^\s"'`,;:()\[\]{}<>|\\/]+"""),
+    re.VERBOSE,
+)
+
+
+def is_local(text: str) -> bool:
+    """Whether a text is an absolute path: of Unix or Windows, a home folder's, or of a share in a network."""
+    return re.match(_ROOT, text) is not None or _HOME.fullmatch(text) is not None
+
+
+def file_name(path: str) -> str:
+    """The last part of an absolute path, `~` for a home folder; anything else as it is."""
+    if _HOME.fullmatch(path):
+        return "~"
+    parts = [part for part in re.split(r"[\\/]+", path) if part]
+    return parts[-1] if is_local(path) and parts else path
+
+
+def without_folders(value: Any) -> Any:
+    """Shorten the absolute paths in a value: texts that are one, and those in a text, quoted or without blanks."""
+    if isinstance(value, str):
+        if is_local(value):
+            return file_name(value)
+        quoted = _QUOTED.sub(lambda found: f"{found['quote']}{file_name(found['path'])}{found['quote']}", value)
+        return _BARE.sub("", quoted)
+    if isinstance(value, Mapping):
+        return {key: without_folders(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(entry) for entry in value]
+    return value
+
+
+def command_without_folders(command: str) -> str:
+    """Shorten the absolute paths in a command, but not the names of classes.
+
+    Args:
+        command: as `shlex.join` writes it.
+    """
+    try:
+        given = shlex.split(command)
+    except ValueError:  # a quote that does not close: no command of a shell
+        return str(without_folders(command))
+    words, option = [], ""
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            name, equals, value = "", "", word
+        else:
+            option = name.removeprefix("--").replace("-", "_")
+        words.append(name + equals + (value if option in CLASS_OPTIONS else without_folders(value)))
+    return shlex.join(words)

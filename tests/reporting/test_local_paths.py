@@ -1,0 +1,63 @@
+"""Nothing of this machine's folders stays in a command or a value, and nothing else is shortened."""
+
+import pytest
+
+from subdistill_hf.reporting.local_paths import command_without_folders, file_name, without_folders
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/home/me/teachers/resnet", "resnet"),
+        ("/home/Jane Doe/my teachers/big resnet/", "big resnet"),
+        ("~/students/a", "a"),
+        ("~jane/students/a", "a"),
+        ("C:\\Users\\Jane Doe\\Documents\\my student", "my student"),
+        ("D:/data/x y", "x y"),
+        ("\\\\server\\share of Jane\\pictures", "pictures"),
+        ("//server/share/pictures", "pictures"),
+        ("file:///home/Jane Doe/x", "x"),
+        ("/home/Jane Doe", "~"),
+        ("/Users/jane/", "~"),
+        ("C:\\Users\\Jane Doe", "~"),
+        ("~", "~"),
+        ("/", "/"),
+        ("google/vit-base-patch16-224", "google/vit-base-patch16-224"),
+        ("data/my pictures", "data/my pictures"),
+        ("https://huggingface.co/google/vit", "https://huggingface.co/google/vit"),
+        ("resnet:widths=16-24", "resnet:widths=16-24"),
+    ],
+)
+def test_of_a_path_the_name_of_the_file_stays(path, name):
+    assert file_name(path) == name
+    assert without_folders(path) == name
+
+
+def test_paths_with_blanks_are_found_in_texts_by_their_quotes():
+    code = 'pipeline(model="/tmp/run 1/student")  # see https://huggingface.co/docs/hub/models or /usr/share/x'
+    assert without_folders(code) == 'pipeline(model="student")  # see https://huggingface.co/docs/hub/models or x'
+    values = {"folder": "/home/Jane Doe/x", "list": ("~/a b/c", 1), "kwargs": "{'log': 'C:\\Users\\Jane Doe\\l.txt'}"}
+    assert without_folders(values) == {"folder": "x", "list": ["c", 1], "kwargs": "{'log': 'l.txt'}"}
+
+
+def test_the_words_of_a_command_are_shortened_each_by_itself():
+    command = (
+        "subdistill distill --teacher='/home/Jane Doe/my teachers/resnet' --dataset '/mnt/a b/pictures' --layers a=b "
+        "--student timm/resnet18 --output_dir '~/students/a' --logging-dir 'C:\\Users\\Jane Doe\\logs' -v 1/2"
+    )
+    assert command_without_folders(command) == (
+        "subdistill distill --teacher=resnet --dataset pictures --layers a=b --student timm/resnet18 --output_dir a "
+        "--logging-dir logs -v 1/2"
+    )
+
+
+def test_names_of_classes_in_a_command_are_no_paths():
+    command = (
+        "subdistill distill --classes /a/airfield '/b/bazaar/indoor stalls' --mark-classes=/m/market/indoor "
+        "--output_dir /tmp/x/y"
+    )
+    assert command_without_folders(command) == command.replace("/tmp/x/y", "y")
+
+
+def test_a_text_that_is_no_command_of_a_shell_is_shortened_as_a_text():
+    assert command_without_folders("don't write to /home/me/x") == "don't write to x"
