@@ -138,14 +138,6 @@ def test_loading_in_other_processes_gives_the_same_batches(tmp_path):
     assert losses(here) == losses(there)
 
 
-def test_places_outside_the_cache_are_refused(tmp_path):
-    training = run(tmp_path)
-    training.prepare_distillation()
-    for image, view in (([0, IMAGES], [0, 0]), ([0, 1], [0, 2]), ([-1], [0])):
-        with pytest.raises(CacheError, match=f"expected images below {IMAGES} and views below 2, found image"):
-            training.targets.cache.read(torch.tensor(image), torch.tensor(view))
-
-
 # Reuse
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from datasets import IterableDataset
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, default_data_collator
 
 from helpers import processor, trainer, views
@@ -101,32 +101,6 @@ def test_loaders_outside_a_training_and_collators_with_a_call_of_their_own_give_
     examples = views().__getitems__([0, 1])
     assert "images" not in Own(processor()).unfinished()(examples)
     assert "images" in ViewCollator(processor()).unfinished()(examples)
-
-
-def views_seen(folder, train, **options):
-    """The view of each step of three epochs."""
-    seen = []
-
-    class Noting(SubDistillTrainer):
-        def compute_loss(self, model, inputs, *args, **kwargs):
-            seen.append(set(inputs["view"].tolist()))
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
-    trainer(folder, trainer_class=Noting, train=train, method="kd", max_steps=9, **options).train()
-    return seen
-
-
-@pytest.mark.parametrize("wrap", [lambda images: images, lambda images: Subset(images, range(24))], ids=["", "subset"])
-@pytest.mark.parametrize("workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}])
-def test_each_epoch_has_its_views_whoever_loads_them(tmp_path, wrap, workers):
-    seen = views_seen(tmp_path, wrap(views(augmentation="pad_crop")), **workers)
-    assert seen == [{0}] * 3 + [{1}] * 3 + [{2}] * 3
-
-
-def test_a_concatenation_has_the_epochs_of_its_parts():
-    first, second = views(augmentation="pad_crop"), views(augmentation="pad_crop")
-    assert batches.with_epochs(ConcatDataset([first, Subset(second, [0])])) == [first, second]
-    assert batches.with_epochs([1, 2]) == []
 
 
 def test_removing_unused_columns_leaves_what_the_teacher_reads(tmp_path):

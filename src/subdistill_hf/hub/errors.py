@@ -1,4 +1,4 @@
-"""What went wrong with the Hub, in words that say what to do."""
+"""Errors of the Hub in words that say what to do."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ HTTPError = cast("type[Exception]", HfHubHTTPError.__bases__[0])
 """The base of all that the HTTP library raises, also without an answer; the client's version decides which library."""
 
 HUB_ERRORS: Final[tuple[type[Exception], ...]] = (HTTPError, OSError, ValueError, RuntimeError)
-"""What the client raises: refusals and lost connections; no token, a full disk; names and metadata not valid; and what
-it wraps around the failure of one file."""
+"""The errors that the client raises: refusals and lost connections; no token, a full disk; names and metadata that are
+not valid; and what it wraps around the failure of one file."""
 
 _OF_THE_CLIENT: Final = (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled)
 

@@ -1,4 +1,4 @@
-"""What of a folder goes to the Hub: student, processor, card and images, and nothing that tells of this machine."""
+"""The files of a folder that go to the Hub: student, processor, card and images, and nothing of this machine."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class TeacherCache:
         return {"": self.logits, **{name: layer.file for name, layer in self.layers.items()}}
 
     def packed(self, logits: Tensor, features: Mapping[str, Features]) -> dict[str, Tensor]:
-        """What the teacher made of some views, as the rows of each file."""
+        """Logits and features of some views, as the rows of each file."""
         return {"": logits, **{name: layer.pack(features[name]) for name, layer in self.layers.items()}}
 
     def open(self) -> None:
@@ -86,7 +86,7 @@ class TeacherCache:
         return view * self.images + image
 
     def read(self, image: Tensor, view: Tensor) -> dict[str, Any]:
-        """What a batch carries of some views: `teacher_logits` `(B, C)` and `teacher_targets`, rows by layer name."""
+        """The fields of a batch of some views: `teacher_logits` `(B, C)` and `teacher_targets`, rows by layer name."""
         rows = self.rows(image, view)
         taken = {name: self._open(name, file)[rows] for name, file in self.files.items()}
         return {LOGITS: taken.pop(""), TARGETS: taken}

@@ -121,7 +121,7 @@ class TargetFile:
             path.unlink(missing_ok=True)
 
     def _header(self) -> bytes:
-        """What a safetensors file begins with; the library itself cannot map a new file into memory to fill it."""
+        """The beginning of a safetensors file; the library itself cannot map a new file into memory to fill it."""
         entry = {"dtype": _TYPES[self.precision][0], "shape": list(self.shape), "data_offsets": [0, self.size]}
         text = json.dumps({TENSOR: entry}).encode()
         text += b" " * (-len(text) % 64)

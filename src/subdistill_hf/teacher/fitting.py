@@ -65,7 +65,7 @@ def fit_moments(
     without_prefix: Collection[str] = (),
     with_context: bool = True,
 ) -> dict[str, Moments]:
-    """The moments of teacher layers, by name (METHOD step 1.4).
+    """The moments of teacher layers, by name (docs/method.md, step 1).
 
     Each process reads its share of the images; the moments are merged, so the result is that of one process.
 
@@ -107,10 +107,14 @@ def fit_pairs(
     basis: str,
     full_width: bool = False,
 ) -> dict[str, Subspace]:
-    """The subspaces of the pairs' teacher layers, by name (METHOD step 1); arguments as for `fit_moments`, and:
+    """The subspaces of the pairs' teacher layers, by name (docs/method.md, step 1).
 
     Args:
+        teacher: the teacher.
         pairs: teacher layers, with the dimensions that their students allow.
+        dataset: images, as a training would read them.
+        collate: gives `teacher_pixel_values`, or else `pixel_values`.
+        request: how the images are read.
         basis: name of the basis.
         full_width: take all dimensions of a layer, not as many as its student has channels.
 

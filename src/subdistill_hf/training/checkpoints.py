@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the Trainer's files, and whether a run may be resumed from it.
+"""Checkpoints: the files that a training adds to those of the Trainer, and whether a run may be resumed from them.
 
 These are the state of the layer losses, the subspaces, and the identity of the run: what a resumed run must share.
 """
@@ -44,7 +44,7 @@ def run_identity(
     views: Mapping[str, Any] | None,
     frozen: str | None,
 ) -> dict[str, Any]:
-    """What a resumed run must share, JSON-able: teacher, student, classes, layers, losses and views.
+    """The identity of a run, which a resumed one must share: teacher, student, classes, layers, losses and views.
 
     Args:
         args: the arguments of the run.

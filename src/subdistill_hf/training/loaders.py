@@ -1,4 +1,4 @@
-"""What the loaders of trainings and evaluations give: whose pixels, which last batches, and who makes the pixels."""
+"""The loaders of trainings and evaluations: whose pixels they give, which last batches, and who makes the pixels."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def training_options(
 ) -> dict[str, Any]:
     """The options of a training loader, where they are not those of the arguments.
 
-    A last batch of one image is left out where the student cannot be trained on it, and workers are started anew in
-    each epoch where that has other views: they would keep those of the first.
+    A last batch of one image is left out where the student cannot be trained on it, and workers are started
+    again in each epoch where that has other views: they would keep those of the first.
 
     Args:
         args: the arguments.
@@ -45,9 +45,9 @@ def training_options(
     """
     images = length_of(dataset)
     # several processes complete their last batches
-    lone = args.world_size == 1 and images is not None and images % batch_size == 1
+    single = args.world_size == 1 and images is not None and images % batch_size == 1
     return {
-        "dataloader_drop_last": args.dataloader_drop_last or (single_value_norm is not None and lone),
+        "dataloader_drop_last": args.dataloader_drop_last or (single_value_norm is not None and single),
         "dataloader_persistent_workers": args.dataloader_persistent_workers and not with_epochs(dataset),
     }
 

@@ -21,7 +21,7 @@ class Made(Generic[Inputs, Product]):
 def up_to_date(
     made: Made[Inputs, Product] | None, inputs: Inputs, make: Callable[[], Product]
 ) -> Made[Inputs, Product]:
-    """What was made, where it was made from equal inputs, or else a new product.
+    """The product that there is, where it was made from equal inputs, or else a new one.
 
     Args:
         made: what there is, if there is anything.

@@ -99,7 +99,7 @@ def fields_of(model: nn.Module) -> set[str]:
 
 
 def inputs_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model takes of a batch."""
+    """The fields of a batch that a model takes, with their values."""
     fields = fields_of(model)
     return {name: value for name, value in batch.items() if name in fields}
 

@@ -44,7 +44,7 @@ def leave_memory_formats(student: nn.Module, teacher: Teacher | None) -> None:
 
 
 def replayable_graphs(args: SubDistillConfig, compiled: bool, sharded: bool) -> GraphsOf:
-    """What of a training step is replayed as CUDA graphs: what the arguments say, where it can be.
+    """The parts of a training step that CUDA graphs replay: those that the arguments say, where they can.
 
     Args:
         args: the arguments.

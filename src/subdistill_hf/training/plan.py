@@ -1,4 +1,4 @@
-"""What a distillation compares: paired layers, their subspaces, the student with its layer losses, and their targets.
+"""The plan of a distillation: paired layers, their subspaces, the student with its layer losses, and their targets.
 
 Each of these is made once, and made again only where something that it follows from has changed since: a
 hyper-parameter search changes arguments and makes new students, and a trainer may be given other images.
@@ -42,7 +42,7 @@ from subdistill_hf.training.module import StudentWithAlignments
 
 @dataclass(frozen=True)
 class PairingInputs:
-    """What the layer pairs follow from, beside the teacher's architecture."""
+    """The inputs of the layer pairs, beside the teacher's architecture."""
 
     student: nn.Module
     method: str
@@ -52,7 +52,7 @@ class PairingInputs:
 
 @dataclass(frozen=True)
 class SubspaceInputs:
-    """What the subspaces follow from; the seed is `None` where nothing is drawn."""
+    """The inputs of the subspaces; the seed is `None` where nothing is drawn."""
 
     teacher_digest: str
     pairs: tuple[LayerPair, ...]
@@ -66,7 +66,7 @@ class SubspaceInputs:
 
 @dataclass(frozen=True)
 class ModuleInputs:
-    """What the student with its layer losses follows from."""
+    """The inputs of the student with its layer losses."""
 
     student: nn.Module
     pairs: tuple[LayerPair, ...]
@@ -79,7 +79,7 @@ class ModuleInputs:
 
 @dataclass(frozen=True)
 class TargetInputs:
-    """What the source of the teacher's targets follows from; the digest is `None` where none are cached."""
+    """The inputs of the source of the teacher's targets; the digest is `None` where none are cached."""
 
     teacher_digest: str | None
     views: int | None
@@ -229,9 +229,10 @@ class DistillationPlan:
         return {pair.teacher.name: self.subspaces[pair.teacher.name] for pair in self.pairs if self.uses_subspaces}
 
     def fit_subspaces(self, images: TrainingImages, checkpoint: str | None = None) -> dict[str, Subspace]:
-        """Fit the subspaces of all paired teacher layers in one pass over the images (METHOD step 1), or read them.
+        """Fit, or read, the subspaces of all paired teacher layers (docs/method.md, step 1).
 
-        Each process reads its share of the images; the moments are merged, so the result is that of one process.
+        They are fitted in one pass over the images, of which each process reads its share; the moments are merged, so
+        the result is that of one process.
 
         Args:
             images: the images.
@@ -306,7 +307,7 @@ class DistillationPlan:
 
     @property
     def targets(self) -> ComputedTargets | CachedTargets | None:
-        """What gives the teacher's logits and layer targets of a batch; `None` without a teacher, or not made yet."""
+        """The source of the teacher's logits and layer targets; `None` without a teacher, or before `prepare`."""
         return None if self._targets is None else self._targets.product
 
     def _open_targets(
@@ -335,7 +336,7 @@ class DistillationPlan:
     # The run
 
     def identity(self, student: nn.Module, images: Any) -> dict[str, Any]:
-        """What a resumed run must share, JSON-able: see `checkpoints.run_identity`.
+        """The identity of the run, JSON-able: see `checkpoints.run_identity`.
 
         Args:
             student: the student.

@@ -156,7 +156,7 @@ class SubDistillTrainer(Trainer):
 
     @property
     def targets(self) -> ComputedTargets | CachedTargets | None:
-        """What gives the teacher's logits and layer targets of a batch; `None` without a teacher."""
+        """The source of the teacher's logits and layer targets of a batch; `None` without a teacher."""
         return self.plan.targets
 
     @property
@@ -201,7 +201,7 @@ class SubDistillTrainer(Trainer):
 
     @property
     def graphs(self) -> GraphsOf:
-        """What of a training step is replayed as CUDA graphs: what the arguments say, where it can be."""
+        """The parts of a training step that CUDA graphs replay: those that the arguments say, where they can."""
         compiled = self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         return placement.replayable_graphs(self.args, compiled, self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
@@ -233,7 +233,7 @@ class SubDistillTrainer(Trainer):
     def loss_terms(
         self, outputs: Mapping[str, Any], teacher_logits: Tensor | None, labels: Tensor | None
     ) -> dict[str, Tensor]:
-        """The weighted parts of the loss, by the name under which each is logged (METHOD step 3).
+        """The weighted parts of the loss, by the name under which each is logged (docs/method.md, step 3).
 
         Override to add a term: call `super().loss_terms(...)` and add to the result.
 
@@ -343,7 +343,7 @@ class SubDistillTrainer(Trainer):
         """The parent's, and for images without labels the logits alone."""
         if inputs.get(LABELS) is not None:
             return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
-        with torch.no_grad():  # the parent would take a lone image's logits for a tuple of one
+        with torch.no_grad():  # the parent would take the logits of one image for a tuple
             _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
         return None, None if prediction_loss_only else outputs["logits"], None
 

@@ -1,0 +1,113 @@
+"""The moments of a teacher's layers in one pass, shared by processes, and the subspaces that they determine."""
+
+import pytest
+import torch
+
+from helpers import CLASS_IDS, processor, teacher_resnet, views
+from subdistill_hf.core.layers import LayerShape
+from subdistill_hf.core.moments import Moments
+from subdistill_hf.core.pairing import LayerPair
+from subdistill_hf.data.collate import ViewCollator
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.teacher import fitting
+from subdistill_hf.teacher.fitting import FitRequest, fit_moments, fit_pairs
+from subdistill_hf.teacher.teacher import Teacher
+from trainings import STAGES
+
+COLLATE = ViewCollator(processor())
+LAYERS = [LayerShape(STAGES[0], 12, (8, 8), 0), LayerShape(STAGES[2], 28, (2, 2), 0)]
+PAIRS = [
+    LayerPair(layer, LayerShape(layer.name, width, layer.grid, 0)) for layer, width in zip(LAYERS, (5, 9), strict=True)
+]
+
+
+def request(**changed):
+    return FitRequest(**{"positions": None, "seed": 0, "batch_size": 7, "show": False} | changed)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return Teacher(teacher_resnet(), CLASS_IDS)
+
+
+def test_moments_are_those_of_the_activations_at_all_positions_of_all_images(teacher):
+    images = views()
+    found = fit_moments(teacher, LAYERS, images, COLLATE, request())
+    pixels = COLLATE([images[index] for index in range(len(images))])["pixel_values"]
+    with torch.no_grad():
+        kept = teacher.model(pixel_values=pixels, output_hidden_states=True).hidden_states[1]
+    values = kept.flatten(2).transpose(0, 1).flatten(1).double()  # d, images and positions
+    assert found[STAGES[0]].count == values.shape[1] == 24 * 64
+    torch.testing.assert_close(found[STAGES[0]].mean, values.mean(dim=1), rtol=1e-6, atol=1e-7)
+    covariance = torch.cov(values, correction=0)
+    torch.testing.assert_close(found[STAGES[0]].covariance, covariance, rtol=1e-5, atol=1e-7)
+
+
+def test_subspaces_have_the_dimensions_of_the_students_or_all(teacher):
+    fitted = fit_pairs(teacher, PAIRS, views(), COLLATE, request(), "prca")
+    assert {name: (each.dimensions, each.width) for name, each in fitted.items()} == {
+        STAGES[0]: (5, 12),
+        STAGES[2]: (9, 28),
+    }
+    whole = fit_pairs(teacher, PAIRS, views(), COLLATE, request(), "identity", full_width=True)
+    assert [each.dimensions for each in whole.values()] == [12, 28]
+
+
+def test_a_basis_without_contexts_needs_no_backward_pass(teacher, monkeypatch):
+    asked = []
+    stream = fitting.activations_and_contexts
+
+    def watched(*args, with_context, **kwargs):
+        asked.append(with_context)
+        return stream(*args, with_context=with_context, **kwargs)
+
+    monkeypatch.setattr(fitting, "activations_and_contexts", watched)
+    for basis in ("prca", "pca", "random", "identity"):
+        fit_pairs(teacher, PAIRS, views(), COLLATE, request(), basis)
+    assert asked == [True, False, False, False]
+
+
+def test_processes_share_the_images(teacher):
+    whole = fit_moments(teacher, LAYERS, views(), COLLATE, request())
+    shares = [fit_moments(teacher, LAYERS, views(), COLLATE, request(rank=rank, processes=3)) for rank in range(3)]
+    for name, moments in whole.items():
+        assert [share[name].count * 3 for share in shares] == [moments.count] * 3
+        mean = sum(share[name].mean for share in shares) / 3
+        torch.testing.assert_close(mean, moments.mean, rtol=1e-9, atol=1e-12)
+    assert all(isinstance(moments, Moments) for moments in whole.values())
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter([views()[index] for index in range(24)])
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "message"),
+    [
+        (lambda: views(1), 4, "3 images cannot be shared by 4 processes"),
+        (Stream, 2, "a streamed dataset cannot be shared by several processes: pass subspaces="),
+    ],
+)
+def test_images_that_cannot_be_shared_are_refused(teacher, images, processes, message):
+    with pytest.raises(DistillationError, match=message):
+        fit_moments(teacher, LAYERS, images(), COLLATE, request(processes=processes))
+
+
+def test_fewer_images_at_once_give_the_same_where_memory_is_short(teacher, monkeypatch):
+    expected = fit_moments(teacher, LAYERS, views(), COLLATE, request())
+    forward, seen = teacher.model.forward, []
+
+    def narrow(pixel_values):
+        seen.append(len(pixel_values))
+        if len(pixel_values) > 3:
+            raise torch.OutOfMemoryError("there is no more")
+        return forward(pixel_values=pixel_values)
+
+    monkeypatch.setattr(teacher.model, "forward", narrow)
+    with pytest.warns(UserWarning, match="going on with batches of 3"):
+        found = fit_moments(teacher, LAYERS, views(), COLLATE, request())
+    assert seen[:2] == [7, 3]
+    for name, moments in expected.items():
+        assert found[name].count == moments.count
+        torch.testing.assert_close(found[name].covariance, moments.covariance, rtol=1e-5, atol=1e-9)
