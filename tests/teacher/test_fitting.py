@@ -73,7 +73,7 @@ def test_processes_share_the_images(teacher):
     for name, moments in whole.items():
         assert [share[name].count * 3 for share in shares] == [moments.count] * 3
         mean = sum(share[name].mean for share in shares) / 3
-        torch.testing.assert_close(mean, moments.mean, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(mean, moments.mean, rtol=1e-6, atol=1e-8)  # of float32 activations
     assert all(isinstance(moments, Moments) for moments in whole.values())
 
 

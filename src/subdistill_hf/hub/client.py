@@ -1,6 +1,6 @@
 """How long a request to the Hub may stay unanswered: huggingface_hub's client would wait for ever.
 
-The limit is set on the client that there is. `huggingface_hub.set_client_factory` would replace a factory that the user
+The limit is set on the client that there is. `huggingface_hub.set_client_factory` would replace a factory that a user
 has set (with a proxy, say), and there is no way to ask for the present one and build on it.
 """
 
