@@ -1,4 +1,4 @@
-"""A batch of one image and batch norms at a map of 1x1: left out, or refused, before torch stops."""
+"""A batch of one image and batch norms at a map of 1x1: dropped, or refused, before torch stops."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def steps_of(training):
         (3, 8, vit, 2),
     ],
 )
-def test_a_last_image_alone_is_left_out_where_it_cannot_be_trained_on(
+def test_a_last_batch_of_one_image_is_dropped_where_batch_norm_cannot_be_trained_on_it(
     per_class, batch_size, student, expected, tmp_path
 ):
     training = trainer(
@@ -58,7 +58,7 @@ def test_a_last_image_alone_is_left_out_where_it_cannot_be_trained_on(
     assert training.args.dataloader_drop_last is False
 
 
-def test_with_larger_images_a_lone_image_is_trained_on(tmp_path):
+def test_with_larger_images_a_batch_of_one_image_is_trained_on(tmp_path):
     rows = [{"pixel_values": torch.randn(3, 64, 64), "labels": torch.tensor(index % 3)} for index in range(9)]
     options = {"method": "scratch", "max_steps": -1, "num_train_epochs": 1}
     training = trainer(tmp_path, train=rows, parts={"data_collator": None}, **options)
@@ -74,7 +74,7 @@ def test_batches_of_one_image_are_refused_before_training(method, tmp_path):
         trainer(tmp_path, method=method, train=torch.utils.data.Subset(views(), [4]))
 
 
-def test_a_lone_image_at_the_end_of_a_stream_is_refused(tmp_path):
+def test_a_batch_of_one_image_at_the_end_of_a_stream_is_refused(tmp_path):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
             return iter([views(3)[index] for index in range(9)])

@@ -27,7 +27,7 @@ def test_means_are_over_the_batches_since_the_last_call():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_part_that_is_not_finite_stops_at_once_on_the_cpu(bad):
+def test_a_nan_or_infinite_part_stops_at_once_on_the_cpu(bad):
     tracked = LossLog()
     tracked.add(*parts(kd=1.0, layer=2.0), step=6)
     with pytest.raises(NonFiniteLossError, match=r"the loss of layer is NaN or infinite near step 7"):

@@ -66,7 +66,7 @@ def test_the_first_logged_losses_are_the_formulas(tmp_path, centring):
 
 
 @pytest.mark.parametrize("centring", ["mean", "batch_norm"])
-def test_equal_micro_batches_accumulate_to_the_gradient_of_one(tmp_path, centring):
+def test_gradient_accumulation_of_equal_micro_batches_gives_the_gradient_of_one(tmp_path, centring):
     images = views()
 
     def gradients(name, repeats):
@@ -94,7 +94,7 @@ def test_equal_micro_batches_accumulate_to_the_gradient_of_one(tmp_path, centrin
         assert parts(accumulated)[name] == pytest.approx(value, rel=1e-5)
 
 
-def test_micro_batches_of_logit_distillation_accumulate_to_the_large_batch(tmp_path):
+def test_gradient_accumulation_of_logit_distillation_gives_the_gradient_of_the_large_batch(tmp_path):
     images = views()
 
     def gradients(name, steps, size):
@@ -252,7 +252,7 @@ def test_tensorboard_gets_every_part_by_name(tmp_path):
     ("damaged", "named"),
     [("classifier.1.bias", "the loss of kd is NaN"), ("resnet.encoder.stages.3", "kd, layer/resnet.encoder.stages.3")],
 )
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_names_of_its_parts(tmp_path, damaged, named):
+def test_a_nan_loss_stops_the_run_with_the_names_of_its_parts(tmp_path, damaged, named):
     student = resnet()
     with torch.no_grad():
         weights = [weight for name, weight in student.named_parameters() if name.startswith(damaged)]
@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_names_of_its_parts(tmp
     assert run.state.global_step == 0
 
 
-def test_a_rotation_in_closed_form_of_a_run_that_diverges_is_no_crash(tmp_path):
+def test_a_procrustes_rotation_of_a_run_that_diverges_is_no_crash(tmp_path):
     run = trainer(tmp_path, rotation="procrustes", learning_rate=1e12, max_steps=12, max_grad_norm=0.0)
     with pytest.raises(NonFiniteLossError):
         run.train()

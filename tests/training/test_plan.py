@@ -119,7 +119,7 @@ def test_too_few_positions_for_a_subspace_are_refused_before_training(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_again_goes_on_with_the_same_rotations(tmp_path):
+def test_training_again_continues_with_the_same_rotations(tmp_path):
     run = trainer(tmp_path, max_steps=3)
     run.train()
     alignments, first = run.distillation.alignments, weights_of(run.distillation)

@@ -234,7 +234,7 @@ def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_subspaces_are_those_of_one_process(two_processes, one_process):
+def test_ddp_fits_the_subspaces_of_one_process(two_processes, one_process):
     for rank in (0, 1):
         found = load_subspaces(two_processes / f"subspaces-{rank}")
         assert found.keys() == one_process.subspaces.keys()
@@ -249,14 +249,14 @@ def test_subspaces_are_those_of_one_process(two_processes, one_process):
                 torch.testing.assert_close(values, expected, rtol=0, atol=1e-8)
 
 
-def test_every_process_ends_with_identical_student_rotations_and_statistics(two_processes):
+def test_ddp_ends_with_identical_student_rotations_and_statistics_in_every_process(two_processes):
     for name in ("followed", "batch-norm"):
         first, second = (load_file(two_processes / f"{name}-{rank}.safetensors") for rank in (0, 1))
         assert_equal_weights(first, second)
         assert sum("alignments" in weight for weight in first) >= 9
 
 
-def test_two_processes_follow_one_at_the_same_global_batch(two_processes, one_process):
+def test_ddp_with_two_processes_follows_one_at_the_same_global_batch(two_processes, one_process):
     """After 12 steps of 1e-3 over 4 epochs of augmented views: losses to 1e-5 of themselves, weights to 2e-5."""
     theirs = [entry for entry in one_process.state.log_history if "loss" in entry]
     ours = [entry for entry in read(two_processes / "followed-0.json") if "loss" in entry]
@@ -271,7 +271,7 @@ def test_two_processes_follow_one_at_the_same_global_batch(two_processes, one_pr
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_other_layer_losses_and_a_teacher_cache_follow_one_process_too(two_processes, tmp_path, name):
+def test_ddp_with_other_layer_losses_and_a_teacher_cache_follows_one_process_too(two_processes, tmp_path, name):
     """After 4 steps of 1e-3, which Adam makes that large for the smallest gradient too: weights to 1e-4."""
     run = followed(tmp_path, 1, max_steps=4, **COMPARED[name])
     run.train()

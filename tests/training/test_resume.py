@@ -1,4 +1,4 @@
-"""An interrupted run goes on exactly where it was, or is refused when it would not be the same run."""
+"""An interrupted run resumes exactly where it was, or is refused when it would not be the same run."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def killed(tmp_path_factory):
     return folder
 
 
-def test_a_run_that_was_killed_ends_with_the_weights_of_the_uninterrupted_run(uninterrupted, killed):
+def test_a_run_that_was_killed_resumes_to_the_weights_of_the_uninterrupted_run(uninterrupted, killed):
     resumed = long_run(killed)
     before = weights_of(resumed.model)
     steps = []
@@ -142,7 +142,7 @@ def test_a_checkpoint_whose_writing_was_cut_short_is_passed_over(interrupted, cu
     assert last_complete_checkpoint(interrupted) == str(interrupted / "checkpoint-8")
 
 
-def test_a_run_goes_on_from_before_the_cut_and_still_ends_the_same(interrupted, uninterrupted):
+def test_a_run_resumes_from_before_the_cut_and_still_ends_the_same(interrupted, uninterrupted):
     no_state(interrupted / "checkpoint-12")
     (interrupted / "checkpoint-12" / "model.safetensors").write_bytes(b"half a file")
     resumed = long_run(interrupted)
@@ -178,7 +178,7 @@ def test_resuming_reads_the_subspaces_and_fits_nothing(interrupted):
     assert resumed.state.global_step == STEPS
 
 
-def test_a_student_from_model_init_goes_on_with_the_rotations_of_the_checkpoint(tmp_path):
+def test_a_student_from_model_init_resumes_with_the_rotations_of_the_checkpoint(tmp_path):
     def run(name):
         options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
         return trainer(tmp_path / name, parts={"model_init": lambda: resnet()}, **options)
@@ -275,7 +275,7 @@ def convolutional_run(folder, channels_last, **options):
 
 
 @pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
-def test_a_run_goes_on_where_weights_lie_otherwise_in_memory(tmp_path, before, after):
+def test_a_run_resumes_in_another_memory_format(tmp_path, before, after):
     whole = convolutional_run(tmp_path / "whole", before)
     whole.train()
     resumed = convolutional_run(tmp_path / "resumed", after)
@@ -297,7 +297,7 @@ class Stacked(torch.nn.Module):
         return self.head(self.blocks(pixel_values).mean(dim=(2, 3)))
 
 
-def test_a_student_that_is_no_model_of_transformers_is_saved_and_goes_on(tmp_path):
+def test_a_student_that_is_no_model_of_transformers_is_saved_and_resumed(tmp_path):
     options = {"layers": ["resnet.encoder.stages.1=blocks"], "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     options |= {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "channels_last": True}
     teacher = teacher_resnet(widths=(16, 20, 28, 36))
