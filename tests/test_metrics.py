@@ -182,6 +182,12 @@ def test_confusion_matrix():
     assert confusion_matrix([], [], ["a", "b"]) == [[0, 0], [0, 0]]
 
 
+def test_confusion_matrix_is_that_of_sklearn(random_labels):
+    predictions, references = random_labels
+    expected = sklearn_metrics.confusion_matrix(references, predictions, labels=range(6)).tolist()
+    assert confusion_matrix(predictions, references, list("abcdef")) == expected
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="at least one image"):
         SubtaskAccuracy().compute(predictions=[], references=[])
@@ -189,6 +195,8 @@ def test_refusals():
         SubtaskAccuracy().compute(predictions=[2], references=[0], classes=["a", "b"])
     with pytest.raises(ValueError, match=r"expected references from 0 to 1, found \[-1\]"):
         confusion_matrix([0], [-1], ["a", "b"])
+    with pytest.raises(ValueError, match="expected 2 predictions, found 1"):
+        confusion_matrix([0], [0, 1], ["a", "b"])
     with pytest.raises(ValueError, match="apply a softmax"):
         CalibrationError().compute(predictions=[[2.0, -1.0]], references=[0])
     with pytest.raises(ValueError, match="at least one bin"):

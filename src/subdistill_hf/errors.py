@@ -5,6 +5,23 @@ class SubDistillError(ValueError):
     """Something that the user can put right; the message says what was expected, what was found, and how."""
 
 
+class MissingExtraError(SubDistillError):
+    """A use that needs packages which are not installed.
+
+    Args:
+        use: what needs them, the subject of the message.
+        extra: of this package, which installs them.
+    """
+
+    def __init__(self, use: str, extra: str) -> None:
+        super().__init__(f"{use} needs packages that are not installed: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package."""
+    return f"pip install 'subdistill-hf[{extra}]'"
+
+
 class DistillationError(SubDistillError):
     """Models, data or a checkpoint that do not fit together."""
 

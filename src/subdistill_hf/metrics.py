@@ -18,7 +18,6 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 from evaluate.evaluator import ImageClassificationEvaluator
-from sklearn import metrics as sklearn_metrics
 
 __all__ = [
     "LOGGED_METRICS",
@@ -104,11 +103,12 @@ class SubtaskAccuracy(_InMemoryMetric):
         classes = self._classes if classes is None else classes
         if classes is not None:
             _require_named(classes, predictions=predicted, references=references)
-        present = np.unique(references)
-        recalls = sklearn_metrics.recall_score(references, predicted, labels=present, average=None)
+        hits = np.equal(references, predicted)
+        present, class_of_image = np.unique(references, return_inverse=True)
+        recalls = np.bincount(class_of_image, weights=hits) / np.bincount(class_of_image)
         names = [str(index) if classes is None else classes[index] for index in present]
         return {
-            "accuracy": float(sklearn_metrics.accuracy_score(references, predicted)),
+            "accuracy": float(np.mean(hits)),
             "balanced_accuracy": float(np.mean(recalls)),
             "per_class_accuracy": dict(zip(names, recalls.tolist(), strict=True)),
         }
@@ -146,7 +146,7 @@ class TeacherAgreement(_InMemoryMetric):
         teacher = references if self._teacher is None else self._teacher
         if len(teacher) != len(predictions):
             raise ValueError(f"expected {len(predictions)} predictions of the teacher, found {len(teacher)}")
-        return {"teacher_agreement": float(sklearn_metrics.accuracy_score(teacher, _predicted_classes(predictions)))}
+        return {"teacher_agreement": float(np.mean(np.equal(teacher, _predicted_classes(predictions))))}
 
 
 class CalibrationError(_InMemoryMetric):
@@ -229,10 +229,11 @@ def confusion_matrix(predictions: Sequence[int], references: Sequence[int], clas
         ValueError: on an index without a name, or when the numbers of indices differ.
     """
     _require_named(classes, predictions=predictions, references=references)
-    if len(references) == 0 and len(predictions) == 0:
-        return [[0] * len(classes) for _ in classes]
-    counts = sklearn_metrics.confusion_matrix(references, predictions, labels=np.arange(len(classes)))
-    return counts.tolist()  # type: ignore[no-any-return]
+    if len(references) != len(predictions):
+        raise ValueError(f"expected {len(references)} predictions, found {len(predictions)}")
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (np.asarray(references, dtype=np.int64), np.asarray(predictions, dtype=np.int64)), 1)
+    return counts.tolist()
 
 
 def _predicted_classes(predictions: Sequence[int] | Sequence[Sequence[float]]) -> list[int]:

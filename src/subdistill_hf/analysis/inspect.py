@@ -10,12 +10,12 @@ from accelerate import PartialState
 from subdistill_hf.analysis.teacher_layers import load_teacher_layers
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.commands import InspectOptions
+from subdistill_hf.config.extras import has_extra_or_note
 from subdistill_hf.config.output_folder import held_for_this_run
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.subspaces import Subspace, fit_layer, save_subspaces
 from subdistill_hf.formatting import table
 from subdistill_hf.reporting.decoding import decode
-from subdistill_hf.reporting.plots import plot_subspaces
 from subdistill_hf.reporting.report import ReportedSubspace
 
 SHARES = (0.5, 0.9, 0.99)
@@ -48,14 +48,23 @@ def _fit(options: InspectOptions) -> dict[str, Subspace]:
     print(spectrum_table(found.layers, subspaces))
     if options.output_dir is not None:
         save_subspaces(subspaces, options.output_dir)
-        path = Path(options.output_dir) / "spectra.png"
-        drawn = [
-            decode(ReportedSubspace, {"teacher_layer": name, "student_layer": "", **subspace.described()})
-            for name, subspace in subspaces.items()
-        ]
-        plot_subspaces(drawn, path)
-        print(f"\nsubspaces and {path.name} are in {options.output_dir}")
+        drawn = _plot_spectra(subspaces, Path(options.output_dir) / "spectra.png")
+        print(f"\nsubspaces{' and spectra.png' if drawn else ''} are in {options.output_dir}")
     return subspaces
+
+
+def _plot_spectra(subspaces: dict[str, Subspace], path: Path) -> bool:
+    """Plot the spectra, and say whether that was done: without the packages that draw it is left out."""
+    if not has_extra_or_note("plots", f"{path.name} is not drawn"):
+        return False
+    from subdistill_hf.reporting.plots import plot_subspaces
+
+    reported = [
+        decode(ReportedSubspace, {"teacher_layer": name, "student_layer": "", **subspace.described()})
+        for name, subspace in subspaces.items()
+    ]
+    plot_subspaces(reported, path)
+    return True
 
 
 def spectrum_table(shapes: Sequence[LayerShape], subspaces: dict[str, Subspace]) -> str:

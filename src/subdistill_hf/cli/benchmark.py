@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.commands import BenchmarkOptions
+from subdistill_hf.config.extras import require_extra
 
 if TYPE_CHECKING:
     from subdistill_hf.cli.parsing import OptionsParser
@@ -30,6 +31,7 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
 
 def run(given: dict[str, Any], words: Sequence[str]) -> None:
     """Train what is missing of the grid, and write its results."""
+    require_extra("plots", "subdistill benchmark")  # for its intervals, too
     from subdistill_hf.benchmark.command import benchmark
 
     config = given.pop("config")

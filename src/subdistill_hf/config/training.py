@@ -13,9 +13,10 @@ from transformers import Trainer, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.training_args import ParallelMode
 
+from subdistill_hf.config.extras import EXTRAS
 from subdistill_hf.config.options import AUTO, DistillationOptions
 from subdistill_hf.config.validation import check_choices, check_ranges, check_types
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import SubDistillError, install_command
 from subdistill_hf.metrics import LOGGED_METRICS
 
 UNLISTED = ("azure_ml", "flyte")  # which transformers may leave out of its list of what is installed
@@ -138,7 +139,8 @@ def _check_services(args: TrainingArguments) -> None:
             raise SubDistillError(f"report_to={service!r}: expected one of {known}")
         if service not in installed and service not in UNLISTED:
             raise SubDistillError(
-                f"report_to={service!r}: its package is not installed, or not set up; do so, or give "
+                f"report_to={service!r}: its package is not installed, or not set up"
+                f"{f' ({install_command(service)})' if service in EXTRAS else ''}; do so, or give "
                 f"{' or '.join([*installed, 'none'])}"
             )
 

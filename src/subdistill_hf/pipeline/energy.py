@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from subdistill_hf.config.extras import has_extra
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Energy:
 def measured_energy(wanted: bool = True) -> Iterator[Energy]:
     """Measure the energy of a block, without a network: nothing is looked up, sent, or written to files.
 
-    codecarbon is not among this package's requirements; `pip install codecarbon` is all that is needed.
+    codecarbon comes with the extra `energy`: `pip install 'subdistill-hf[energy]'`.
 
     Args:
         wanted: whether to measure at all; one of several processes measures for the machine.
@@ -36,7 +37,7 @@ def measured_energy(wanted: bool = True) -> Iterator[Energy]:
         What is filled in when the block ends.
     """
     energy = Energy()
-    if not wanted or importlib.util.find_spec("codecarbon") is None:
+    if not wanted or not has_extra("energy"):
         yield energy
         return
     from codecarbon import OfflineEmissionsTracker

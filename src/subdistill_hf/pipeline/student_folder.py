@@ -13,12 +13,12 @@ from typing import Any
 from peft import PeftModel
 from PIL import Image
 
+from subdistill_hf.config.extras import has_extra_or_note
 from subdistill_hf.data.images import as_rgb
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.snippet import EXAMPLE_FILE, local_code
 from subdistill_hf.models.adapters import ADAPTER_FILE, save_adapter
 from subdistill_hf.reporting.model_card import render_card
-from subdistill_hf.reporting.plots import plot_all
 from subdistill_hf.reporting.report import RunReport, Usage
 
 SHEET_FILE = "contact_sheet.png"
@@ -62,7 +62,7 @@ def write_student(
     report = replace(report, student=replace(report.student, size_bytes=size))
     as_rgb(example).save(folder / EXAMPLE_FILE)
     training_images.save(folder / SHEET_FILE)
-    drawn = [*plot_all(report, folder), folder / SHEET_FILE]
+    drawn = [*_draw_plots(report, folder), folder / SHEET_FILE]
     report.save(folder)  # whatever happens to the card, the figures are kept
     report = replace(report, usage=_run_usage(folder, adapter))
     with warnings.catch_warnings(record=True) as noted:
@@ -72,6 +72,15 @@ def write_student(
         print(f"note: {note.message}", file=sys.stderr)
     report.save(folder)
     return report
+
+
+def _draw_plots(report: RunReport, folder: Path) -> list[Path]:
+    """The figures of the card; none where the packages that draw them are not installed."""
+    if not has_extra_or_note("plots", "the card has no plots"):
+        return []
+    from subdistill_hf.reporting.plots import plot_all
+
+    return plot_all(report, folder)
 
 
 def _run_usage(folder: Path, adapter: bool) -> Usage:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 DPI: Final = 150
 
@@ -52,7 +52,7 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
     # Least squares under "each name at least one line above the one before" is an isotonic regression.
     line = 1.3 * TEXT_SIZE / 72 / (0.7 * CURVE_PANEL[1])
     steps = line * np.arange(len(ends))
-    places = isotonic_regression(height - steps).clip(0, max(0.0, 1 - steps[-1])) + steps
+    places = isotonic_regression(height - steps).x.clip(0, max(0.0, 1 - steps[-1])) + steps
     for (x, y, text, colour), place in zip(ends, places, strict=True):
         ax.annotate(
             text,

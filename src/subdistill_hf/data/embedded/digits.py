@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from subdistill_hf.config.extras import require_extra
+
 __all__ = ["DIGIT_NAMES", "DIGIT_SUPERCLASSES", "DIGIT_SUPERCLASS_NAMES", "load_digits_dataset"]
 
 DIGIT_NAMES: Final[tuple[str, ...]] = (
@@ -39,6 +41,7 @@ def load_digits_dataset(test_share: float = 0.3, image_size: int = 32) -> Any:
         scikit-learn has them, and the features `img`, `fine_label` (10 names) and `coarse_label`
         (`even`, `odd`).
     """
+    require_extra("digits", "the dataset digits")
     from datasets import ClassLabel, Dataset, DatasetDict, Features
     from datasets import Image as ImageFeature
     from sklearn.datasets import load_digits
