@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,13 +90,19 @@ def check_pixels(student: nn.Module, teacher: Teacher | None) -> None:
             )
 
 
-def fields_of(model: nn.Module) -> set[str]:
+def fields_of(model: nn.Module) -> frozenset[str]:
     """The fields of a batch that a model takes: what its `forward` names, and images.
 
     Labels are not among them, of which models of transformers would make a loss of their own.
     """
-    named = inspect.signature(base_of(model).forward).parameters
-    return ({*named} | {"pixel_values"}) - {LABELS}
+    forward = base_of(model).forward
+    return (_named_by(getattr(forward, "__func__", forward)) | {"pixel_values"}) - {LABELS}
+
+
+@lru_cache(maxsize=16)
+def _named_by(forward: Callable[..., Any]) -> frozenset[str]:
+    """The names of a function's arguments, looked up once: they are asked for in every step."""
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def inputs_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
