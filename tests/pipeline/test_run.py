@@ -1,15 +1,29 @@
 """The way of a run: which methods are trained, and from which start."""
 
+import collections
 import copy
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers import assert_equal_weights, config, task_options, weights_of, write_task
+from helpers import (
+    assert_equal_weights,
+    config,
+    save_teacher,
+    task_options,
+    weights_of,
+    write_colour_folder,
+    write_task,
+)
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.pipeline.run import build_run, distill, methods_of
+from subdistill_hf.models.loading import load_teacher, weights_digest
+from subdistill_hf.pipeline import adaptation
+from subdistill_hf.pipeline.run import build_run, distill, methods_of, teacher_of
 from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.teacher import teacher
+from subdistill_hf.training import plan
+from subdistill_hf.training.trainer import SubDistillTrainer
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -29,12 +43,62 @@ def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
     ]
 
 
-def test_a_run_changes_nothing_of_what_was_given(inputs, tmp_path):
-    options = task_options(inputs, compare=["kd"], train_images_per_class=5)
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    """The report of a run of three methods, what it was given, before and after, and how often its parts were made."""
+    options = task_options(inputs, compare=["kd", "fitnet"], train_images_per_class=5)
     open_settings = {"learning_rate": 0, "teacher_cache": "auto", "rotation": "auto", "cuda_graphs": "all"}
-    settings = config(tmp_path / "out", method="subdistill", max_steps=2, **open_settings)
+    settings = config(tmp_path_factory.mktemp("finished") / "out", method="subdistill", max_steps=2, **open_settings)
     before = copy.deepcopy((options, settings))
-    report = distill(options, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        counts = count_calls(patch)
+        report = distill(options, settings)
+    return report, before, (options, settings), counts
+
+
+def count_calls(patch):
+    """How often weights are hashed, layers paired, subspaces fitted and trainers made from now on."""
+    counts = collections.Counter()
+
+    def count(owner, name):
+        real = getattr(owner, name)
+
+        def counted(*given, **options):
+            counts[name] += 1
+            return real(*given, **options)
+
+        patch.setattr(owner, name, counted)
+
+    for module in (teacher, plan, adaptation):
+        count(module, "weights_digest")
+    count(plan, "fit_pairs")
+    count(plan, "match_models")
+    count(SubDistillTrainer, "__init__")
+    return counts
+
+
+def test_each_part_of_a_run_is_made_once(finished):
+    """The weights of the teacher are hashed once for three trainings, and the layers of each are paired once."""
+    report, _, _, counts = finished
+    assert len(report.results) == 1 + 3
+    assert counts == {"weights_digest": 1, "fit_pairs": 1, "match_models": 3, "__init__": 3}
+
+
+def test_an_adapted_teacher_makes_nothing_twice(tmp_path):
+    """Hashed are what it was before, for the adapter and for its training's checkpoints, and what it has become."""
+    save_teacher(tmp_path / "teacher")
+    write_colour_folder(tmp_path / "images", ("blue", "red"), train=10, test=2)
+    options = task_options(tmp_path, classes=["blue", "red"], adapt_teacher="lora", adapt_epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        counts = count_calls(patch)
+        report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
+    assert counts == {"weights_digest": 3, "fit_pairs": 1, "match_models": 1, "__init__": 2}
+    fitted = load_teacher(str(tmp_path / "out" / adaptation.ADAPTER_FOLDER))
+    assert report.teacher.digest == weights_digest(fitted.model)
+
+
+def test_a_run_changes_nothing_of_what_was_given(finished):
+    report, before, (options, settings), _ = finished
     assert (options, settings) == before
     assert vars(settings).keys() == vars(before[1]).keys()
     chosen = report.hyperparameters
@@ -43,7 +107,7 @@ def test_a_run_changes_nothing_of_what_was_given(inputs, tmp_path):
 
 def test_every_method_starts_from_the_same_student_and_sees_the_same_views(inputs, tmp_path):
     task = load_task(task_options(inputs), config(tmp_path / "out", method="subdistill"))
-    runs = [build_run(task, method) for method in ("scratch", "kd", "subdistill")]
+    runs = [build_run(task, method, teacher_of(task)) for method in ("scratch", "kd", "subdistill")]
     assert [len(run.trainer.pairs) for run in runs] == [0, 0, 3]
     assert [run.trainer.teacher is None for run in runs] == [True, False, False]
     first = runs[0]
@@ -67,7 +131,8 @@ def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
         task_options(inputs),
         config(tmp_path / "out", method="subdistill", layer_weight=7.0, task_weight=0.5, kd_weight=0.25),
     )
-    weights = {method: build_run(task, method).trainer.args.weights() for method in ("kd", "fitnet", "subdistill")}
+    shared, methods = teacher_of(task), ("kd", "fitnet", "subdistill")
+    weights = {method: build_run(task, method, shared).trainer.args.weights() for method in methods}
     assert weights == {
         "kd": {"task": 0.0, "kd": 1.0, "layer": 0.0},
         "fitnet": {"task": 0.0, "kd": 1.0, "layer": 1.0},

@@ -6,7 +6,7 @@ from PIL import Image
 from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.pipeline.run import build_run
+from subdistill_hf.pipeline.run import build_run, teacher_of
 from subdistill_hf.pipeline.task import load_task
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -23,7 +23,7 @@ def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
     assert task.data.subtask.names == (NAMES[2], NAMES[0])
     assert task.data.subtask.dataset_ids == (2, 0)  # folders in the order of their names
     assert task.data.subtask.teacher_ids == (12, 10)
-    run = build_run(task, "kd")
+    run = build_run(task, "kd", teacher_of(task))
     assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
     assert run.trainer.teacher.class_ids.tolist() == [12, 10]
 
@@ -47,7 +47,7 @@ def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side
         config(tmp_path / "out"),
     )
     assert (task.augmentation, task.flip) == expected
-    assert (task.views(build_run(task, "scratch").student).flip) == expected[1]
+    assert (task.views(build_run(task, "scratch", teacher_of(task)).student).flip) == expected[1]
 
 
 def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):
@@ -60,7 +60,7 @@ def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):
 @pytest.mark.parametrize(("given", "expected"), [({"learning_rate": 0.0}, 4e-3), ({"learning_rate": 3e-5}, 3e-5)])
 def test_a_learning_rate_that_is_not_given_is_the_one_that_suits_the_student(inputs, tmp_path, given, expected):
     task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out", **given))
-    run = build_run(task, "kd")
+    run = build_run(task, "kd", teacher_of(task))
     assert run.trainer.args.learning_rate == run.trained(task).learning_rate == expected
     assert task.config.learning_rate == given["learning_rate"]  # other methods may have others
 
@@ -70,7 +70,7 @@ def test_without_layer_losses_no_layers_guide_the_steps(inputs, tmp_path):
     for weight in (0.0, 100.0):
         given = config(tmp_path / "out", learning_rate=0.0, method="subdistill", layer_weight=weight)
         task = load_task(task_options(inputs, classes=list(NAMES[:2])), given)
-        rates[weight] = build_run(task, "subdistill").trainer.args.learning_rate
+        rates[weight] = build_run(task, "subdistill", teacher_of(task)).trainer.args.learning_rate
     assert rates == {0.0: 4e-3, 100.0: 1.6e-2}
 
 
@@ -79,13 +79,13 @@ def test_a_pretrained_student_and_its_adapter_have_rates_of_their_own(inputs, tm
     folder = save_teacher(tmp_path / "expert", resnet())
     given = task_options(inputs, classes=list(NAMES[:2]), student=str(folder), student_lora=lora)
     task = load_task(given, config(tmp_path / "out", learning_rate=0.0))
-    assert build_run(task, "subdistill").trainer.args.learning_rate == expected
+    assert build_run(task, "subdistill", teacher_of(task)).trainer.args.learning_rate == expected
 
 
 def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_classes(inputs, tmp_path):
     given = task_options(inputs, classes=list(NAMES[:2]), mix=0.5)
     task = load_task(given, config(tmp_path / "out"))
-    views = task.views(build_run(task, "kd").student)
+    views = task.views(build_run(task, "kd", teacher_of(task)).student)
     assert views.mix == 0.5
     assert views[0]["labels"].shape == (2,)
     assert task.plain("validation").mix == 0
@@ -95,7 +95,7 @@ def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_c
 def test_few_images_are_taught_in_eight_views_unless_it_is_said_otherwise(inputs, tmp_path, given, expected):
     task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out", teacher_cache=given))
     assert task.config.teacher_cache == expected
-    assert task.views(build_run(task, "kd").student).views == task.config.views
+    assert task.views(build_run(task, "kd", teacher_of(task)).student).views == task.config.views
 
 
 def test_gpus_of_this_process_that_are_not_used_do_not_make_a_run_longer(inputs, tmp_path):

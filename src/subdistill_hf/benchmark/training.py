@@ -31,7 +31,7 @@ from subdistill_hf.pipeline.evaluation import (
     score,
     unmarked_test,
 )
-from subdistill_hf.pipeline.run import build_trainer
+from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.pipeline.validation import validate_options
 
@@ -120,7 +120,7 @@ def train_job(job: Job) -> Row:
                 f"teacher {task.teacher.name!r} lacks the classes of the subtask: adapt it first (subdistill distill "
                 "--adapt_teacher), and give the adapted one"
             )
-        trainer, student, _ = build_trainer(task, task.config)
+        trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
         start = time.perf_counter()
         try:
             trained = trainer.train().metrics

@@ -18,7 +18,7 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.formatting import format_percent, table
-from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of, weights_digest
+from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of
 from subdistill_hf.pipeline.energy import Energy
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
@@ -103,12 +103,15 @@ class TrainedStudent:
         return next((entry["train_runtime"] for entry in history if "train_runtime" in entry), None)
 
 
-def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str | None) -> RunReport:
+def build_report(
+    task: Task, trained: Mapping[str, TrainedStudent], teacher_digest: str, command: str | None
+) -> RunReport:
     """Measure the teacher and the students on the test images, and collect what else is known of the run.
 
     Args:
         task: what all methods shared.
         trained: method to trained student; `task.config.method` is the one that is published.
+        teacher_digest: of the weights of the teacher.
         command: how to run this again.
 
     Returns:
@@ -123,7 +126,7 @@ def build_report(task: Task, trained: Mapping[str, TrainedStudent], command: str
         dataset=reported_dataset(task),
         classes=tuple(task.data.subtask.names),
         subtask=tuple(str(entry) for entry in task.options.classes),
-        teacher=_reported_teacher(task),
+        teacher=_reported_teacher(task, teacher_digest),
         student=_reported_student(published),
         results=measured_results(task, trained),
         energy_source=published.energy.source,
@@ -212,13 +215,13 @@ def _reported_student(trained: TrainedStudent) -> ReportedStudent:
     )
 
 
-def _reported_teacher(task: Task) -> ReportedTeacher:
+def _reported_teacher(task: Task, digest: str) -> ReportedTeacher:
     teacher = task.teacher
     return ReportedTeacher(
         name=teacher.name,
         hub_id=teacher.hub_id,
         revision=teacher.revision,
-        digest=weights_digest(teacher.model),
+        digest=digest,
         model_class=type(teacher.model).__name__,
         parameters=count_parameters(teacher.model),
         license=teacher.license,

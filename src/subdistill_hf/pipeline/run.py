@@ -44,6 +44,7 @@ from subdistill_hf.pipeline.student_folder import write_student
 from subdistill_hf.pipeline.task import Task, announce, load_task
 from subdistill_hf.pipeline.validation import validate
 from subdistill_hf.reporting.report import RunReport
+from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.trainer import SubDistillTrainer
 
@@ -104,34 +105,9 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     """
     transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     validate(options, config)
-    methods = methods_of(options, config)
     main = config.process_index == 0
     destination = _destination(options, config) if main and config.push_to_hub else None
-    task = load_task(options, config)
-    try:
-        adaptation = _planned_adaptation(task)
-        task = task if adaptation is None else adaptation.task
-        if main:
-            announce(task)
-            print("" if adaptation is None else announce_adaptation(adaptation), end="")
-        runs = {method: build_run(task, method) for method in methods}
-        if main:
-            _announce_runs(runs)
-        if adaptation is None:
-            _fit_subspaces(runs)
-        if destination is not None:
-            open_repository(destination)
-    except SubDistillError:
-        remove_empty_folders(task.folder)
-        raise
-    if main and not resumed_from(config):
-        remove_old_run(task.folder)
-    if adaptation is not None:
-        task = adapt(adaptation, task.folder / RUNS_FOLDER)
-        if main:
-            print(announce_fitted(task))
-        runs = {method: build_run(task, method) for method in methods}
-        _fit_subspaces(runs)
+    task, teacher, runs = _prepare(load_task(options, config), methods_of(options, config), destination)
     _push_checkpoints(config, destination, runs[config.method].trainer)
     for run in runs.values():
         set_seed(config.seed)
@@ -139,15 +115,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
             run.trainer.train(resume_from_checkpoint=run.checkpoint)
     if not main:
         return None
-    trained = {method: run.trained(task) for method, run in runs.items()}
-    report = build_report(task, trained, command)
-    published = runs[config.method]
-    model: Any = trained[config.method].model
-    if isinstance(published.trainer.model, PeftModel):
-        model = published.trainer.model if options.student_lora_save == "adapter" else model
-    example = task.data.test[0][task.data.columns.image]
-    sheet = contact_sheet(task.plain("train"), task.data.subtask.names)
-    report = write_student(task.folder, model, published.student.processor, example, sheet, report)
+    report = _leave_student(task, runs, teacher.digest, command)
     print(results_table(report))
     print(f"\nThe student is in {task.folder}; its card is {task.folder / 'README.md'}")
     if destination is not None:
@@ -160,10 +128,72 @@ def methods_of(options: TaskOptions, config: SubDistillConfig) -> list[str]:
     return [method for method in METHODS if method in {config.method, *options.compare}]
 
 
-def _fit_subspaces(runs: Mapping[str, MethodRun]) -> None:
+def _prepare(
+    task: Task, methods: Sequence[str], destination: Destination | None
+) -> tuple[Task, Teacher, dict[str, MethodRun]]:
+    """Make the trainers of all methods with what they need, once; refuse what cannot be, then fit the teacher.
+
+    Args:
+        task: what all methods share.
+        methods: what is trained.
+        destination: where the student will be pushed.
+
+    Returns:
+        The task with the teacher that teaches, this teacher as the trainers share it, and method to training.
+    """
+    main = task.config.process_index == 0
+    try:
+        adaptation = _planned_adaptation(task)
+        task = task if adaptation is None else adaptation.task
+        if main:
+            announce(task)
+            print("" if adaptation is None else announce_adaptation(adaptation), end="")
+        teacher = teacher_of(task)
+        runs = {method: build_run(task, method, teacher) for method in methods}
+        if main:
+            _announce_runs(runs)
+        if adaptation is None:
+            _prepare_trainings(runs)
+        if destination is not None:
+            open_repository(destination)
+    except SubDistillError:
+        remove_empty_folders(task.folder)
+        raise
+    if main and not resumed_from(task.config):
+        remove_old_run(task.folder)
+    if adaptation is not None:
+        task = adapt(adaptation, task.folder / RUNS_FOLDER)
+        teacher.model.to(task.config.device)  # its weights were fitted in place, and saved from the CPU
+        teacher.forget_digest()
+        if main:
+            print(announce_fitted(task))
+        _prepare_trainings(runs)
+    return task, teacher, runs
+
+
+def _prepare_trainings(runs: Mapping[str, MethodRun]) -> None:
     """What needs the teacher that will teach, and may still be refused: its subspaces, and checkpoints of another."""
     for run in runs.values():
         run.trainer.prepare_distillation(run.checkpoint)
+
+
+def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: str, command: str | None) -> RunReport:
+    """Measure what was trained, and write the folder of the published student.
+
+    Args:
+        task: what all methods shared.
+        runs: method to its training, which is over.
+        teacher_digest: of the teacher's weights.
+        command: how to run this again, for the card.
+    """
+    trained = {method: run.trained(task) for method, run in runs.items()}
+    report = build_report(task, trained, teacher_digest, command)
+    published = runs[task.config.method]
+    as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
+    model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
+    example = task.data.test[0][task.data.columns.image]
+    sheet = contact_sheet(task.plain("train"), task.data.subtask.names)
+    return write_student(task.folder, model, published.student.processor, example, sheet, report)
 
 
 def _announce_runs(runs: Mapping[str, MethodRun]) -> None:
@@ -203,38 +233,49 @@ def _planned_adaptation(task: Task) -> Adaptation | None:
     return plan_adaptation(task, task.folder / RUNS_FOLDER, bool(resumed_from(task.config)))
 
 
-def build_run(task: Task, method: str) -> MethodRun:
-    """The training of a method, before anything is fitted to the teacher.
+def teacher_of(task: Task) -> Teacher:
+    """The teacher as the trainings of all methods share it, restricted to the subtask.
 
     Raises:
-        SubDistillError: when models, layers and images do not fit together.
-    """
-    folder = task.folder / RUNS_FOLDER / method
-    trainer, student, choices = build_trainer(task, config_of_method(task.config, method, folder), label=method)
-    return MethodRun(trainer, student, checkpoint_of(resumed_from(task.config), folder), choices)
-
-
-def build_trainer(
-    task: Task, config: SubDistillConfig, label: str | None = None
-) -> tuple[SubDistillTrainer, LoadedModel, list[Choice]]:
-    """The trainer of one method, and its student; the same student for a seed, whatever the method.
-
-    Args:
-        task: what all methods share.
-        config: of the method.
-        label: of its progress bar; without one there is no bar.
-
-    Returns:
-        The trainer, the student, and what was chosen for it.
-
-    Raises:
-        SubDistillError: when models, layers and images do not fit together, or the teacher lacks the classes.
+        SubDistillError: when it lacks the classes.
     """
     if task.data.subtask.teacher_ids is None:
         raise SubDistillError(
             f"the teacher {task.teacher.name!r} lacks the classes: fit it with subdistill distill --adapt_teacher, "
             f"and give the folder {ADAPTER_FOLDER} that this leaves as the teacher"
         )
+    return Teacher.for_training(task.teacher.model, task.data.subtask.teacher_ids, task.config)
+
+
+def build_run(task: Task, method: str, teacher: Teacher) -> MethodRun:
+    """The training of a method, before anything is fitted to the teacher.
+
+    Raises:
+        SubDistillError: when models, layers and images do not fit together.
+    """
+    folder = task.folder / RUNS_FOLDER / method
+    config = config_of_method(task.config, method, folder)
+    trainer, student, choices = build_trainer(task, config, teacher, label=method)
+    return MethodRun(trainer, student, checkpoint_of(resumed_from(task.config), folder), choices)
+
+
+def build_trainer(
+    task: Task, config: SubDistillConfig, teacher: Teacher, label: str | None = None
+) -> tuple[SubDistillTrainer, LoadedModel, list[Choice]]:
+    """The trainer of one method, and its student; the same student for a seed, whatever the method.
+
+    Args:
+        task: what all methods share.
+        config: of the method.
+        teacher: see `teacher_of`; trainings may share it.
+        label: of its progress bar; without one there is no bar.
+
+    Returns:
+        The trainer, the student, and what was chosen for it.
+
+    Raises:
+        SubDistillError: when models, layers and images do not fit together.
+    """
     options = task.options
     set_seed(config.seed)
     student = build_student(
@@ -246,8 +287,7 @@ def build_trainer(
     trainer = SubDistillTrainer(
         with_lora(student, options) if options.student_lora else student.model,
         config,
-        teacher=task.teacher.model,
-        teacher_class_ids=task.data.subtask.teacher_ids,
+        teacher=teacher,
         train_dataset=task.views(student),
         fit_dataset=task.plain("train"),
         eval_dataset=task.plain("validation"),
