@@ -27,7 +27,7 @@ def generated_pages() -> dict[str, str]:
     """The text of each file, by its path below `docs/`."""
     pages = {"reference/options.md": options_page()}
     pages |= {f"reference/{package}.md": package_page(package) for package in DOCUMENTED_PACKAGES}
-    pages |= {"_generated/architecture.svg": architecture.drawing(), "_generated/packages.md": architecture.table()}
+    pages |= {f"_generated/{name}": text for name, text in architecture.parts().items()}
     pages |= {f"reports/{report.parent.name}.md": report_page(report) for report in RESULTS.glob("*/README.md")}
     return pages
 

@@ -1,10 +1,10 @@
-"""Draw the packages and their imports, and list them in a table, in docs/_generated.
+"""Draw the packages and their imports, and list packages and modules in tables, in docs/_generated.
 
     python scripts/architecture.py
 
-`make docs` does the same at each build, so neither is committed. A package stands one floor above the highest one that
-it imports from. An arrow that follows from others is not drawn: where A imports from B and C, and B from C, the arrow
-from A to C is left out. The table has them all.
+`make docs` does the same at each build, so nothing of it is committed. A package stands one floor above the highest
+one that it imports from. An arrow that follows from others is not drawn: where A imports from B and C, and B from C,
+the arrow from A to C is left out. The table has them all.
 """
 
 from __future__ import annotations
@@ -176,15 +176,34 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def modules() -> str:
+    """The modules of each package, each in one line."""
+    lines = []
+    for package in sorted(arrows_between_packages(), key=lambda name: (-FLOOR[name], name)):
+        names = [name for name in SOURCES if package_of(name) == package and not name.endswith("__init__")]
+        if names != [package]:
+            lines += [f"### {package}", "", "| module | in one line |", "|---|---|"]
+            lines += [f"| `{name}` | {_first_sentence(SOURCES[name])} |" for name in names] + [""]
+    return "\n".join(lines)
+
+
 def _purpose(package: str) -> str:
-    """The first line of a package's docstring, or of a module's."""
     folder = ROOT / package
-    source = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    return _first_sentence(folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py"))
+
+
+def _first_sentence(source: Path) -> str:
+    """The first paragraph of a module's docstring."""
     docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
     return " ".join(docstring.partition("\n\n")[0].split()).replace("|", "\\|")
 
 
+def parts() -> dict[str, str]:
+    """The text of each file, by name."""
+    return {"architecture.svg": drawing(), "packages.md": table(), "modules.md": modules()}
+
+
 if __name__ == "__main__":
     GENERATED.mkdir(exist_ok=True)
-    (GENERATED / "architecture.svg").write_text(drawing(), encoding="utf-8")
-    (GENERATED / "packages.md").write_text(table(), encoding="utf-8")
+    for name, text in parts().items():
+        (GENERATED / name).write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import architecture
-from import_graph import FLOOR, NO_PACKAGES, arrows_between_packages
+from import_graph import FLOOR, NO_PACKAGES, SOURCES, arrows_between_packages, package_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 PACKAGES = set(FLOOR) - NO_PACKAGES
@@ -52,3 +52,11 @@ def test_the_table_says_of_each_package_what_it_is():
     assert all(len(row[1]) > 20 for row in rows)
     imports = {row[0].strip("| `"): set(re.findall(r"`(\w+)`", row[3])) for row in rows}
     assert imports == arrows_between_packages()
+
+
+def test_each_module_has_a_line():
+    lines = architecture.modules().splitlines()
+    listed = {line.split("`")[1] for line in lines if line.startswith("| `")}
+    in_packages = {name for name in SOURCES if "." in name and package_of(name) not in NO_PACKAGES}
+    assert listed == {name for name in in_packages if not name.endswith("__init__")}
+    assert all(len(line) > 30 for line in lines if line.startswith("| `"))
