@@ -46,8 +46,14 @@ def test_cifars_columns_are_found_in_any_order():
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        ({"text": "text"}, r"expected a column for the image, found text: Value. Name it with --image_column"),
-        ({"image": "image"}, r"expected a column for the label, found image: Image. Name it with --label_column"),
+        (
+            {"text": "text"},
+            r"expected a column for the image, found text: string: expected images \(dat",
+        ),
+        (
+            {"image": "image"},
+            r"expected a column for the label, found image: Image: expected ClassLabel, tex",
+        ),
         (
             {"a": "image", "b": "image", "label": 3},
             r"several columns may hold the image: a, b. Choose .* --image",

@@ -1,16 +1,20 @@
 """Images of small datasets are decoded once and kept once; others are decoded whenever they are wanted."""
 
 import gc
+import io
+import re
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.image_utils import load_image
 
 from helpers import COLUMNS
 from subdistill_hf.data import images as decoded_images
-from subdistill_hf.data.images import DecodedImages, ImageStore, as_rgb
+from subdistill_hf.data.images import DEEP_MODES, DecodedImages, ImageModeError, ImageStore, as_rgb
+from subdistill_hf.errors import DataError
 
 SIZES = {"one size": [(20, 40)] * 4, "several sizes": [(20, 40), (24, 40), (28, 44), (20, 36)]}
 
@@ -105,20 +109,104 @@ def test_the_digest_tells_shapes_apart():
     assert digest((2, 6)) != digest((12, 1))
 
 
-def grey(values, mode):
-    return Image.fromarray(np.asarray(values, dtype={"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+def of_values(mode):
+    """An image of a mode, all of whose values differ from pixel to pixel."""
+    random = np.random.default_rng(0)
+    if mode in DEEP_MODES:
+        kind = {"I": np.int32, "F": np.float32}.get(mode, np.uint16)
+        image = Image.fromarray(random.integers(0, 60000, (6, 5)).astype(kind))
+        return image if mode == image.mode else Image.frombytes(mode, image.size, image.tobytes())
+    if mode in ("LAB", "HSV"):
+        return Image.frombytes(mode, (5, 6), random.integers(0, 256, 90, dtype=np.uint8).tobytes())
+    image = Image.fromarray(random.integers(0, 256, (6, 5, 4), dtype=np.uint8))
+    if mode in ("La", "PA"):
+        return image.convert("LA").convert(mode) if mode == "La" else image.convert("P").convert("PA")
+    return image.convert("RGB").convert(mode) if mode in ("YCbCr", "CMYK") else image.convert(mode)
 
 
-def test_grey_values_of_16_bits_are_not_cut_off():
-    values = np.arange(0, 65536, 4096).reshape(4, 4)
-    image = grey(values, "I;16")
-    assert image.mode == "I;16"
-    found = np.asarray(as_rgb(image))
-    assert found.shape == (4, 4, 3)
-    assert (found == (values // 256)[:, :, None]).all()
+MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "La", "PA", "RGBX", "RGBa", *DEEP_MODES]
 
 
-@pytest.mark.parametrize("mode", ["I", "F"])
-def test_grey_values_of_unknown_range_are_refused(mode):
-    with pytest.raises(ValueError, match="grey values of 32 bits"):
-        as_rgb(grey([[0, 1], [2, 3]], mode))
+def written():
+    """Each mode in each format that can be written and read: the name, and the bytes."""
+    Image.init()
+    for mode in MODES:
+        for kind in sorted(Image.SAVE):
+            buffer = io.BytesIO()
+            try:
+                of_values(mode).save(buffer, kind)
+                Image.open(io.BytesIO(buffer.getvalue())).load()
+            except Exception:  # not a mode of this format, or one that is only written
+                continue
+            yield f"{mode} as {kind}", buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_every_mode_in_every_format_a_student_sees_what_transformers_reads_or_nothing(tmp_path):
+    files, refused, said = dict(written()), [], []
+    assert len(files) > 150
+    for place, (name, content) in enumerate(files.items()):
+        path = tmp_path / str(place)
+        path.write_bytes(content)
+        table = {"img": [{"bytes": content, "path": None}], "fine_label": [0]}
+        features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})
+        try:
+            seen = images_of(datasets.Dataset.from_dict(table, features), often=False)[0]
+        except DataError as error:
+            refused.append(name)
+            said.append(str(error))
+            continue
+        expected = np.asarray(load_image(str(path)))
+        assert torch.equal(seen, torch.from_numpy(expected.copy()).permute(2, 0, 1)), name
+    assert all(re.search("image 0 .* cannot be (used|decoded): ", message) for message in said)
+    assert {"I;16 as PNG", "I;16 as TIFF", "I;16B as TIFF", "I as TIFF", "F as TIFF"} <= set(refused)
+    assert not [name for name in refused if name.startswith(("L ", "RGB", "P ", "1 ")) and "SPIDER" not in name]
+
+
+def test_values_of_more_than_8_bits_are_refused_with_what_to_do():
+    for mode in DEEP_MODES:
+        with pytest.raises(ImageModeError, match=r"cuts off at 255.* Bring the files to 8 bits first"):
+            as_rgb(of_values(mode))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no image", b"GIF89a" + bytes(range(40)), b"BM" + b"\xff" * 60, b"DDS " + b"\xff" * 130, b"\x00" * 300],
+    ids=["nothing", "text", "gif", "bmp", "dds", "zeros"],
+)
+def test_whatever_pillow_raises_an_image_is_named_in_one_message(content, tmp_path):
+    path = tmp_path / "a picture.png"
+    path.write_bytes(content)
+    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})
+    table = datasets.Dataset.from_dict({"img": [str(path)], "fine_label": [1]}, features)
+    with pytest.raises(DataError, match=r"^image 0, .*a picture.png \(class 1\) cannot be decoded: .+ Remove or repl"):
+        images_of(table, often=False)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), NotImplementedError(), IndexError("x"), MemoryError()])
+def test_other_exceptions_of_plugins_name_the_image_too(error, monkeypatch):
+    def fails(self):
+        raise error
+
+    table = rows(SIZES["one size"])
+    monkeypatch.setattr(Image.Image, "load", fails)
+    with pytest.raises(DataError, match=r"image 0 \(class 0\) cannot be decoded: .+\. Remove or replace it"):
+        images_of(table, often=False)
+
+
+def test_a_picture_too_large_to_be_opened_is_named(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"image 0 \(class 0\) cannot be decoded: Image size"):
+        images_of(rows(SIZES["one size"]), often=False)
+
+
+def test_the_digest_tells_files_apart_that_lie_in_one_place(tmp_path):
+    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})
+
+    def digest(colour):
+        for number, size in enumerate([(8, 8), (9, 8)]):
+            Image.new("RGB", size, colour).save(tmp_path / f"{number}.bmp")
+        places = [str(tmp_path / f"{number}.bmp") for number in range(2)]
+        return images_of(datasets.Dataset.from_dict({"img": places, "fine_label": [0, 1]}, features), True).digest()
+
+    assert digest("red") != digest("blue") != digest("red") == digest("red")

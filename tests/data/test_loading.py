@@ -25,7 +25,7 @@ def image_folder(tmp_path_factory):
     for split in ("train", "test"):
         (folder / split / "damaged").mkdir()
         for index in range(3):
-            (folder / split / "damaged" / f"{index}.png").write_bytes(damaged_png())
+            (folder / split / "damaged" / f"{index}.png").write_bytes(damaged_png() + f"{split} {index}".encode())
     shutil.copytree(folder / "test" / NAMES[0], folder / "test" / "untrained")
     return folder
 

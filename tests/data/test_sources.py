@@ -15,7 +15,8 @@ from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.loading import load_subtask
-from subdistill_hf.data.sources import ParquetSource, digest_of_rows, open_source
+from subdistill_hf.data.sources import ParquetSource, open_source
+from subdistill_hf.data.stored_images import digest_of_rows
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
 
@@ -39,7 +40,10 @@ def parquet_folder(tmp_path_factory):
 def with_damaged(rows, class_id):
     """The rows with encoded images, those of one class damaged."""
     rows = rows.cast_column("img", datasets.Image(decode=False))
-    images = [{"bytes": damaged_png(), "path": None} if row["fine_label"] == class_id else row["img"] for row in rows]
+    images = [
+        {"bytes": damaged_png() + bytes([place]), "path": None} if row["fine_label"] == class_id else row["img"]
+        for place, row in enumerate(rows)
+    ]
     return datasets.Dataset.from_dict(rows.to_dict() | {"img": images}, features=glyph_rows().features)
 
 
@@ -105,8 +109,9 @@ def test_a_changed_file_is_read_again(parquet_folder, tmp_path):
     shutil.copytree(parquet_folder, tmp_path / "mine")
     for streaming in (False, True):
         assert len(load_subtask(options(tmp_path / "mine", DICE, streaming=streaming)).train) == 12
-    glyph_rows(DICE, 6).to_parquet(tmp_path / "mine" / "train-00000-of-00002.parquet")
-    glyph_rows(DICE, 5).to_parquet(tmp_path / "mine" / "train-00001-of-00002.parquet")
+    for index in range(2):
+        changed = glyph_rows(DICE, 11).shard(2, index)
+        changed.to_parquet(tmp_path / "mine" / f"train-0000{index}-of-00002.parquet")
     for streaming in (False, True):
         assert len(load_subtask(options(tmp_path / "mine", DICE, streaming=streaming)).train) == 18
 
@@ -143,8 +148,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_splits_can_be_chosen(tmp_path):
-    for split, count in (("train", 6), ("test", 2), ("validation", 3)):
-        glyph_rows(CLASS_IDS, count, "test").to_parquet(tmp_path / f"{split}.parquet")
+    for split, numbers in (("train", range(6)), ("test", range(6, 8)), ("validation", range(8, 11))):
+        rows = glyph_rows(CLASS_IDS, 11, "test")
+        rows.select([row for row in range(len(rows)) if row % 11 in numbers]).to_parquet(tmp_path / f"{split}.parquet")
     data = load_subtask(options(tmp_path, CLASS_IDS, train_split="test", test_split="train"))
     assert (len(data.train), len(data.validation), len(data.test), data.test_split) == (3, 3, 18, "train")
     data = load_subtask(options(tmp_path, CLASS_IDS, train_split="test"))
@@ -160,11 +166,12 @@ def test_splits_can_be_chosen(tmp_path):
 
 def table_of(folder, labels, kind, per_label=4):
     """A parquet file of tiny images whose labels are texts or numbers."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, "PNG")
     labels = [label for label in labels for _ in range(per_label)]
+    buffers = [io.BytesIO() for _ in labels]
+    for place, buffer in enumerate(buffers):
+        Image.new("RGB", (4, 4), (place, 0, 0)).save(buffer, "PNG")
     features = datasets.Features({"picture": datasets.Image(), "species": datasets.Value(kind)})
-    images = [{"bytes": buffer.getvalue(), "path": None}] * len(labels)
+    images = [{"bytes": buffer.getvalue(), "path": None} for buffer in buffers]
     datasets.Dataset.from_dict({"picture": images, "species": labels}, features=features).to_parquet(
         folder / "train.parquet"
     )
@@ -252,7 +259,7 @@ def test_labels_that_mean_other_classes_in_another_split_are_refused(tmp_path):
         rows.to_parquet(tmp_path / "files" / f"{split}.parquet")
     with pytest.raises(DataError, match=message):
         load_subtask(DataOptions(str(tmp_path / "files"), ["a", "b"]), 0)
-    saved["test"] = saved["train"]
+    saved["test"] = table(["a", "b", "c"], "test")
     saved.save_to_disk(tmp_path / "alike")
     assert load_subtask(DataOptions(str(tmp_path / "alike"), ["a", "b"]), 0).subtask.names == ("a", "b")
 

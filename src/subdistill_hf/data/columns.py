@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 
 from subdistill_hf.errors import DataError
 
+Label = int | str
+
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls")
 SUPERCLASS_NAMES = ("coarse_label", "superclass")
+IMAGE_ADVICE = (
+    "expected images (datasets.Image), bytes of image files, or structs of bytes and path. Names of files become "
+    "images with Dataset.cast_column(NAME, datasets.Image())"
+)
+LABEL_ADVICE = (
+    "expected ClassLabel, texts or whole numbers. Other numbers become whole ones with "
+    'Dataset.cast_column(NAME, datasets.Value("int64")), and truth values become texts with datasets.Value("string")'
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,8 @@ class ImageColumns:
     ) -> ImageColumns:
         """Take the columns that were named, and find the others by their types.
 
-        The image is the only `Image` column. The class is the only `ClassLabel` column; of several the one with a
+        The image is the only `Image` column, or else the only one of encoded images: of bytes, or of structs of bytes
+        and path. The class is the only `ClassLabel` column; of several the one with a
         usual name, or of two the one with more classes. Without a `ClassLabel` column it is the only column of texts
         or whole numbers, or the one with a usual name. The superclass is another `ClassLabel` column with fewer
         classes: the only one, or the one with a usual name.
@@ -46,28 +58,38 @@ class ImageColumns:
             DataError: when a named column is not there or has another type, or several would do.
         """
         images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-        image = _given(image, "image_column", images, features) or _only(images, "image", features)
-        label = _given(label, "label_column", _label_columns(features), features) or _find_label(features)
-        superclass = _given(superclass, "superclass_column", _label_columns(features), features)
+        encoded = [name for name, kind in features.items() if is_encoded_image(kind)]
+        image = _given(image, "image_column", images + encoded, features, IMAGE_ADVICE) or _only(
+            images or encoded, "image", features, IMAGE_ADVICE
+        )
+        label = _given(label, "label_column", _label_columns(features), features, LABEL_ADVICE) or _find_label(
+            features
+        )
+        superclass = _given(superclass, "superclass_column", _label_columns(features), features, LABEL_ADVICE)
         return cls(image, label, superclass or _find_superclass(features, label))
 
 
-def _given(name: str | None, option: str, possible: list[str], features: datasets.Features) -> str | None:
+def is_encoded_image(kind: Any) -> bool:
+    """Whether a column that is no `Image` holds files of images: bytes, or structs of bytes and path."""
+    if isinstance(kind, dict):
+        return set(kind) == {"bytes", "path"} and is_encoded_image(kind["bytes"])
+    return isinstance(kind, datasets.Value) and kind.dtype in ("binary", "large_binary")
+
+
+def _given(name: str | None, option: str, possible: list[str], features: datasets.Features, advice: str) -> str | None:
     if name is None or name in possible:
         return name
-    problem = f"has type {features[name]}" if name in features else "is not there"
-    raise DataError(
-        f"{option}={name!r} {problem}: expected one of {', '.join(possible) or 'none'} in {_described(features)}"
-    )
+    problem = f"has type {_type(features[name])}" if name in features else "is not there"
+    expected = f"expected one of {', '.join(possible)} in {_described(features)}" if possible else advice
+    raise DataError(f"{option}={name!r} {problem}: {expected}")
 
 
-def _only(names: list[str], what: str, features: datasets.Features) -> str:
+def _only(names: list[str], what: str, features: datasets.Features, advice: str) -> str:
     if len(names) == 1:
         return names[0]
-    option = f"--{what}_column"
     if names:
-        raise DataError(f"several columns may hold the {what}: {', '.join(names)}. Choose one with {option}")
-    raise DataError(f"expected a column for the {what}, found {_described(features)}. Name it with {option}")
+        raise DataError(f"several columns may hold the {what}: {', '.join(names)}. Choose one with --{what}_column")
+    raise DataError(f"expected a column for the {what}, found {_described(features)}: {advice}")
 
 
 def _class_label_columns(features: datasets.Features) -> list[str]:
@@ -97,7 +119,7 @@ def _find_label(features: datasets.Features) -> str:
         finer, coarser = sorted(names, key=lambda name: -int(features[name].num_classes))
         if features[finer].num_classes > features[coarser].num_classes:
             return finer
-    return _only(found, "label", features)
+    return _only(found, "label", features, LABEL_ADVICE)
 
 
 def _find_superclass(features: datasets.Features, label: str) -> str | None:
@@ -111,4 +133,11 @@ def _find_superclass(features: datasets.Features, label: str) -> str | None:
 
 
 def _described(features: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}: {type(kind).__name__}" for name, kind in features.items())
+    return ", ".join(f"{name}: {_type(kind)}" for name, kind in features.items()) or "no columns"
+
+
+def _type(kind: Any) -> str:
+    """What a column holds, in a word or two."""
+    if isinstance(kind, datasets.Value):
+        return str(kind.dtype)
+    return f"structs of {', '.join(kind)}" if isinstance(kind, dict) else type(kind).__name__

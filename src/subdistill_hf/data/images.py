@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.marks import MarkedRows
+from subdistill_hf.data.stored_images import encoded_image, identity_of_rows
 from subdistill_hf.errors import DataError
 
 DECODE_AHEAD_BYTES = 512 * 2**20
-WHAT_PIL_RAISES = (OSError, SyntaxError, ValueError, AttributeError)  # for damaged files
+DEEP_MODES = {"I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
+"""Modes of Pillow whose values do not fit 8 bits, and how many bits they have."""
+ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 ImageKey = tuple[datasets.Dataset, str, str]
 """A dataset (this very object), its image column, and its marks."""
@@ -90,8 +94,7 @@ class DecodedImages:
         """Of all images and their marks; the same whether they are kept for others or not."""
         if self.one_size is not None:
             return self.one_size.numpy().tobytes()
-        identity: str = self.dataset._fingerprint + self._marks
-        return identity.encode()
+        return (identity_of_rows(self.dataset, self.columns.image) + self._marks).encode()
 
     def check(self) -> None:
         """Decode every image that was not decoded yet.
@@ -125,31 +128,66 @@ class DecodedImages:
 
     def _decode(self, index: int) -> Tensor:
         try:
-            image = as_rgb(self.dataset[index][self.columns.image])
-        except WHAT_PIL_RAISES as error:
-            raise DataError(
-                f"image {index}{self._file(index)} (class {self.labels[index]}) cannot be decoded: {error}. "
-                "Remove or replace it"
-            ) from error
+            with self._opened(index) as opened:
+                image = as_rgb(opened)
+        except ImageModeError as error:
+            raise DataError(f"{self._named(index)} cannot be used: {error}") from error
+        except Exception as error:  # of damaged files Pillow and its plugins raise nearly anything
+            reason = str(error) or type(error).__name__
+            raise DataError(f"{self._named(index)} cannot be decoded: {reason}. Remove or replace it") from error
         if self.marked is not None:
             image = self.marked(image, index)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-    def _file(self, index: int) -> str:
-        """Where an image comes from, if the dataset knows."""
-        encoded = self.dataset.cast_column(self.columns.image, datasets.Image(decode=False))[index]
-        path = (encoded[self.columns.image] or {}).get("path")
-        return f", {path}" if path else ""
+    def _opened(self, index: int) -> Image.Image:
+        image: Image.Image | None = self.dataset[index][self.columns.image]
+        if image is None:
+            raise ValueError("there is no image")
+        return image
+
+    def _named(self, index: int) -> str:
+        """An image in a message: its place, its file if the dataset knows it, and its class."""
+        path = encoded_image(self.dataset, self.columns.image, index).get("path")
+        return f"image {index}{f', {path}' if path else ''} (class {self.labels[index]})"
+
+
+class ImageModeError(ValueError):
+    """An image whose values an image processor of transformers would not see as they are."""
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB of 8 bits; of 16 bits, which PIL would cut off at 255, the upper eight are kept.
+    """An image as RGB of 8 bits, as `transformers.image_utils.load_image` makes it.
 
     Raises:
-        ValueError: for grey values of 32 bits, whose range nobody knows.
+        ImageModeError: for values of more than 8 bits, which would be cut off at 255.
     """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"it has grey values of 32 bits (mode {image.mode}), expected 8 or 16")
+    check_mode(image)
     return image.convert("RGB")
+
+
+def check_mode(image: Image.Image) -> None:
+    """Refuse values of more than 8 bits; reads no pixel.
+
+    Raises:
+        ImageModeError: naming the mode, and what to do.
+    """
+    if image.mode in DEEP_MODES:
+        raise ImageModeError(
+            f"it has grey values of {DEEP_MODES[image.mode]} bits (mode {image.mode}), which transformers cuts off at "
+            "255, so that most of the picture is lost wherever the student is used. Bring the files to 8 bits first, "
+            "by the range that their values have: for all 16 bits "
+            "Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))"
+        )
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether some pixel of an image is not opaque."""
+    if not may_be_transparent(image):
+        return False
+    least: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
+    return bool(least < 255)
+
+
+def may_be_transparent(image: Image.Image) -> bool:
+    """Whether an image says how opaque its pixels are; reads none."""
+    return image.mode in ALPHA_MODES or "transparency" in image.info

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -22,22 +24,20 @@ class KnownDataset:
         revision: the commit.
         splits: names of the splits.
         features: types of the columns.
+        without_class: for each split the columns of labels some of which are missing or negative.
     """
 
     config: str
     revision: str
     splits: tuple[str, ...]
     features: datasets.Features
+    without_class: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def remember(options: DataOptions, known: KnownDataset) -> None:
     """Write down what a Hub dataset was when it was opened."""
-    path = _path(options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     text = {"config": known.config, "revision": known.revision, "splits": known.splits}
-    part.write_text(json.dumps(text | {"features": known.features.to_dict()}), encoding="utf-8")
-    part.replace(path)
+    _write(_path(options), text | {"features": known.features.to_dict(), "without_class": dict(known.without_class)})
 
 
 def recall(options: DataOptions) -> KnownDataset | None:
@@ -47,9 +47,31 @@ def recall(options: DataOptions) -> KnownDataset | None:
         return None
     text = json.loads(path.read_text(encoding="utf-8"))
     features = datasets.Features.from_dict(text["features"])
-    return KnownDataset(text["config"], text["revision"], tuple(text["splits"]), features)
+    without_class = {split: tuple(columns) for split, columns in text.get("without_class", {}).items()}
+    return KnownDataset(text["config"], text["revision"], tuple(text["splits"]), features, without_class)
 
 
-def _path(options: DataOptions) -> Path:
-    asked = [options.dataset, options.dataset_config, options.dataset_revision]
+def remember_files(options: DataOptions, revision: str, paths: list[str]) -> None:
+    """Write down the files of a Hub dataset of images in folders."""
+    _write(_path(options, "files"), {"revision": revision, "paths": paths})
+
+
+def recall_files(options: DataOptions) -> tuple[str, list[str]] | None:
+    """The commit and the files that were written down; `None` when they never were."""
+    path = _path(options, "files")
+    if not path.is_file():
+        return None
+    text = json.loads(path.read_text(encoding="utf-8"))
+    return text["revision"], text["paths"]
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(path)
+
+
+def _path(options: DataOptions, *more: str) -> Path:
+    asked = [options.dataset, options.dataset_config, options.dataset_revision, *more]
     return Path(datasets.config.HF_DATASETS_CACHE, FOLDER, f"{datasets.fingerprint.Hasher.hash(asked)}.json")

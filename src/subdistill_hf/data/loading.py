@@ -13,12 +13,15 @@ import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.config.validation import check_data_options
-from subdistill_hf.data.columns import ImageColumns
+from subdistill_hf.data.columns import ImageColumns, Label
+from subdistill_hf.data.image_facts import image_facts, transparency_notice
 from subdistill_hf.data.images import ImageStore
 from subdistill_hf.data.marks import MarkedRows, Marking, mark_rows
-from subdistill_hf.data.sources import Label, Source, is_local, open_source
+from subdistill_hf.data.repeated_images import without_repeated
+from subdistill_hf.data.sources import is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
 from subdistill_hf.data.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
+from subdistill_hf.data.tables import Source
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
 
@@ -44,6 +47,9 @@ class SubtaskData:
         official_test: whether the test images are a split of the dataset's own.
         revision: the commit of a dataset of the Hub.
         marking: which images are shown with a spurious mark; the rows themselves hold the images without it.
+        sizes: heights and widths that occur among the images, in a sample that is spread evenly over all.
+        typical_side: the larger side of the test image in the middle, by area, of such a sample.
+        notices: what of the dataset is not used, or should be known of it.
         store: keeps decoded images once for all views of them.
     """
 
@@ -59,6 +65,9 @@ class SubtaskData:
     official_test: bool = True
     revision: str | None = None
     marking: Marking | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    typical_side: int = 0
+    notices: tuple[str, ...] = ()
     store: ImageStore = field(default_factory=ImageStore, compare=False)
 
     def marked(self, split: str) -> MarkedRows | None:
@@ -96,7 +105,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     """Load the images of the subtask's classes only; others are dropped before anything is decoded.
 
     Training and validation images are chosen per class, the same for a seed; those of a smaller share or number are
-    among those of a larger one.
+    among those of a larger one. What is on the disk and not used is said as a warning, and kept in `notices`.
 
     Args:
         options: dataset, classes, columns and splits.
@@ -105,11 +114,12 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
 
     Raises:
         SubtaskError: for classes that are unknown or have no images.
-        DataError: for a dataset that cannot be loaded, has no images, labels, or test split, or options that
-            contradict each other.
+        DataError: for a dataset that cannot be loaded, has no images, labels, or test split, whose files do not say
+            clearly what they are, or options that contradict each other.
     """
     check_data_options(options)
     source = open_source(options, processes)
+    notices = _Notices(source.notices)
     if options.train_split not in source.splits:
         raise DataError(
             f"expected a {options.train_split} split, found {', '.join(source.splits)}: choose one with --train_split"
@@ -125,16 +135,23 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
     official = None if options.test_fraction else _official_test(source, columns, labels, options)
     rows = _with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
+    test = None if official is None else _with_subtask_labels(official[1], columns, subtask, labels)
+    notices.add(_unused(source, columns.label, options.train_split, None if official is None else official[0]))
+    if options.dataset not in EMBEDDED_DATASETS:
+        rows, test, repeated = without_repeated(rows, test, columns)
+        notices.add(repeated)
     outputs = np.asarray(rows[columns.label][:], dtype=np.int64)
     test_rows, pool = held_out_test(outputs, subtask, options.test_fraction)
-    train_rows, validation_rows = train_and_validation(outputs, pool, subtask, options, seed)
-    if official is None:
-        test_split, test = f"held out of {options.train_split}", rows.select(test_rows)
-    else:
-        test_split, test = official[0], _with_subtask_labels(official[1], columns, subtask, labels)
+    try:
+        train_rows, validation_rows = train_and_validation(outputs, pool, subtask, options, seed)
+    except SubtaskError as error:
+        raise SubtaskError("; ".join([str(error), *notices.said])) from error
+    test = rows.select(test_rows) if test is None else test
     if unseen := sorted(set(range(len(subtask.names))) - set(test[columns.label][:])):
         names = ", ".join(subtask.names[output] for output in unseen)
-        logger.warning(f"no test images of {names}: the accuracy is that of the other classes")
+        notices.add([f"no test images of {names}: the accuracy is that of the other classes"])
+    facts = [image_facts(part, columns.image) for part in (rows, test)]
+    notices.add([notice] if (notice := transparency_notice(facts)) else [])
     marking = None
     if marked:
         marking = mark_rows(options, subtask, marked, outputs, (train_rows, validation_rows), len(test), seed)
@@ -147,12 +164,41 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         train=rows.select(train_rows),
         validation=rows.select(validation_rows),
         test=test,
-        test_split=test_split,
+        test_split=f"held out of {options.train_split}" if official is None else official[0],
         columns=columns,
         official_test=official is not None,
         revision=source.revision,
         marking=marking,
+        sizes=tuple(sorted({size for each in facts for size in each.sizes})),
+        typical_side=facts[1].typical_side or 0,
+        notices=tuple(notices.said),
     )
+
+
+class _Notices:
+    """What a user should know of a dataset, said once each as it is found."""
+
+    def __init__(self, first: Sequence[str]) -> None:
+        self.said: list[str] = []
+        self.add(first)
+
+    def add(self, notices: Sequence[str]) -> None:
+        """Say some more."""
+        for notice in notices:
+            logger.warning(notice)
+            self.said.append(notice)
+
+
+def _unused(source: Source, label: str, train: str, test: str | None) -> list[str]:
+    """The splits that are not used, and the images of the others that have no class."""
+    notices = []
+    for split in source.splits:
+        if split not in (train, test):
+            count = source.count(split)
+            notices.append(f"not used: the split {split}{'' if count is None else f' of {count} images'}")
+        elif without := source.without_class(split, label):
+            notices.append(f"left out: {without} images of the split {split} without a class (no label, or below 0)")
+    return notices
 
 
 def _all_classes(source: Source, columns: ImageColumns, split: str) -> _Classes:
@@ -232,7 +278,10 @@ def _with_subtask_labels(
     own = [outputs[label] for label in rows[columns.label][:]]
     feature = datasets.ClassLabel(names=list(subtask.names))
     with _without_bars():
-        return rows.select_columns([columns.image]).add_column(columns.label, own, feature=feature)
+        images = rows.select_columns([columns.image])
+        if images.features[columns.image] != datasets.Image():  # bytes, or images that were not to be decoded
+            images = images.cast_column(columns.image, datasets.Image())
+        return images.add_column(columns.label, own, feature=feature)
 
 
 @contextmanager

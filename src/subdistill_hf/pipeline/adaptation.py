@@ -20,7 +20,7 @@ from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
-from subdistill_hf.data.sources import digest_of_rows
+from subdistill_hf.data.stored_images import digest_of_rows
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.adapter_loading import RECORD_FILE
 from subdistill_hf.models.adapters import (

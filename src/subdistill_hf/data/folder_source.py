@@ -1,0 +1,217 @@
+"""A folder of images, here or on the Hub: every file in it is a row, or is said to be left out."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import datasets
+from PIL import Image
+
+from subdistill_hf.data.columns import ImageColumns, Label
+from subdistill_hf.data.folder_layout import Layout, read_layout
+from subdistill_hf.errors import DataError
+
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+OF_OTHER_TOOLS = ("__MACOSX", "__pycache__")
+STUBS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF", "EPS"}  # formats that Pillow knows and cannot read alone
+
+
+@dataclass
+class FolderFiles:
+    """The files of a folder, by what they are; paths are relative, with slashes.
+
+    Attributes:
+        images: what Pillow reads, by their names.
+        parquet: parquet files.
+        metadata: the files that describe images, as `datasets` names them.
+        archives: packed files.
+        others: the number of other files by their endings.
+        left_out: why images are not read, and which.
+    """
+
+    images: list[str] = field(default_factory=list)
+    parquet: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    archives: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, path: str, looks_like_image: Callable[[], bool] = lambda: False) -> None:
+        """Sort in a file.
+
+        Args:
+            path: of the file.
+            looks_like_image: asked for a file whose name has no ending.
+        """
+        name = path.rpartition("/")[2]
+        ending = PurePosixPath(name).suffix.lower()
+        if ending in image_endings() or (not ending and looks_like_image()):
+            hidden = any(part.startswith(".") or part in OF_OTHER_TOOLS for part in path.split("/"))
+            (self.left_out["in hidden files or folders"] if hidden else self.images).append(path)
+        elif any(part.startswith(".") or part in OF_OTHER_TOOLS for part in path.split("/")):
+            return
+        elif name in METADATA_FILES:
+            self.metadata.append(path)
+        elif ending == ".parquet":
+            self.parquet.append(path)
+        elif ending in ARCHIVES:
+            self.archives.append(path)
+        else:
+            self.others[ending] += 1
+            kind = mimetypes.guess_type(name)[0]
+            if kind is None or kind.startswith(("image/", "video/")):
+                self.left_out[f"of no image format that is read here ({ending or 'no ending'})"].append(path)
+
+
+@lru_cache
+def image_endings() -> frozenset[str]:
+    """The endings of names of the image formats that Pillow reads here."""
+    Image.init()
+    return frozenset(
+        ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in STUBS
+    )
+
+
+def scan_folder(folder: Path) -> FolderFiles:
+    """List the files of a folder and those below it; links are followed, but not in circles.
+
+    Raises:
+        DataError: for a folder that cannot be read.
+    """
+    files = FolderFiles()
+    _scan(folder, "", files, frozenset())
+    return files
+
+
+def _scan(folder: Path, begin: str, files: FolderFiles, above: frozenset[tuple[int, int]]) -> None:
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
+    own = status.st_dev, status.st_ino
+    if own in above:
+        return  # a link to a folder that this one is in
+    for entry in entries:
+        path = f"{begin}{entry.name}"
+        if not _is_text(entry.name):
+            files.left_out["with names that are not UTF-8"].append(path.encode(errors="backslashreplace").decode())
+        elif entry.is_dir():
+            _scan(folder / entry.name, f"{path}/", files, above | {own})
+        elif entry.is_file():
+            files.add(path, lambda entry=entry: _can_be_opened(entry.path))  # type: ignore[misc]
+        elif PurePosixPath(entry.name).suffix.lower() in image_endings():
+            why = "whose links lead nowhere" if entry.is_symlink() else "that are no plain files"
+            files.left_out[why].append(path)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _can_be_opened(path: str) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # it is something else
+        return False
+
+
+class FolderSource:
+    """Images in folders of their classes; nothing is read before it is wanted.
+
+    Args:
+        files: what is in the folder.
+        place: what the folder is called in messages.
+        locate: gives the places on this machine of files, by their relative paths.
+        revision: the commit, for a dataset of the Hub.
+
+    Raises:
+        DataError: when the layout of the folder tells no classes, or one alone.
+    """
+
+    def __init__(
+        self,
+        files: FolderFiles,
+        place: str,
+        locate: Callable[[Sequence[str]], Sequence[str]],
+        revision: str | None = None,
+    ) -> None:
+        layout = read_layout(files.images, place)
+        self.images, self.locate = layout.images, locate
+        self.revision: str | None = revision
+        self.splits: tuple[str, ...] = tuple(layout.images)
+        self.classes = layout.classes
+        self.features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=self.classes)}
+        )
+        left_out = {**files.left_out, **layout.left_out}
+        if files.archives:
+            left_out["packed, and not unpacked"] = files.archives
+        empty = _empty_classes(files.left_out, layout)
+        self.notices: Sequence[str] = [*layout.notices, *left_out_notices(left_out), *empty]
+        if len(self.classes) < 2:
+            also = "".join(f"; {notice}" for notice in self.notices)
+            raise DataError(
+                f"{place} has one folder of a class alone, {self.classes[0]!r}: expected at least two{also}"
+            )
+
+    def column(self, split: str, name: str) -> list[Label | None]:
+        """The labels of all images of a split."""
+        places = {name: place for place, name in enumerate(self.classes)}
+        return [places[name] for _, name in self.images[split]]
+
+    def count(self, split: str) -> int:
+        """The number of images of a split."""
+        return len(self.images[split])
+
+    def without_class(self, split: str, name: str) -> int:
+        """No image: each is in the folder of its class."""
+        return 0
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The images of these classes, in the order of their paths."""
+        wanted = {self.classes[int(label)]: int(label) for label in labels}
+        chosen = [(path, wanted[name]) for path, name in self.images[split] if name in wanted]
+        places = self.locate([path for path, _ in chosen])
+        return datasets.Dataset.from_dict(
+            {"image": list(places), "label": [label for _, label in chosen]}, features=self.features
+        )
+
+
+def left_out_notices(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is said of images that are on the disk and not used."""
+    return [
+        f"left out: {len(paths)} files {why}, such as {', '.join(map(printable, paths[:3]))}"
+        for why, paths in left_out.items()
+        if paths
+    ]
+
+
+def printable(text: str) -> str:
+    """A name with line breaks and the like written out."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _empty_classes(left_out: Mapping[str, Iterable[str]], layout: Layout) -> list[str]:
+    """A notice of the folders all of whose files were left out, beside the folders of the classes."""
+    found = {
+        path.removeprefix(begin).partition("/")[0]
+        for paths in left_out.values()
+        for path in paths
+        for begin in layout.roots
+        if path.startswith(begin) and "/" in path.removeprefix(begin)
+    }
+    missing = sorted(name for name in found - set(layout.classes) if not name.startswith("."))
+    return [f"no class: {', '.join(map(printable, missing[:10]))}, none of whose files is read"] if missing else []

@@ -1,0 +1,152 @@
+"""Datasets as tables: what each can be asked for, the embedded ones, those of this machine, and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import datasets
+
+from subdistill_hf.data.cached_rows import stored
+from subdistill_hf.data.columns import ImageColumns, Label
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
+from subdistill_hf.data.embedded.glyph_dataset import load_glyphs
+from subdistill_hf.data.parquet_files import count_without_class, features_of_all
+from subdistill_hf.errors import DataError
+
+
+class Source(Protocol):
+    """A dataset that can be read in parts.
+
+    Attributes:
+        features: the types of its columns.
+        splits: the names of its splits.
+        revision: the commit, for a dataset of the Hub.
+        notices: what of it is not used, or was taken for granted.
+    """
+
+    features: datasets.Features
+    splits: tuple[str, ...]
+    revision: str | None
+    notices: Sequence[str]
+
+    def column(self, split: str, name: str) -> list[Label | None]:
+        """The labels of all rows of a split, without reading an image."""
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The rows with one of these labels, in the order of the split: image and label, nothing decoded."""
+
+    def count(self, split: str) -> int | None:
+        """The number of rows of a split; `None` where it is not known before they are read."""
+
+    def without_class(self, split: str, name: str) -> int:
+        """The number of rows whose label in a column names no class, as far as that is known without reading images.
+
+        Raises:
+            DataError: for labels beyond the names of the classes.
+        """
+
+
+class GlyphSource:
+    """glyphs-100: each image depends on its place alone, so only those asked for are made."""
+
+    per_class: ClassVar[dict[str, int]] = {"train": 500, "test": 100}
+    features = datasets.Features(
+        {
+            "img": datasets.Image(),
+            "fine_label": datasets.ClassLabel(names=list(CLASS_NAMES)),
+            "coarse_label": datasets.ClassLabel(names=list(SUPERCLASS_NAMES)),
+        }
+    )
+    splits: tuple[str, ...] = ("train", "test")
+    revision: str | None = None
+    notices: Sequence[str] = ()
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.processes = processes
+
+    def column(self, split: str, name: str) -> list[Label | None]:
+        """The labels of all rows of a split, without making an image."""
+        finer = 1 if name == "fine_label" else len(CLASS_NAMES) // len(SUPERCLASS_NAMES)
+        return [class_id // finer for class_id in range(len(CLASS_NAMES)) for _ in range(self.per_class[split])]
+
+    def count(self, split: str) -> int:
+        """The number of images of a split."""
+        return len(CLASS_NAMES) * self.per_class[split]
+
+    def without_class(self, split: str, name: str) -> int:
+        """No image."""
+        return 0
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The images of these classes."""
+        chosen = load_glyphs([int(label) for label in labels], num_proc=self.processes)[split]
+        return chosen.select_columns([columns.image, columns.label])
+
+
+class TableSource:
+    """A dataset whose rows are on this machine already: labels are looked at, images are left alone."""
+
+    def __init__(self, tables: Any, revision: str | None = None, notices: Sequence[str] = ()) -> None:
+        if not isinstance(tables, datasets.DatasetDict):
+            tables = datasets.DatasetDict({"train": tables})
+        self.tables, self.revision, self.notices = tables, revision, notices
+        self.splits: tuple[str, ...] = tuple(tables)
+        self.features = features_of_all({f"the {split} split": table.features for split, table in tables.items()})
+
+    def column(self, split: str, name: str) -> list[Label | None]:
+        """The labels of all rows of a split."""
+        return list(self.tables[split].with_format(None)[name][:])
+
+    def count(self, split: str) -> int:
+        """The number of rows of a split."""
+        return len(self.tables[split])
+
+    def without_class(self, split: str, name: str) -> int:
+        """The rows without a label, or with a negative one."""
+        return count_without_class(self.column(split, name), name, self.features[name])
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The rows with one of these labels, by their places."""
+        wanted = set(labels)
+        found = [place for place, label in enumerate(self.column(split, columns.label)) if label in wanted]
+        return self.tables[split].with_format(None).select(found).select_columns([columns.image, columns.label])
+
+
+class StreamSource:
+    """A dataset in another format, read row by row without downloading it first."""
+
+    def __init__(self, builder: Any, revision: str | None = None) -> None:
+        self.builder, self.revision = builder, revision
+        self.notices: Sequence[str] = ()
+        self.streams = builder.as_streaming_dataset()
+        self.splits: tuple[str, ...] = tuple(str(split) for split in self.streams)
+        self.features = features_of_all(
+            {f"the {split} split": _features_of_stream(stream) for split, stream in self.streams.items()}
+        )
+
+    def column(self, split: str, name: str) -> list[Label | None]:
+        """The labels of all rows of a split; passes over the whole split."""
+        return [row[name] for row in self.streams[split].select_columns([name])]
+
+    def count(self, split: str) -> None:
+        """Not known."""
+        return
+
+    def without_class(self, split: str, name: str) -> int:
+        """Not known."""
+        return 0
+
+    def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
+        """The rows with one of these labels, written to the cache as they come by."""
+        return stored(self.builder, split, columns, labels, self.features)
+
+
+def _features_of_stream(stream: Any) -> datasets.Features:
+    """The types of the columns, told by the first rows where nothing else tells them."""
+    if stream.features is not None:
+        return stream.features
+    first = next(iter(stream.with_format("arrow").iter(10)), None)
+    if first is None:
+        raise DataError("the stream has no rows")
+    return datasets.Features.from_arrow_schema(first.schema)
