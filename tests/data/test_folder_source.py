@@ -44,7 +44,7 @@ ODD_NAMES = [
     "what?",
     "star*[1]",
     "back\\slash",
-    "ümläut",
+    "ü",
     "猫 🐈",
 ]
 

@@ -139,5 +139,5 @@ def _described(features: Mapping[str, object]) -> str:
 def _type(kind: Any) -> str:
     """What a column holds, in a word or two."""
     if isinstance(kind, datasets.Value):
-        return str(kind.dtype)
+        return str(kind.dtype).removeprefix("large_")
     return f"structs of {', '.join(kind)}" if isinstance(kind, dict) else type(kind).__name__
