@@ -76,9 +76,7 @@ def test_a_split_that_is_the_other_is_refused_with_the_reason(tmp_path):
 
 
 def table(numbers, labels):
-    rows = [
-        {"image": {"bytes": encoded(number), "path": None}, "label": label} for number, label in zip(numbers, labels)
-    ]
+    images = [{"bytes": encoded(number), "path": None} for number in numbers]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
     return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
 
