@@ -92,7 +92,7 @@ def section(teacher: str, runs: Sequence[Run], folder: Path) -> str:
     from subdistill_hf.analysis.analyse import sufficient_dimensions
     from subdistill_hf.analysis.plot import Panel, plot_analysis
     from subdistill_hf.config.bases import BASES
-    from subdistill_hf.reporting.drawing import short_names
+    from subdistill_hf.formatting import short_names
 
     unprojected = [one["analysis"]["accuracy"] for one in runs]
     bases = list(runs[0]["analysis"]["layers"][0]["accuracy"])

@@ -103,6 +103,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """Shorten dotted layer names to what tells them apart, with the one shared part before it."""
+    split = [name.split(".") for name in names]
+    if len(split) == 1:
+        return [".".join(split[0][-2:])]
+    shared = 0
+    while split and len({tuple(parts[: shared + 1]) for parts in split}) == 1 and shared < len(split[0]):
+        shared += 1
+    return [".".join(parts[max(0, shared - 1) :]) for parts in split]
+
+
 def table(rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> str:
     """Align columns under a ruled header.
 

@@ -18,7 +18,8 @@ def drawn(monkeypatch):
     """Figures as they are saved."""
     figures, save = [], drawing.save_figure
     monkeypatch.setattr(
-        "subdistill_hf.analysis.plot.save_figure", lambda figure, path: (figures.append(figure), save(figure, path))[1]
+        "subdistill_hf.reporting.drawing.save_figure",
+        lambda figure, path: (figures.append(figure), save(figure, path))[1],
     )
     return figures
 

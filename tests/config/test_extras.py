@@ -18,7 +18,7 @@ from subdistill_hf.errors import MissingExtraError, SubDistillError
 PACKAGE = Path(subdistill_hf.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OPTIONAL = {module for modules in EXTRAS.values() for module in modules}
-NEED_PLOTS = {"reporting/drawing.py", "reporting/plots.py", "analysis/plot.py", "benchmark/plots.py"}
+NEED_PLOTS = {"reporting/drawing.py", "reporting/plots.py", "reporting/fonts.py", "benchmark/plots.py"}
 NEED_PLOTS |= {"benchmark/statistics.py"}
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(OPTIONAL)}))\n"
 """Begins a script for which nothing of the extras is installed."""

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 
 from reporting.samples import make_history, make_report, parsed
+from reporting.test_class_names import FORMULAS, LINES, MARKUP, PLACES, UNICODE, YAML, report_with
 from subdistill_hf.reporting import drawing, plots
-from subdistill_hf.reporting.plots import PLOTS, plot_all, plot_subspaces, plot_training
+from subdistill_hf.reporting.fonts import drawable
+from subdistill_hf.reporting.plots import PLOTS, plot_all, plot_confusion, plot_subspaces, plot_training
 
 
 @pytest.fixture
@@ -123,3 +126,35 @@ def test_pyplot_is_left_alone(tmp_path):
     )
     folder = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("number", [40, 91, 400])
+def test_the_confusion_of_many_classes_has_a_bounded_size(number, report, tmp_path):
+    names = [f"class number {index} with a name that is longer than any label" for index in range(number)]
+    report["classes"] = names
+    report["results"][-1] |= {"confusion": np.eye(number, dtype=int).tolist(), "per_class_accuracy": {}}
+    with Image.open(plot_confusion(parsed(report), tmp_path / "confusion.png")) as image:
+        assert max(image.size) <= 20 * drawing.DPI
+
+
+def test_many_subspaces_have_a_bounded_size(report, tmp_path):
+    subspaces = parsed(report).subspaces * 50
+    with Image.open(plot_subspaces(subspaces, tmp_path / "a.png")) as image:
+        assert image.height <= 32 * drawing.DPI
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("names", [PLACES, YAML, MARKUP, FORMULAS, LINES, UNICODE])
+def test_names_of_classes_are_drawn_whatever_they_are(names, figures, tmp_path):
+    plot_confusion(report_with(names), tmp_path / "confusion.png")
+    drawn = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert drawn == [drawable(name) for name in names]
+
+
+def test_a_plot_that_fails_leaves_the_others(report, tmp_path, monkeypatch, capsys):
+    def fail(*given):
+        raise RuntimeError("no room")
+
+    monkeypatch.setitem(PLOTS, "subspaces.png", fail)
+    assert [path.name for path in plot_all(parsed(report), tmp_path)] == ["training_curves.png", "confusion.png"]
+    assert capsys.readouterr().err == "note: subspaces.png not drawn: RuntimeError: no room\n"

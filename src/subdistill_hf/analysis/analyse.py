@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 
+from subdistill_hf.analysis.plot import Panel, plot_analysis
 from subdistill_hf.analysis.projected_accuracy import projected_accuracies
 from subdistill_hf.analysis.teacher_layers import BATCH, load_teacher_layers
 from subdistill_hf.config.bases import BASES
@@ -20,10 +21,8 @@ from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace, fit_layer
 from subdistill_hf.errors import SubspaceError
-from subdistill_hf.formatting import accuracy_with_error, table
-
-if TYPE_CHECKING:
-    from subdistill_hf.analysis.plot import Panel
+from subdistill_hf.formatting import accuracy_with_error, short_names, table
+from subdistill_hf.reporting.optional import plot_is_optional
 
 RANDOM_BASES = 3  # what is shown for a seeded basis is their mean
 WITHIN = 0.02  # of the unprojected accuracy, for the number of dimensions that suffice
@@ -85,9 +84,6 @@ class SubspaceAnalysis:
 
     def panels(self) -> list[Panel]:
         """What is drawn."""
-        from subdistill_hf.analysis.plot import Panel
-        from subdistill_hf.reporting.drawing import short_names
-
         names = short_names([one.layer for one in self.layers])
         return [
             Panel(f"{name}: {one.output}", one.dimensions, one.accuracy, self.accuracy, self.chance)
@@ -245,9 +241,9 @@ def _write(analysis: SubspaceAnalysis, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**asdict(analysis), "chance": analysis.chance}, indent=2)
     (folder / "analysis.json").write_text(text + "\n", encoding="utf-8")
-    drawn = has_extra_or_note("plots", "analysis.png is not drawn")
-    if drawn:
-        from subdistill_hf.analysis.plot import plot_analysis
-
-        plot_analysis(analysis.panels(), folder / "analysis.png")
+    drawn = False
+    if has_extra_or_note("plots", "analysis.png is not drawn"):
+        with plot_is_optional("analysis.png"):
+            plot_analysis(analysis.panels(), folder / "analysis.png")
+            drawn = True
     print(f"\nanalysis.json {'and analysis.png are' if drawn else 'is'} in {folder}")

@@ -16,6 +16,7 @@ from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.subspaces import Subspace, fit_layer, save_subspaces
 from subdistill_hf.formatting import table
 from subdistill_hf.reporting.decoding import decode
+from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import ReportedSubspace
 
 SHARES = (0.5, 0.9, 0.99)
@@ -54,7 +55,7 @@ def _fit(options: InspectOptions) -> dict[str, Subspace]:
 
 
 def _plot_spectra(subspaces: dict[str, Subspace], path: Path) -> bool:
-    """Plot the spectra, and say whether that was done: without the packages that draw it is left out."""
+    """Plot the spectra, and say whether that was done: without the packages that draw, or on an error, it is not."""
     if not has_extra_or_note("plots", f"{path.name} is not drawn"):
         return False
     from subdistill_hf.reporting.plots import plot_subspaces
@@ -63,8 +64,11 @@ def _plot_spectra(subspaces: dict[str, Subspace], path: Path) -> bool:
         decode(ReportedSubspace, {"teacher_layer": name, "student_layer": "", **subspace.described()})
         for name, subspace in subspaces.items()
     ]
-    plot_subspaces(reported, path)
-    return True
+    drawn = False
+    with plot_is_optional(path.name):
+        plot_subspaces(reported, path)
+        drawn = True
+    return drawn
 
 
 def spectrum_table(shapes: Sequence[LayerShape], subspaces: dict[str, Subspace]) -> str:

@@ -8,20 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from matplotlib.ticker import FixedLocator, NullLocator
-
 from subdistill_hf.config.bases import BASES
-from subdistill_hf.reporting.drawing import (
-    INK,
-    METHOD_COLOURS,
-    OTHER_COLOURS,
-    PERCENT,
-    SOFT,
-    TEXT_SIZE,
-    figure_of_panels,
-    save_figure,
-    set_heading,
-)
+from subdistill_hf.reporting.colours import INK, METHOD_COLOURS, OTHER_COLOURS, SOFT
 
 PANEL: Final = (3.4, 2.9)  # inches
 COLUMNS: Final = 4
@@ -66,6 +54,10 @@ def plot_analysis(panels: Sequence[Panel], path: str | os.PathLike[str]) -> Path
     Returns:
         The path.
     """
+    from matplotlib.ticker import FixedLocator, NullLocator  # only who plots needs matplotlib
+
+    from subdistill_hf.reporting.drawing import TEXT_SIZE, Percent, figure_of_panels, save_figure, set_heading
+
     columns = min(len(panels), COLUMNS)
     figure, axes = figure_of_panels(-(-len(panels) // columns), columns, PANEL if columns > 1 else (5.4, 3.4))
     for number, (panel, ax) in enumerate(zip(panels, axes, strict=False)):
@@ -90,7 +82,7 @@ def plot_analysis(panels: Sequence[Panel], path: str | os.PathLike[str]) -> Path
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set_ylim(0, 1.04)
-        ax.yaxis.set_major_formatter(PERCENT)
+        ax.yaxis.set_major_formatter(Percent())
         set_heading(ax, panel.heading)
         ax.set_xlabel("dimensions K")
         if number % columns == 0:

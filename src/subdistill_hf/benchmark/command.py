@@ -12,7 +12,6 @@ import yaml
 
 from subdistill_hf.benchmark.config import Benchmark, BenchmarkError, Options, read_benchmark
 from subdistill_hf.benchmark.jobs import Job, Row, Setting, final_jobs, tune, untuned_jobs
-from subdistill_hf.benchmark.plots import plot_benchmark
 from subdistill_hf.benchmark.statistics import compare
 from subdistill_hf.benchmark.store import Results
 from subdistill_hf.benchmark.tables import markdown, write_table
@@ -20,6 +19,7 @@ from subdistill_hf.benchmark.training import check, train_job
 from subdistill_hf.benchmark.workers import run_jobs
 from subdistill_hf.config.commands import BenchmarkOptions
 from subdistill_hf.config.output_folder import held_for_this_run
+from subdistill_hf.reporting.optional import plot_is_optional
 
 RUNS_FILE = "runs.jsonl"
 TABLE_FILE = "results.csv"
@@ -93,11 +93,16 @@ def _write_chosen(chosen: Mapping[Setting, Options], path: Path) -> None:
 def _report(grid: Benchmark, rows: list[Row], chosen: Mapping[Setting, Options], folder: Path, command: str) -> None:
     write_table([row for row in rows if "validation" in row], folder / TABLE_FILE)
     comparisons = compare(rows, list(grid.methods))
-    drawn = plot_benchmark(grid, comparisons, folder)
     machines = sorted({row["machine"] for row in rows if "machine" in row})
     today = datetime.date.today().isoformat()
-    text = markdown(grid, comparisons, chosen, machines, command, today, [path.name for path in drawn])
-    (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+    text = markdown(grid, comparisons, chosen, machines, command, today)
+    (folder / REPORT_FILE).write_text(text, encoding="utf-8")  # whatever happens to the plots, the tables are there
+    with plot_is_optional("the plots"):
+        from subdistill_hf.benchmark.plots import plot_benchmark  # only who plots needs matplotlib
+
+        drawn = [path.name for path in plot_benchmark(grid, comparisons, folder)]
+        text = markdown(grid, comparisons, chosen, machines, command, today, drawn)
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
     print(f"\n{text}\nThe results are in {folder}")
 
 

@@ -15,19 +15,17 @@ from subdistill_hf.benchmark.config import Benchmark
 from subdistill_hf.benchmark.mark_tables import has_mark
 from subdistill_hf.benchmark.statistics import Comparison, Estimate
 from subdistill_hf.benchmark.wording import heading_of, label_of
+from subdistill_hf.reporting.colours import INK, SOFT, distinct_colours
 from subdistill_hf.reporting.drawing import (
     CURVE_PANEL,
-    INK,
-    METHOD_COLOURS,
-    PERCENT,
-    SOFT,
     TEXT_SIZE,
-    VARIANT_COLOURS,
+    Percent,
     figure_of_panels,
     label_ends,
     save_figure,
     set_heading,
 )
+from subdistill_hf.reporting.fonts import drawable
 
 MARKERS: Final = "osD^vP*X"
 LINE: Final = 0.28  # inches a method
@@ -47,7 +45,7 @@ def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], fold
     found = [comparison for comparison in comparisons if comparison.blocks]
     if not found:
         return []
-    colours = _colours(benchmark)
+    colours = distinct_colours((method, benchmark.kind(method)) for method in benchmark.methods)
     drawn = [
         _plot_differences(benchmark, found, colours, folder / "paired_differences.png"),
         _plot_costs(benchmark, found, colours, folder / "cost_against_accuracy.png"),
@@ -61,14 +59,9 @@ def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], fold
     return drawn
 
 
-def _colours(benchmark: Benchmark) -> dict[str, str]:
-    """One colour a method: its own for the first of a kind, others for its variants."""
-    others = cycle(VARIANT_COLOURS)
-    colours: dict[str, str] = {}
-    for method in benchmark.methods:
-        own = METHOD_COLOURS.get(benchmark.kind(method))
-        colours[method] = own if own is not None and own not in colours.values() else next(others)
-    return colours
+def _label(benchmark: Benchmark, method: str) -> str:
+    """A method's name as figures show it."""
+    return drawable(label_of(benchmark, method))
 
 
 def _plot_accuracies(
@@ -85,8 +78,8 @@ def _plot_accuracies(
         sizes = np.array([comparison.train_images for comparison in of_student], dtype=np.float64)
         places = np.arange(len(sizes), dtype=np.float64)
         teacher = [statistics.mean(comparison.teacher) for comparison in of_student]
-        ax.plot(places, teacher, color=SOFT, linewidth=1, linestyle=":")
-        ends = [(places[-1], teacher[-1], "Teacher", SOFT)]
+        ax.plot(places, teacher, color=INK, linewidth=1, linestyle=":")
+        ends = [(places[-1], teacher[-1], "Teacher", INK)]
         for method in benchmark.methods:
             estimates = [comparison.accuracy(method) for comparison in of_student]
             means = [estimate.mean for estimate in estimates]
@@ -95,9 +88,11 @@ def _plot_accuracies(
             ax.errorbar(
                 places, means, errors, color=colours[method], linewidth=2.2 if ours else 1.3, marker="o", ms=3.5
             )
-            ends.append((places[-1], means[-1], label_of(benchmark, method), colours[method]))
-        ax.yaxis.set_major_formatter(PERCENT)
-        set_heading(ax, f"Test accuracy, student {student}" + ("" if condition is None else f", {condition}"))
+            ends.append((places[-1], means[-1], _label(benchmark, method), colours[method]))
+        ax.yaxis.set_major_formatter(Percent())
+        set_heading(
+            ax, f"Test accuracy, student {student}" + ("" if condition is None else f", {drawable(condition)}")
+        )
         label_ends(ax, ends)
         ax.set_xticks(places, [f"{100 * size:g} %" if size < 1 else f"{size:g}" for size in sizes])
         ax.set_xlabel("training images" if sizes[0] < 1 else "training images a class")
@@ -121,10 +116,10 @@ def _plot_differences(
             interval = float(np.nan_to_num(estimate.interval))
             ax.errorbar(estimate.mean, place, xerr=interval, color=colours[method], marker="o", ms=5, capsize=2)
         ax.axvline(0, color=SOFT, linewidth=1)
-        ax.set_yticks(range(len(methods)), [label_of(benchmark, method) for method in reversed(methods)])
-        ax.xaxis.set_major_formatter(PERCENT)
+        ax.set_yticks(range(len(methods)), [_label(benchmark, method) for method in reversed(methods)])
+        ax.xaxis.set_major_formatter(Percent())
         ax.margins(y=0.08)
-        _two_lines(ax, f"Difference to {label_of(benchmark, benchmark.reference)}", comparison)
+        _two_lines(ax, f"Difference to {_label(benchmark, benchmark.reference)}", comparison)
     return save_figure(figure, path)
 
 
@@ -138,8 +133,8 @@ def _plot_costs(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
             seconds, estimate = statistics.median(comparison.seconds[method]), comparison.accuracy(method)
             error = float(np.nan_to_num(estimate.error))
             ax.errorbar(seconds, estimate.mean, yerr=error, color=colours[method], marker=marker, markersize=5)
-            ends.append((seconds, estimate.mean, label_of(benchmark, method), colours[method]))
-        ax.yaxis.set_major_formatter(PERCENT)
+            ends.append((seconds, estimate.mean, _label(benchmark, method), colours[method]))
+        ax.yaxis.set_major_formatter(Percent())
         _two_lines(ax, "Test accuracy against training time", comparison)
         label_ends(ax, ends)
         ax.margins(x=0.08)
@@ -168,11 +163,11 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
                 means = [estimate.mean for estimate in estimates]
                 errors = np.nan_to_num([estimate.error for estimate in estimates])
                 ax.errorbar(places, means, errors, color=colours[method], linewidth=1.3, marker="o", ms=3.5)
-                ends.append((places[-1], means[-1], label_of(benchmark, method), colours[method]))
-            ax.yaxis.set_major_formatter(PERCENT)
+                ends.append((places[-1], means[-1], _label(benchmark, method), colours[method]))
+            ax.yaxis.set_major_formatter(Percent())
             set_heading(ax, heading if len(groups) == 1 else f"{heading}, {size:g} images, {student}")
             label_ends(ax, ends)
-            ax.set_xticks(places, [str(one.condition) for one in of_group])
+            ax.set_xticks(places, [drawable(str(one.condition)) for one in of_group])
     return save_figure(figure, path)
 
 

@@ -30,7 +30,6 @@ from subdistill_hf.pipeline.adaptation import (
     plan_adaptation,
 )
 from subdistill_hf.pipeline.auto import Choice, Start, config_of_method, resolve_learning_rate
-from subdistill_hf.pipeline.contact_sheet import contact_sheet
 from subdistill_hf.pipeline.energy import Energy, measured_energy
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
 from subdistill_hf.pipeline.run_folder import (
@@ -192,8 +191,7 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
     example = task.data.test[0][task.data.columns.image]
-    sheet = contact_sheet(task.plain("train"), task.data.subtask.names)
-    return write_student(task.folder, model, published.student.processor, example, sheet, report)
+    return write_student(task.folder, model, published.student.processor, example, task.plain("train"), report)
 
 
 def _announce_runs(runs: Mapping[str, MethodRun]) -> None:

@@ -15,10 +15,14 @@ from PIL import Image
 
 from subdistill_hf.config.extras import has_extra_or_note
 from subdistill_hf.data.images import as_rgb
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.hub.snippet import EXAMPLE_FILE, local_code
 from subdistill_hf.models.adapters import ADAPTER_FILE, save_adapter
+from subdistill_hf.pipeline.contact_sheet import contact_sheet
 from subdistill_hf.reporting.model_card import render_card
+from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import RunReport, Usage
 
 SHEET_FILE = "contact_sheet.png"
@@ -29,17 +33,17 @@ def write_student(
     model: Any,
     processor: Any,
     example: Image.Image,
-    training_images: Image.Image,
+    training_images: ViewDataset,
     report: RunReport,
 ) -> RunReport:
-    """Write the folder of a trained student.
+    """Write the folder of a trained student: the figures first, then what may fail, and the plots at last.
 
     Args:
         folder: where to; files of an earlier student are replaced.
         model: the trained student, with `save_pretrained`; of a `PeftModel` the adapter is written.
         processor: its image processor.
         example: an image of the test split, which the card's snippet classifies.
-        training_images: some of them, for the card, see `contact_sheet`.
+        training_images: the card shows some of them, see `contact_sheet`.
         report: see `report.build_report`.
 
     Returns:
@@ -48,6 +52,7 @@ def write_student(
     Raises:
         SubDistillError: when the saved student does not load in a fresh process.
     """
+    report.save(folder)  # whatever happens to the rest, the figures are kept
     adapter = isinstance(model, PeftModel)
     for stale in folder.glob("model*.safetensors*" if adapter else "adapter_*"):
         stale.unlink()
@@ -60,27 +65,38 @@ def write_student(
     processor.save_pretrained(folder)
     size = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
     report = replace(report, student=replace(report.student, size_bytes=size))
+    report.save(folder)
     as_rgb(example).save(folder / EXAMPLE_FILE)
-    training_images.save(folder / SHEET_FILE)
-    drawn = [*_draw_plots(report, folder), folder / SHEET_FILE]
-    report.save(folder)  # whatever happens to the card, the figures are kept
     report = replace(report, usage=_run_usage(folder, adapter))
+    report.save(folder)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
-        render_card(report, plots=drawn).save(folder / "README.md")
+        render_card(report).save(folder / CARD_FILE)
     for note in noted:
         print(f"note: {note.message}", file=sys.stderr)
-    report.save(folder)
+    if drawn := _draw(report, training_images, folder):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said above
+            render_card(report, plots=drawn).save(folder / CARD_FILE)
     return report
 
 
-def _draw_plots(report: RunReport, folder: Path) -> list[Path]:
-    """The figures of the card; none where the packages that draw them are not installed."""
-    if not has_extra_or_note("plots", "the card has no plots"):
-        return []
-    from subdistill_hf.reporting.plots import plot_all
+def _draw(report: RunReport, training_images: ViewDataset, folder: Path) -> list[Path]:
+    """Draw what can be drawn.
 
-    return plot_all(report, folder)
+    Returns:
+        The files.
+    """
+    drawn: list[Path] = []
+    if has_extra_or_note("plots", "the card has no plots"):
+        with plot_is_optional("the plots"):
+            from subdistill_hf.reporting.plots import plot_all
+
+            drawn += plot_all(report, folder)
+    with plot_is_optional(SHEET_FILE):
+        contact_sheet(training_images, report.classes).save(folder / SHEET_FILE)
+        drawn.append(folder / SHEET_FILE)
+    return drawn
 
 
 def _run_usage(folder: Path, adapter: bool) -> Usage:

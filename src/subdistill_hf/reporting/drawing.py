@@ -1,4 +1,4 @@
-"""How every figure looks: colours, panels, headings, names beside curves, the file."""
+"""How every figure looks: panels, headings, ticks, names beside curves, the file."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.text import Text
+from matplotlib.ticker import Formatter, MaxNLocator
 from scipy.optimize import isotonic_regression
+
+from subdistill_hf.reporting.colours import GRID, INK, SOFT
+from subdistill_hf.reporting.fonts import families
 
 DPI: Final = 150
 
-# Colours of Okabe and Ito, which colour-blind readers tell apart; there are seven, so the rarer methods share shades.
-METHOD_COLOURS: Final = {
-    "scratch": "#777777",
-    "kd": "#D55E00",
-    "ce_kd": "#F2A673",
-    "dkd": "#8A3D00",
-    "fitnet": "#009E73",
-    "attention_transfer": "#CC79A7",
-    "vid": "#56B4E9",
-    "vkd": "#E69F00",
-    "spkd": "#B7A800",
-    "subdistill": "#0072B2",
-}
-VARIANT_COLOURS: Final = ("#6BAED6", "#08306B", "#5B5BD6", "#00A6A6", "#B39DDB", "#7A9E00")
-OTHER_COLOURS: Final = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, SOFT, GRID = "#333333", "#777777", "#E5E5E5"
 TITLE_SIZE, TEXT_SIZE = 10.0, 8.5
-PERCENT: Final = PercentFormatter(1.0, decimals=0, symbol=" %")
 CURVE_PANEL: Final = (5.4, 3.1)  # inches
+
+
+class Percent(Formatter):
+    """Ticks of shares in percent, with as many decimals as tell them apart, and no negative zero."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """One tick by itself."""
+        return self.format_ticks([x])[0]
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """All ticks of an axis."""
+        for decimals in range(7):
+            rounded = [round(100 * value, decimals) + 0.0 for value in values]
+            if len(set(rounded)) == len(set(values)):
+                break
+        return [f"{value:.{decimals}f} %" for value in rounded]
 
 
 def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
@@ -98,22 +101,16 @@ def set_heading(ax: Axes, text: str) -> None:
     ax.set_title(text, loc="left", fontsize=TITLE_SIZE, color=INK, fontweight="bold")
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten dotted layer names to what tells them apart, with the one shared part before it."""
-    split = [name.split(".") for name in names]
-    if len(split) == 1:
-        return [".".join(split[0][-2:])]
-    shared = 0
-    while split and len({tuple(parts[: shared + 1]) for parts in split}) == 1 and shared < len(split[0]):
-        shared += 1
-    return [".".join(parts[max(0, shared - 1) :]) for parts in split]
-
-
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write the figure, without its empty panels, as a PNG that depends on the report alone."""
+    """Write the figure, without its empty panels, as a PNG; no text is read as a formula."""
     for ax in figure.axes:
         if not ax.has_data():
             ax.remove()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_usetex(False)
+        if not text.get_text().isascii():
+            text.set_fontfamily(families(text.get_text()))
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None})

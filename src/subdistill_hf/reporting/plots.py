@@ -14,22 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.formatting import format_percent
+from subdistill_hf.formatting import format_percent, short_names
+from subdistill_hf.reporting.colours import GRID, INK, METHOD_COLOURS, SOFT, distinct_colours
 from subdistill_hf.reporting.drawing import (
     CURVE_PANEL,
-    GRID,
-    INK,
-    METHOD_COLOURS,
-    OTHER_COLOURS,
-    PERCENT,
-    SOFT,
     TEXT_SIZE,
+    Percent,
     figure_of_panels,
     label_ends,
     save_figure,
     set_heading,
-    short_names,
 )
+from subdistill_hf.reporting.fonts import drawable, drawable_all, width_in_characters
+from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import ReportedSubspace, RunReport
 
 __all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_subspaces", "plot_training"]
@@ -39,11 +36,14 @@ Curves = dict[str, tuple[Array, Array]]  # name: x and y, each (points,)
 Log = Sequence[Mapping[str, float]]
 
 _PART_COLOURS: Final = {"loss": "#222222", "loss_task": "#009E73", "loss_kd": "#D55E00"}
+_FURTHER_COLOURS: Final = ("#CC79A7", "#E69F00", "#8A3D00", SOFT)  # of parts that somebody else's loss adds
 _PART_LABELS: Final = {"loss": "total", "loss_task": "labels", "loss_kd": "teacher's logits"}
 _LAYER_PART: Final = "loss_layer/"
 _MOST_POINTS: Final = 120  # of a curve; beyond, neighbours are averaged
 _MOST_LAYER_LABELS: Final = 6
 _MOST_COUNTED_CLASSES: Final = 30
+_MOST_NAMED_CLASSES: Final = 90
+_MOST_SUBSPACES: Final = 24
 
 
 def plot_training(report: RunReport, path: str | os.PathLike[str]) -> Path | None:
@@ -71,7 +71,7 @@ def plot_training(report: RunReport, path: str | os.PathLike[str]) -> Path | Non
         if panel == "accuracy":
             _draw_accuracies(ax, accuracies)
         else:
-            _draw_losses(ax, method_label(panel), losses[panel])
+            _draw_losses(ax, drawable(method_label(panel)), losses[panel])
         ax.set_xlabel(unit)
     return save_figure(figure, path)
 
@@ -89,11 +89,14 @@ def plot_subspaces(subspaces: Sequence[ReportedSubspace], path: str | os.PathLik
     subspaces = [subspace for subspace in subspaces if subspace.energies]
     if not subspaces:
         return None
+    if len(subspaces) > _MOST_SUBSPACES:
+        spread = np.linspace(0, len(subspaces) - 1, _MOST_SUBSPACES).round().astype(int)
+        subspaces = [subspaces[place] for place in spread]
     has_spectra = any(subspace.eigenvalues for subspace in subspaces)
     rows, columns = (2 if has_spectra else 1), min(len(subspaces), 4)
     bands = -(-len(subspaces) // columns)
     figure, axes = figure_of_panels(rows * bands, columns, panel=(3.0 if columns > 1 else 4.8, 2.5))
-    names = short_names([subspace.teacher_layer for subspace in subspaces])
+    names = [drawable(name) for name in short_names([subspace.teacher_layer for subspace in subspaces])]
     for index, (name, subspace) in enumerate(zip(names, subspaces, strict=True)):
         band, column = divmod(index, columns)
         panels = [axes[(rows * band + row) * columns + column] for row in range(rows)]
@@ -128,33 +131,39 @@ def plot_confusion(report: RunReport, path: str | os.PathLike[str]) -> Path | No
         return None
     counts = np.asarray(published.confusion)  # (C, C)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    classes = report.classes
-    counted = len(classes) <= _MOST_COUNTED_CLASSES
-    name_width = 0.08 * max(len(name) for name in classes)  # inches, about
-    cell = max(0.45, min(name_width + 0.1, 0.9)) if len(classes) <= 8 else 0.42 if counted else 0.14
-    side, slanted = max(1.6, cell * len(classes)), name_width > cell
+    number = len(report.classes)
+    counted, named = number <= _MOST_COUNTED_CLASSES, number <= _MOST_NAMED_CLASSES
+    classes = drawable_all(report.classes) if named else []
+    name_width = 0.08 * max((width_in_characters(name) for name in classes), default=6)  # inches, about
+    cell = max(0.45, min(name_width + 0.1, 0.9)) if number <= 8 else 0.42 if counted else 0.14
+    side = max(1.6, cell * min(number, _MOST_NAMED_CLASSES))
+    slanted = named and name_width > cell
     width, height = side + name_width + 1.7, side + (0.7 * name_width if slanted else 0.1) + 0.9
     figure, (ax,) = figure_of_panels(1, 1, panel=(width, height), compress=True)
-    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest" if named else "antialiased")
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.grid(visible=False)
-    ax.set_xticks(range(len(classes)), classes)
-    ax.set_yticks(range(len(classes)), classes)
+    if named:
+        ax.set_xticks(range(number), classes)
+        ax.set_yticks(range(number), classes)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_locator(FixedLocator([index - 0.5 for index in range(number + 1)]))
+        ax.grid(which="minor", color=GRID, linewidth=0.6)
+    else:
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(10, integer=True))
     if slanted:
         ax.set_xticks(ax.get_xticks(), classes, rotation=45, ha="right", rotation_mode="anchor")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_minor_locator(FixedLocator([index - 0.5 for index in range(len(classes) + 1)]))
-    ax.grid(which="minor", color=GRID, linewidth=0.6)
-    ax.tick_params(which="both", length=0, labelsize=TEXT_SIZE if counted else 6)
-    ax.set_xlabel("predicted class")
-    ax.set_ylabel("true class")
+    ax.tick_params(which="both", length=0, labelsize=TEXT_SIZE if counted or not named else 6)
+    ax.set_xlabel("predicted class" if named else "number of the predicted class, from 0")
+    ax.set_ylabel("true class" if named else "number of the true class, from 0")
     if counted:
         for true, predicted in np.argwhere(counts):
             colour = "white" if shares[true, predicted] > 0.55 else INK
             count = counts[true, predicted]
             ax.text(predicted, true, count, ha="center", va="center", color=colour, fontsize=TEXT_SIZE)
-    bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 3 / side), aspect=20, format=PERCENT)
+    bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 3 / side), aspect=20, format=Percent())
     bar.set_label("share of the true class", color=INK, fontsize=TEXT_SIZE)
     bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, length=0)
     bar.outline.set_visible(False)
@@ -170,7 +179,7 @@ PLOTS: Final[dict[str, Callable[[RunReport, str | os.PathLike[str]], Path | None
 
 
 def plot_all(report: RunReport, folder: str | os.PathLike[str]) -> list[Path]:
-    """Draw every figure that the report has data for.
+    """Draw every figure that the report has data for; one that fails is reported in a line.
 
     Args:
         report: what was measured.
@@ -179,20 +188,23 @@ def plot_all(report: RunReport, folder: str | os.PathLike[str]) -> list[Path]:
     Returns:
         The files written.
     """
-    drawn = [plot(report, Path(folder) / name) for name, plot in PLOTS.items()]
+    drawn: list[Path | None] = []
+    for name, plot in PLOTS.items():
+        with plot_is_optional(name):
+            drawn.append(plot(report, Path(folder) / name))
     return [path for path in drawn if path is not None]
 
 
 def _draw_accuracies(ax: Axes, accuracies: Curves) -> None:
     """Draw one labelled curve a method."""
-    others = iter(OTHER_COLOURS * len(accuracies))
+    colours = distinct_colours((method, method) for method in accuracies)
     ends = []
     for method, (x, accuracy) in accuracies.items():
-        colour = METHOD_COLOURS.get(method) or next(others)
+        colour = colours[method]
         width = 2.2 if method == "subdistill" else 1.5
         ax.plot(x, accuracy, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
         ends.append((x[-1], accuracy[-1], f"{_short_label(method)} {format_percent(accuracy[-1])}", colour))
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax.yaxis.set_major_formatter(Percent())
     set_heading(ax, "Accuracy on the validation images")
     label_ends(ax, ends)
 
@@ -201,13 +213,15 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
     """Draw the total loss and its parts, the layers from dark to light with their depth."""
     layers = [name for name in parts if name.startswith(_LAYER_PART)]
     shades = colormaps["viridis"](np.linspace(0.15, 0.65, max(len(layers), 1)))
-    colours = _PART_COLOURS | dict(zip(layers, shades, strict=False))
-    short = short_names([name.removeprefix(_LAYER_PART) for name in layers])
+    further = [name for name in parts if name not in _PART_COLOURS and name not in layers]
+    colours = dict(zip(layers, shades, strict=False)) | _PART_COLOURS
+    colours |= dict(zip(further, _FURTHER_COLOURS * len(further), strict=False))
+    short = [drawable(name) for name in short_names([name.removeprefix(_LAYER_PART) for name in layers])]
     labels = _PART_LABELS | dict(zip(layers, short, strict=True))
     unlabelled = layers[1:-1] if len(layers) > _MOST_LAYER_LABELS else []
     ends = []
     for name, (x, loss) in parts.items():
-        colour = colours.get(name, SOFT)
+        colour = colours[name]
         width = 1.8 if name == "loss" else 1.2
         ax.plot(x, loss, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
         if name not in unlabelled and len(parts) > 1:
@@ -244,7 +258,7 @@ def _draw_energy_kept(ax: Axes, subspace: ReportedSubspace) -> None:
         ax.annotate("random", (directions[-1], chance[-1]), xytext=(0, 2), color=SOFT, **end)
     ax.set_ylim(0, 1.18)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.yaxis.set_major_formatter(PERCENT)
+    ax.yaxis.set_major_formatter(Percent())
     ax.set_xlim(0, len(kept) - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -274,7 +288,7 @@ def _curves(log: Log, names: Sequence[str], unit: str) -> Curves:
 
 def _short_label(method: str) -> str:
     """Name a method without the remark in brackets."""
-    return method_label(method).split(" (")[0]
+    return drawable(method_label(method).split(" (")[0])
 
 
 def _log_scale(ax: Axes, values: Array) -> None:
