@@ -41,23 +41,36 @@ def result_of(method, accuracy, parameters, median, seconds=None, **figures):
 
 def test_the_table_has_a_row_for_each_classifier():
     report = report_of(
-        result_of("teacher", 0.9, 12345, 3.14159), result_of("subdistill", 1 / 3, 67, 0.2, seconds=61.6)
+        result_of("teacher", 0.9, 12345, 3.14159, balanced_accuracy=0.85),
+        result_of("subdistill", 5 / 6, 67, 0.2, seconds=61.6, balanced_accuracy=0.75),
     )
     lines = [line.split() for line in results_table(report).strip().splitlines()]
-    assert lines[0] == ["accuracy", "parameters", "ms/image", "trained", "in"]
-    assert lines[2] == ["Teacher", "90.0", "%", "12,345", "3.14"]
-    assert lines[3] == ["SubDistill", "33.3", "%", "67", "0.20", "62", "s"]
-    assert " ".join(lines[-1]) == "2 classes, 18 test images; a machine"
+    assert lines[0] == ["accuracy", "balanced", "parameters", "ms/image", "trained", "in"]
+    assert lines[2] == ["Teacher", "90.0", "%", "85.0", "%", "12,345", "3.14"]
+    assert lines[3] == ["SubDistill", "83.3", "%", "75.0", "%", "67", "0.20", "62", "s"]
+    assert " ".join(lines[-2]) == "2 classes, 18 test images; a machine"
+    assert " ".join(lines[-1]) == "chance: 50.0 %"
+
+
+def test_an_accuracy_at_the_share_of_the_largest_class_is_told_from_a_result():
+    confusion = [[14, 0], [4, 0]]
+    result = result_of("kd", 14 / 18, 67, 0.2, balanced_accuracy=0.5, confusion=confusion)
+    *_, machine, chance, note = results_table(report_of(result)).splitlines()
+    assert machine == "2 classes, 18 test images; a machine"
+    assert chance == "chance: 50.0 %; 77.8 % by always answering 'a', the class with most test images"
+    assert note.startswith("note: Logit distillation (KD) is not above that by two standard errors")
+    above = result_of("kd", 1.0, 67, 0.2, balanced_accuracy=1.0, confusion=[[14, 0], [0, 4]])
+    assert results_table(report_of(above)).splitlines()[-1] == chance
 
 
 def test_the_table_tells_who_follows_the_mark():
     mark = {"name": "plus", "classes": ["a"], "share": 1.0, "train_images": 2, "validation_images": 0}
-    figures = {"clean_accuracy": 0.345, "mark_followed": 0.999}
+    figures = {"balanced_accuracy": 0.25, "clean_accuracy": 0.345, "mark_followed": 0.999}
     report = report_of(result_of("kd", 0.2, 67, 0.2, **figures), mark=mark)
     lines = [line.split("  ") for line in results_table(report).strip().splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert cells[0] == ["accuracy", "without mark", "follows mark", "parameters", "ms/image", "trained in"]
-    assert cells[2] == ["Logit distillation (KD)", "20.0 %", "34.5 %", "99.9 %", "67", "0.20"]
+    assert cells[0] == ["accuracy", "balanced", "without mark", "follows mark", "parameters", "ms/image", "trained in"]
+    assert cells[2] == ["Logit distillation (KD)", "20.0 %", "25.0 %", "34.5 %", "99.9 %", "67", "0.20"]
 
 
 @pytest.mark.parametrize(

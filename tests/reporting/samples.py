@@ -88,7 +88,7 @@ def make_report():
             "train_images_per_class": dict.fromkeys(CLASSES, 400),
             "augmentation": "random crop with 4 pixels of padding",
         },
-        "classes": CLASSES,
+        "classes": list(CLASSES),
         "teacher": {
             "name": "glyphs-resnet",
             "hub_id": None,

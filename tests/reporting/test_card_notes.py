@@ -7,7 +7,7 @@ import pytest
 from reporting.samples import make_report, parsed
 from subdistill_hf.data.marks import MARKS
 from subdistill_hf.reporting import model_card
-from subdistill_hf.reporting.card_notes import MARKS_IN_WORDS, mark_warning
+from subdistill_hf.reporting.card_notes import MARKS_IN_WORDS, chance_note, mark_warning
 
 ADAPTATION = {
     "method": "lora",
@@ -117,3 +117,24 @@ def test_every_mark_has_words_of_its_own(marked):
         marked["dataset"]["mark"]["name"] = name
         warning = mark_warning(parsed(marked))
         assert (" were put on " if name == "jpeg" else " was put on ") in warning
+
+
+def test_a_card_says_what_a_guess_is_worth():
+    assert chance_note(parsed(make_report())) == "By chance 20.0 % would be right."
+    assert "By chance 20.0 % would be right." in model_card.render_card(parsed(make_report())).text
+
+
+def test_an_accuracy_at_the_share_of_the_largest_class_is_no_result():
+    report = make_report()
+    images = [300, 50, 50, 50, 50]
+    report["classes"][0] = "*a*"
+    report["results"][-1] |= {"accuracy": 0.61, "confusion": [[count, 0, 0, 0, 0] for count in images]}
+    report["results"][-1]["per_class_accuracy"] = {}
+    note = chance_note(parsed(report))
+    assert note.startswith(
+        "By chance 20.0 % would be right, and 60.0 % by always answering \\*a\\*, the class with most test images. "
+        "**SubDistill is not above that by two standard errors"
+    )
+    assert note in model_card.render_card(parsed(report)).text
+    report["results"][-1]["accuracy"] = 0.7
+    assert chance_note(parsed(report)).endswith("the class with most test images.")

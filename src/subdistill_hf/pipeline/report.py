@@ -257,12 +257,13 @@ def changed_options(config: SubDistillConfig) -> dict[str, Any]:
 
 
 def results_table(report: RunReport) -> str:
-    """The results as a table for the terminal."""
+    """The results as a table for the terminal, with what knowing nothing would be worth."""
     marked = report.dataset.mark is not None
-    header = ["", "accuracy", *(["without mark", "follows mark"] if marked else [])]
+    header = ["", "accuracy", "balanced", *(["without mark", "follows mark"] if marked else [])]
     rows = [[*header, "parameters", "ms/image", "trained in"]]
     for result in report.results:
-        shares = [result.accuracy, *([result.clean_accuracy, result.mark_followed] if marked else [])]
+        shares = [result.accuracy, result.balanced_accuracy]
+        shares += [result.clean_accuracy, result.mark_followed] if marked else []
         rows.append(
             [
                 method_label(result.method),
@@ -274,4 +275,18 @@ def results_table(report: RunReport) -> str:
         )
     lines = table(rows, numbers_from=1)
     count = report.dataset.test_images
-    return f"\n{lines}\n\n{len(report.classes)} classes, {count} test images; {report.latency_machine}"
+    return (
+        f"\n{lines}\n\n{len(report.classes)} classes, {count} test images; {report.latency_machine}\n{_chance(report)}"
+    )
+
+
+def _chance(report: RunReport) -> str:
+    """The accuracies of those who know nothing, and a warning where the published student is no better."""
+    said = f"chance: {format_percent(report.chance)}"
+    if report.largest_class is not None:
+        name, share = report.largest_class
+        said += f"; {format_percent(share)} by always answering {name!r}, the class with most test images"
+    if report.is_above_chance:
+        return said
+    label = method_label(report.published_result.method)
+    return f"{said}\nnote: {label} is not above that by two standard errors: this is no sign that it learned anything"

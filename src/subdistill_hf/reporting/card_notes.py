@@ -72,6 +72,18 @@ def sizes(report: RunReport) -> list[str]:
     return sentences
 
 
+def chance_note(report: RunReport) -> str:
+    """What knowing nothing would be worth, and whether the published student is worth more."""
+    said = f"By chance {format_percent(report.chance)} would be right"
+    if report.largest_class is not None:
+        name, share = report.largest_class
+        said += f", and {format_percent(share)} by always answering {text(name)}, the class with most test images"
+    if report.is_above_chance:
+        return f"{said}."
+    label = method_label(report.published_result.method)
+    return f"{said}. **{label} is not above that by two standard errors: this is no sign that it learned anything.**"
+
+
 def energy_explanation(report: RunReport) -> str | None:
     """What the energies of the table are; `None` without any."""
     if all(result.training_kilowatt_hours is None for result in report.results):

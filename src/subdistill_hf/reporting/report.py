@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.formatting import binomial_error
 from subdistill_hf.reporting.decoding import DecodingError, decode
 
 REPORT_FILE: Final = "report.json"
@@ -344,6 +345,30 @@ class RunReport:
     def teacher_result(self) -> MethodResult | None:
         """The teacher's own result, if the report holds it."""
         return next((result for result in self.results if result.method == TEACHER), None)
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of a guess among the classes."""
+        return 1 / len(self.classes)
+
+    @property
+    def largest_class(self) -> tuple[str, float] | None:
+        """The class with most test images, and their share: the accuracy of always answering it.
+
+        `None` where all classes have as many, or their numbers are unknown.
+        """
+        confusion = self.published_result.confusion
+        images = [sum(row) for row in confusion or ()]
+        if not any(images) or len(set(images)) == 1:
+            return None
+        return self.classes[images.index(max(images))], max(images) / sum(images)
+
+    @property
+    def is_above_chance(self) -> bool:
+        """Whether the published student is more accurate than any constant answer, by over two standard errors."""
+        baseline = max(self.chance, self.largest_class[1] if self.largest_class else 0.0)
+        error = binomial_error(baseline, self.dataset.test_images)
+        return self.published_result.accuracy - baseline > 2 * error
 
     def to_dict(self) -> dict[str, Any]:
         """The report as values that `json` takes."""
