@@ -15,9 +15,8 @@ from subdistill_hf.config.validation import choices_of
 from subdistill_hf.data.marks import MARKS
 from subdistill_hf.data.sources import open_source
 from subdistill_hf.data.views import AUGMENTATIONS
-from subdistill_hf.losses.orthonormal import FULL_WIDTH
 from subdistill_hf.losses.procrustes import PROCRUSTES
-from subdistill_hf.losses.rotations import ROTATIONS
+from subdistill_hf.losses.rotations import FULL_WIDTH, ROTATIONS
 from subdistill_hf.losses.subspace import CENTRINGS
 from subdistill_hf.models.loading import TEACHERS_FOLDER
 from subdistill_hf.teacher.cache_files import PRECISIONS

@@ -34,7 +34,7 @@ def make(name, teacher_width=6, student_width=4, seed=0):
 
 
 def loss_of(loss, student, teacher):
-    return loss(student, loss.target(teacher))
+    return loss(student, loss.make_target(teacher))
 
 
 # The released code
@@ -192,7 +192,7 @@ def test_the_larger_map_is_pooled_to_the_smaller():
 @pytest.mark.parametrize("name", LAYER_BASELINES)
 def test_gradients_are_the_finite_differences(name):
     loss, student = make(name, 5, 3), features(0, batch=3, width=3, grid=(2, 2))
-    target = loss.target(features(1, batch=3, width=5, grid=(2, 2)))
+    target = loss.make_target(features(1, batch=3, width=5, grid=(2, 2)))
     names = [name for name, _ in loss.named_parameters()]
 
     def value(values, *parameters):
@@ -208,7 +208,7 @@ def test_the_target_has_no_gradient_and_autocast_changes_nothing(name):
     loss, student, teacher = make(name).float(), features(0), features(1, width=6)
     student = student.with_values(student.values.float())
     teacher = teacher.with_values(teacher.values.float().requires_grad_())
-    target = loss.target(teacher)
+    target = loss.make_target(teacher)
     assert not target.values.requires_grad
     before = target.values.clone()
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_the_target_has_no_gradient_and_autocast_changes_nothing(name):
         assert torch.equal(target.values, before)
         teacher.values.copy_(kept)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(loss.target(teacher).values, target.values)
+        assert torch.equal(loss.make_target(teacher).values, target.values)
         assert torch.equal(loss(student, target), loss(student, target))
         halved = loss(student.with_values(student.values.bfloat16()), target)
     assert halved.dtype == torch.float32
@@ -234,7 +234,7 @@ def test_training_lowers_every_loss(name):
     loss, teacher = make(name), features(1, width=6)
     values = nn.Parameter(features(0).values)
     optimiser = torch.optim.Adam([values, *loss.parameters()], lr=0.03)
-    target, first = loss.target(teacher), None
+    target, first = loss.make_target(teacher), None
     for _ in range(100):
         value = loss(features(0).with_values(values), target)
         first = value.item() if first is None else first

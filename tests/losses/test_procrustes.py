@@ -1,8 +1,11 @@
 """The closed-form rotation: against a slow float64 oracle, and against every other rotation."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from subdistill_hf.core.activations import to_features
 from subdistill_hf.core.moments import Moments
@@ -11,9 +14,14 @@ from subdistill_hf.losses import procrustes
 from subdistill_hf.losses.procrustes import (
     MOST_CHANNELS,
     PROCRUSTES,
+    SMALLEST,
+    STEPS,
     ProcrustesRotation,
-    follow_together,
+    is_by_products,
+    polar_factor,
+    polar_factors_by_products,
     suited_rotation,
+    update_rotations,
 )
 from subdistill_hf.losses.subspace import CENTRINGS, SubspaceAlignment
 
@@ -66,12 +74,12 @@ def test_the_matrix_is_the_polar_factor_of_the_running_cross_moment(dimensions, 
     rotation = ProcrustesRotation(width, dimensions, momentum=0.3).double()
     batches = [moment(batch(width, seed=seed), batch(dimensions, seed=seed + 10)) for seed in range(3)]
     for newest in batches:
-        rotation.follow(newest)
+        rotation.update(newest)
     torch.testing.assert_close(rotation.matrix, slow_matrix(batches, 0.3), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("products", [False, True], ids=["decomposed", "by products"])
-def test_several_follow_together_as_each_by_itself(products, monkeypatch):
+def test_several_update_rotations_as_each_by_itself(products, monkeypatch):
     monkeypatch.setattr(procrustes, "is_by_products", lambda device: products)
     shapes = [(4, 4), (3, 5), (2, 2)]
     moments = [moment(batch(width, seed=width), batch(dimensions)) for dimensions, width in shapes]
@@ -79,10 +87,10 @@ def test_several_follow_together_as_each_by_itself(products, monkeypatch):
     stack = torch.zeros(3, 4, 5, dtype=torch.float64)
     for newest, place in zip(moments, stack, strict=True):
         place[: newest.shape[0], : newest.shape[1]] = newest
-    matrices = follow_together(together, stack)
+    matrices = update_rotations(together, stack)
     assert matrices.shape == stack.shape
     for newest, rotation, other, matrix in zip(moments, alone, together, matrices, strict=True):
-        rotation.follow(newest)
+        rotation.update(newest)
         dimensions, width = newest.shape
         assert torch.equal(rotation.cross_moment, other.cross_moment)
         torch.testing.assert_close(matrix[:dimensions, :width], rotation.matrix, rtol=0, atol=1e-9)
@@ -96,7 +104,7 @@ def error(matrix, values, target):
 
 def test_no_other_rotation_has_a_smaller_error():
     rotation, values, target = ProcrustesRotation(4, 4).double(), batch(4), batch(4, seed=1)
-    rotation.follow(moment(values, target))
+    rotation.update(moment(values, target))
     best = error(rotation.matrix, values, target)
     assert all(error(random_rotation(4, 4, seed), values, target) > best for seed in range(200))
     tilt = torch.matrix_exp(1e-3 * torch.triu(torch.ones(4, 4, dtype=torch.float64), 1).sub(torch.ones(4, 4).tril(-1)))
@@ -110,7 +118,7 @@ def test_a_rotation_that_relates_the_two_is_found(dimensions, width):
     spread = torch.linalg.cholesky(torch.einsum("bip,bjp->ij", values, values) / (200 * 5))
     white = torch.linalg.solve_triangular(spread, values, upper=False)
     truth = random_rotation(dimensions, width)
-    rotation.follow(moment(white, truth @ white))
+    rotation.update(moment(white, truth @ white))
     torch.testing.assert_close(rotation.matrix, truth, rtol=0, atol=1e-10)
 
 
@@ -119,7 +127,7 @@ def test_it_is_orthonormal_before_training_and_for_dead_channels():
         rotation = ProcrustesRotation(4, 3)
         if values is not None:
             target = batch(3, batch=len(values), positions=values.shape[2]).float()
-            rotation.follow(moment(values, target))
+            rotation.update(moment(values, target))
         product = rotation.matrix @ rotation.matrix.T
         torch.testing.assert_close(product, torch.eye(3), rtol=0, atol=1e-6)
 
@@ -127,8 +135,8 @@ def test_it_is_orthonormal_before_training_and_for_dead_channels():
 def test_the_scale_of_features_and_targets_does_not_matter():
     values, target = batch(4), batch(4, seed=1)
     first, second = ProcrustesRotation(4, 4).double(), ProcrustesRotation(4, 4).double()
-    first.follow(moment(values, target))
-    second.follow(moment(1e-4 * values, 1e3 * target))
+    first.update(moment(values, target))
+    second.update(moment(1e-4 * values, 1e3 * target))
     torch.testing.assert_close(first.matrix, second.matrix, rtol=0, atol=1e-9)
 
 
@@ -138,15 +146,15 @@ def test_small_singular_values_keep_their_direction_in_float32():
     truth = random_rotation(4, 4)
     target = torch.diag(torch.tensor([1, 1e-1, 1e-2, 1e-3], dtype=torch.float64)) @ truth @ values
     precise, single = ProcrustesRotation(4, 4).double(), ProcrustesRotation(4, 4)
-    precise.follow(moment(values, target))
-    single.follow(moment(values.float(), target.float()))
+    precise.update(moment(values, target))
+    single.update(moment(values.float(), target.float()))
     assert single.matrix.dtype == torch.float32
     torch.testing.assert_close(single.matrix.double(), precise.matrix, rtol=0, atol=1e-3)
 
 
 def test_nothing_is_learned_and_the_statistics_are_state():
     rotation = ProcrustesRotation(4, 3)
-    rotation.follow(moment(batch(4), batch(3)).float().requires_grad_())
+    rotation.update(moment(batch(4), batch(3)).float().requires_grad_())
     assert list(rotation.parameters()) == []
     assert not rotation.matrix.requires_grad
     assert not rotation.cross_moment.requires_grad
@@ -164,10 +172,10 @@ def test_the_alignment_uses_the_best_rotation_of_each_batch_and_keeps_it_in_eval
     for seed in range(3):
         student, teacher = to_features(maps(width, seed), "student"), to_features(maps(6, seed + 5), "teacher")
         student.values.requires_grad_()
-        target = alignment.target(teacher)
+        target = alignment.make_target(teacher)
         loss = alignment(student, target)
         h, t = student.values.detach(), target.values.double()
-        by_hand.follow(moment(h, t, centring != "none", centring == "batch_norm"))
+        by_hand.update(moment(h, t, centring != "none", centring == "batch_norm"))
         torch.testing.assert_close(alignment.rotation.matrix, by_hand.matrix, rtol=0, atol=1e-10)
         centred = {"none": student.values}.get(centring, student.values - student.values.mean((0, 2))[:, None])
         if centring == "batch_norm":
@@ -200,3 +208,101 @@ def test_more_dimensions_than_channels_are_refused():
 )
 def test_the_closed_form_suits_narrow_layers(widths, device, expected):
     assert suited_rotation(widths, torch.device(device)) == expected
+
+
+# Polar factors by decomposition and by products, against an eigendecomposition in NumPy
+
+
+def orthonormal(rows, columns, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    square = torch.linalg.qr(torch.randn(max(rows, columns), max(rows, columns), generator=generator).double()).Q
+    return square[:rows, :columns]
+
+
+def with_singular_values(values, rows, columns, seed=0):
+    """A matrix with these singular values, and its polar factor."""
+    count = min(rows, columns)
+    left, right = orthonormal(rows, count, seed), orthonormal(columns, count, seed + 1)
+    return left @ torch.diag(torch.as_tensor(values).double()) @ right.T, left @ right.T
+
+
+def slow_polar_factor(matrix):
+    """(C Cᵀ)^(-1/2) C, for rows that are independent."""
+    squares, vectors = np.linalg.eigh((matrix @ matrix.T).numpy())
+    return torch.from_numpy(vectors @ np.diag(squares**-0.5) @ vectors.T) @ matrix
+
+
+def one(matrix):
+    return polar_factors_by_products(matrix[None])[0]
+
+
+@pytest.mark.parametrize("function", [polar_factor, one])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (4, 4), (3, 7), (48, 48)])
+def test_it_is_what_an_eigendecomposition_gives(function, rows, columns):
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    torch.testing.assert_close(function(matrix), slow_polar_factor(matrix), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("function", [polar_factor, one])
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+@pytest.mark.parametrize("smallest", [1, 1e-3, 1e-6, 10 * SMALLEST])
+@pytest.mark.parametrize(("rows", "columns"), [(6, 6), (5, 9), (9, 5), (128, 128)])
+def test_small_singular_values_have_their_direction(function, scale, smallest, rows, columns):
+    values = np.geomspace(smallest, 1, min(rows, columns))
+    matrix, expected = with_singular_values(values, rows, columns)
+    torch.testing.assert_close(function(scale * matrix), expected, rtol=0, atol=1e-8)
+
+
+def test_float32_comes_back_as_float32():
+    matrix, expected = with_singular_values([1, 1e-1, 1e-2], 3, 3)
+    for function in (polar_factor, one):
+        found = function(matrix.float())
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_stacked_matrices_are_each_by_itself_and_zeros_stay_behind():
+    shapes = [(4, 4), (2, 3), (1, 5)]
+    stack, alone = torch.zeros(3, 4, 5, dtype=torch.float64), []
+    for index, (rows, columns) in enumerate(shapes):
+        matrix, _ = with_singular_values(np.geomspace(1e-4, 1, rows), rows, columns, seed=index)
+        stack[index, :rows, :columns] = matrix
+        alone.append(one(matrix))
+    found = polar_factors_by_products(stack)
+    for matrix, expected, (rows, columns) in zip(found, alone, shapes, strict=True):
+        torch.testing.assert_close(matrix[:rows, :columns], expected, rtol=0, atol=1e-12)
+        assert matrix[rows:].count_nonzero() == matrix[:, columns:].count_nonzero() == 0
+
+
+def test_open_directions_are_left_out_by_products_and_filled_by_decomposition():
+    matrix, _ = with_singular_values([1, 0.5, 0, 0], 4, 4)
+    found = one(matrix)
+    values = torch.linalg.svdvals(found)
+    torch.testing.assert_close(values, torch.tensor([1, 1, 0, 0]).double(), rtol=0, atol=1e-8)
+    filled = polar_factor(matrix)
+    torch.testing.assert_close(filled @ filled.T, torch.eye(4).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found @ matrix.T, filled @ matrix.T, rtol=0, atol=1e-8)  # alike where C is not zero
+    assert one(torch.zeros(3, 3)).count_nonzero() == 0
+    torch.testing.assert_close(polar_factor(torch.zeros(3, 3)).abs(), torch.eye(3))
+
+
+def test_no_singular_value_exceeds_one_on_the_way():
+    for value in np.geomspace(1e-12, 1, 200):
+        assert 0 <= one(torch.tensor([[value, 0.0], [0.0, 1.0]]).double())[0, 0] <= 1 + 1e-12
+    assert one(torch.diag(torch.tensor([SMALLEST, 1.0])).double())[0, 0] > 1 - 1e-6, STEPS
+
+
+def test_by_products_no_value_is_looked_at():
+    with FakeTensorMode():  # there are none
+        assert polar_factors_by_products(torch.empty(2, 4, 6)).shape == (2, 4, 6)
+
+
+def test_products_are_for_devices_that_would_wait():
+    assert not is_by_products(torch.device("cpu"))
+    assert is_by_products(torch.device("cuda"))
+    assert not is_by_products(torch.device("mps"))  # which has no float64
+
+
+def test_what_is_not_finite_stays_so_for_the_loss_to_tell():
+    for function, value in itertools.product((polar_factor, one), (float("nan"), float("inf"), -float("inf"))):
+        assert not function(torch.tensor([[1.0, value], [0.0, 1.0]])).isfinite().any()

@@ -24,7 +24,7 @@ PAIR = LayerPair(LayerShape("theirs", 6, (2, 2), 0), LayerShape("ours", 4, (2, 2
 class Cosine(LayerLoss):
     """One minus the mean cosine of both sides' averages over channels."""
 
-    def compare(self, student, target):
+    def loss(self, student, target):
         h, a = same_positions(student, target)
         return 1 - F.cosine_similarity(h.mean(dim=1), a.mean(dim=1), dim=1).mean()
 
@@ -32,8 +32,8 @@ class Cosine(LayerLoss):
 class Doubled(SubspaceAlignment):
     """Twice the loss in the subspace."""
 
-    def compare(self, student, target):
-        return 2 * super().compare(student, target)
+    def loss(self, student, target):
+        return 2 * super().loss(student, target)
 
 
 def squared_difference(student, teacher, temperature, scale):
@@ -75,7 +75,7 @@ def test_a_made_up_layer_loss_trains(tmp_path, method, loss):
     run = trainer(tmp_path, method=name)
     before = weights_of(run.model)
     run.train()
-    assert run.loss_weights["layer"] == 3
+    assert run.args.weights()["layer"] == 3
     assert all(type(each) is loss for each in run.distillation.alignments)
     assert bool(run.subspaces) == in_subspaces
     assert all(math.isfinite(entry["loss_layer/resnet.encoder.stages.0"]) for entry in losses_of(run))

@@ -1,11 +1,11 @@
 """The map of the student's channels: orthogonal whatever its parameters, and its gradients."""
 
-from contextlib import nullcontext
-
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from subdistill_hf.losses.rotations import Rotation, matrices_kept, stacked_matrices
+from subdistill_hf.losses.rotations import CayleyMatrices, OrthonormalMap, Rotation, _Inverses
 
 SHAPES = [(6, 6), (6, 4), (5, 1)]  # K, K'
 
@@ -59,7 +59,7 @@ def test_several_at_once_are_what_each_is_alone():
         loss = sum((matrix * (matrix + 1).cumsum(dim=1)).sum() for matrix in matrices)
         return [*matrices, *torch.autograd.grad(loss, [rotation.free for rotation in rotations])]
 
-    stack = stacked_matrices(rotations)
+    stack = CayleyMatrices()(rotations)
     assert stack.shape == (3, 6, 6)
     assert stack[0, 4:].abs().max() == stack[0, :, 4:].abs().max() == 0
     alone = results([rotation.matrix for rotation in rotations])
@@ -85,32 +85,68 @@ def test_a_student_narrower_than_the_subspace_cannot_be_rotated():
         Rotation(4, 6)
 
 
-def test_kept_matrices_are_made_once_with_gradients_that_add_up():
+def test_kept_matrices_are_made_once_with_gradients_that_add_up(monkeypatch):
     rotations = [Rotation(4, 4), Rotation(3, 2), Rotation(5, 5)]
     for rotation in rotations:
         torch.nn.init.normal_(rotation.free)
     weights = torch.randn(2, 5, 5)
+    made, make = [], _Inverses.of
+    monkeypatch.setattr(_Inverses, "of", lambda *parameters: made.append(1) or make(*parameters))
 
-    def gradients(kept):
+    def gradients(keep):
+        made.clear()
+        pair = CayleyMatrices()
+        pair.keep = rotations[1].cayley.keep = keep
         for rotation in rotations:
             rotation.free.grad = None
         for weight in weights:
-            with matrices_kept(kept) if kept is not None else nullcontext():
-                (stacked_matrices([rotations[0], rotations[2]]) * weight).sum().backward()
-                (rotations[1].matrix * weight[:2, :3]).sum().backward()
-        return [rotation.free.grad for rotation in rotations]
+            (pair([rotations[0], rotations[2]]) * weight).sum().backward()
+            (rotations[1].matrix * weight[:2, :3]).sum().backward()
+        return pair, [rotation.free.grad for rotation in rotations]
 
-    kept = {}
-    expected, found = gradients(None), gradients(kept)
-    assert len(kept) == 2  # a group of two, and one alone
+    _, expected = gradients(keep=False)
+    assert len(made) == 4
+    pair, found = gradients(keep=True)
+    assert len(made) == 2  # a group of two, and one alone
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
-    matrices = [stack[1] for stack in kept.values()]
+    before = pair([rotations[0], rotations[2]])
     with torch.no_grad():
         rotations[0].free.add_(1)
-    with matrices_kept(kept):
-        stacked_matrices([rotations[0], rotations[2]])
-    assert next(stack[1] for stack in kept.values()) is matrices[0]  # whoever changes them empties it
-    kept.clear()
-    with matrices_kept(kept):
-        assert torch.equal(stacked_matrices(rotations[:1])[0], rotations[0].matrix)
+    assert torch.equal(pair([rotations[0], rotations[2]]), before)  # whoever changes them says so
+    pair.forget()
+    after = pair([rotations[0], rotations[2]])
+    assert torch.equal(after[0, :4, :4], rotations[0].matrix)
+    assert not torch.equal(after, before)
+
+
+# The orthonormal map of any shape, against the whole Cayley transform in NumPy
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (4, 4), (5, 1)])
+def test_the_orthonormal_map_is_the_cayley_transform_of_the_whole_matrix(shape):
+    torch.manual_seed(0)
+    projection = OrthonormalMap(*shape).double()
+    start = projection.matrix.detach()
+    with torch.no_grad():
+        projection.free.normal_()
+    base, free = projection.base.numpy(), projection.free.detach().numpy()
+    skew = free @ base.T - base @ free.T
+    identity = np.eye(len(skew))
+    expected = np.linalg.inv(identity + skew / 2) @ (identity - skew / 2) @ base
+    expected = expected.T if shape[0] < shape[1] else expected
+    np.testing.assert_allclose(projection.matrix.detach().numpy(), expected, rtol=0, atol=1e-12)
+    assert np.abs(expected - start.numpy()).max() > 0.1
+    assert projection.matrix.shape == shape
+
+
+def test_the_orthonormal_map_reaches_a_far_matrix():
+    torch.manual_seed(1)
+    projection, aim = OrthonormalMap(9, 4), nn.init.orthogonal_(torch.empty(9, 4))
+    optimiser = torch.optim.Adam(projection.parameters(), lr=0.05)
+    for _ in range(500):
+        optimiser.zero_grad()
+        (projection.matrix - aim).square().sum().backward()
+        optimiser.step()
+    assert (projection.base - aim).abs().max() > 0.5
+    torch.testing.assert_close(projection.matrix.detach(), aim, rtol=0, atol=0.02)

@@ -56,7 +56,7 @@ def reference_case(reference, centring):
     alignment.rotation.start_from(reference["subdistill_rotation"])
     torch.testing.assert_close(alignment.rotation.matrix, reference["subdistill_rotation"], rtol=0, atol=1e-6)
     student = to_features(reference["student_features"], "student")
-    target = alignment.target(to_features(reference["teacher_features"], "teacher"))
+    target = alignment.make_target(to_features(reference["teacher_features"], "teacher"))
     return alignment, student, target
 
 
@@ -167,7 +167,7 @@ def test_every_pair_of_layouts_compares_the_right_positions(case, centring):
     student_layout, teacher_layout, grid, keep_prefix = case
     student, teacher = layer_output(student_layout, 4, 0), layer_output(teacher_layout, 7, 1)
     alignment = make_alignment(7, 4, 4, centring=centring)
-    target = alignment.target(layer_features(teacher_layout, teacher))
+    target = alignment.make_target(layer_features(teacher_layout, teacher))
     loss = alignment(layer_features(student_layout, student), target).item()
     expected = slow_loss(
         slow_columns(student.numpy(), student_layout, grid, keep_prefix),
@@ -202,7 +202,7 @@ def test_student_wider_or_narrower_than_the_teachers_layer(width, student_width)
         alignment,
         "mean",
     )
-    assert alignment(student, alignment.target(teacher)).item() == pytest.approx(expected, rel=1e-5)
+    assert alignment(student, alignment.make_target(teacher)).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_student_cannot_be_rotated_onto_more_dimensions_than_it_has():
@@ -246,7 +246,7 @@ def test_the_rotation_stays_orthogonal_over_many_steps(width, student_width, aut
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             hidden = student(pixels)
             assert hidden.dtype == (torch.bfloat16 if autocast else torch.float32)
-            loss = alignment(to_features(hidden, "student"), alignment.target(teacher))
+            loss = alignment(to_features(hidden, "student"), alignment.make_target(teacher))
         assert loss.dtype == torch.float32
         optimiser.zero_grad()
         loss.backward()
@@ -265,7 +265,7 @@ def test_the_free_linear_map_leaves_the_orthogonal_matrices():
     student, teacher = (map_features(4, width, 4, 4).with_values(torch.randn(4, width, 16)) for width in (8, 16))
     for _ in range(20):
         optimiser.zero_grad()
-        alignment(student, alignment.target(teacher)).backward()
+        alignment(student, alignment.make_target(teacher)).backward()
         optimiser.step()
     assert drift(alignment.rotation.matrix.detach()) > 0.1
 
@@ -275,10 +275,10 @@ def test_autocast_does_not_touch_the_loss_or_the_target():
     alignment = SubspaceAlignment(random_subspace(32, 16), 16, "mean").eval()
     student = map_features(2, 16, 3, 3).with_values(torch.randn(2, 16, 9))
     teacher = map_features(2, 32, 3, 3).with_values(torch.randn(2, 32, 9))
-    target = alignment.target(teacher)
+    target = alignment.make_target(teacher)
     loss = alignment(student, target)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(alignment.target(teacher).values, target.values)
+        assert torch.equal(alignment.make_target(teacher).values, target.values)
         assert torch.equal(alignment(student, target), loss)
 
 
@@ -289,7 +289,7 @@ def test_gradients_flow_to_student_and_rotation_and_never_to_the_target(centring
     student, teacher = map_features(3, 4, 2, 2), map_features(3, 7, 2, 2, seed=1)
     student.values.requires_grad_()
     teacher.values.requires_grad_()
-    target = alignment.target(teacher)
+    target = alignment.make_target(teacher)
     assert not target.values.requires_grad
     alignment(student, target).backward()
     assert student.values.grad.abs().max() > 0
@@ -303,7 +303,7 @@ def test_gradients_flow_to_student_and_rotation_and_never_to_the_target(centring
 def test_gradients_are_the_finite_differences(centring):
     alignment = make_alignment(7, 4, 4, centring=centring)
     student, teacher = map_features(2, 4, 4, 4), map_features(2, 7, 2, 2, seed=1)
-    target = alignment.target(teacher)
+    target = alignment.make_target(teacher)
     (parameter,) = alignment.parameters()
 
     def loss(values, original):
@@ -333,13 +333,13 @@ def test_predicting_the_mean_costs_exactly_one(kind, scale):
     alignment = SubspaceAlignment(subspace, 4, "mean").double()
     constant = torch.randn(4, 1, dtype=torch.float64, generator=generator).expand(10, 4, 12)
     teacher = Features(activation, (3, 4))
-    assert alignment(Features(constant, (3, 4)), alignment.target(teacher)).item() == pytest.approx(1, abs=1e-5)
+    assert alignment(Features(constant, (3, 4)), alignment.make_target(teacher)).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_student_that_is_the_rotated_target_costs_nothing():
     alignment = make_alignment(7, 4, 4)
     teacher = map_features(3, 7, 2, 2)
-    target = alignment.target(teacher)
+    target = alignment.make_target(teacher)
     centred = target.values - target.values.mean(dim=(0, 2), keepdim=True)
     target = target.with_values(centred)
     student = target.with_values(alignment.rotation.matrix.detach().T @ centred.double() + 5)
@@ -351,7 +351,7 @@ def test_batch_norm_centring_ignores_the_students_scale_and_mean_centring_does_n
     values = {}
     for centring in ("batch_norm", "mean"):
         alignment = make_alignment(7, 4, 4, centring=centring)
-        target = alignment.target(teacher)
+        target = alignment.make_target(teacher)
         values[centring] = [
             alignment(student.with_values(scale * student.values), target).item() for scale in (1, 100)
         ]
@@ -403,7 +403,7 @@ def test_tiny_batches_give_finite_losses_and_gradients(centring, positions, batc
     alignment = make_alignment(7, 4, 4, centring=centring)
     student, teacher = map_features(batch, 4, 1, positions), map_features(batch, 7, 1, positions, seed=1)
     student.values.requires_grad_()
-    loss = alignment(student, alignment.target(teacher))
+    loss = alignment(student, alignment.make_target(teacher))
     loss.backward()
     assert math.isfinite(loss.item())
     assert student.values.grad.isfinite().all()
@@ -412,8 +412,8 @@ def test_tiny_batches_give_finite_losses_and_gradients(centring, positions, batc
 def test_without_normalisation_the_loss_is_the_energy_times_larger():
     student, teacher = map_features(3, 4, 2, 2), map_features(3, 7, 2, 2, seed=1)
     normalised, plain = (make_alignment(7, 4, 4, normalise=normalise) for normalise in (True, False))
-    expected = 2.5 * normalised(student, normalised.target(teacher)).item()
-    assert plain(student, plain.target(teacher)).item() == pytest.approx(expected)
+    expected = 2.5 * normalised(student, normalised.make_target(teacher)).item()
+    assert plain(student, plain.make_target(teacher)).item() == pytest.approx(expected)
 
 
 def test_every_option_changes_the_trained_loss():
@@ -423,7 +423,7 @@ def test_every_option_changes_the_trained_loss():
         student, teacher = map_features(3, 4, 2, 2), map_features(3, 7, 2, 2, seed=1)
         for _ in range(3):
             optimiser.zero_grad()
-            loss = alignment(student, alignment.target(teacher))
+            loss = alignment(student, alignment.make_target(teacher))
             loss.backward()
             optimiser.step()
         return round(loss.item(), 6)
@@ -440,11 +440,11 @@ def test_the_state_holds_everything_that_was_learned(rotation):
     optimiser = torch.optim.SGD(trained.parameters(), lr=0.1)
     for _ in range(3):
         optimiser.zero_grad()
-        trained(student, trained.target(teacher)).backward()
+        trained(student, trained.make_target(teacher)).backward()
         optimiser.step()
     state = copy.deepcopy(trained.state_dict())
     resumed = make_alignment(7, 4, 4, rotation=rotation, seed=1)
-    target = resumed.target(teacher)
+    target = resumed.make_target(teacher)
     expected = trained.eval()(student, target)
     assert not torch.equal(resumed.eval()(student, target), expected)
     resumed.load_state_dict(state)
@@ -468,7 +468,7 @@ def _loss_and_gradients(part):
     student = nn.Conv2d(4, 4, 1).double()
     pixels, teacher = map_features(4, 4, 3, 3), map_features(4, 7, 3, 3, seed=1)
     hidden = student(pixels.values[part].unflatten(2, (3, 3)))
-    target = alignment.target(teacher.with_values(teacher.values[part]))
+    target = alignment.make_target(teacher.with_values(teacher.values[part]))
     loss = alignment(to_features(hidden, "student"), target)
     loss.backward()
     gradients = [student.weight.grad, *(parameter.grad for parameter in alignment.parameters())]

@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from helpers import CLASS_IDS, convnext, processor, resnet, teacher_resnet, trai
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import NonFiniteLossError
 from subdistill_hf.losses import rotations
-from subdistill_hf.training import trainer as trainer_module
+from subdistill_hf.training.module import StudentWithAlignments
 from subdistill_hf.training.trainer import SubDistillTrainer
 from trainings import STAGES, InOrder, logged, parts, recorded
 
@@ -273,13 +272,16 @@ def test_a_procrustes_rotation_of_a_run_that_diverges_is_no_crash(tmp_path):
 
 def test_rotations_are_made_once_for_an_optimisers_step(tmp_path, monkeypatch):
     made = []
-    solve = rotations._Cayley.solve
-    monkeypatch.setattr(rotations._Cayley, "solve", lambda *given: made.append(1) or solve(*given))
+    make = rotations._Inverses.of
+    monkeypatch.setattr(rotations._Inverses, "of", lambda *parameters: made.append(1) or make(*parameters))
+    keep_matrices = StudentWithAlignments.keep_matrices
     histories = []
     for kept in (True, False):
         made.clear()
         if not kept:
-            monkeypatch.setattr(trainer_module, "matrices_kept", lambda matrices: nullcontext())
+            monkeypatch.setattr(
+                StudentWithAlignments, "keep_matrices", lambda module, keep: keep_matrices(module, False)
+            )
         run = trainer(
             tmp_path / str(kept),
             max_steps=3,

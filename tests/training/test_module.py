@@ -12,9 +12,8 @@ from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.losses import subspace as losses
-from subdistill_hf.losses.rotations import NARROW, Rotation, stacked_matrices
-from subdistill_hf.losses.subspace import CENTRINGS, Centre, SubspaceAlignment, companions
+from subdistill_hf.losses.rotations import NARROW, CayleyMatrices, Rotation
+from subdistill_hf.losses.subspace import CENTRINGS, Centre, SubspaceAlignment, SubspaceBatch, batched_layers
 from subdistill_hf.training.module import StudentWithAlignments
 
 
@@ -55,11 +54,13 @@ def test_rotations_are_as_precise_under_autocast(module, monkeypatch):
     targets = {name: Features(torch.randn(5, width, 16), (4, 4)) for name, width in {"first": 6, "second": 4}.items()}
     matrices = []
 
-    def kept(rotations):
-        matrices.append(stacked_matrices(rotations))
+    make = CayleyMatrices.__call__
+
+    def watched(self, rotations):
+        matrices.append(make(self, rotations))
         return matrices[-1]
 
-    monkeypatch.setattr(losses, "stacked_matrices", kept)
+    monkeypatch.setattr(CayleyMatrices, "__call__", watched)
     expected = losses_and_gradients(module, pixels, targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = losses_and_gradients(module, pixels, targets)
@@ -83,7 +84,7 @@ class Widths(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("centring", CENTRINGS)
-def test_layers_compared_together_cost_what_each_costs_alone(centring, training):
+def test_batched_layers_cost_what_each_costs_alone(centring, training):
     """Two narrow layers, one with room for more than the teacher has, one wide one, one with a free map, a third."""
     torch.manual_seed(0)
     widths, dimensions = [6, 9, NARROW + 1, 5, 7], [6, 8, NARROW + 1, 5, 7]
@@ -104,7 +105,7 @@ def test_layers_compared_together_cost_what_each_costs_alone(centring, training)
         for name, width in zip(names, widths, strict=True)
     ]
     module = StudentWithAlignments(Widths(widths).double(), pairs, alignments).train(training)
-    assert companions(list(module.alignments)) == [[0, 4]]
+    assert batched_layers(module.alignments) == [[0, 4]]
     pixels = torch.randn(5, 3, 4, 4, dtype=torch.float64)
     targets = {
         name: Features(torch.randn(5, size, 16, dtype=torch.float64), (4, 4))
@@ -114,7 +115,7 @@ def test_layers_compared_together_cost_what_each_costs_alone(centring, training)
     called = []
     for alignment in alone.alignments:  # one with a hook is called by itself
         alignment.register_forward_hook(lambda *given: called.append(given[0]))
-    assert companions(list(alone.alignments)) == []
+    assert batched_layers(alone.alignments) == []
     results = []
     for each in (module, alone):
         costs = each(targets, pixel_values=pixels)["layer_losses"]
@@ -126,7 +127,7 @@ def test_layers_compared_together_cost_what_each_costs_alone(centring, training)
 
 
 @pytest.mark.parametrize("centring", CENTRINGS)
-def test_rotations_in_closed_form_are_followed_together_as_each_alone(centring):
+def test_batched_rotations_in_closed_form_are_updated_as_each_alone(centring):
     torch.manual_seed(0)
     widths = [6, 5, 7, 4]
     subspaces = [Subspace.fit(Moments.of(torch.randn(9, 8, 16)), width, "pca") for width in widths]
@@ -135,14 +136,15 @@ def test_rotations_in_closed_form_are_followed_together_as_each_alone(centring):
         SubspaceAlignment(subspace, width, centring, rotation).double()
         for subspace, width, rotation in zip(subspaces, widths, rotations, strict=True)
     ]
-    assert companions(together) == [[0, 1, 3]]
-    alone = copy.deepcopy(together)
+    assert batched_layers(together) == [[0, 1, 3]]
+    alone, batch = copy.deepcopy(together), SubspaceBatch([together[i] for i in (0, 1, 3)])
     for _ in range(3):
         students = [torch.randn(5, width, 16, dtype=torch.float64).requires_grad_() for width in widths]
         features = [Features(values, (4, 4)) for values in students]
         targets = [Features(torch.randn(5, width, 16, dtype=torch.float64), (4, 4)) for width in widths]
         chosen = [0, 1, 3]
-        found = losses.compare_together(*([given[i] for i in chosen] for given in (together, features, targets)))
+        assert batch.is_possible()
+        found = batch(*([given[i] for i in chosen] for given in (features, targets)))
         expected = torch.stack([alone[i](features[i], targets[i]) for i in chosen])
         results = []
         for costs, alignments in ((found, together), (expected, alone)):
@@ -152,8 +154,8 @@ def test_rotations_in_closed_form_are_followed_together_as_each_alone(centring):
         for first, second in zip(*results, strict=True):
             torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
     kept = together[0].rotation.cross_moment.clone()
-    together[0].rotation.eval()  # follows no more, while its centre goes on
-    assert companions(together) == [[1, 3]]
+    together[0].rotation.eval()  # is updated no more, while its centre is
+    assert not batch.is_possible()
     together[0](features[0], targets[0])
     assert torch.equal(together[0].rotation.cross_moment, kept)
 
@@ -182,8 +184,8 @@ def test_what_the_user_changed_is_what_is_computed(module, changed):
     usual = module(targets, pixel_values=pixels)["layer_losses"]
 
     class Thousandfold(SubspaceAlignment):
-        def compare(self, student, target):
-            return 1000 * super().compare(student, target)
+        def loss(self, student, target):
+            return 1000 * super().loss(student, target)
 
     class Still(Rotation):
         matrix = property(lambda self: torch.zeros(4, 4))
@@ -195,11 +197,12 @@ def test_what_the_user_changed_is_what_is_computed(module, changed):
     if changed == "subclass":
         alignment.__class__ = Thousandfold
     elif changed == "method":
-        alignment.compare = lambda student, target: 1000 * SubspaceAlignment.compare(alignment, student, target)
+        alignment.loss = lambda student, target: 1000 * SubspaceAlignment.loss(alignment, student, target)
     elif changed == "rotation":
         alignment.rotation.__class__ = Still
     else:
         alignment.centre.__class__ = Doubled
+    module.replay("off")  # as every training begins
     found = module(targets, pixel_values=pixels)["layer_losses"]
     torch.testing.assert_close(found[0], usual[0])
     if changed != "rotation":
@@ -212,6 +215,6 @@ def test_half_precision_features_are_pooled_in_float32(module):
     torch.manual_seed(2)
     students = [Features(torch.randn(5, width, 64, dtype=torch.bfloat16), (8, 8)) for width in (6, 4)]
     targets = [Features(torch.randn(5, width, 16, dtype=torch.float16), (4, 4)) for width in (6, 4)]
-    together = losses.compare_together(list(module.alignments), students, targets)
+    together = SubspaceBatch(list(module.alignments))(students, targets)
     alone = [each(student, target) for each, student, target in zip(module.alignments, students, targets, strict=True)]
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-6, atol=0)

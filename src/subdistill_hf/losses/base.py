@@ -1,18 +1,24 @@
-"""What every loss of a layer pair is to the trainer."""
+"""The interface of every loss of a layer pair."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from subdistill_hf.core.activations import Features, at_least_float32, without_autocast
+from subdistill_hf.core.hooks import has_hooks
+
+METHODS_OF_A_LOSS = ("forward", "loss", "make_target", "target")
 
 
 class LayerLoss(nn.Module):
     """A loss of one layer pair, with whatever it learns.
 
-    A subclass says what of the teacher it compares with (`read`; it may be computed once per view and kept), and how
-    (`compare`). Both run outside autocast, in float32 where the features have less.
+    A subclass says what of the teacher it compares with (`target`; it may be computed once per view and kept), and how
+    (`loss`). Both run outside autocast, in float32 where the features have less; callers use `make_target`, and call
+    the module.
 
     Args:
         teacher_width: channels d of the teacher layer.
@@ -28,30 +34,40 @@ class LayerLoss(nn.Module):
     def __init__(self, teacher_width: int = 0, student_width: int = 0) -> None:
         super().__init__()
 
-    @torch.no_grad()
     def target(self, teacher: Features) -> Features:
-        """What is compared with of the teacher's features `(B, d, P)`, without gradient."""
+        """The target of teacher features `(B, d, P)`: by default a copy, since a later layer may change them."""
+        return teacher.with_values(teacher.values.clone())
+
+    def identity(self) -> str:
+        """What `target` depends on beside the teacher's features: by default nothing."""
+        return "activations"
+
+    def loss(self, student: Features, target: Features) -> Tensor:
+        """The loss of student features `(B, K, P')` against what `target` gave, a scalar."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def make_target(self, teacher: Features) -> Features:
+        """The target of the teacher's features `(B, d, P)`, without gradient."""
         with without_autocast(teacher.values.device):
-            return self.read(at_least_float32(teacher))
+            return self.target(at_least_float32(teacher))
 
     def forward(self, student: Features, target: Features) -> Tensor:
         """The loss of one batch, a scalar.
 
         Args:
             student: student features `(B, K, P')`; gradients flow to them.
-            target: what `target` gave.
+            target: what `make_target` gave.
         """
         with without_autocast(student.values.device):
-            return self.compare(at_least_float32(student), at_least_float32(target))
+            return self.loss(at_least_float32(student), at_least_float32(target))
 
-    def read(self, teacher: Features) -> Features:
-        """The target of features `(B, d, P)`: by default a copy, since a later layer may change them in place."""
-        return teacher.with_values(teacher.values.clone())
 
-    def identity(self) -> str:
-        """What `read` depends on beside the teacher's features: by default nothing."""
-        return "activations"
+def is_replayable(loss: nn.Module) -> bool:
+    """Whether a CUDA graph can hold what a layer's loss does and how it reads the teacher: no part was changed."""
+    return bool(vars(type(loss)).get("replayable")) and not is_changed(list(loss.modules()))
 
-    def compare(self, student: Features, target: Features) -> Tensor:
-        """The loss of student features `(B, K, P')` against what `read` gave."""
-        raise NotImplementedError
+
+def is_changed(modules: Sequence[nn.Module]) -> bool:
+    """Whether one of some modules has hooks, or methods that were put on the instance."""
+    return any(has_hooks(module) or not vars(module).keys().isdisjoint(METHODS_OF_A_LOSS) for module in modules)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subdistill_hf.core.activations import Features
 from subdistill_hf.losses.base import LayerLoss
-from subdistill_hf.losses.orthonormal import OrthonormalMap
+from subdistill_hf.losses.rotations import OrthonormalMap
 from subdistill_hf.losses.subspace import same_positions
 
 VID_INITIAL_VARIANCE = 5.0
@@ -35,7 +35,7 @@ class FitNet(LayerLoss):
         self.regressor = nn.Conv1d(student_width, teacher_width, 1)
         self.activation = nn.ReLU() if activation else nn.Identity()
 
-    def compare(self, student: Features, target: Features) -> Tensor:
+    def loss(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against `(B, d, P)`."""
         h, a = same_positions(student, target)
         error: Tensor = (self.activation(self.regressor(h)) - a).square().sum(dim=1)
@@ -51,7 +51,7 @@ class AttentionTransfer(LayerLoss):
 
     replayable = True
 
-    def compare(self, student: Features, target: Features) -> Tensor:
+    def loss(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against `(B, d, P)`."""
         h, a = same_positions(student, target)
         return F.mse_loss(_attention(h), _attention(a))
@@ -92,7 +92,7 @@ class VariationalInformation(LayerLoss):
         """v of each teacher channel `(d,)`."""
         return F.softplus(self.log_scale) + VID_LEAST_VARIANCE
 
-    def compare(self, student: Features, target: Features) -> Tensor:
+    def loss(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against `(B, d, P)`."""
         h, a = same_positions(student, target)
         variance = self.variance[:, None]
@@ -118,16 +118,16 @@ class OrthogonalProjection(LayerLoss):
         self.projection = OrthonormalMap(teacher_width, student_width)
 
     def identity(self) -> str:
-        """What `read` takes of the teacher."""
+        """What `target` takes of the teacher."""
         return "standardised average"
 
-    def read(self, teacher: Features) -> Features:
+    def target(self, teacher: Features) -> Features:
         """The standardised average `(B, d, 1)`."""
         average = teacher.without_prefix().values.mean(dim=2)
         return Features(F.layer_norm(average, average.shape[1:])[:, :, None], (1, 1))
 
-    def compare(self, student: Features, target: Features) -> Tensor:
-        """The loss of `(B, K, P')` against what `read` gave."""
+    def loss(self, student: Features, target: Features) -> Tensor:
+        """The loss of `(B, K, P')` against what `target` gave."""
         projected = F.linear(student.without_prefix().values.mean(dim=2), self.projection.matrix)
         return F.smooth_l1_loss(projected, target.values[:, :, 0])
 
@@ -142,7 +142,7 @@ class SimilarityPreserving(LayerLoss):
 
     replayable = True
 
-    def compare(self, student: Features, target: Features) -> Tensor:
+    def loss(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against `(B, d, P)`."""
         difference = _similarities(student.values) - _similarities(target.values)
         # Its gradient is undefined where the two are equal, as they are for a batch of one image.

@@ -1,22 +1,19 @@
-"""The learned map from student channels to subspace coordinates: orthogonal by construction."""
+"""Learned maps from student channels to subspace coordinates: orthogonal by construction, or free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-KeptMatrices = dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]
-_KEPT: ContextVar[KeptMatrices | None] = ContextVar("kept matrices", default=None)
-
 RotationKind = Literal["orthogonal", "linear"]
-NARROW, NARROW_ON_ACCELERATORS = 64, 128  # channels
 ROTATIONS: tuple[RotationKind, ...] = ("orthogonal", "linear")
+FULL_WIDTH = "full_width"
+NARROW, NARROW_ON_ACCELERATORS = 64, 128  # channels
 
 
 def is_narrow(channels: int, device: torch.device) -> bool:
@@ -36,6 +33,9 @@ class Rotation(nn.Module):
         student_width: student channels K.
         dimensions: subspace dimensions K'.
         kind: `"orthogonal"`, or `"linear"` for a free map (an ablation of the paper).
+
+    Raises:
+        ValueError: for an unknown kind, or more dimensions than channels.
     """
 
     base: Tensor
@@ -51,6 +51,7 @@ class Rotation(nn.Module):
             )
         self.kind, self.dimensions = kind, dimensions
         self.keeps_length = kind == "orthogonal" and student_width == dimensions
+        self.cayley = CayleyMatrices()
         start = nn.init.orthogonal_(torch.empty(max(student_width, dimensions), student_width))
         if kind == "orthogonal":
             self.free = nn.Parameter(torch.zeros(student_width, student_width))
@@ -63,7 +64,7 @@ class Rotation(nn.Module):
         """V, `(K', K)`."""
         if self.kind == "linear":
             return self.free
-        rotated = stacked_matrices([self])[0]
+        rotated = self.cayley([self])[0]
         return rotated if self.keeps_length else rotated[: self.dimensions]
 
     @torch.no_grad()
@@ -77,52 +78,90 @@ class Rotation(nn.Module):
         self.free.zero_()
 
 
-@contextmanager
-def matrices_kept(kept: KeptMatrices) -> Iterator[None]:
-    """Inside, the matrices of rotations are made once and kept: for batches between which no rotation changes.
+class OrthonormalMap(nn.Module):
+    """A learned matrix P with orthonormal columns (rows where it is wide), at a cost linear in its longer side.
+
+    P = (1 + W/2)⁻¹(1 - W/2) B, with B the matrix it starts from and W = F Bᵀ - B Fᵀ for a free F of B's shape: the
+    Cayley transform of a skew-symmetric matrix of rank 2K, inverted at that rank (Wen & Yin, 2013, lemma 4).
 
     Args:
-        kept: what was made so far, to which more is added; emptied by whoever changes the rotations.
-    """
-    token = _KEPT.set(kept)
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
-
-
-def stacked_matrices(rotations: Sequence[Rotation]) -> Tensor:
-    """The square matrices of L orthogonal rotations at once, `(L, K, K)`; zeros lie behind those that are narrower."""
-    stack: Tensor = _Cayley.apply([each.base for each in rotations], *[each.free for each in rotations])
-    return stack
-
-
-class _Cayley(torch.autograd.Function):
-    """(1 + X/2)⁻¹(1 - X/2) B = 4 (2 + X)⁻¹ B - B, with X = L - Lᵀ of the strictly lower triangle L.
-
-    For several L and B at once: one inverse of a stack forward, two products of stacks backward, and nothing that
-    waits for the device: 2 + X has no eigenvalue below 2 in magnitude, so its inverse needs no check.
+        outputs: rows.
+        inputs: columns.
     """
 
-    @staticmethod
-    def forward(ctx: Any, bases: Sequence[Tensor], *free: Tensor) -> Tensor:
-        """Orthogonal B `(K, K)` and free `(K, K)`, each pair of its own width, to orthogonal `(K, K)` in a stack."""
-        ctx.widths = [len(each) for each in free]
-        kept = _KEPT.get()
-        if kept is None or (free[0].is_cuda and torch.cuda.is_current_stream_capturing()):
-            inverse, product, base = _Cayley.solve(bases, free)
-        else:
-            which = tuple(each.data_ptr() for each in free)
-            if which not in kept:
-                kept[which] = _Cayley.solve(bases, free)
-            inverse, product, base = kept[which]
-        ctx.save_for_backward(inverse, product)
-        rotated: Tensor = product - base
-        return rotated
+    base: Tensor
 
-    @staticmethod
-    def solve(bases: Sequence[Tensor], free: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Stacks of (2 + X)⁻¹, of 4 (2 + X)⁻¹ B and of B."""
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.wide = outputs < inputs
+        self.keeps_length = not self.wide
+        shape = (inputs, outputs) if self.wide else (outputs, inputs)
+        self.register_buffer("base", nn.init.orthogonal_(torch.empty(shape)))
+        self.free = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def matrix(self) -> Tensor:
+        """P, `(outputs, inputs)`."""
+        left, right = torch.cat([self.free, self.base], dim=1), torch.cat([self.base, -self.free], dim=1)
+        small = torch.eye(left.shape[1], dtype=left.dtype, device=left.device) + 0.5 * right.T @ left
+        # 1 + W/2 has an inverse whatever F is, so there is nothing to check, and no device to wait for
+        tall: Tensor = self.base - left @ torch.linalg.solve_ex(small, right.T @ self.base).result
+        return tall.T if self.wide else tall
+
+
+class CayleyMatrices:
+    """Makes the matrices of orthogonal rotations from their parameters, and can keep what that takes.
+
+    The batches of one optimiser step see the same rotations, so the inverses need not be computed for each.
+
+    Attributes:
+        keep: whether the inverses of a call are kept for the next ones, until `forget`. Whoever sets it knows that no
+            parameter changes in between.
+    """
+
+    def __init__(self) -> None:
+        self.keep = False
+        self._kept: _Inverses | None = None
+
+    def __call__(self, rotations: Sequence[Rotation]) -> Tensor:
+        """The square matrices of L orthogonal rotations, `(L, K, K)`; zeros lie behind those that are narrower.
+
+        Args:
+            rotations: the same in every call.
+        """
+        free = [rotation.free for rotation in rotations]
+        inverses = self._kept
+        recorded = free[0].is_cuda and torch.cuda.is_current_stream_capturing()  # for other parameters than these
+        if inverses is None or recorded:
+            inverses = _Inverses.of(free, [rotation.base for rotation in rotations])
+        if self.keep and not recorded:
+            self._kept = inverses
+        matrices: Tensor = _Cayley.apply(inverses, *free)
+        return matrices
+
+    def forget(self) -> None:
+        """Drop what was kept: the parameters may be others from now on."""
+        self._kept = None
+
+
+@dataclass(frozen=True)
+class _Inverses:
+    """Stacks `(L, K, K)` from which Cayley transforms and their gradients are made, with X = F - Fᵀ.
+
+    Attributes:
+        inverse: (2 + X)⁻¹.
+        product: 4 (2 + X)⁻¹ B.
+        base: B.
+    """
+
+    inverse: Tensor
+    product: Tensor
+    base: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, free: Sequence[Tensor], bases: Sequence[Tensor]) -> _Inverses:
+        """Of parameters `(K, K)`, of which F is the strictly lower triangle, and B `(K, K)`, of each its own width."""
         widest = max(len(each) for each in free)
         lower, base = free[0].new_zeros(2, len(free), widest, widest)
         for index, (each, start) in enumerate(zip(free, bases, strict=True)):
@@ -132,7 +171,22 @@ class _Cayley(torch.autograd.Function):
         shifted = lower - lower.mT
         shifted.diagonal(dim1=1, dim2=2).add_(2)
         inverse = torch.linalg.inv_ex(shifted).inverse
-        return inverse, torch.bmm(inverse, base).mul_(4), base
+        return cls(inverse, torch.bmm(inverse, base).mul_(4), base)
+
+
+class _Cayley(torch.autograd.Function):
+    """(1 + X/2)⁻¹(1 - X/2) B = 4 (2 + X)⁻¹ B - B, with X = F - Fᵀ of the strictly lower triangle F.
+
+    For several F and B at once: one inverse of a stack forward, two products of stacks backward, and nothing that
+    waits for the device: 2 + X has no eigenvalue below 2 in magnitude, so its inverse needs no check.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inverses: _Inverses, *free: Tensor) -> Tensor:
+        """Parameters `(K, K)`, each of its own width, to orthogonal `(K, K)` in a stack."""
+        ctx.widths = [len(each) for each in free]
+        ctx.save_for_backward(inverses.inverse, inverses.product)
+        return inverses.product - inverses.base
 
     @staticmethod
     @once_differentiable

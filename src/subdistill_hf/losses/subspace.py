@@ -1,10 +1,10 @@
-"""The loss of one layer pair in the teacher's subspace."""
+"""The loss of one layer pair in the teacher's subspace, and of several such pairs in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,9 @@ from subdistill_hf.core.activations import Features, at_least_float32
 from subdistill_hf.core.hooks import has_hooks
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.losses.aligned_error import aligned_errors, constants
-from subdistill_hf.losses.base import LayerLoss
-from subdistill_hf.losses.orthonormal import OrthonormalMap
-from subdistill_hf.losses.procrustes import ProcrustesRotation, follow_together
-from subdistill_hf.losses.rotations import Rotation, RotationKind, is_narrow, stacked_matrices
+from subdistill_hf.losses.base import LayerLoss, is_changed
+from subdistill_hf.losses.procrustes import ProcrustesRotation, update_rotations
+from subdistill_hf.losses.rotations import CayleyMatrices, OrthonormalMap, Rotation, RotationKind, is_narrow
 
 RotationOption = RotationKind | Literal["procrustes", "full_width"]
 AnyRotation = Rotation | ProcrustesRotation | OrthonormalMap
@@ -59,6 +58,9 @@ class Centre(nn.Module):
             standard deviation), or `"none"`.
         momentum: weight of the newest batch in the running mean.
         eps: added to the batch variance under `batch_norm`.
+
+    Raises:
+        ValueError: for an unknown centring.
     """
 
     running_mean: Tensor
@@ -75,7 +77,9 @@ class Centre(nn.Module):
 
         It is here that a rotation in closed form takes in the batch, when it is in training mode.
         """
-        return centred_errors([self], [values], [target], [rotation])[0]
+        if isinstance(rotation, ProcrustesRotation) and rotation.training:
+            return centred_errors([self], [values], [target], partial(update_rotations, [rotation]), rotation)[0]
+        return centred_errors([self], [values], [target], rotation.matrix[None], rotation)[0]
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""
@@ -83,36 +87,30 @@ class Centre(nn.Module):
 
 
 def centred_errors(
-    centres: Sequence[Centre], values: Sequence[Tensor], targets: Sequence[Tensor], rotations: Sequence[AnyRotation]
+    centres: Sequence[Centre],
+    values: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    matrices: Tensor | Callable[[Tensor], Tensor],
+    rotation: AnyRotation,
 ) -> Tensor:
     """Compare h, centred, with t in each of L layers of one centring: mean ‖V D(h - m) - t‖², `(L,)`.
 
     Args:
-        centres: of each layer; in training their running means follow the batch.
+        centres: of each layer; in training their running means are updated by the batch.
         values: h of each layer, `(B, K, P)`.
         targets: t of each layer, `(B, K', P)`.
-        rotations: of each layer, with V `(K', K)`; several must be of one kind and one mode, and keep lengths.
+        matrices: V of each layer, `(L, K', K)`, or what makes them of a batch's cross-moments.
+        rotation: one of those that they are of; all keep lengths, or none.
     """
     first = centres[0]
     from_batch = first.training and first.centring != "none"
     running = None if from_batch else [each.running_mean for each in centres]
     divide = from_batch and first.centring == "batch_norm"
-    matrices, keeps_length = _matrices(rotations), rotations[0].keeps_length
-    errors, means = aligned_errors(values, targets, matrices, running, divide, first.eps, keeps_length)
+    errors, means = aligned_errors(values, targets, matrices, running, divide, first.eps, rotation.keeps_length)
     if from_batch:
         for centre, mean in zip(centres, means, strict=True):
             centre.running_mean.lerp_(mean, centre.momentum)
     return errors
-
-
-def _matrices(rotations: Sequence[AnyRotation]) -> Tensor | Callable[[Tensor], Tensor]:
-    """V of each layer, or what makes them of a batch's cross-moments."""
-    following = [each for each in rotations if isinstance(each, ProcrustesRotation) and each.training]
-    if following:
-        return partial(follow_together, following)
-    if len(rotations) == 1:
-        return rotations[0].matrix[None]
-    return stacked_matrices(rotations)  # type: ignore[arg-type]
 
 
 class SubspaceAlignment(LayerLoss):
@@ -151,7 +149,7 @@ class SubspaceAlignment(LayerLoss):
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
         self.energy = subspace.energy if normalise else 1.0
 
-    def read(self, teacher: Features) -> Features:
+    def target(self, teacher: Features) -> Features:
         """t = Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
         return teacher.with_values(self.subspace.project(teacher.values))
 
@@ -159,7 +157,7 @@ class SubspaceAlignment(LayerLoss):
         """Digest of the subspace."""
         return f"subspace {self.subspace.digest}"
 
-    def compare(self, student: Features, target: Features) -> Tensor:
+    def loss(self, student: Features, target: Features) -> Tensor:
         """The loss of student features `(B, K, P')` against t `(B, K', P)`."""
         h, t = self.same_positions(student, target)
         error: Tensor = self.centre(h, t, self.rotation)
@@ -171,61 +169,69 @@ class SubspaceAlignment(LayerLoss):
         h, t = same_positions(student, target)
         return h.to(dtype), t.to(dtype)
 
-    @property
-    def companions(self) -> tuple[Any, ...] | None:
-        """What alignments that `compare_together` takes have in common; `None` for one that is compared by itself.
 
-        That is one with a wide layer, another kind of map, a rotation in closed form that does not follow the batches,
-        or parts that the user changed: subclasses, other methods, hooks.
+class SubspaceBatch:
+    """Losses in the subspaces of several narrow layers, computed in one call: they cost calls, not arithmetic.
+
+    Args:
+        losses: of layers of one kind, see `batched_layers`.
+    """
+
+    def __init__(self, losses: Sequence[SubspaceAlignment]) -> None:
+        self._losses = tuple(losses)
+        self._parts = [part for each in losses for part in (each, each.centre, each.rotation)]
+        self.cayley = CayleyMatrices()
+
+    def is_possible(self) -> bool:
+        """Whether one call gives what each loss would: all in one mode, none with hooks."""
+        first = self._losses[0]
+        centre, rotation = first.centre.training, first.rotation.training
+        one_mode = all((each.centre.training, each.rotation.training) == (centre, rotation) for each in self._losses)
+        follows = rotation or not isinstance(first.rotation, ProcrustesRotation)
+        return one_mode and follows and not any(map(has_hooks, self._parts))
+
+    def __call__(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
+        """The loss of each layer, `(L,)`.
+
+        Args:
+            students: features `(B, K, P')` of each layer; gradients flow to them.
+            targets: t `(B, K', P)` of each layer.
         """
-        parts: tuple[nn.Module, ...] = (self, self.centre, self.rotation)
-        kind = type(self.rotation)
-        if (type(self), type(self.centre)) != (SubspaceAlignment, Centre) or _changed(parts):
-            return None
-        if kind is not Rotation and not (kind is ProcrustesRotation and self.rotation.training):
-            return None
-        mean = self.centre.running_mean
-        if not self.rotation.keeps_length or not is_narrow(len(mean), mean.device) or not self.centre.eps:
-            return None
-        return kind, self.centre.training, self.centre.centring, self.centre.eps, mean.dtype
+        compared = [
+            each.same_positions(at_least_float32(student), at_least_float32(target))
+            for each, student, target in zip(self._losses, students, targets, strict=True)
+        ]
+        values, coordinates = [h for h, _ in compared], [t for _, t in compared]
+        centres, rotations = [each.centre for each in self._losses], [each.rotation for each in self._losses]
+        errors = centred_errors(centres, values, coordinates, self._matrices(rotations), rotations[0])
+        return errors / constants(tuple(each.energy for each in self._losses), errors.dtype, errors.device)
+
+    def _matrices(self, rotations: Sequence[AnyRotation]) -> Tensor | Callable[[Tensor], Tensor]:
+        if isinstance(rotations[0], ProcrustesRotation):
+            return partial(update_rotations, cast(Sequence[ProcrustesRotation], rotations))
+        return self.cayley(cast(Sequence[Rotation], rotations))
 
 
-def is_replayable(loss: nn.Module) -> bool:
-    """Whether a CUDA graph can hold what a layer's loss does and how it reads the teacher: no part was changed."""
-    return bool(vars(type(loss)).get("replayable")) and not _changed(list(loss.modules()))
+def batched_layers(losses: Sequence[nn.Module]) -> list[list[int]]:
+    """Which losses a `SubspaceBatch` can compute in one call: groups of two or more, by index.
 
-
-def _changed(modules: Sequence[nn.Module]) -> bool:
-    """Whether a module has hooks, or methods of its own."""
-    return any(
-        has_hooks(module) or not vars(module).keys().isdisjoint(("forward", "compare", "read", "target"))
-        for module in modules
-    )
-
-
-def companions(alignments: Sequence[nn.Module]) -> list[list[int]]:
-    """Which alignments are compared together: groups of two or more, by index."""
-    groups: dict[Any, list[int]] = {}
-    for index, alignment in enumerate(alignments):
-        if isinstance(alignment, SubspaceAlignment) and (common := alignment.companions) is not None:
-            groups.setdefault(common, []).append(index)
+    Left out are wide layers, other maps than rotations, other methods, and what the user changed.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, loss in enumerate(losses):
+        if isinstance(loss, SubspaceAlignment) and (kind := _kind_of(loss)) is not None:
+            groups.setdefault(kind, []).append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def compare_together(
-    alignments: Sequence[SubspaceAlignment], students: Sequence[Features], targets: Sequence[Features]
-) -> Tensor:
-    """The losses `(L,)` of several layers whose `companions` are the same, as each `compare` gives it, in fewer calls.
-
-    Args:
-        alignments: one per layer.
-        students: features `(B, K, P')` of each layer.
-        targets: t `(B, K', P)` of each layer.
-    """
-    aligned = [
-        alignment.same_positions(at_least_float32(student), at_least_float32(target))
-        for alignment, student, target in zip(alignments, students, targets, strict=True)
-    ]
-    centres, rotations = [each.centre for each in alignments], [each.rotation for each in alignments]
-    errors = centred_errors(centres, [h for h, _ in aligned], [t for _, t in aligned], rotations)
-    return errors / constants(tuple(each.energy for each in alignments), errors.dtype, errors.device)
+def _kind_of(loss: SubspaceAlignment) -> Hashable:
+    """What losses of one batch have in common; `None` for one that is computed by itself."""
+    parts = (loss, loss.centre, loss.rotation)
+    if (type(loss), type(loss.centre)) != (SubspaceAlignment, Centre) or is_changed(parts):
+        return None
+    if type(loss.rotation) not in (Rotation, ProcrustesRotation) or not loss.rotation.keeps_length:
+        return None
+    mean = loss.centre.running_mean
+    if not is_narrow(len(mean), mean.device) or not loss.centre.eps:
+        return None
+    return type(loss.rotation), loss.centre.centring, loss.centre.eps, mean.dtype

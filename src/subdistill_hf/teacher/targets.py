@@ -60,7 +60,9 @@ class ComputedTargets:
         image_size = height_and_width(pixel_values)
 
         def target_of(name: str, output: Any) -> Features:
-            return self.losses[name].target(to_features(output, name, image_size, self.layers[name].channels_last))
+            return self.losses[name].make_target(
+                to_features(output, name, image_size, self.layers[name].channels_last)
+            )
 
         with record(self.teacher.model, list(self.layers), transform=target_of) as recorder:
             logits = self.teacher.logits(pixel_values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -21,8 +21,9 @@ from subdistill_hf.core.activations import (
 )
 from subdistill_hf.core.hooks import record
 from subdistill_hf.core.pairing import LayerPair
-from subdistill_hf.losses.base import LayerLoss
-from subdistill_hf.losses.subspace import SubspaceAlignment, companions, compare_together, is_replayable
+from subdistill_hf.losses.base import LayerLoss, is_replayable
+from subdistill_hf.losses.rotations import Rotation
+from subdistill_hf.losses.subspace import SubspaceAlignment, SubspaceBatch, batched_layers
 from subdistill_hf.models.adapters import base_of, frozen_batch_norms
 
 
@@ -40,25 +41,55 @@ class StudentWithAlignments(nn.Module):
         self.student = student
         self.alignments = nn.ModuleList(alignments)
         self.pairs = tuple(pairs)
-        self._replayed: Replayed | None = None
-        self._replayed_losses: Replayed | None = None
+        self.replay("off")
 
     def replay(self, what: GraphsOf) -> None:
-        """Choose what of `forward` is replayed as a CUDA graph while it is trained, see `cuda_graphs.Replayed`.
+        """Choose what of `forward` is replayed as a CUDA graph in training; the losses are batched as they are now.
 
-        Nothing is where a layer's loss is not replayable, see `losses.is_replayable`.
+        Nothing is replayed where a layer's loss is not replayable, see `losses.base.is_replayable`.
 
         Args:
-            what: `"all"`, the layers' `"losses"`, or nothing (`"off"`), which gives the memory back.
+            what: `"all"`, the layers' `"losses"`, or nothing (`"off"`), which gives the memory back; see
+                `cuda_graphs.Replayed`.
         """
-        self._replayed = self._replayed_losses = None
-        if not all(is_replayable(alignment) for alignment in self.alignments):
+        self._batch_layers()
+        self._replayed: Replayed | None = None
+        self._replayed_losses: Replayed | None = None
+        if not all(map(is_replayable, self.alignments)):
             return
         if what == "all":
-            self._replayed = Replayed(self._of_tensors, self, "the student's training step")
+            self._replayed = Replayed(self._step_of_tensors, self, "the student's training step")
         elif what == "losses" and self.pairs:
             self._replayed_losses = Replayed(self._losses_of_tensors, self.alignments, "the loss of the layers")
 
+    def _batch_layers(self) -> None:
+        """Batch narrow layers of one kind, see `losses.subspace.batched_layers`; no matrices are kept yet."""
+        losses = cast(Sequence[SubspaceAlignment], self.alignments)
+        self._batches = [
+            (group, SubspaceBatch([losses[index] for index in group])) for group in batched_layers(losses)
+        ]
+        self._cayleys = [batch.cayley for _, batch in self._batches]
+        self._cayleys += [each.cayley for each in self.alignments.modules() if isinstance(each, Rotation)]
+        self.keep_matrices(False)
+        self._forget_matrices()
+
+    def keep_matrices(self, keep: bool) -> None:
+        """Say whether the rotations stay as they are after the next batch, since the optimiser does not step yet.
+
+        Then their matrices are made once for the batches of one step. Without a word they are made for each batch.
+        """
+        self._keeps_matrices = keep
+        for cayley in self._cayleys:
+            cayley.keep = keep
+
+    def _forget_matrices(self) -> None:
+        """Drop the matrices that were kept, unless the next batch sees the same."""
+        if not self._keeps_matrices:
+            for cayley in self._cayleys:
+                cayley.forget()
+
+    # what compiles this module compiles the student inside: the rest is hooks, and products that are small
+    @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(self, targets: Mapping[str, Features], **inputs: Tensor) -> dict[str, Any]:
         """Run the student and compare its layers with the teacher's targets.
 
@@ -69,10 +100,17 @@ class StudentWithAlignments(nn.Module):
         Returns:
             `logits` `(B, C)`, and `layer_losses` `(L,)`: one for each pair, in order.
         """
+        compared = [targets[pair.teacher.name] for pair in self.pairs]
         if self._replayed is not None and self.training and all(isinstance(each, Tensor) for each in inputs.values()):
-            tensors, geometries = unpack([targets[pair.teacher.name] for pair in self.pairs])
+            tensors, geometries = unpack(compared)
             logits, losses = self._replayed([*inputs.values(), *tensors], (tuple(inputs), geometries))
-            return {"logits": logits, "layer_losses": losses}
+        else:
+            logits, losses = self._step(compared, inputs)
+        self._forget_matrices()
+        return {"logits": logits, "layer_losses": losses}
+
+    def _step(self, targets: Sequence[Features], inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits and layer losses."""
         layers = [pair.student for pair in self.pairs]
         copied = [layer.name for layer in layers if layer.modified_in_place]
         with record(base_of(self.student), [layer.name for layer in layers], copy=copied) as recorder:
@@ -83,43 +121,37 @@ class StudentWithAlignments(nn.Module):
             to_features(recorder.outputs[layer.name], layer.name, image_size, layer.channels_last) for layer in layers
         ]
         with without_autocast(logits.device):
-            losses = self._layer_losses(students, [targets[pair.teacher.name] for pair in self.pairs])
-        return {"logits": logits, "layer_losses": losses}
+            return logits, self._layer_losses(students, targets)
 
-    def _of_tensors(self, tensors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
-        """What is replayed of `forward`."""
-        names, geometries = given
+    def _step_of_tensors(self, tensors: Sequence[Tensor], static: Any) -> tuple[Tensor, ...]:
+        """`_step` as a function of tensors, which can be replayed."""
+        names, geometries = static
         targets = pack(tensors[len(names) :], geometries)
-        inputs = dict(zip(names, tensors[: len(names)], strict=True))
-        replayed, self._replayed = self._replayed, None
-        try:
-            outputs = StudentWithAlignments.forward(  # not what accelerate wraps around it
-                self, {pair.teacher.name: target for pair, target in zip(self.pairs, targets, strict=True)}, **inputs
-            )
-        finally:
-            self._replayed = replayed
-        return outputs["logits"], outputs["layer_losses"]
-
-    def _losses_of_tensors(self, tensors: Sequence[Tensor], geometries: Any) -> tuple[Tensor, ...]:
-        features = pack(tensors, geometries)
-        count = len(self.pairs)
-        return (self._costs(features[:count], features[count:]),)
+        return self._step(targets, dict(zip(names, tensors[: len(names)], strict=True)))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # its products are small: compiling takes, saves nothing
     def _layer_losses(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
         if self._replayed_losses is None or not self.training:
-            return self._costs(students, targets)
+            return self._loss_of_each(students, targets)
         tensors, geometries = unpack([*students, *targets])
         return self._replayed_losses(tensors, geometries)[0]
 
-    def _costs(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
+    def _losses_of_tensors(self, tensors: Sequence[Tensor], geometries: Any) -> tuple[Tensor, ...]:
+        """`_loss_of_each` as a function of tensors, which can be replayed."""
+        features = pack(tensors, geometries)
+        count = len(self.pairs)
+        return (self._loss_of_each(features[:count], features[count:]),)
+
+    def _loss_of_each(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
+        """The loss of each layer, `(L,)`, of batched layers in one call."""
         losses: dict[int, Tensor] = {}
-        for group in companions(list(self.alignments)):
-            chosen: Any = [self.alignments[index] for index in group]
-            costs = compare_together(chosen, [students[index] for index in group], [targets[index] for index in group])
+        for group, batch in self._batches:
+            if not batch.is_possible():
+                continue
+            found = batch([students[index] for index in group], [targets[index] for index in group])
             if len(group) == len(students):
-                return costs
-            losses |= zip(group, costs.unbind(), strict=True)
+                return found
+            losses |= zip(group, found.unbind(), strict=True)
         for index, alignment in enumerate(self.alignments):
             if index not in losses:
                 losses[index] = alignment(students[index], targets[index])

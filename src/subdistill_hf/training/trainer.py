@@ -28,7 +28,6 @@ from subdistill_hf.hub.client import limit_waiting
 from subdistill_hf.hub.files import CARD_FILE, student_files
 from subdistill_hf.hub.publish import Destination, commit, push_checkpoint
 from subdistill_hf.hub.short_card import kept_evaluation, short_card
-from subdistill_hf.losses.rotations import KeptMatrices, matrices_kept
 from subdistill_hf.losses.subspace import RotationOption
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models.heads import names_of
@@ -112,7 +111,6 @@ class SubDistillTrainer(Trainer):
         self.loss_log = LossLog()
         self._example: dict[str, Any] | None = None  # a batch of two images
         self._single_value_norm: str | None = None  # a batch norm that a batch of one image cannot train
-        self._matrices: KeptMatrices = {}
         self._finish: Finish | None = None  # makes what the loader of the training loop leaves to the device
         self._checkpoint: str | None = None  # that the present training resumes
         self._has_trained = False
@@ -219,10 +217,8 @@ class SubDistillTrainer(Trainer):
         if len(inputs["pixel_values"]) == 1:
             batch_norm.check_single_image(self._single_value_norm)
         teacher_logits, targets = (None, {}) if self.targets is None else self.targets.of(inputs)
-        with matrices_kept(self._matrices):
-            outputs = model(targets=targets, **seen)
-        if self.accelerator.sync_gradients:  # the optimiser's step is next
-            self._matrices.clear()
+        self.distillation.keep_matrices(not self.accelerator.sync_gradients)  # until the optimiser's step
+        outputs = model(targets=targets, **seen)
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         parts = torch.stack(list(terms.values()))
@@ -301,7 +297,6 @@ class SubDistillTrainer(Trainer):
             optimizers.lay_out_state(self.optimizer)
         self._finish = loaders.leave_pixels_to(self.args.device, loader)
         self.loss_log = LossLog()
-        self._matrices.clear()
         self.plan.replay(self.graphs)
         return model, loader
 
