@@ -19,6 +19,8 @@ def write_inputs(folder):
     for split in ("train", "test"):
         for name in (DAMAGED_TRAINING, DAMAGED_TEST, STRANGER):
             shutil.copytree(images / split / NAMES[0], images / split / name)
+            for path in (images / split / name).iterdir():  # the same pictures in files of their own
+                path.write_bytes(path.read_bytes() + name.encode())
     (images / "train" / DAMAGED_TRAINING / "3.png").write_bytes(damaged_png())
     (images / "test" / DAMAGED_TEST / "1.png").write_bytes(damaged_png())
     shutil.copytree(images / "test" / NAMES[0], images / "test" / UNTRAINED)

@@ -63,7 +63,7 @@ def test_every_student_of_the_papers_experiments_is_built(name):
 
 
 def noise(count, size):
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(count)
     return [Image.fromarray(generator.integers(0, 255, (size, size, 3), dtype=np.uint8)) for _ in range(count)]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import NAMES, subtask_rows, views
-from subdistill_hf.data.augmentation import PAD
+from subdistill_hf.data.augmentation import PAD, mirroring
 from subdistill_hf.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -93,3 +93,22 @@ def test_only_the_others_that_are_mixed_in_are_made(monkeypatch):
 def test_mixing_needs_a_share(mix):
     with pytest.raises(DataError, match="expected a share of the views, from 0 to 1"):
         views(mix=mix)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "names", "mirrored", "reason"),
+    [
+        ("glyphs-100", ["a", "b"], False, "a mirrored sign is another"),
+        ("uoft-cs/cifar100", ["apple", "bear"], True, "photograph"),
+        ("my/photographs", ["n02123045", "n02123159"], True, "photograph"),
+        ("my/digits", ["3", "5", "7"], False, "letters, digits or signs"),
+        ("my/letters", ["b", "d"], False, "letters, digits or signs"),
+        ("my/words", ["digit_three", "digit_five"], False, "letters, digits or signs"),
+        ("my/traffic", ["turn left", "turn right"], False, "left from right"),
+        ("my/things", ["beaker", "flask"], False, "nobody knows"),
+    ],
+)
+def test_images_are_mirrored_only_where_that_is_known_to_be_safe(dataset, names, mirrored, reason):
+    found, why = mirroring(dataset, names)
+    assert found is mirrored
+    assert reason in why

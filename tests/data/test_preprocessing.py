@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch.nn.functional import interpolate
-from transformers import ViTImageProcessorPil
+from transformers import BitImageProcessor, CLIPImageProcessor, ViTImageProcessor, ViTImageProcessorPil
 
 from helpers import NAMES, processor, views
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.data.preprocessing import _steps_of_timm, in_batch, process, works_on_tensors
+from subdistill_hf.data.preprocessing import _steps_of_timm, check_fixed_size, in_batch, process, works_on_tensors
+from subdistill_hf.errors import DataError
 from subdistill_hf.models.students import build_student
 
 
@@ -67,3 +68,34 @@ def test_only_known_steps_are_taken_with_tensors(of_timm, monkeypatch):
     steps = of_timm.val_transforms.transforms
     monkeypatch.setattr(of_timm.val_transforms, "transforms", [lambda image: image, *steps])
     assert not works_on_tensors(of_timm)
+
+
+# Processors that give no fixed size
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False),
+        ViTImageProcessor(do_resize=False, size={"height": 32, "width": 32}),
+        BitImageProcessor(size={"shortest_edge": 32}, do_center_crop=False),
+    ],
+    ids=["shortest edge", "no resize", "no crop"],
+)
+def test_a_processor_without_a_fixed_size_is_refused_for_images_of_several_sizes(made):
+    with pytest.raises(DataError, match=r"processor of the teacher 'x' makes images of several sizes .*do_resize="):
+        check_fixed_size(made, [(30, 40), (44, 43), (37, 40)], "the teacher 'x'")
+    check_fixed_size(made, [(40, 40)], "the teacher 'x'")  # of one size they are in one batch
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        processor(32),
+        ViTImageProcessor(size={"height": 24, "width": 40}),
+        BitImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 32, "width": 32}),
+    ],
+    ids=["square", "not square", "crop larger than resize"],
+)
+def test_processors_of_a_fixed_size_take_images_of_any(made):
+    check_fixed_size(made, [(3, 400), (400, 3), (1, 1), (37, 40)], "the teacher")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers import CLASS_IDS, NAMES, damaged_png, glyph_rows, write_image_folder
+from pictures import class_folders
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
@@ -282,3 +283,25 @@ def test_the_digest_of_rows_is_of_images_and_labels():
     assert digest_of_rows(again, columns) == digest_of_rows(rows, columns)
     other = rows.to_dict() | {"fine_label": [CLASS_IDS[0]] * len(rows)}
     assert digest_of_rows(datasets.Dataset.from_dict(other, features=rows.features), columns) not in digests
+
+
+def test_a_folder_with_the_name_of_an_embedded_dataset_is_said_not_to_be_read(tmp_path, monkeypatch):
+    class_folders(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    embedded = load_subtask(DataOptions("digits", ["zero", "one"]))
+    assert embedded.notices[0] == "digits is the embedded dataset: for the folder, give ./digits"
+    assert (embedded.name, embedded.hub_id) == ("digits", None)
+    folder = load_subtask(DataOptions("./digits", ["all"]))
+    assert (folder.subtask.names, folder.notices) == (("cat", "dog"), ())
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_stream_whose_columns_nobody_declared_is_asked_for_them(tmp_path, kind):
+    (tmp_path / "rows").mkdir()
+    paths = sorted(class_folders(tmp_path / "images").rglob("*.png"))
+    for split in ("train", "test"):
+        own = [path for path in paths if f"/{split}/" in str(path)]
+        rows = datasets.Dataset.from_dict({"image": [str(p) for p in own], "label": [p.parent.name for p in own]})
+        getattr(rows, "to_csv" if kind == "csv" else "to_json")(tmp_path / "rows" / f"{split}.{kind}")
+    with pytest.raises(DataError, match=r"found image: string, label: string: .*Names of files become images"):
+        load_subtask(DataOptions(str(tmp_path / "rows"), ["cat", "dog"], streaming=True))

@@ -162,3 +162,53 @@ def test_models_of_other_images_than_rgb_are_refused(tmp_path, make):
         load_teacher(str(tmp_path))
     with pytest.raises(ModelError, match=r"^student .* takes images of 1 channels: expected 3"):
         build_student(str(tmp_path), ["a", "b"], processor())
+
+
+# What a configuration may say wrongly
+
+
+def with_labels(folder, labels):
+    path = folder / "config.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(described | {"id2label": labels, "label2id": {}}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "a", "2": "c"}, r"names its outputs 2 \(id2label .*expected the numbers from 0 to 1, one for"),
+        ({"LABEL_0": "a", "LABEL_1": "b"}, r"cannot be loaded: invalid literal for int"),
+        (
+            {"0": "a", "1": "b"},
+            r"weights of other shapes than its config.json says: classifier.* Its id2label names",
+        ),
+    ],
+    ids=["gap", "no numbers", "fewer than outputs"],
+)
+def test_names_of_outputs_that_do_not_fit_are_refused(tmp_path, labels, message):
+    folder = save_teacher(tmp_path / "teacher", resnet(["a", "b", "c"]))
+    with pytest.raises(ModelError, match=message):
+        load_teacher(with_labels(folder, labels))
+
+
+def test_a_timm_teacher_is_loaded_without_a_word(tmp_path, capfd):
+    student = build_student("timm/test_resnet:image=64", NAMES, processor())
+    student.model.save_pretrained(tmp_path)
+    capfd.readouterr()
+    assert load_teacher(str(tmp_path)).labels == dict(enumerate(NAMES))
+    assert "backend is not available" not in capfd.readouterr().err
+    weights = load_file(tmp_path / "model.safetensors")
+    headless = {name: tensor for name, tensor in weights.items() if ".fc." not in name}
+    save_file(headless, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"no trained weights for timm_model.fc.bias, .*a random head would teach"):
+        load_teacher(str(tmp_path))
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_a_folder_with_the_name_of_an_embedded_teacher_is_said_not_to_be_read(tmp_path, monkeypatch, caplog):
+    save_teacher(tmp_path / "glyphs-resnet")
+    monkeypatch.chdir(tmp_path)
+    embedded = load_teacher("glyphs-resnet")
+    assert "glyphs-resnet is the embedded teacher: for the folder, give ./glyphs-resnet" in caplog.text
+    assert weights_digest(embedded.model) != weights_digest(load_teacher("./glyphs-resnet").model)

@@ -31,9 +31,9 @@ def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("side", "given", "expected"),
     [
-        (32, {}, ("pad_crop", True)),
-        (80, {}, ("resized_crop", True)),
-        (80, {"augmentation": "none", "flip": False}, ("none", False)),
+        (32, {}, ("pad_crop", False)),
+        (80, {}, ("resized_crop", False)),
+        (80, {"augmentation": "none", "flip": True}, ("none", True)),
     ],
 )
 def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side, given, expected):
@@ -41,7 +41,9 @@ def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side
         for name in NAMES[:2]:
             (tmp_path / "images" / split / name).mkdir(parents=True)
             for index in range(2):
-                Image.new("RGB", (side, side), (index, 2, 3)).save(tmp_path / "images" / split / name / f"{index}.png")
+                Image.new("RGB", (side, side), (index, len(name), len(split))).save(
+                    tmp_path / "images" / split / name / f"{index}.png"
+                )
     task = load_task(
         task_options(inputs, dataset=str(tmp_path / "images"), classes=list(NAMES[:2]), **given),
         config(tmp_path / "out"),

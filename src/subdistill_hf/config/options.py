@@ -170,7 +170,9 @@ class TaskOptions(AdaptationOptions, DataOptions):
     )
     flip: bool | None = field(
         default=None,
-        metadata={"help": "Mirror half of the training images; by default what suits the dataset."},
+        metadata={
+            "help": "Mirror half of the training images; by default only of datasets that are known to bear it."
+        },
     )
     mix: float = field(
         default=0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,20 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as image_functional
 
+from subdistill_hf.config.options import EMBEDDED_DATASETS
+from subdistill_hf.data.class_names import wordnet_ids
 from subdistill_hf.errors import DataError
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
 PAD = 4
 MIX_SEED = 1
+
+MIRRORED_DATASETS = ("uoft-cs/cifar10", "uoft-cs/cifar100")
+"""Datasets of photographs whose training images are mirrored by custom, in the paper too."""
+SIDES = {"left", "right", "clockwise", "counterclockwise", "anticlockwise", "east", "west", "mirrored", "flipped"}
+NUMBERS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "digit", "digits"}
+SIGNS = {"letter", "letters", "character", "characters", "glyph", "sign", "symbol", "symbols", "text", "word", "arrow"}
+LONGEST_SIGN = 2
 
 Draws = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -51,6 +61,26 @@ def resized_crop(image: Tensor, draw: Draws, size: tuple[int, int]) -> Tensor:
         image, top, left, crop_height, crop_width, list(size), InterpolationMode.BICUBIC, antialias=True
     )
     return view
+
+
+def mirroring(dataset: str, class_names: Sequence[str]) -> tuple[bool, str]:
+    """Whether mirrored images show the same, as far as names tell, and why; where nobody knows, they are not taken to.
+
+    Args:
+        dataset: its name.
+        class_names: all its class names.
+    """
+    words = [set(re.split(r"[\W_]+", name.casefold())) - {""} for name in class_names]
+    if dataset in EMBEDDED_DATASETS:
+        return False, "a mirrored sign is another"
+    if dataset in MIRRORED_DATASETS or wordnet_ids(tuple(class_names)) is not None:
+        return True, "a mirrored photograph shows the same"
+    if any(own & SIDES for own in words):
+        return False, "names of its classes tell left from right"
+    short = any(len(name.strip()) <= LONGEST_SIGN or name.strip().lstrip("-").isdecimal() for name in class_names)
+    if short or any(own & (NUMBERS | SIGNS) for own in words):
+        return False, "its classes may be letters, digits or signs, which are others in a mirror"
+    return False, "nobody knows whether a mirrored image shows the same; --flip true where it does"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,10 @@ from torchvision.transforms import functional as image_functional
 from torchvision.transforms.v2.functional import normalize
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+from subdistill_hf.errors import DataError
+
+SIZE_SETTINGS = ("do_resize", "size", "do_center_crop", "crop_size", "do_pad", "pad_size")
 
 
 def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
@@ -30,6 +34,40 @@ def process(processor: Any, images: Sequence[Tensor]) -> Tensor:
     options = {"disable_grouping": False} if isinstance(processor, TorchvisionBackend) else {}  # a batch at a time
     values: Tensor = processor(images=inputs, return_tensors="pt", **options)["pixel_values"]
     return values
+
+
+def check_fixed_size(processor: Any, sizes: Iterable[tuple[int, int]], who: str) -> None:
+    """Refuse an image processor that makes images of several sizes of the images at hand.
+
+    Args:
+        processor: the image processor.
+        sizes: heights and widths of images; the extreme ones are tried.
+        who: whose processor it is, in messages.
+
+    Raises:
+        DataError: naming the settings that matter.
+    """
+    ordered = sorted(set(sizes), key=lambda size: size[0] / size[1])
+    by_area = sorted(ordered, key=lambda size: size[0] * size[1])
+    tried = dict.fromkeys([*ordered[:1], *ordered[-1:], *by_area[:1], *by_area[-1:]])
+    given: dict[tuple[int, int], tuple[int, int]] = {}
+    for height, width in tried:
+        try:
+            pixels = process(processor, [torch.zeros(3, height, width, dtype=torch.uint8)])
+        except (ValueError, RuntimeError) as error:
+            raise DataError(
+                f"the image processor of {who} cannot take images of {height}x{width} pixels: {error}"
+            ) from error
+        given[height, width] = int(pixels.shape[2]), int(pixels.shape[3])
+    if len(set(given.values())) > 1:
+        made = ", ".join(f"{h}x{w} of {height}x{width}" for (height, width), (h, w) in given.items())
+        settings = {name: getattr(processor, name, None) for name in SIZE_SETTINGS}
+        told = ", ".join(f"{name}={value}" for name, value in settings.items() if value is not None)
+        raise DataError(
+            f"the image processor of {who} makes images of several sizes ({made}), which cannot be in one batch: its "
+            f"settings are {told}. Give it a height and a width as size, or do_center_crop and a crop_size, in its "
+            "preprocessor_config.json"
+        )
 
 
 def works_on_tensors(processor: Any) -> bool:

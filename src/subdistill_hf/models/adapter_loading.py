@@ -94,7 +94,7 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
         heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
     names, brings_head = _labels(place.folder, heads, names_of(config))
     config.update(labels_of(names))
-    with _without_loading_reports():  # of a head that the adapter brings
+    with without_loading_reports():  # of a head that the adapter brings
         model, loading = AutoModelForImageClassification.from_pretrained(
             base, config=config, ignore_mismatched_sizes=brings_head, output_loading_info=True, **where
         )
@@ -149,7 +149,8 @@ def _saved_labels(folder: Path) -> list[str] | None:
 
 
 @contextmanager
-def _without_loading_reports() -> Iterator[None]:
+def without_loading_reports() -> Iterator[None]:
+    """No tables of transformers about weights that are missing: what matters of them is said by who loads."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.errors import HTTPError, explain
-from subdistill_hf.models.adapter_loading import find_adapter, load_merged
+from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
 from subdistill_hf.models.adapters import head_modules
 from subdistill_hf.models.provenance import hub_revision, license_of
+
+logger = logging.getLogger(__name__)
 
 RGB = 3
 TEACHERS_FOLDER = Path(__file__).parent / "embedded_teachers"
@@ -90,12 +93,21 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
         ModelError: when it cannot be loaded, or has no trained classification head.
     """
     path, local = _place(name)
+    if name in EMBEDDED_TEACHERS and Path(name).is_dir():
+        logger.warning(f"{name} is the embedded teacher: for the folder, give ./{name}")
     try:
         adapter = find_adapter(path)
         if adapter is None:
-            model, loading = AutoModelForImageClassification.from_pretrained(
-                path, trust_remote_code=trust_remote_code, output_loading_info=True, dtype=torch.float32
-            )
+            check_labels(AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code), f"teacher {name!r}")
+            with without_loading_reports():
+                model, loading = AutoModelForImageClassification.from_pretrained(
+                    path,
+                    trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    dtype=torch.float32,
+                )
+            _check_shapes(name, loading["mismatched_keys"], model)
             missing, revision, base, source = loading["missing_keys"], hub_revision(path), None, path
             source_of_base = path
         else:
@@ -105,7 +117,7 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
             base_revision = hub_revision(source_of_base, adapter.base_revision)
             base = _origin(adapter.base, source_of_base, base_is_local, base_revision)
             source = str(adapter.folder) if adapter.has_processor else source_of_base
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+        processor = load_processor(source, model, trust_remote_code)
     except LOADING_ERRORS as error:
         raise ModelError(
             f"teacher {name!r} cannot be loaded: {explain(error)}. Expected an embedded teacher "
@@ -129,6 +141,39 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
         base=base,
         without_head=bool(missing),
     )
+
+
+def load_processor(source: str, model: nn.Module, trust_remote_code: bool = False) -> Any:
+    """The image processor of a model, in the form that its kind has: timm's work on PIL images alone."""
+    config: Any = model.config
+    form = {"backend": "pil"} if config.model_type == "timm_wrapper" else {}
+    return AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **form)
+
+
+def check_labels(config: Any, who: str) -> None:
+    """Refuse names of outputs that are not counted from 0 on.
+
+    Raises:
+        ModelError: when `id2label` has gaps, or keys that are no numbers.
+    """
+    keys = [str(key) for key in getattr(config, "id2label", None) or {}]
+    if sorted(keys) != sorted(map(str, range(len(keys)))):
+        odd = [key for key in keys if key not in set(map(str, range(len(keys))))]
+        raise ModelError(
+            f"{who} names its outputs {', '.join(odd[:3])} (id2label in its config.json): expected the numbers from 0 "
+            f"to {len(keys) - 1}, one for each of its {len(keys)} classes"
+        )
+
+
+def _check_shapes(name: str, mismatched: Collection[Any], model: nn.Module) -> None:
+    """Refuse weights of other shapes than the configuration says."""
+    if mismatched:
+        key, saved, expected = sorted(mismatched)[0]
+        config: Any = model.config
+        raise ModelError(
+            f"teacher {name!r} has weights of other shapes than its config.json says: {key} is {tuple(saved)}, "
+            f"expected {tuple(expected)}. Its id2label names {len(config.id2label)} classes"
+        )
 
 
 def _place(name: str) -> tuple[str, bool]:

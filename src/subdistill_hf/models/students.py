@@ -9,16 +9,24 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
+from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.hub.errors import explain
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.heads import labels_of, names_of, new_classifier
-from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, check_image_channels, input_size_of
+from subdistill_hf.models.loading import (
+    LOADING_ERRORS,
+    LoadedModel,
+    ModelError,
+    check_image_channels,
+    check_labels,
+    input_size_of,
+    load_processor,
+)
 from subdistill_hf.models.provenance import hub_revision, license_of
-from subdistill_hf.models.recipes import RECIPES, positive, recipe_options, smallest_image
+from subdistill_hf.models.recipes import RECIPES, RESNET_WIDTHS, positive, recipe_options, smallest_image
 from subdistill_hf.models.timm_students import described_timm_student, timm_processor
 
 UNBUILDABLE = (*LOADING_ERRORS, TypeError, AssertionError)
@@ -90,6 +98,7 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
     local = Path(source).is_dir()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        check_labels(config, f"student {source!r}")
         before, names = names_of(config), list(labels["label2id"])
         config.update(labels)
         model, loading = AutoModelForImageClassification.from_pretrained(
@@ -100,11 +109,12 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
             output_loading_info=True,
             dtype=torch.float32,  # whatever it was saved in: half precision is for autocast
         )
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+        processor = load_processor(source, model, trust_remote_code)
     except UNBUILDABLE as error:
         raise ModelError(
-            f"student {source!r} cannot be built: {explain(error)}. Expected a recipe "
-            f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub"
+            f"student {source!r} cannot be built: {explain(error).rstrip('.')}. Expected a recipe "
+            f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub; "
+            f"a new student needs no network, such as --student resnet:widths={RESNET_WIDTHS}"
         ) from error
     check_image_channels(model, f"student {source!r}")
     _check_mostly_trained(source, model, loading["missing_keys"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch import nn
 
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.augmentation import mirroring
 from subdistill_hf.errors import SubDistillError
 
 Start = Literal["new", "pretrained", "adapter"]
@@ -133,7 +134,11 @@ def options_for_teacher(options: TaskOptions, given: Collection[str]) -> tuple[T
 
 
 def resolve(
-    options: TaskOptions, config: SubDistillConfig, train_images: int, image_size: tuple[int, int]
+    options: TaskOptions,
+    config: SubDistillConfig,
+    train_images: int,
+    image_size: tuple[int, int],
+    class_names: Sequence[str] = (),
 ) -> Resolved:
     """Decide what follows from the images: how long to train, how many views to keep, and the augmentation.
 
@@ -141,7 +146,8 @@ def resolve(
         options: what was asked for.
         config: training arguments.
         train_images: how many there are.
-        image_size: height and width of an image.
+        image_size: height and width of an image in the middle, by size.
+        class_names: all class names of the dataset.
 
     Returns:
         Copies without anything open.
@@ -165,8 +171,7 @@ def resolve(
         reason = f"images of {'at most' if small else 'more than'} {SMALL_IMAGE} pixels"
         augmenting.append(Choice("augmentation", "pad_crop" if small else "resized_crop", reason))
     if options.flip is None:
-        flip = options.dataset not in EMBEDDED_DATASETS
-        reason = "a mirrored photograph shows the same" if flip else "a mirrored sign is another"
+        flip, reason = mirroring(options.dataset, class_names)
         augmenting.append(Choice("flip", flip, reason))
     changed: dict[str, Any] = {choice.option: choice.value for choice in augmenting}
     completed = with_arguments(config, **{choice.option: choice.value for choice in training})

@@ -16,6 +16,7 @@ from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import ViewCollator
+from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub.publish import Destination, open_repository, repository_name, sign_in, upload
 from subdistill_hf.models.adapters import merged
@@ -279,6 +280,7 @@ def build_trainer(
     student = build_student(
         options.student, task.data.subtask.names, task.teacher.processor, options.trust_remote_code
     )
+    check_fixed_size(student.processor, task.data.sizes, f"the student {student.name!r}")
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
     config, choices = resolve_learning_rate(config, student.model, start)

@@ -12,6 +12,7 @@ import torch
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.loading import SubtaskData, load_subtask
+from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of, load_teacher
@@ -107,8 +108,9 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     test = data.views("test")
     for images in (test, data.views("validation", marked=None)):
         images.check_images()
-    height, width = test.image(0).shape[1:]
-    resolved = resolve(options, config, len(data.train), (height, width))
+    check_fixed_size(teacher.processor, data.sizes, f"the teacher {teacher.name!r}")
+    size = (data.typical_side, data.typical_side)
+    resolved = resolve(options, config, len(data.train), size, data.class_names)
     return Task(resolved, data, test, teacher, lacks_classes)
 
 
