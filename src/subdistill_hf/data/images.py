@@ -90,6 +90,10 @@ class DecodedImages:
     def __getitem__(self, index: int) -> Tensor:
         return self._decode(index) if self._kept is None else self._kept.images[index]
 
+    def at(self, indices: Sequence[int]) -> list[Tensor]:
+        """Several images, `(3, H, W)` bytes each."""
+        return [self[index] for index in indices]
+
     def digest(self) -> bytes:
         """Of all images and their marks; the same whether they are kept for others or not."""
         if self.one_size is not None:

@@ -148,10 +148,11 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Views that are not mixed yet."""
         if self.images.one_size is not None and self.augmentation == "pad_crop":
             return list(pad_crops(self.images.one_size[indices], self._random[indices], self.flip))
-        return [self._view(index) for index in indices]
+        images = self.images.at(indices)
+        return [self._view(image, draw) for image, draw in zip(images, self._random[indices], strict=True)]
 
-    def _view(self, index: int) -> Tensor:
-        image, draw = self.image(index), self._random[index]
+    def _view(self, image: Tensor, draw: np.ndarray) -> Tensor:
+        """The view of an image `(3, H, W)` that five uniform numbers choose."""
         if self.augmentation == "pad_crop":
             return pad_crops(image[None], draw[None], self.flip)[0]
         if self.augmentation == "resized_crop":

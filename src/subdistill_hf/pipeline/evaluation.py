@@ -69,6 +69,10 @@ class PlainImages(torch.utils.data.Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         return self.images.image(index)
 
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        """A batch of images, as `DataLoader` asks for it."""
+        return self.images.images.at(indices)
+
 
 def predict(classifier: Classifier, images: ViewDataset, batch_size: int = 128, workers: int = 0) -> Tensor:
     """Subtask logits of all images, without augmentation.
