@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: help setup demo test lint docs clean
 
 help:
+	@echo "make setup  make the virtual environment in $(VENV), with what the checks need"
 	@echo "make demo   set up, then distil a student on the embedded data (about 5 minutes on 2 cores)"
 	@echo "make test   set up, then run the tests"
 	@echo "make lint   set up, then check lint, format and types"

@@ -42,8 +42,9 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 
-def link_to_report_pages(_app: Sphinx, _page: str, source: list[str]) -> None:
-    """Links to a benchmark's report, which lead to its file in the repository, lead to its page on the site."""
+def link_to_included_pages(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Links to a file of the repository that the site includes lead to its page on the site."""
+    source[0] = source[0].replace("](../CONTRIBUTING.md", "](/contributing.md")
     source[0] = re.sub(r"\]\((?:\.\./)+benchmarks/results/(\w+)/README\.md", r"](/reports/\1.md", source[0])
 
 
@@ -55,5 +56,5 @@ def end_roles(_app: Sphinx, _kind: str, _name: str, _of: object, _options: objec
 def setup(app: Sphinx) -> None:
     """Called by Sphinx before it reads the pages."""
     write_generated_pages()
-    app.connect("source-read", link_to_report_pages)
+    app.connect("source-read", link_to_included_pages)
     app.connect("autodoc-process-docstring", end_roles)

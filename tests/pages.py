@@ -1,4 +1,4 @@
-"""The pages of the documentation and the README: their text, and the blocks of code in them."""
+"""The pages of the documentation and those beside the README: their text, and the blocks of code in them."""
 
 import re
 from dataclasses import dataclass
@@ -35,7 +35,8 @@ class Block:
 
 
 def read_pages():
-    paths = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    paths = [REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+    paths += sorted((REPOSITORY / "docs").glob("*.md"))
     paths += sorted((REPOSITORY / "docs" / "how_to").glob("*.md"))
     return {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 

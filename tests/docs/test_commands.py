@@ -20,7 +20,11 @@ WORK = {
     "push": "subdistill_hf.hub.publish.push_folder",
 }
 """What each command of ours calls when its options fit."""
-NOT_PARSED = {"hf auth login": "the Hub's own command; it asks for a token"}
+NOT_PARSED = {
+    "hf auth login": "the Hub's own command; it asks for a token",
+    "pip install pre-commit && pre-commit install": "it needs a package registry",
+    "OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/losses": "pytest is what runs here",
+}
 LAUNCHED = "examples/run_subdistill.py"
 
 
@@ -71,7 +75,7 @@ def check(words, run_ours):
         assert place == "."
         assert set(filter(None, extras.split(","))) <= set(known["optional-dependencies"])
     else:
-        assert shlex.join(words) in NOT_PARSED, f"no test knows the program {program}"
+        assert " ".join(words) in NOT_PARSED, f"no test knows the program {program}"
 
 
 @pytest.fixture(autouse=True)

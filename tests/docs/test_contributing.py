@@ -1,0 +1,146 @@
+"""The recipes of CONTRIBUTING.md: each diff is applied to a copy of the package, and what it adds is used there."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from helpers import NAMES, REPOSITORY, quiet_environment, trainer, weights_of, write_task
+from pages import PAGES, blocks
+from subdistill_hf.config.bases import BASES
+from subdistill_hf.config.methods import METHODS
+
+PAGE = "CONTRIBUTING.md"
+FILE = re.compile(r"^--- (\S+)\n\+\+\+ b/(\S+)\n", re.MULTILINE)
+NEW = "/dev/null"
+BLOCKS = """
+import torch
+from torch import nn
+from subdistill_hf.core.layers import stage_outputs
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell1 = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+        self.cell2 = nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU())
+    def forward(self, pixels):
+        return self.cell2(self.cell1(pixels)).mean(dim=(2, 3))
+
+model = Model()
+assert stage_outputs(model, lambda: model(torch.zeros(1, 3, 32, 32)), (32, 32)) == ["cell1", "cell2"]
+"""
+
+
+def lines_that_start(with_signs, hunk):
+    return "".join(line[1:] + "\n" for line in hunk.splitlines() if line[:1] in with_signs)
+
+
+def apply(diff, root):
+    """Apply a diff without line numbers: the lines of a hunk that are there stand in the file once."""
+    _, *parts = FILE.split(diff)
+    for source, name, changes in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        path = root / name
+        if source == NEW:
+            assert not path.exists(), f"{name} exists already"
+            path.write_text(lines_that_start("+", changes), encoding="utf-8")
+            continue
+        assert source == f"a/{name}"
+        text = path.read_text(encoding="utf-8")
+        for hunk in re.split(r"^@@.*\n", changes, flags=re.MULTILINE)[1:]:
+            before = lines_that_start(" -", hunk)
+            assert f"\n{text}".count(f"\n{before}") == 1, f"{name} does not hold this once:\n{before}"
+            text = f"\n{text}".replace(f"\n{before}", "\n" + lines_that_start(" +", hunk))[1:]
+        path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory):
+    """A copy of the package in which every recipe was followed."""
+    root = tmp_path_factory.mktemp("contributed")
+    shutil.copytree(REPOSITORY / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(REPOSITORY / "pyproject.toml", root)
+    for block in blocks("diff", PAGE):
+        apply(block.code, root)
+    return root
+
+
+def run_in(root, *words):
+    """Run Python on the copy of the package."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env=quiet_environment(PYTHONPATH=str(root / "src")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_each_row_of_the_table_has_its_recipe():
+    rows = re.findall(r"^\| \[.*?\]\(#([\w-]+)\)", PAGES[PAGE], flags=re.MULTILINE)
+    sections = {
+        re.sub(r"\W+", "-", section.partition("\n")[0].lower()): section for section in PAGES[PAGE].split("\n### ")[1:]
+    }
+    assert len(rows) == 8
+    assert all("```diff" in sections[row] for row in rows)
+
+
+def test_the_recipes_are_in_the_style_of_the_project(changed):
+    for words in (["check"], ["format", "--check"]):
+        run_in(changed, "-m", "ruff", *words, "src")
+
+
+def test_a_method_a_basis_an_option_a_section_and_a_file_of_checkpoints_are_used_by_a_run(changed, tmp_path):
+    write_task(tmp_path)
+    run_in(
+        changed,
+        *("-m", "subdistill_hf.cli", "distill", "--teacher", tmp_path / "teacher", "--dataset", tmp_path / "images"),
+        *("--classes", *NAMES, "--student", "resnet:widths=8-8-8,image=32", "--output_dir", tmp_path / "expert"),
+        *("--method", "subdistill", "--compare", "cosine", "correlation", "--basis", "channels"),
+        *("--layer_power", 0.5, "--max_steps", 2, "--save_steps", 1, "--eval_steps", 1, "--use_cpu", "true"),
+    )
+    report = json.loads((tmp_path / "expert" / "report.json").read_text(encoding="utf-8"))
+    assert [result["method"] for result in report["results"]] == ["teacher", "cosine", "correlation", "subdistill"]
+    assert {subspace["kind"] for subspace in report["subspaces"]} == {"channels"}
+    assert report["hyperparameters"]["layer_power"] == 0.5
+    first = {method: history[0] for method, history in report["histories"].items()}
+    layers = [value for name, value in first["subdistill"].items() if name.startswith("loss_layer/")]
+    assert all(value > 30 for value in layers)  # the square root of about 1, times 100
+    assert any(name.startswith("loss_layer/") for name in first["cosine"])
+    card = (tmp_path / "expert" / "README.md").read_text(encoding="utf-8")
+    assert "## Device\n\n- Device: `cpu`\n" in card
+    assert "Correlation (DIST)" in card
+    versions = list((tmp_path / "expert").rglob("versions.json"))
+    assert versions
+    assert json.loads(versions[0].read_text(encoding="utf-8")) == {"torch": torch.__version__}
+
+    shown = run_in(changed, "-m", "subdistill_hf.cli", "show", tmp_path / "expert").splitlines()
+    assert [line.split()[0] for line in shown] == ["teacher", "cosine", "correlation", "subdistill"]
+    assert "show the accuracies of a run" in run_in(changed, "-m", "subdistill_hf.cli", "--help")
+
+
+def test_a_family_of_models_is_found(changed):
+    run_in(changed, "-c", BLOCKS)
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "means"}, {"method": "regression"}, {"basis": "sum"}], ids=["layers", "logits", "basis"]
+)
+def test_a_script_of_ones_own_adds_a_method_or_a_basis(options, tmp_path, monkeypatch):
+    for registry in (METHODS, BASES):
+        for name in ("means", "regression", "sum"):
+            monkeypatch.setitem(registry, name, None)  # so that what the block enters is taken away again
+            monkeypatch.delitem(registry, name)
+    (block,) = blocks("python", PAGE)
+    exec(compile("\n" * (block.line - 1) + block.code, PAGE, "exec"), {})
+    run = trainer(tmp_path, **options)
+    before = weights_of(run.model)
+    run.train()
+    assert not torch.equal(before["classifier.1.weight"], run.model.state_dict()["classifier.1.weight"])
+    assert {subspace.kind for subspace in run.subspaces.values()} == ({"sum"} if "basis" in options else set())
