@@ -39,6 +39,16 @@ def test_the_lead_on_symbols_never_stands_without_the_photographs():
         assert re.search(r"[Oo]n real photographs the lead is small so far", before_the_first_command)
 
 
+def test_the_points_ahead_never_stand_without_what_they_are_of():
+    found = 0
+    for page, text in PAGES.items():
+        for paragraph in re.split(r"\n\n|\n(?=[-#|] ?)", text):
+            if re.search(r"\b6[45](\.\d)? points", paragraph.replace("\n", " ")):
+                assert "glyphs-100" in paragraph, f"{page}: {paragraph}"
+                found += 1
+    assert found
+
+
 def test_a_package_index_shows_no_link_that_leads_nowhere(tmp_path):
     """The metadata of a built package has the README without links to files of the repository."""
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
