@@ -98,7 +98,7 @@ def save(model: TimmWrapperForImageClassification, folder: Path) -> None:
 
 @torch.no_grad()
 def hits_on(folder: Path, photographs: Path) -> tuple[int, int, int]:
-    """How many photographs there are, and for how many the label has the largest and one of the five largest logits."""
+    """How many photographs there are, and for how many the label has the largest logit, and one of five."""
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
     rows = datasets.Dataset.from_parquet(str(photographs))
@@ -118,8 +118,8 @@ def card_of(architecture: str, package: Path, hits: tuple[int, int, int] | None)
         images, first, five = hits
         measured = (
             f"On {images:,} photographs, one of each class: {100 * first / images:.1f} % of the labels have the "
-            f"largest logit, {100 * five / images:.1f} % one of the five largest. These photographs may be of the images that "
-            "the network was trained on."
+            f"largest logit, {100 * five / images:.1f} % one of the five largest. The network may have been trained on "
+            "these photographs."
         )
     return f"""---
 license: apache-2.0
