@@ -118,8 +118,8 @@ def card_of(architecture: str, package: Path, hits: tuple[int, int, int] | None)
         images, first, five = hits
         measured = (
             f"On {images:,} photographs, one of each class: {100 * first / images:.1f} % of the labels have the "
-            f"largest logit, {100 * five / images:.1f} % one of the five largest. The network may have been trained on "
-            "these photographs."
+            f"largest logit, {100 * five / images:.1f} % one of the five largest. The network may have been trained "
+            "on these photographs."
         )
     return f"""---
 license: apache-2.0
