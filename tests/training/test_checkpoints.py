@@ -85,3 +85,28 @@ def test_nothing_is_pickled_but_the_trainers_optimizer_schedule_and_random_state
         "preprocessor_config.json",
     }
     assert "training_args.bin" not in checkpoint
+
+
+class Twice(torch.nn.Module):
+    """A student whose block has two names."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.Conv2d(8, 8, 3, 2))
+        self.again, self.head = self.blocks[1], torch.nn.Linear(8, 3)
+
+    def forward(self, pixel_values):
+        return self.head(self.again(self.blocks(pixel_values)).mean(dim=(2, 3)))
+
+
+def test_a_block_with_two_names_is_saved_restored_and_resumed(tmp_path):
+    options = {"layers": ["resnet.encoder.stages.1=blocks.0"], "max_steps": 4} | BEST_IS_KEPT
+    whole, resumed = (trainer(tmp_path / name, Twice(), **options) for name in ("whole", "resumed"))
+    whole.train()
+    saved = load_file(tmp_path / "whole" / "checkpoint-4" / "model.safetensors")
+    assert torch.equal(saved["again.weight"], saved["blocks.1.weight"])
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert_equal_weights(weights_of(resumed.model), weights_of(whole.model))
+    assert resumed.model.again is resumed.model.blocks[1]
+    assert resumed.model.again.weight is resumed.model.blocks[1].weight

@@ -18,6 +18,7 @@ from subdistill_hf.core.activations import (
     with_first_tensor,
 )
 from subdistill_hf.core.hooks import evaluation_mode, hooked, named_layers
+from subdistill_hf.errors import SubspaceError
 
 
 def subtask_margin(logits: Tensor) -> Tensor:
@@ -54,6 +55,12 @@ def _differentiable_outputs(
         if tensor is None:
             to_features(output, name)  # raises: says what was found
             raise AssertionError("unreachable")
+        if with_context and not torch.is_grad_enabled():
+            raise SubspaceError(
+                f"the teacher's layer {name!r} runs under torch.no_grad or torch.inference_mode, so the margin has no "
+                "gradient, which the bases prca and the like need: leave that out of the teacher's forward, or choose "
+                "basis pca"
+            )
         if with_context and not tensor.requires_grad:
             tensor = tensor.detach().requires_grad_()
         recorded[name] = tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from subdistill_hf.data.collate import Collate, divided_for_teacher
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.teacher.teacher import Teacher
 
+MOST_STREAMED = 100_000  # images; the moments of more would be the same
+
 
 @dataclass(frozen=True)
 class FitRequest:
@@ -33,6 +36,7 @@ class FitRequest:
         batch_size: images of one pass, fewer where memory is short.
         rank: number of this process.
         processes: number of processes, each of which reads its share of the images.
+        most_streamed: images that are read of a stream, which may have no end.
         show: show a bar.
     """
 
@@ -41,17 +45,20 @@ class FitRequest:
     batch_size: int
     rank: int = 0
     processes: int = 1
+    most_streamed: int = MOST_STREAMED
     show: bool = True
 
     @classmethod
     def for_training(cls, args: SubDistillConfig) -> FitRequest:
-        """How a training with these arguments reads them."""
+        """How a training with these arguments reads them; of a stream as many as it will take."""
+        taken = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return cls(
             positions=args.positions,
             seed=args.seed,
             batch_size=args.per_device_eval_batch_size,
             rank=args.process_index,
             processes=args.world_size,
+            most_streamed=min(taken, MOST_STREAMED) if taken > 0 else MOST_STREAMED,
             show=args.process_index == 0 and not args.disable_tqdm,
         )
 
@@ -151,7 +158,17 @@ def _share(dataset: Any, request: FitRequest) -> Any:
         return torch.utils.data.Subset(dataset, range(request.rank, len(dataset), request.processes))
     if request.processes > 1:
         raise DistillationError("a streamed dataset cannot be shared by several processes: pass subspaces=...")
-    return dataset
+    return _FirstOf(dataset, request.most_streamed)
+
+
+class _FirstOf(torch.utils.data.IterableDataset[Any]):
+    """The first images of a stream."""
+
+    def __init__(self, stream: Any, images: int) -> None:
+        self.stream, self.images = stream, images
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.stream), self.images)
 
 
 def _batches(

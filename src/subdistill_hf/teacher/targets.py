@@ -66,7 +66,9 @@ class ComputedTargets:
 
         with record(self.teacher.model, list(self.layers), transform=target_of) as recorder:
             logits = self.teacher.logits(pixel_values)
-        return logits, dict(recorder.outputs)
+        return _usable(logits), {
+            name: each.with_values(_usable(each.values)) for name, each in recorder.outputs.items()
+        }
 
     def _run_tensors(self, tensors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
         """A pass as a function of tensors to tensors; notes the geometries that belong to them."""
@@ -74,6 +76,11 @@ class ComputedTargets:
         logits, targets = self._run(pixel_values)
         values, self._geometries[pixel_values.shape] = unpack([targets[name] for name in self.layers])
         return logits, *values
+
+
+def _usable(values: Tensor) -> Tensor:
+    """Values that autograd takes: those of a teacher under `torch.inference_mode` are copied."""
+    return values.clone() if values.is_inference() else values
 
 
 class CachedTargets:

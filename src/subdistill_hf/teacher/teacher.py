@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.loading import freeze, weights_digest
+from subdistill_hf.teacher.class_ids import ClassIds, class_numbers
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,25 +28,30 @@ class Teacher:
 
     Args:
         model: the classifier; it is put in evaluation mode and never trained. A `PeftModel` is taken with its adapter.
-        class_ids: for each output of the student, the teacher's output of the same class; `None` takes all.
+        class_ids: for each output of the student, the teacher's output of the same class, see `class_numbers`; `None`
+            takes all.
         device: where it runs; where it is with `None`.
         precision: data type of autocast in its passes; `None` runs them in the precision of its weights.
+
+    Raises:
+        DistillationError: for class ids that are no list of outputs.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        class_ids: Sequence[int] | None = None,
+        class_ids: ClassIds | None = None,
         device: torch.device | None = None,
         precision: torch.dtype | None = None,
     ) -> None:
+        outputs = None if class_ids is None else class_numbers(class_ids)
         self.model = base_of(freeze(model)).to(device)
-        self.class_ids = None if class_ids is None else torch.tensor(list(class_ids), device=self.device)
+        self.class_ids = None if outputs is None else torch.tensor(outputs, device=self.device)
         self.precision = precision
         self._digest: str | None = None
 
     @classmethod
-    def for_training(cls, model: nn.Module, class_ids: Sequence[int] | None, args: SubDistillConfig) -> Teacher:
+    def for_training(cls, model: nn.Module, class_ids: ClassIds | None, args: SubDistillConfig) -> Teacher:
         """The teacher of trainings with these arguments: on their device and in their precision."""
         precision = "bf16" if args.teacher_bf16 else args.mixed_precision
         if args.deepspeed_plugin is not None and not args.teacher_bf16:

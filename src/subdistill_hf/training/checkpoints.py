@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -94,6 +95,20 @@ def save_distillation(
 def saves_itself(student: nn.Module) -> bool:
     """Whether a student is a model of transformers or PEFT, which write and read their own format."""
     return isinstance(student, PreTrainedModel | PeftModel)
+
+
+def separate_weights(student: nn.Module) -> dict[str, Tensor]:
+    """A student's weights as safetensors takes them: contiguous, and each in memory of its own.
+
+    While training they may lie channels last, and a block that has two names has its weights under both.
+    """
+    weights: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in student.state_dict().items():
+        place = value.untyped_storage().data_ptr()
+        weights[name] = value.clone(memory_format=torch.contiguous_format) if place in places else value.contiguous()
+        places.add(place)
+    return weights
 
 
 def save_adapter_student(student: PeftModel, processor: Any | None, folder: Path) -> None:
@@ -181,6 +196,24 @@ def check_schedule(checkpoint: str | Path, max_steps: int, epochs: float, learni
             f"the learning rate goes on as in the checkpoint, from {saved:g} on: {learning_rate:g} needs a new run",
             stacklevel=2,
         )
+
+
+def resumed(asked: str | bool | None, folder: str | Path) -> str | None:
+    """The checkpoint that a training resumes, if any.
+
+    Args:
+        asked: its folder, or `True` for the last complete one.
+        folder: where checkpoints are.
+
+    Raises:
+        DistillationError: when there is none.
+    """
+    if asked is not True:
+        return asked or None
+    found = last_complete_checkpoint(folder)
+    if found is None:
+        raise DistillationError(f"there is no complete checkpoint in {folder}")
+    return found
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:

@@ -14,6 +14,11 @@ from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses.registry import logit_loss
 
 
+def evaluation_loss(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """The cross entropy of the student's logits `(B, C)` with the labels, 0 where there are none."""
+    return logits.new_zeros(()) if labels is None else F.cross_entropy(logits.float(), labels)
+
+
 def weighted_terms(
     args: SubDistillConfig,
     pairs: Sequence[LayerPair],

@@ -18,16 +18,18 @@ from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import base_of
+from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.teacher import Teacher
+from subdistill_hf.training.checks import check_apart, check_student, check_teacher
 
 
 def teacher_of(
     args: SubDistillConfig,
     student: nn.Module | None,
     teacher: nn.Module | Teacher | None,
-    class_ids: Sequence[int] | None,
+    class_ids: ClassIds | None,
 ) -> Teacher | None:
-    """The teacher of a training, as the trainer is given it: a model, or one that trainings share.
+    """The teacher of a training, as the trainer is given it with the student: a model, or one that trainings share.
 
     Args:
         args: the arguments.
@@ -39,55 +41,25 @@ def teacher_of(
         The teacher; `None` for a method that needs none.
 
     Raises:
-        DistillationError: when one is missing, is the student itself, or comes with classes twice.
+        DistillationError: when a model cannot be used, see `checks`; when the teacher is missing, shares weights with
+            the student, or comes with classes twice.
     """
+    if student is not None:
+        check_student(student, args)
     weights = args.weights()
     if not (weights["kd"] or weights["layer"]):
         return None
     if teacher is None:
         raise DistillationError(f"method {args.method!r} needs a teacher: pass teacher=...")
-    if student is (teacher.model if isinstance(teacher, Teacher) else teacher):
-        raise DistillationError("teacher and student are the same model, whose weights cannot teach and learn")
+    model = teacher.model if isinstance(teacher, Teacher) else teacher
+    check_teacher(model)
+    if isinstance(student, nn.Module):
+        check_apart(student, base_of(model))  # before the teacher, and what the student has of it, is frozen
     if not isinstance(teacher, Teacher):
         return Teacher.for_training(teacher, class_ids, args)
     if class_ids is not None:
         raise DistillationError("teacher_class_ids has no place beside a Teacher, which has its own")
     return teacher
-
-
-def example_batch(dataset: Any, collate: Callable[[list[Any]], Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Two collated examples of a dataset.
-
-    Raises:
-        DistillationError: when the dataset is empty, or its batches have no `pixel_values`.
-    """
-    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
-        examples = [example for example, _ in zip(iter(dataset), range(2), strict=False)]
-    else:
-        examples = [dataset[index] for index in range(min(2, len(dataset)))]
-    if not examples:
-        raise DistillationError("the training dataset is empty")
-    batch = collate(examples)
-    if "pixel_values" not in batch:
-        raise DistillationError(f"expected batches with `pixel_values`, found {', '.join(batch)}")
-    return dict(batch)
-
-
-def check_pixels(student: nn.Module, teacher: Teacher | None) -> None:
-    """Refuse models whose `forward` does not take images by the name that models of transformers give them.
-
-    Raises:
-        DistillationError: saying what it takes.
-    """
-    for model, who in ((student, "student"), (None if teacher is None else teacher.model, "teacher")):
-        if model is None:
-            continue
-        taken = inspect.signature(model.forward).parameters
-        if "pixel_values" not in taken and all(one.kind is not one.VAR_KEYWORD for one in taken.values()):
-            raise DistillationError(
-                f"the {who}'s forward takes ({', '.join(taken)}): expected `pixel_values`; wrap "
-                f"{type(model).__name__} in a module whose forward(self, pixel_values) calls it"
-            )
 
 
 def fields_of(model: nn.Module) -> frozenset[str]:
@@ -109,6 +81,13 @@ def inputs_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a batch that a model takes, with their values."""
     fields = fields_of(model)
     return {name: value for name, value in batch.items() if name in fields}
+
+
+def labels_of(batch: Mapping[str, Any]) -> Tensor | None:
+    """The labels of a batch, if it has some, in a type that the losses take."""
+    labels: Tensor | None = batch.get(LABELS)
+    whole = labels is not None and not (labels.is_floating_point() or labels.dtype == torch.long)
+    return labels.long() if labels is not None and whole else labels
 
 
 def match_models(
@@ -143,7 +122,8 @@ def match_models(
         return teacher.all_logits(teacher_pixels)
 
     with evaluation_mode(student), torch.no_grad():
-        _check_classes(run_student().shape[1], run_teacher().shape[1], teacher.class_ids, method)
+        classes, outputs = outputs_of(run_student(), "student"), outputs_of(run_teacher(), "teacher")
+        _check_classes(classes, outputs, teacher.class_ids, method)
         if layers is None:
             return []
         return pair_layers(
@@ -156,6 +136,17 @@ def match_models(
             height_and_width(student_inputs["pixel_values"]),
             pairs,
         )
+
+
+def outputs_of(logits: Tensor, who: str) -> int:
+    """The number of a model's outputs.
+
+    Raises:
+        DistillationError: when its logits are not `(B, C)`.
+    """
+    if logits.dim() != 2:
+        raise DistillationError(f"the {who} returns logits of shape {tuple(logits.shape)}: expected (B, C)")
+    return logits.shape[1]
 
 
 def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor | None, method: str) -> None:
@@ -194,10 +185,21 @@ def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace
     Raises:
         DistillationError: naming the layer.
     """
+    teacher_layers = [pair.teacher.name for pair in pairs]
+    for name, subspace in subspaces.items():
+        if name not in teacher_layers:
+            expected = (
+                f"expected some of {', '.join(teacher_layers)}" if pairs else "this method compares no subspaces"
+            )
+            raise DistillationError(f"subspaces has {name!r}, which is no teacher layer of a pair: {expected}")
+        if not isinstance(subspace, Subspace):
+            raise DistillationError(
+                f"the subspace given for {name!r} is a {type(subspace).__name__}: expected a Subspace"
+            )
     for pair in pairs:
-        subspace = subspaces.get(pair.teacher.name)
-        if subspace is None:
+        if pair.teacher.name not in subspaces:
             continue
+        subspace = subspaces[pair.teacher.name]
         dimensions = pair.teacher.width if full_width else pair.dimensions
         if (subspace.width, subspace.dimensions) != (pair.teacher.width, dimensions):
             raise DistillationError(

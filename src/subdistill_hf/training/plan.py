@@ -21,7 +21,7 @@ from subdistill_hf.config.options import AUTO
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair, layer_table
 from subdistill_hf.core.subspaces import Subspace, load_subspaces
-from subdistill_hf.data.collate import Collate, teacher_pixels
+from subdistill_hf.data.collate import teacher_pixels
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.losses.base import LayerLoss, is_replayable
 from subdistill_hf.losses.procrustes import suited_rotation
@@ -38,6 +38,7 @@ from subdistill_hf.training.checkpoints import check_resumable, check_schedule, 
 from subdistill_hf.training.made import Made, Same, up_to_date
 from subdistill_hf.training.matching import check_subspaces, inputs_of, match_models
 from subdistill_hf.training.module import StudentWithAlignments
+from subdistill_hf.training.start import TrainingImages
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class PairingInputs:
     method: str
     layers: tuple[str, ...] | None
     most_pairs: int
+    image_shapes: tuple[torch.Size, torch.Size]
 
 
 @dataclass(frozen=True)
@@ -88,26 +90,6 @@ class TargetInputs:
     collate: Same
 
 
-@dataclass(frozen=True)
-class TrainingImages:
-    """The images of a training.
-
-    Attributes:
-        train: the training dataset.
-        fit: images for the moments; those of the training with `None`.
-        collate: makes batches of their examples, with the teacher's pixels.
-    """
-
-    train: Any
-    fit: Any | None
-    collate: Collate
-
-    @property
-    def for_moments(self) -> Any:
-        """The images that the moments are taken of."""
-        return self.train if self.fit is None else self.fit
-
-
 class DistillationPlan:
     """Layer pairs, subspaces, layer losses and the teacher's targets of a training.
 
@@ -131,7 +113,7 @@ class DistillationPlan:
     def prepare(
         self,
         student: nn.Module,
-        example: Mapping[str, Tensor] | None,
+        example: Mapping[str, Tensor],
         images: TrainingImages,
         checkpoint: str | None = None,
     ) -> StudentWithAlignments:
@@ -157,8 +139,7 @@ class DistillationPlan:
             check_views(images.train, views)
         if teacher is not None:
             teacher.freeze()
-        if example is not None:
-            self.match(student, example)
+        self.match(student, example)
         if checkpoint is not None:
             check_resumable(checkpoint, self.identity(student, images.train))
             check_schedule(checkpoint, args.max_steps, args.num_train_epochs, args.learning_rate)
@@ -187,17 +168,19 @@ class DistillationPlan:
             LayerError: when layers do not.
         """
         args, teacher = self.args, self.teacher
-        if teacher is None:
-            return
         layers = tuple(args.layers) if args.weights()["layer"] else None
-        inputs = PairingInputs(student, args.method, layers, args.layer_pairs)
+        pixels = teacher_pixels(example)
+        shapes = example["pixel_values"].shape[1:], pixels.shape[1:]
+        inputs = PairingInputs(student, args.method, layers, args.layer_pairs, shapes)
 
         def pair() -> list[LayerPair]:
-            seen, pixels = inputs_of(student, example), teacher_pixels(example)
+            if teacher is None:
+                return []
+            seen = inputs_of(student, example)
             return match_models(student, teacher, seen, pixels, layers, args.layer_pairs, args.method)
 
         self._pairing = up_to_date(self._pairing, inputs, pair)
-        check_subspaces(self.pairs, self._given, self.rotation == FULL_WIDTH)
+        check_subspaces(self.pairs if self.uses_subspaces else [], self._given, self.rotation == FULL_WIDTH)
 
     @property
     def rotation(self) -> RotationOption:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import DynamoBackend
 from peft import PeftModel
 from torch import Tensor, nn
@@ -31,14 +30,17 @@ from subdistill_hf.hub.short_card import kept_evaluation, short_card
 from subdistill_hf.losses.subspace import RotationOption
 from subdistill_hf.metrics import compute_metrics as default_metrics
 from subdistill_hf.models.heads import names_of
+from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement
 from subdistill_hf.training.loss_log import LossLog
-from subdistill_hf.training.loss_terms import weighted_terms
-from subdistill_hf.training.matching import check_pixels, example_batch, fields_of, inputs_of, teacher_of
+from subdistill_hf.training.loss_terms import evaluation_loss, weighted_terms
+from subdistill_hf.training.made import Made, Same, up_to_date
+from subdistill_hf.training.matching import fields_of, inputs_of, labels_of, teacher_of
 from subdistill_hf.training.module import StudentWithAlignments
-from subdistill_hf.training.plan import DistillationPlan, TrainingImages
+from subdistill_hf.training.plan import DistillationPlan
+from subdistill_hf.training.start import Start, TrainingImages, check_start
 
 
 class SubDistillTrainer(Trainer):
@@ -84,7 +86,7 @@ class SubDistillTrainer(Trainer):
         args: SubDistillConfig | None = None,
         *,
         teacher: nn.Module | Teacher | None = None,
-        teacher_class_ids: Sequence[int] | None = None,
+        teacher_class_ids: ClassIds | None = None,
         fit_dataset: Any | None = None,
         subspaces: Mapping[str, Subspace] | None = None,
         compute_metrics: Callable[..., dict[str, float]] | None = default_metrics,
@@ -109,24 +111,33 @@ class SubDistillTrainer(Trainer):
         self.fit_dataset = fit_dataset
         self.plan = DistillationPlan(args, self.teacher, subspaces)
         self.loss_log = LossLog()
-        self._example: dict[str, Any] | None = None  # a batch of two images
+        self._start: Made[tuple[Same, ...], Start] | None = None
         self._single_value_norm: str | None = None  # a batch norm that a batch of one image cannot train
         self._finish: Finish | None = None  # makes what the loader of the training loop leaves to the device
         self._checkpoint: str | None = None  # that the present training resumes
         self._has_trained = False
-        self._check_models()
+        if self.train_dataset is not None:
+            self._check_models(self._images)
 
-    def _check_models(self) -> None:
-        """Run the models on an example, once there are images: refuse what does not fit, and pair their layers."""
-        if self._example is not None or self.train_dataset is None:
-            return
-        check_pixels(self.model, self.teacher)
+    def _check_models(self, images: TrainingImages) -> dict[str, Any]:
+        """Refuse models and images that do not fit, and pair the layers; done again where one of them is another.
+
+        Returns:
+            A batch of two images.
+        """
         self._place_student()
-        self._example = example = self._prepare_inputs(example_batch(self.train_dataset, self.data_collator))
-        self.plan.match(self.model, example)
-        self._single_value_norm = batch_norm.single_value_norm(self.model, inputs_of(self.model, example))
-        if 1 in (self.args.train_batch_size, loaders.length_of(self.train_dataset)):
+        parts = (self.model, images.train, images.fit, images.collate, self.eval_dataset)
+        place, student, teacher = self._prepare_inputs, self.model, self.teacher
+        self._start = up_to_date(
+            self._start,
+            tuple(map(Same, parts)),
+            lambda: check_start(self.args, student, teacher, images, self.eval_dataset, place),
+        )
+        self._single_value_norm = self._start.product.single_value_norm
+        if 1 in (self.args.train_batch_size, loaders.length_of(images.train)):
             batch_norm.check_single_image(self._single_value_norm)
+        self.plan.match(student, self._start.product.example)
+        return self._start.product.example
 
     # What is compared
 
@@ -175,11 +186,10 @@ class SubDistillTrainer(Trainer):
         `train` calls it; called before, it refuses early what the training would refuse. What was made before is used
         again where nothing that it follows from has changed. Arguments and errors as for `DistillationPlan.prepare`.
         """
-        self._check_models()
-        self._place_student()
-        if self._example is not None:
-            placement.take_memory_formats(self.args, self.model, self.teacher, self._example)
-        module = self.plan.prepare(self.model, self._example, self._images, checkpoint)
+        images = self._images
+        example = self._check_models(images)
+        placement.take_memory_formats(self.args, self.model, self.teacher, example)
+        module = self.plan.prepare(self.model, example, images, checkpoint)
         self.plan.replay(self.graphs)
         return module
 
@@ -189,7 +199,7 @@ class SubDistillTrainer(Trainer):
 
     @property
     def _images(self) -> TrainingImages:
-        return TrainingImages(self.train_dataset, self.fit_dataset, self.data_collator)
+        return TrainingImages.of(self.train_dataset, self.fit_dataset, self.data_collator, self.get_train_dataloader)
 
     def _place_student(self) -> None:
         """Bring the student to where it is trained: the parent does so later, with `bf16_full_eval` or sharding."""
@@ -209,10 +219,10 @@ class SubDistillTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """In training the sum of `loss_terms`, in evaluation the cross entropy with the labels."""
-        labels, seen = inputs.get("labels"), inputs_of(self.model, inputs)
+        labels, seen = labels_of(inputs), inputs_of(self.model, inputs)
         if not isinstance(self.accelerator.unwrap_model(model, keep_torch_compile=False), StudentWithAlignments):
             logits = logits_of(model(**seen))
-            loss = F.cross_entropy(logits.float(), labels) if labels is not None else logits.new_zeros(())
+            loss = evaluation_loss(logits, labels)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         if len(inputs["pixel_values"]) == 1:
             batch_norm.check_single_image(self._single_value_norm)
@@ -258,18 +268,14 @@ class SubDistillTrainer(Trainer):
         Raises:
             DistillationError: when the checkpoint was made with another teacher, other layers or other losses.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoints.last_complete_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise DistillationError(f"there is no complete checkpoint in {self.args.output_dir}")
-        self._checkpoint = resume_from_checkpoint or None
+        self._checkpoint = checkpoints.resumed(resume_from_checkpoint, self.args.output_dir)
         if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
             torch.compiler.reset()  # what was compiled for an earlier training may leave out this one's hooks
         if self._has_trained and self.teacher is not None:
             self.teacher.forget_digest()  # nobody knows what was done to it since
         self._has_trained = True
         try:
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
+            output = super().train(self._checkpoint, *args, **kwargs)
         finally:
             self.is_in_train = False
             self.plan.replay("off")
@@ -383,8 +389,7 @@ class SubDistillTrainer(Trainer):
                 checkpoints.save_adapter_student(self.model, self.processing_class, folder)
             return
         if state_dict is None and not checkpoints.saves_itself(self.model):
-            # while training weights may lie channels last, which safetensors does not take
-            state_dict = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+            state_dict = checkpoints.separate_weights(self.model)
         super()._save(output_dir, state_dict)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 

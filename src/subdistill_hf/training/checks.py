@@ -1,0 +1,182 @@
+"""Refuse models and labels with which a training would go wrong, before anything is computed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation
+from torch.nn.parameter import is_lazy
+
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.models.adapters import base_of
+
+IGNORED_LABEL = -100  # of an image without a class, which torch's cross entropy leaves out
+
+
+def check_student(student: Any, args: SubDistillConfig) -> None:
+    """Refuse what is no model, a model that was compiled, and activation checkpointing where a model has none.
+
+    Args:
+        student: what the trainer is given.
+        args: the arguments.
+
+    Raises:
+        DistillationError: saying what to give instead.
+    """
+    _check_module(student, "model", "student")
+    check_not_compiled(student, "student")
+    wanted = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
+    if wanted and not getattr(base_of(student), "supports_gradient_checkpointing", False):
+        raise DistillationError(
+            f"gradient_checkpointing: {type(base_of(student)).__name__} cannot compute its activations again; leave "
+            "it out, or give smaller batches and more of gradient_accumulation_steps"
+        )
+
+
+def check_teacher(teacher: Any) -> None:
+    """Refuse what is no model, a model that was compiled, and one without a classification head.
+
+    Raises:
+        DistillationError: saying what to give instead.
+    """
+    _check_module(teacher, "teacher", "teacher")
+    check_not_compiled(teacher, "teacher")
+    outputs = [getattr(teacher, "num_classes", None), getattr(getattr(teacher, "config", None), "num_labels", None)]
+    if 0 in [count for count in outputs if isinstance(count, int)]:
+        raise DistillationError(
+            f"the teacher, {type(teacher).__name__}, has no classification head (num_classes=0): what it returns are "
+            "features, not logits of classes. Give one that was trained as a classifier"
+        )
+
+
+def _check_module(model: Any, argument: str, who: str) -> None:
+    """Refuse what is no module: a name, a path, a model with its processor."""
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(getattr(model, "model", None), nn.Module):
+        advice = f"pass its .model as {argument}="
+    else:
+        advice = "load it first, as AutoModelForImageClassification.from_pretrained(...) does"
+    raise DistillationError(
+        f"{argument}=: expected the {who} as a torch module, found {type(model).__name__}; {advice}"
+    )
+
+
+def check_not_compiled(model: nn.Module, who: str) -> None:
+    """Refuse a model whose layers `torch.compile` has hidden: their outputs could not be recorded.
+
+    Raises:
+        DistillationError: naming what was compiled.
+    """
+    if hasattr(model, "_orig_mod"):
+        plain = f"pass the plain model, which is model._orig_mod of this {who}"
+    elif getattr(model, "_compiled_call_impl", None) is not None:
+        plain = "pass a model on which compile() was not called"
+    else:
+        return
+    advice = " and let the trainer compile it: torch_compile=True in the arguments" if who == "student" else ""
+    raise DistillationError(
+        f"the {who} was compiled, and layers inside what is compiled cannot be read: {plain}{advice}"
+    )
+
+
+def check_apart(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a student and a teacher with a module or weights in common: one is frozen, the other is trained.
+
+    Raises:
+        DistillationError: naming what they share.
+    """
+    if student is teacher:
+        raise DistillationError("teacher and student are the same model, whose weights cannot teach and learn")
+    for inner, outer, message in (
+        (teacher, student, "the student holds the teacher, as {name!r}"),
+        (student, teacher, "the teacher holds the student, as {name!r}"),
+    ):
+        names = [name for name, module in outer.named_modules() if module is inner]
+        if names:
+            raise DistillationError(
+                f"{message.format(name=names[0])}: it would be frozen, trained and saved with it. Give each a copy of "
+                "its own (copy.deepcopy)"
+            )
+    shared = _shared_modules(student, teacher) or _shared_tensors(student, teacher)
+    if shared:
+        ours, theirs = shared[0]
+        more = f", and {len(shared) - 1} more" if len(shared) > 1 else ""
+        raise DistillationError(
+            f"student and teacher share {ours!r} (the teacher's {theirs!r}){more}: what they share would be frozen in "
+            "the student, or trained in the teacher. Give the student a copy of its own (copy.deepcopy)"
+        )
+
+
+def _shared_modules(student: nn.Module, teacher: nn.Module) -> list[tuple[str, str]]:
+    """The names of modules in both, in the student and in the teacher; activations keep nothing and may be shared."""
+    theirs = {id(module): name for name, module in teacher.named_modules()}
+    return [
+        (name, theirs[id(module)])
+        for name, module in student.named_modules()
+        if id(module) in theirs and type(module).__module__ != activation.__name__
+    ]
+
+
+def _shared_tensors(student: nn.Module, teacher: nn.Module) -> list[tuple[str, str]]:
+    """The names of weights and buffers that lie in the same memory, in the student and in the teacher."""
+    theirs = {place: name for name, place in _places(teacher)}
+    return [(name, theirs[place]) for name, place in _places(student) if place in theirs]
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names of weights and buffers, and where they lie; those without memory, as on the meta device, are left out."""
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in tensors.items():
+        if not is_lazy(tensor) and tensor.numel() and tensor.untyped_storage().data_ptr():
+            yield name, (tensor.device, tensor.untyped_storage().data_ptr())
+
+
+def check_pixels(model: nn.Module, who: str) -> None:
+    """Refuse a model whose `forward` does not take images by the name that models of transformers give them.
+
+    Raises:
+        DistillationError: saying what it takes.
+    """
+    taken = inspect.signature(model.forward).parameters
+    if "pixel_values" not in taken and all(one.kind is not one.VAR_KEYWORD for one in taken.values()):
+        raise DistillationError(
+            f"the {who}'s forward takes ({', '.join(taken)}): expected `pixel_values`; wrap "
+            f"{type(model).__name__} in a module whose forward(self, pixel_values) calls it"
+        )
+
+
+def check_labels(labels: Any, classes: int, images: str, each: bool = False) -> None:
+    """Refuse labels that are not numbers of the student's outputs, nor shares of its classes.
+
+    Args:
+        labels: of some images: whole numbers `(B,)`, of which -100 stands for no class, or shares `(B, C)`.
+        classes: number of the student's outputs C.
+        images: whose labels they are, for the message.
+        each: whether each image needs a class.
+
+    Raises:
+        DistillationError: with what was found.
+    """
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() and labels.dim() == 2 and labels.shape[1] == classes:
+        return
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.dim() != 1:
+        raise DistillationError(
+            f"the labels of {images} are {labels.dtype} of shape {tuple(labels.shape)}: expected whole numbers (B,), "
+            f"or shares of the classes (B, {classes})"
+        )
+    ignored = () if each else (IGNORED_LABEL,)
+    unknown = sorted({label for label in labels.tolist() if not 0 <= label < classes and label not in ignored})
+    if unknown:
+        found = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        without = "; this method needs a class for each image" if each else f", or {IGNORED_LABEL} for no class"
+        raise DistillationError(
+            f"{images} have the labels {found}: expected 0 to {classes - 1}, the outputs of the student (not those of "
+            f"the teacher, which teacher_class_ids maps them to){without}"
+        )

@@ -1,0 +1,250 @@
+"""Models and labels with which a training would go wrong are refused by name, before anything is computed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import ViTModel
+
+from helpers import CLASS_IDS, resnet, teacher_resnet, trainer, views, vit
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.models.loading import LoadedModel
+from subdistill_hf.training.checks import check_apart, check_labels
+from trainings import Plain
+
+# Student and teacher
+
+
+class Borrows(nn.Module):
+    """A student with a part of its own and some of the teacher's."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part, self.head = part, nn.Linear(3, 3)
+
+    def forward(self, pixel_values):
+        return self.head(pixel_values.mean(dim=(2, 3)))
+
+
+def with_the_teachers_block(teacher):
+    return Borrows(teacher.blocks[0])
+
+
+def with_the_teacher(teacher):
+    return Borrows(teacher)
+
+
+def with_the_teachers_weight(teacher):
+    student = Plain(3, 9)
+    student.blocks[0].weight = teacher.blocks[0].weight
+    return student
+
+
+def with_the_teachers_memory(teacher):
+    student = Plain(3, 9)
+    student.blocks[0].weight.data = teacher.blocks[0].weight.data
+    return student
+
+
+@pytest.mark.parametrize(
+    ("student_of", "message"),
+    [
+        (with_the_teachers_block, r"share 'part' \(the teacher's 'blocks.0'\)"),
+        (with_the_teacher, "the student holds the teacher, as 'part'"),
+        (with_the_teachers_weight, r"share 'blocks.0.weight' \(the teacher's 'blocks.0.weight'\)"),
+        (with_the_teachers_memory, r"share 'blocks.0.weight' \(the teacher's 'blocks.0.weight'\)"),
+    ],
+)
+def test_a_student_that_shares_modules_or_weights_with_the_teacher_is_refused(tmp_path, student_of, message):
+    teacher = Plain(100, 9)
+    student = student_of(teacher)
+    with pytest.raises(DistillationError, match=message):
+        trainer(tmp_path, student, teacher, method="kd")
+    assert all(weight.requires_grad for weight in student.parameters())  # nothing was frozen
+    with pytest.raises(DistillationError, match=message):
+        trainer(tmp_path, teacher=teacher, method="kd", parts={"model_init": lambda: student})
+
+
+def test_a_student_set_later_that_shares_weights_is_refused(tmp_path):
+    teacher = Plain(100, 9)
+    run = trainer(tmp_path, Plain(3, 9), teacher, method="kd", max_steps=1)
+    run.model = with_the_teachers_weight(teacher)
+    with pytest.raises(DistillationError, match=r"share 'blocks.0.weight'"):
+        run.train()
+
+
+def test_copies_and_activations_may_be_in_both():
+    teacher = teacher_resnet()
+    check_apart(copy.deepcopy(teacher), teacher)
+    activation = nn.ReLU()
+    check_apart(nn.Sequential(nn.Linear(2, 2), activation), nn.Sequential(nn.Linear(2, 2), activation))
+    with pytest.raises(DistillationError, match="the teacher holds the student, as '0'"):
+        check_apart(activation, nn.Sequential(activation))
+
+
+def test_a_compiled_student_or_teacher_is_refused_with_advice_that_helps(tmp_path):
+    compiled = torch.compile(resnet(), backend="eager")
+    with pytest.raises(DistillationError, match=r"student was compiled.*pass the plain model.*torch_compile=True"):
+        trainer(tmp_path, compiled)
+    trainer(tmp_path, compiled._orig_mod)
+    in_place = resnet()
+    in_place.compile(backend="eager")
+    with pytest.raises(DistillationError, match=r"student was compiled.*compile\(\) was not called"):
+        trainer(tmp_path, in_place)
+    with pytest.raises(DistillationError, match="teacher was compiled"):
+        trainer(tmp_path, teacher=torch.compile(teacher_resnet(), backend="eager"))
+
+
+@pytest.mark.parametrize("given", ["google/vit-base-patch16-224", 7, None], ids=str)
+def test_a_teacher_or_student_that_is_no_model_is_refused(tmp_path, given):
+    parts = {"teacher": given}
+    message = (
+        "method 'subdistill' needs a teacher" if given is None else "expected the teacher as a torch module, found"
+    )
+    with pytest.raises(DistillationError, match=message):
+        trainer(tmp_path, parts=parts)
+    if isinstance(given, str):
+        with pytest.raises(DistillationError, match=r"found str; load it first, as AutoModelForImageClassification"):
+            trainer(tmp_path, parts=parts)
+        with pytest.raises(DistillationError, match="model=: expected the student as a torch module, found str"):
+            trainer(tmp_path, given)
+
+
+def test_a_teacher_with_its_processor_is_refused_with_the_advice_to_pass_its_model(tmp_path):
+    with pytest.raises(DistillationError, match=r"found LoadedModel; pass its \.model as teacher="):
+        trainer(tmp_path, teacher=LoadedModel(teacher_resnet(), None, "mine"))
+
+
+def test_a_timm_teacher_without_a_head_is_refused(tmp_path):
+    timm = pytest.importorskip("timm")
+
+    class Takes(nn.Module):
+        def __init__(self, classes):
+            super().__init__()
+            self.net = timm.create_model("resnet10t", num_classes=classes)
+            self.num_classes = self.net.num_classes
+
+        def forward(self, pixel_values):
+            return self.net(pixel_values)
+
+    with pytest.raises(DistillationError, match=r"has no classification head \(num_classes=0\)"):
+        trainer(tmp_path, teacher=Takes(0), method="kd")
+    trainer(tmp_path, teacher=Takes(20), method="kd")
+
+
+def test_a_teacher_that_returns_tokens_is_refused(tmp_path):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = ViTModel(vit().config)
+
+        def forward(self, pixel_values):
+            return self.net(pixel_values=pixel_values).last_hidden_state
+
+    with pytest.raises(
+        DistillationError, match=r"the teacher returns logits of shape \(2, 17, 24\): expected \(B, C\)"
+    ):
+        trainer(tmp_path, teacher=Tokens(), method="kd")
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing")  # its newer name is not in every version we support
+def test_checkpointing_of_a_model_that_has_none_is_refused(tmp_path):
+    with pytest.raises(DistillationError, match="gradient_checkpointing: Plain cannot compute its activations again"):
+        trainer(tmp_path, Plain(3, 9), method="kd", gradient_checkpointing=True)
+    trainer(tmp_path, vit(), method="kd", gradient_checkpointing=True)
+
+
+# Labels
+
+
+class Labelled(torch.utils.data.Dataset):
+    """Images of which the label is what it is said to be."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"pixel_values": torch.full((3, 32, 32), 0.1 * index), "labels": self.labels[index]}
+
+
+def collate(examples):
+    return {name: torch.stack([torch.as_tensor(each[name]) for each in examples]) for name in examples[0]}
+
+
+def labelled(folder, labels, evaluated=None, method="kd", **options):
+    parts = {"data_collator": collate, "eval_dataset": None if evaluated is None else Labelled(evaluated)}
+    return trainer(folder, train=Labelled(labels), method=method, parts=parts, **options)
+
+
+@pytest.mark.parametrize("last", [3, 11, -1])
+def test_labels_that_are_no_classes_of_the_student_are_refused_at_the_start(tmp_path, last):
+    with pytest.raises(
+        DistillationError, match=rf"the training images have the labels {last}: expected 0 to 2, the ou"
+    ):
+        labelled(tmp_path, [0, 1, 2, last])
+    with pytest.raises(DistillationError, match=rf"the evaluation images have the labels {last}: expected 0 to 2"):
+        labelled(tmp_path, [0, 1, 2], [0, 1, 2, 0, 1, last])
+    with pytest.raises(DistillationError, match=rf"the evaluation images 'b' have the labels {last}"):
+        trainer(
+            tmp_path,
+            train=Labelled([0, 1, 2]),
+            method="kd",
+            parts={"data_collator": collate, "eval_dataset": {"a": Labelled([0, 1]), "b": Labelled([0, last])}},
+        )
+
+
+def test_labels_numbered_as_the_teachers_are_refused_at_the_start(tmp_path):
+    with pytest.raises(DistillationError, match=r"have the labels 10, 11: expected 0 to 2.*not those of the teach"):
+        labelled(tmp_path, list(CLASS_IDS))
+
+
+def test_all_labels_that_a_dataset_lists_are_looked_at(tmp_path):
+    images = views()
+    images.labels[13] = 5
+    with pytest.raises(DistillationError, match="the training images have the labels 5"):
+        trainer(tmp_path, train=images)
+
+
+def test_labels_of_any_whole_numbers_train_alike(tmp_path):
+    losses = []
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        labels = [torch.tensor(index % 3, dtype=dtype) for index in range(12)]
+        run = labelled(tmp_path / str(dtype), labels, labels, "ce_kd", max_steps=2)
+        run.train()
+        losses.append((run.state.log_history[0]["loss"], run.evaluate()["eval_loss"]))
+    assert losses == losses[:1] * 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.rand(4), r"are torch.float32 of shape \(4,\): expected whole numbers \(B,\)"),
+        (torch.rand(4, 2), r"of shape \(4, 2\): expected .* shares of the classes \(B, 3\)"),
+        (torch.zeros(4, 1, dtype=torch.long), r"of shape \(4, 1\)"),
+        (torch.tensor([True, False]), "are torch.bool"),
+    ],
+)
+def test_labels_of_another_form_are_refused(labels, message):
+    with pytest.raises(DistillationError, match=message):
+        check_labels(labels, 3, "the images")
+
+
+def test_an_image_without_a_class_is_left_out_of_the_cross_entropy_and_refused_where_each_needs_one(tmp_path):
+    check_labels([0, -100, 2], 3, "the images")
+    check_labels(torch.rand(4, 3), 3, "the images")
+    run = labelled(tmp_path, [0, -100, 2] * 4, method="ce_kd", max_steps=1)
+    run.train()
+    with pytest.raises(DistillationError, match=r"the labels -100: expected 0 to 2.*needs a class for each image"):
+        labelled(tmp_path, [0, 1, 2, -100], method="dkd")
+
+
+def test_missing_labels_are_refused_when_the_trainer_is_made(tmp_path):
+    images = [{"pixel_values": torch.rand(3, 32, 32)} for _ in range(8)]
+    for method, message in (("scratch", "the cross entropy needs"), ("dkd", "needs `labels`")):
+        with pytest.raises(DistillationError, match=f"{message}.*in the batch"):
+            trainer(tmp_path, train=images, method=method, parts={"data_collator": collate, "eval_dataset": None})
+    trainer(tmp_path, train=images, method="kd", parts={"data_collator": collate, "eval_dataset": None})
