@@ -4,6 +4,7 @@
     python benchmarks/speed.py --pair cifar    # the paper's ResNet-18 teacher (random weights) and narrowest student
     python benchmarks/speed.py --pair vit-b    # ViT-B/16 teacher at 224 px (random weights), MobileNetV4-small student
     python benchmarks/speed.py --only step --trace trace.json    # a trace of five steps, for chrome://tracing
+    python benchmarks/speed.py --only threads --busy 2    # torch's threads and ours, beside two other busy processes
     python benchmarks/speed.py --pair vit-b --batch-size 64 --bf16    # as one would train on a GPU
 
 All sides of a ratio are timed in turn, round by round, in one process: a busy machine is busy for all. A ratio is the
@@ -36,6 +37,7 @@ from typing import Any
 import torch
 from timed_training import timed_training
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTImageProcessor, logging
 
 from subdistill_hf.config.options import DataOptions
@@ -50,6 +52,7 @@ from subdistill_hf.losses.rotations import Rotation
 from subdistill_hf.models.heads import new_classifier
 from subdistill_hf.models.loading import freeze, load_teacher
 from subdistill_hf.models.students import build_student
+from subdistill_hf.pipeline.auto import resolve_threads
 from subdistill_hf.pipeline.evaluation import processor_name
 from subdistill_hf.training.trainer import SubDistillTrainer
 
@@ -657,6 +660,74 @@ def eigenvectors() -> dict[str, Any]:
     return seconds
 
 
+WAITING = {"default": None, "chosen": "PASSIVE"}
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _steps_with_threads(setting: Setting, way: str, seconds: float) -> tuple[int, float]:
+    """How many threads there are, and seconds of a cached SubDistill step."""
+    logging.set_verbosity_error()
+    one = Steps(setting, cached=True, **setting.options)
+    if way == "chosen":
+        teacher, student, size, batch = setting()
+        networks = [(network, _operations(network, size)) for network in (teacher, student)]
+        arguments = SubDistillConfig(per_device_train_batch_size=batch, use_cpu=True)
+        torch.set_num_threads(resolve_threads(arguments, networks).count)
+    one()
+    start, count = time.perf_counter(), 0
+    while count < 2 or time.perf_counter() - start < seconds:
+        one()
+        count += 1
+    return torch.get_num_threads(), (time.perf_counter() - start) / count
+
+
+def _operations(network: nn.Module, size: int) -> int:
+    """Of one image's forward pass."""
+    network.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(pixel_values=torch.zeros(1, 3, size, size))
+    return int(counter.get_total_flops())
+
+
+def threads(setting: Setting, rounds: int, busy: int) -> dict[str, Any]:
+    """Cached SubDistill steps with torch's threads and with those of the command line, alone and with busy neighbours.
+
+    Each round is four processes, one after the other: what threads do while they wait is decided when torch is loaded.
+
+    Args:
+        setting: the pair.
+        rounds: how many.
+        busy: number of other processes that spin meanwhile.
+    """
+    found: dict[str, Any] = {}
+    times: dict[tuple[int, str], list[float]] = {}
+    before = {name: os.environ.pop(name, None) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    for _, neighbours, (way, policy) in itertools.product(range(rounds), (0, busy), WAITING.items()):
+        os.environ.update({} if policy is None else {"OMP_WAIT_POLICY": policy})
+        others = [SPAWN.Process(target=_spin, daemon=True) for _ in range(neighbours)]
+        for other in others:
+            other.start()
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+            count, spent = pool.submit(_steps_with_threads, setting, way, 5.0).result()
+        for other in others:
+            other.terminate()
+        os.environ.pop("OMP_WAIT_POLICY", None)
+        times.setdefault((neighbours, way), []).append(spent)
+        found[f"threads, {way}"] = count
+    os.environ.update({name: value for name, value in before.items() if value is not None})
+    for neighbours in (0, busy):
+        spent = {way: times[neighbours, way] for way in WAITING}
+        found[f"{neighbours} busy neighbours"] = {
+            "ms": {way: 1e3 * statistics.median(values) for way, values in spent.items()},
+            "default over chosen": ratio(spent, "default", "chosen"),
+        }
+    return found
+
+
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -669,6 +740,7 @@ def main() -> None:
     parser.add_argument("--memory-images", type=int, nargs="*", default=[500, 10000])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--only", nargs="*", help="measure these alone; other results are kept as they are")
+    parser.add_argument("--busy", type=int, default=1, help="other processes that spin beside `threads`")
     parser.add_argument("--trace", type=Path, help="write a trace of five steps there")
     options = parser.parse_args()
     setting = Setting(options.pair, options.batch_size, options.bf16, options.processes)
@@ -690,6 +762,7 @@ def main() -> None:
         "memory of the fit": lambda: memory(setting, tuple(options.memory_images)),
         "compiled": lambda: compiled(setting, options.rounds // 2),
         "processes": lambda: processes(setting, max(10, options.rounds // 4)),
+        "threads": lambda: threads(setting, max(4, options.rounds // 20), options.busy),
         "whole run": lambda: whole_run(setting),
         "growth": lambda: growth(setting, max(5, options.rounds // 12)),
         "rotation, forward and backward, ms": lambda: rotation(5),

@@ -3,12 +3,14 @@
 import copy
 
 import pytest
+from torch import nn
 
 from helpers import config, processor, resnet, vit
 from subdistill_hf.cli.distill import parse
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.students import build_student
+from subdistill_hf.pipeline import auto
 from subdistill_hf.pipeline.auto import (
     Choice,
     config_of_method,
@@ -206,3 +208,15 @@ def test_weights_that_were_given_are_those_of_the_main_method(tmp_path):
 def test_a_choice_is_told_as_an_option_with_its_reason():
     assert str(Choice("classes", ["cat", "dog"], "two")) == "--classes cat dog: two"
     assert str(Choice("learning_rate", 4e-3, "few images", "kd")) == "--learning_rate 0.004 for kd: few images"
+
+
+# From all networks
+
+
+def test_the_largest_layers_of_a_run_decide_how_many_threads_share_them(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(auto, "suited_threads", lambda *given: asked.append(given))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    one, two = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Linear(4, 2)), nn.Sequential(nn.Linear(2, 2))
+    auto.resolve_threads(config(tmp_path, per_device_train_batch_size=10), [(one, 600), (two, 200)])
+    assert asked == [(600 * 10 / 2, 3)]

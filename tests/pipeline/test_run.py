@@ -1,7 +1,9 @@
 """The way of a run: which methods are trained, and from which start."""
 
 import collections
+import contextlib
 import copy
+import io
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from helpers import (
     write_colour_folder,
     write_task,
 )
+from subdistill_hf.acceleration.threads import Threads
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.pipeline import adaptation
@@ -44,7 +47,13 @@ def test_methods_are_trained_baselines_first_and_each_once(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(inputs, tmp_path_factory):
+def threads_of_finished():
+    """Of the run `finished`: threads at each step, the operations they were chosen by, and what was printed."""
+    return [], [], io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory, threads_of_finished):
     """The report of a run of three methods, what it was given, before and after, and how often its parts were made."""
     options = task_options(inputs, compare=["kd", "fitnet"], train_images_per_class=5)
     open_settings = {"learning_rate": 0, "teacher_cache": "auto", "rotation": "auto", "cuda_graphs": "all"}
@@ -52,8 +61,27 @@ def finished(inputs, tmp_path_factory):
     before = copy.deepcopy((options, settings))
     with pytest.MonkeyPatch.context() as patch:
         counts = count_calls(patch)
-        report = distill(options, settings)
+        printed = note_threads(patch, *threads_of_finished)
+        with contextlib.redirect_stdout(printed):
+            report = distill(options, settings)
     return report, before, (options, settings), counts
+
+
+def note_threads(patch, seen, asked, printed):
+    """Let a run choose two threads, and note what it works with."""
+    real = SubDistillTrainer.compute_loss
+
+    def noted(trainer, *given, **options):
+        seen.append(torch.get_num_threads())
+        return real(trainer, *given, **options)
+
+    def chosen(settings, networks):
+        asked.extend(operations for _, operations in networks)
+        return Threads(2, "since two are enough")
+
+    patch.setattr(SubDistillTrainer, "compute_loss", noted)
+    patch.setattr("subdistill_hf.pipeline.run.resolve_threads", chosen)
+    return printed
 
 
 def count_calls(patch):
@@ -124,6 +152,15 @@ def test_every_method_starts_from_the_same_student_and_sees_the_same_views(input
     batch = next(iter(runs[2].trainer.get_train_dataloader()))
     assert batch["pixel_values"].shape[2:] == (32, 32)
     assert batch["teacher_pixel_values"].shape[2:] == (40, 40)
+
+
+def test_a_run_says_how_many_threads_it_uses_and_leaves_as_many_as_before(finished, threads_of_finished):
+    seen, asked, printed = threads_of_finished
+    assert set(seen) == {2}
+    assert torch.get_num_threads() == 1
+    assert len(asked) == 1 + 3  # the operations of the teacher and of three students
+    assert min(asked) > 0
+    assert "threads  2 in each process: since two are enough\n" in printed.getvalue()
 
 
 def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from subdistill_hf.acceleration.threads import wait_passively
 from subdistill_hf.cli import analyse, benchmark, demo, distill, inspect, push
 from subdistill_hf.errors import PushError, SubDistillError
 
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 for a student that did not get to the Hub; 2 for options that do not fit. The last two
         come with a message, and no traceback.
     """
+    wait_passively()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     parser = make_parser()
     if words[0] not in (*COMMANDS, "-h", "--help"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from subdistill_hf.acceleration.threads import Threads, suited_threads
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.augmentation import mirroring
@@ -275,3 +277,25 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     if start == "pretrained":
         return PRETRAINED_WITH_LAYERS if layers else CAREFUL, f"a pretrained network with batch norms, {guided}"
     return NEW_WITH_LAYERS if layers else NEW_WITHOUT_LAYERS, f"a new network with batch norms, {guided}"
+
+
+# From all networks
+
+
+def resolve_threads(config: SubDistillConfig, networks: Sequence[tuple[nn.Module, int]]) -> Threads:
+    """Choose how many threads share the work of a layer on a CPU; the largest layers decide.
+
+    Args:
+        config: the training arguments.
+        networks: the teacher and the students, each with the floating-point operations of one image.
+    """
+    operations = [
+        count * config.per_device_train_batch_size / max(1, sum(map(_has_products, network.modules())))
+        for network, count in networks
+    ]
+    return suited_threads(max(operations), int(os.environ.get("LOCAL_WORLD_SIZE", str(config.world_size))))
+
+
+def _has_products(module: nn.Module) -> bool:
+    """Whether a module is a layer whose operations are counted, without those inside it."""
+    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)

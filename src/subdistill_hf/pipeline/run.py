@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging as transformers_logging
 
+from subdistill_hf.acceleration.threads import Threads, restored_threads
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
@@ -30,8 +32,9 @@ from subdistill_hf.pipeline.adaptation import (
     announce_fitted,
     plan_adaptation,
 )
-from subdistill_hf.pipeline.auto import Choice, Start, config_of_method, resolve_learning_rate
+from subdistill_hf.pipeline.auto import Choice, Start, config_of_method, resolve_learning_rate, resolve_threads
 from subdistill_hf.pipeline.energy import Energy, measured_energy
+from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
 from subdistill_hf.pipeline.run_folder import (
     RUNS_FOLDER,
@@ -84,6 +87,7 @@ class MethodRun:
         )
 
 
+@restored_threads()
 def distill(options: TaskOptions, config: SubDistillConfig, command: str | None = None) -> RunReport | None:
     """Distil a student as the options say, and leave a folder that plain transformers loads.
 
@@ -150,8 +154,10 @@ def _prepare(
             print("" if adaptation is None else announce_adaptation(adaptation), end="")
         teacher = teacher_of(task)
         runs = {method: build_run(task, method, teacher) for method in methods}
+        threads = _take_threads(task, runs)
         if main:
             _announce_runs(runs)
+            print("" if threads is None else f"{threads}\n")
         if adaptation is None:
             _prepare_trainings(runs)
         if destination is not None:
@@ -169,6 +175,18 @@ def _prepare(
             print(announce_fitted(task))
         _prepare_trainings(runs)
     return task, teacher, runs
+
+
+def _take_threads(task: Task, runs: Mapping[str, MethodRun]) -> Threads | None:
+    """Use as many threads as suit the networks of a run on a CPU; those of a GPU's steps stay as they are."""
+    if task.config.device.type != "cpu":
+        return None
+    networks = {"teacher": Classifier(task.teacher.model, task.teacher.processor)}
+    networks |= {method: Classifier(run.trainer.model, run.student.processor) for method, run in runs.items()}
+    counted = [(network.model, count_operations(network, task.test)) for network in networks.values()]
+    threads = resolve_threads(task.config, counted)
+    torch.set_num_threads(threads.count)
+    return threads
 
 
 def _prepare_trainings(runs: Mapping[str, MethodRun]) -> None:

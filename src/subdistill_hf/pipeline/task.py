@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.loading import SubtaskData, load_subtask
@@ -117,10 +115,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
 def announce(task: Task) -> None:
     """Print what a run works with."""
     data, config = task.data, task.config
-    print(
-        f"{config.world_size} process{'es' if config.world_size > 1 else ''} on {config.device.type}, "
-        f"{torch.get_num_threads()} threads each"
-    )
+    print(f"{config.world_size} process{'es' if config.world_size > 1 else ''} on {config.device.type}")
     print(f"teacher  {task.teacher.name}: {count_parameters(task.teacher.model):,} parameters")
     counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
     print(f"images   {data.name}: {counts}")
