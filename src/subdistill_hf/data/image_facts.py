@@ -79,9 +79,9 @@ def transparency_notice(facts: Sequence[ImageFacts]) -> str | None:
         return None
     looked_at = sum(each.images for each in facts)
     return (
-        f"{len(found)} of {looked_at} images that were looked at are transparent in places, such as {found[0]}: what "
-        "their files hold below that is seen, as wherever transformers reads them. Compose them on one colour first "
-        "if that is no picture"
+        f"{len(found)} of {looked_at} images that were looked at are transparent in places, such as {found[0]}. "
+        "transformers ignores transparency, so the colours that the files hold there become visible. Where these are "
+        "no part of the picture, put the images on one colour first"
     )
 
 

@@ -162,7 +162,7 @@ def resolve(
     if config.teacher_cache == AUTO:
         views = enough_views(train_images)
         reason = (
-            "as good as ever new views, each of which would cost a pass of the teacher"
+            "as good as new views in each epoch, each of which would cost a pass of the teacher"
             if views != "off"
             else f"targets of more than {CACHED_IMAGES} images would take much disk"
         )
