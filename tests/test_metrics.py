@@ -52,6 +52,18 @@ def test_class_without_images_is_absent():
     assert result == {"accuracy": 0.5, "balanced_accuracy": 0.5, "per_class_accuracy": {"a": 0.5}}
 
 
+def test_images_without_a_class_count_in_no_accuracy():
+    logits = np.eye(3)[[0, 1, 1, 0]]
+    assert compute_metrics(EvalPrediction(logits, np.array([0, 1, 2, -100]))) == {
+        "accuracy": pytest.approx(2 / 3),
+        "balanced_accuracy": pytest.approx(2 / 3),
+    }
+    result = SubtaskAccuracy().compute(predictions=[0, 0], references=[0, -100], classes=["a", "b"])
+    assert result == {"accuracy": 1.0, "balanced_accuracy": 1.0, "per_class_accuracy": {"a": 1.0}}
+    with pytest.raises(ValueError, match="at least one image, found none"):
+        compute_metrics(EvalPrediction(logits, np.full(4, -100)))
+
+
 def test_teacher_agreement():
     result = TeacherAgreement().compute(predictions=PREDICTIONS, references=REFERENCES)
     assert result == {"teacher_agreement": pytest.approx(5 / 7)}

@@ -39,6 +39,9 @@ MODULES: Final = {
 LOGGED_METRICS: Final = ("accuracy", "balanced_accuracy")
 """What `compute_metrics` gives."""
 
+NO_CLASS: Final = -100
+"""The label of an image without a class, as the loss of torch ignores it too."""
+
 _CLASS_INDICES: Final = {"predictions": Value("int64"), "references": Value("int64")}
 _PROBABILITIES: Final = {"predictions": List(Value("float64")), "references": Value("int64")}
 
@@ -72,8 +75,8 @@ class SubtaskAccuracy(_InMemoryMetric):
     `compute(predictions=, references=, classes=None)` takes class indices `(N,)`, or for the predictions the scores of
     all classes `(N, C)`, and optionally the classes' names in the order of those indices. It returns `accuracy`,
     `balanced_accuracy` (the mean of the classes' accuracies) and `per_class_accuracy` (name, or index as text, to
-    accuracy). A class without any image is left out of both. It raises `ValueError` without images, or on an index
-    without a name.
+    accuracy). A class without any image is left out of both, and so are images with the label -100, which have no
+    class. It raises `ValueError` without images, or on an index without a name.
 
     Args:
         classes: the names, where `compute` is not given any.
@@ -100,6 +103,9 @@ class SubtaskAccuracy(_InMemoryMetric):
     ) -> dict[str, Any]:
         _require_images(references)
         predicted = _predicted_classes(predictions)
+        labelled = [place for place, label in enumerate(references) if label != NO_CLASS]
+        references, predicted = [references[place] for place in labelled], [predicted[place] for place in labelled]
+        _require_images(references)
         classes = self._classes if classes is None else classes
         if classes is not None:
             _require_named(classes, predictions=predicted, references=references)

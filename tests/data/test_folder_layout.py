@@ -1,5 +1,7 @@
 """Splits and classes of images are told by the first folders of their paths alone, or the layout is refused."""
 
+import unicodedata
+
 import pytest
 
 from subdistill_hf.data.folder_layout import name_splits, read_layout, split_named
@@ -43,6 +45,8 @@ def test_file_names_with_words_of_splits_tell_nothing():
         ("flowers-train", "flowers-test"),
         ("train_images", "test images"),
         ("train", "eval"),
+        ("trainset", "testset"),
+        ("TrainData", "TestImages"),
     ],
 )
 def test_folders_of_splits_may_be_spelt_otherwise(train, test):
@@ -67,6 +71,11 @@ def test_the_name_of_a_split_itself_comes_first():
         ),
         (["train/s/1.png", "test-tube/s/1.png"], "not clear which folders are splits and which are classes"),
         (["train_1/a/1.png", "train_2/b/1.png"], "train_1 and train_2 may all be the train split"),
+        (
+            ["images/train/a/1.png", "images/test/a/1.png", "notes/1.png"],
+            "folder images has the folders test and train",
+        ),
+        (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "splits are told by the first folders alone"),
         (["Val/a/1.png", "VAL/a/1.png", "train/a/1.png"], "VAL and Val may all be the validation split"),
     ],
 )
@@ -85,6 +94,21 @@ def test_folders_below_those_of_the_classes_are_no_classes():
     images, _, notices = layout("cat/monday/1", "dog/monday/2")
     assert images == {"train": ["cat: cat/monday/1", "dog: dog/monday/2"]}
     assert len(notices) == 1
+
+
+def test_composed_and_decomposed_accents_are_one_name():
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    assert composed != apart
+    images, _, notices = layout(f"train/{apart}/1", "train/dog/2", f"test/{composed}/1")
+    assert images == {
+        "train": sorted([f"{composed}: train/{apart}/1", "dog: train/dog/2"]),
+        "test": [f"{composed}: test/{composed}/1"],
+    }
+    assert notices == [
+        f"classes {composed}: their folders are spelled with composed and with decomposed accents, which were read as "
+        "one name"
+    ]
+    assert layout(f"train/{apart}/1", "train/dog/2", f"test/{apart}/1")[2] == []
 
 
 def test_images_in_no_class_folder_are_left_out():

@@ -1,6 +1,8 @@
 """Every image in a folder is used, or it is said that it is left out."""
 
+import io
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -178,7 +180,68 @@ def test_folders_for_training_and_test_spelt_with_capitals_are_kept_apart(tmp_pa
     assert with_fraction.notices == ("not used: the split test of 6 images",)
 
 
+@pytest.mark.parametrize("ending", [".pdf", ".eps", ".txt", ".png.bak", None])
+def test_a_class_folder_without_an_image_that_is_read_is_said(tmp_path, ending):
+    folder = class_folders(tmp_path / "set", ["cat", "dog", "gnu"])
+    for path in list(folder.rglob("gnu/*.png")):
+        path.rename(path.with_suffix(ending)) if ending else path.unlink()
+    data = load(folder)
+    assert data.class_names == ("cat", "dog")
+    assert data.notices[-1] == "no class: gnu, none of whose files is read"
+
+
+def test_a_class_folder_that_is_a_broken_link_is_said(tmp_path):
+    folder = class_folders(tmp_path / "set")
+    (folder / "train" / "emu").symlink_to(tmp_path / "nowhere")
+    assert load(folder).notices == ("left out: 1 files whose links lead nowhere, such as train/emu",)
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz", "SET.ZIP"])
+def test_a_packed_file_is_to_be_unpacked(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match=f"{name} is packed: unpack it, and give the folder that this makes"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(("train", "test"), [("Cat", "cat"), ("cat ", "cat"), ("big_cat", "big cat")])
+def test_a_class_whose_folders_are_spelled_in_two_ways_is_said_to_be_two(tmp_path, train, test):
+    folder = class_folders(tmp_path / "set", [train, "dog"])
+    (folder / "test" / train).rename(folder / "test" / test)
+    with pytest.raises(
+        SubDistillError, match=f"class '{test}' has 0 training images: .*; '{train}' is another class: give"
+    ):
+        load(folder)
+
+
 # A metadata file beside the images
+
+
+def test_a_metadata_file_of_one_split_alone_is_refused(tmp_path):
+    folder = class_folders(tmp_path / "set")
+    rows = [f"{name}/{number}.png,{name}" for name in ("cat", "dog") for number in range(6)]
+    (folder / "train" / "metadata.csv").write_text("\n".join(["file_name,label", *rows]) + "\n")
+    with pytest.raises(DataError, match=r"train/metadata.csv tells the classes of train, and no file those of test"):
+        load(folder, test_fraction=0.3)
+
+
+def test_a_metadata_file_that_contradicts_the_folders_is_said(tmp_path):
+    folder = class_folders(tmp_path / "set")
+    for split, count in (("train", 6), ("test", 3)):
+        rows = [f"{name}/{n}.png,{other}" for name, other in (("cat", "dog"), ("dog", "cat")) for n in range(count)]
+        (folder / split / "metadata.csv").write_text("\n".join(["file_name,label", *rows]) + "\n")
+    data = load(folder)
+    assert files_of(data) == {str(p): {"cat": "dog", "dog": "cat"}[p.parent.name] for p in folder.rglob("*.png")}
+    assert data.notices == (
+        "18 images lie in the folder of another class than the metadata file names, such as test/cat/0.png (dog): "
+        "what the file names counts",
+    )
+
+
+def test_a_metadata_file_of_another_encoding_is_refused(tmp_path):
+    folder = class_folders(tmp_path / "set")
+    (folder / "metadata.csv").write_bytes("file_name,label\ntrain/cat/0.png,caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"metadata.csv cannot be read: expected a text in UTF-8"):
+        load(folder)
 
 
 def test_a_metadata_file_without_classes_leaves_them_to_the_folders(tmp_path):
@@ -207,6 +270,17 @@ def test_a_metadata_file_with_classes_tells_them(tmp_path, kind):
         "left out: 2 files that no metadata file names, such as test/7.png, train/7.png",
         "1 entries of metadata files name images that are not there, such as gone.png",
     )
+
+
+def test_packed_folders_of_classes_are_told_from_files_with_labels(tmp_path):
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for number, name in enumerate(("cat", "dog")):
+            content = encoded(number)
+            entry = tarfile.TarInfo(f"train/{name}/0.png")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"no file such as NAME.cls beside them. Unpack packed folders of classes"):
+        load(tmp_path)
 
 
 def test_damaged_metadata_is_one_message(tmp_path):

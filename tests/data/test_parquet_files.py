@@ -119,8 +119,121 @@ def test_images_without_a_class_are_counted(tmp_path, saved):
         (tmp_path / "set").mkdir()
         rows_without.to_parquet(tmp_path / "set" / "train.parquet")
     data = load(tmp_path / "set", test_fraction=0.3)
-    assert data.notices == ("left out: 3 images of the split train without a class (no label, or below 0)",)
+    assert data.notices == (
+        "left out: 3 images of the split train without a class (no label, a blank one, or one below 0)",
+    )
     assert len(data.train) + len(data.validation) + len(data.test) == 10
+
+
+# Texts as labels
+
+
+def write_texts(folder, **labels):
+    """Parquet files `SPLIT.parquet` of images with these labels, no image twice."""
+    folder.mkdir(exist_ok=True)
+    for place, (split, own) in enumerate(labels.items()):
+        images = [encoded(100 * place + number) for number in range(len(own))]
+        pd.DataFrame({"image": images, "label": own}).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_test_images_of_classes_that_no_training_image_has_are_counted(tmp_path, streaming):
+    folder = write_texts(tmp_path / "set", train=["cat", "dog"] * 4, test=["cat", "Dog", "dog", "emu", "emu"])
+    data = load(folder, streaming=streaming)
+    assert data.notices == (
+        "left out: 3 images of the split test of classes that no training image has: 'Dog', 'emu'",
+    )
+    assert len(data.test) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_with_a_blank_label_have_no_class(tmp_path, streaming):
+    folder = write_texts(tmp_path / "set", train=["cat", "dog"] * 4 + ["", " ", None], test=["cat", "dog", ""])
+    data = load(folder, streaming=streaming)
+    assert data.class_names == ("cat", "dog")
+    assert data.notices == tuple(
+        f"left out: {count} images of the split {split} without a class (no label, a blank one, or one below 0)"
+        for split, count in (("train", 3), ("test", 1))
+    )
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "train")])
+def test_labels_that_look_the_same_are_refused(tmp_path, splits):
+    labels = {"train": ["caf\u00e9", "dog"] * 4, "test": ["dog", "dog"]}
+    labels[splits[1]] = [*labels[splits[1]], "cafe\u0301"]
+    message = (
+        r"column 'label' has the label .* in two spellings, 'caf\\xe9' and 'cafe\\u0301'|'cafe\\u0301' and 'caf\\xe9'"
+    )
+    with pytest.raises(DataError, match=message):
+        load(write_texts(tmp_path / "set", **labels))
+
+
+# Files whose columns differ
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            {"label": ["cat", "dog"] * 4},
+            r"column 'label' holds texts in the train split \(train-1.parquet\), and elsewhere",
+        ),
+        ({"label": None}, r"column 'label' is not in the train split \(train-1.parquet\). Expected the same columns"),
+        ({"image": None}, r"column 'image' is not in the train split \(train-1.parquet\)"),
+    ],
+)
+def test_shards_with_other_columns_are_named(tmp_path, second, message, streaming):
+    for number in range(2):
+        columns = {"image": [encoded(10 * number + place) for place in range(8)], "label": [0, 1] * 4}
+        columns |= second if number else {}
+        table = pd.DataFrame({name: values for name, values in columns.items() if values is not None})
+        table.to_parquet(tmp_path / f"train-{number}.parquet")
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, streaming=streaming, test_fraction=0.3)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_test_split_without_labels_gives_way_to_the_validation_split(tmp_path, saved):
+    tables = {
+        split: {"image": [encoded(50 * place + n) for n in range(8)], "label": ["a", "b"] * 4}
+        for place, split in enumerate(("test", "train", "validation"))
+    }
+    del tables["test"]["label"]
+    if saved:
+        splits = {name: datasets.Dataset.from_dict(table) for name, table in tables.items()}
+        datasets.DatasetDict(splits).save_to_disk(tmp_path / "set")
+    else:
+        (tmp_path / "set").mkdir()
+        for name, table in tables.items():
+            pd.DataFrame(table).to_parquet(tmp_path / "set" / f"{name}.parquet")
+    data = load(tmp_path / "set")
+    assert (data.test_split, len(data.test)) == ("validation", 8)
+    with pytest.raises(DataError, match=r"column 'label' is not in the test split. Expected the same columns"):
+        load(tmp_path / "set", test_split="test")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_without_rows_is_read(tmp_path, streaming):
+    write_table(tmp_path / "train-0.parquet", ["a", "b"], ["a", "b"])
+    whole = pq.read_table(tmp_path / "train-0.parquet")
+    pq.write_table(whole.slice(0, 0), tmp_path / "train-1.parquet")
+    data = load(tmp_path, streaming=streaming, test_fraction=0.3)
+    assert len(data.train) + len(data.validation) + len(data.test) == len(whole)
+
+
+def test_a_streamed_struct_without_an_image_is_named(tmp_path):
+    images = [{"bytes": encoded(n) if n else None, "path": None} for n in range(8)]
+    pd.DataFrame({"image": images, "label": ["a", "b"] * 4}).to_parquet(tmp_path / "train.parquet")
+    messages = []
+    for split in ("train", "validation", "test"):
+        try:
+            load(tmp_path, streaming=True, test_fraction=0.3).views(split).check_images()
+        except DataError as error:
+            messages.append(str(error))
+    assert len(messages) == 1
+    assert messages[0].endswith("(class 0) cannot be decoded: there is no image. Remove or replace it")
 
 
 # Splits by names of files

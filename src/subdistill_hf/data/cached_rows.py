@@ -48,7 +48,9 @@ def _with_bytes(image: Any) -> dict[str, Any] | None:
     """An encoded image that needs no network: read now, unless it is a file of this machine."""
     if isinstance(image, bytes):
         return {"bytes": image, "path": None}
-    if image is None or image["bytes"] is not None or Path(image["path"]).is_file():
+    if image is None or (image["bytes"] is None and not image["path"]):
+        return None
+    if image["bytes"] is not None or Path(image["path"]).is_file():
         encoded: dict[str, Any] | None = image
         return encoded
     with fsspec.open(image["path"], "rb") as file:

@@ -12,6 +12,10 @@ from subdistill_hf.errors import DataError
 
 Label = int | str
 
+OF_TAR_FILES = ("__key__", "__url__")
+"""Columns that `datasets` makes of tar files, with the place of each entry."""
+WHOLE_NUMBERS = "whole numbers"
+NOTHING = "nothing"
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls")
 SUPERCLASS_NAMES = ("coarse_label", "superclass")
 IMAGE_ADVICE = (
@@ -76,6 +80,23 @@ def is_encoded_image(kind: Any) -> bool:
     return isinstance(kind, datasets.Value) and kind.dtype in ("binary", "large_binary")
 
 
+def described(kind: Any) -> str:
+    """What a column holds, in words: types that are read alike have the same."""
+    if isinstance(kind, datasets.Image) or is_encoded_image(kind):
+        return "images"
+    if isinstance(kind, datasets.ClassLabel):
+        return WHOLE_NUMBERS
+    if isinstance(kind, datasets.Value):
+        words = {"large_string": "texts", "string": "texts", "null": NOTHING}
+        return WHOLE_NUMBERS if kind.dtype.startswith(("int", "uint")) else words.get(kind.dtype, kind.dtype)
+    return _type(kind)
+
+
+def is_class(label: Label | None) -> bool:
+    """Whether a text or number names a class: neither missing, nor blank, nor negative."""
+    return label is not None and (bool(label.strip()) if isinstance(label, str) else label >= 0)
+
+
 def _given(name: str | None, option: str, possible: list[str], features: datasets.Features, advice: str) -> str | None:
     if name is None or name in possible:
         return name
@@ -111,7 +132,12 @@ def _label_columns(features: datasets.Features) -> list[str]:
 
 def _find_label(features: datasets.Features) -> str:
     names = _class_label_columns(features)
-    found = names or _label_columns(features)
+    found = [name for name in names or _label_columns(features) if name not in OF_TAR_FILES]
+    if not found and OF_TAR_FILES[0] in features:
+        raise DataError(
+            "the tar files hold images, and no file such as NAME.cls beside them. Unpack packed folders of classes, "
+            "and give the folder that this makes"
+        )
     usual = [name for name in found if name in LABEL_NAMES]
     if len(usual) == 1:
         return usual[0]

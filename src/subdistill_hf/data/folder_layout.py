@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ SPLIT_WORDS: Final = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 SPLIT_OF_WORD: Final = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+SPLIT_COMPOUND: Final = re.compile(r"([a-z]+?)(sets?|data|images?|imgs?|splits?)")
+"""Words such as trainset, whose beginning may be the word of a split."""
 Value = TypeVar("Value")
 USUAL_WORDS: Final = {"", "data", "dataset", "image", "images", "img", "imgs", "set", "split"}
 EXPECTED: Final = "Expected train/CLASS/NAME.png and test/CLASS/NAME.png, or CLASS/NAME.png with --test_fraction"
@@ -47,14 +50,22 @@ def split_named(text: str) -> str | None:
     """The split that a name of a folder or file stands for, if it holds the word of just one."""
     if text.casefold() in SPLIT_OF_WORD:
         return SPLIT_OF_WORD[text.casefold()]
-    words = re.split(r"[\W_\d]+", text.casefold())
-    found = {SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD}
+    found = {SPLIT_OF_WORD[word] for word in _words(text) if word in SPLIT_OF_WORD}
     return found.pop() if len(found) == 1 else None
+
+
+def _words(text: str) -> list[str]:
+    """The words of a name; of those such as trainset their beginning."""
+    words = re.split(r"[\W_\d]+", text.casefold())
+    compounds = [SPLIT_COMPOUND.fullmatch(word) for word in words]
+    return [
+        found[1] if found and found[1] in SPLIT_OF_WORD else word for word, found in zip(words, compounds, strict=True)
+    ]
 
 
 def _other_words(text: str) -> frozenset[str]:
     """What a name says beside the word of its split, such as that of the dataset."""
-    return frozenset(re.split(r"[\W_\d]+", text.casefold())) - set(SPLIT_OF_WORD) - USUAL_WORDS
+    return frozenset(_words(text)) - set(SPLIT_OF_WORD) - USUAL_WORDS
 
 
 def name_splits(names: Iterable[str], place: str) -> dict[str, str]:
@@ -111,8 +122,10 @@ def read_layout(paths: Sequence[str], place: str) -> Layout:
         only = next(iter(tops))
         if len(tops) == 1 and deep[only] == len(tops[only]):
             return _inside(only, tops[only], left_out, place)
+        _refuse_splits_below(tops, place)
         images, below = _by_class(path for inside in tops.values() for path in inside)
-        return Layout({"train": images}, left_out, below)
+        composed, respelled = _with_composed_names({"train": images})
+        return Layout(composed, left_out, [*below, *respelled])
     result: dict[str, Sequence[tuple[str, str]]] = {}
     notices: list[str] = []
     without = [path for top in splits for path in tops[top] if path.count("/") == 1]
@@ -129,7 +142,44 @@ def read_layout(paths: Sequence[str], place: str) -> Layout:
     others = [path for top, inside in tops.items() if top not in splits for path in inside]
     if others:
         left_out["beside the folders of the splits"] = others
-    return Layout(in_usual_order(result), left_out, notices, roots)
+    composed, respelled = _with_composed_names(in_usual_order(result))
+    return Layout(composed, left_out, [*notices, *respelled], roots)
+
+
+def composed(name: str) -> str:
+    """A name with its accents composed (NFC): some systems write them apart, and it looks the same."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _with_composed_names(
+    images: Mapping[str, Sequence[tuple[str, str]]],
+) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
+    """The images with composed names of their classes, and a notice of classes with two spellings."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for inside in images.values():
+        for _, name in inside:
+            spellings[composed(name)].add(name)
+    several = [name for name, found in spellings.items() if len(found) > 1]
+    told = "their folders are spelled with composed and with decomposed accents, which were read as one name"
+    notices = [f"classes {', '.join(several[:5])}: {told}"] if several else []
+    return {split: [(path, composed(name)) for path, name in inside] for split, inside in images.items()}, notices
+
+
+def _refuse_splits_below(tops: Mapping[str, Sequence[str]], place: str) -> None:
+    """Refuse folders of splits that lie below the first folders: their images would be mixed.
+
+    Raises:
+        DataError: naming them.
+    """
+    for top, inside in tops.items():
+        below = {path.split("/")[1] for path in inside if path.count("/") > 1}
+        named = {SPLIT_OF_WORD[name.casefold()]: name for name in sorted(below) if name.casefold() in SPLIT_OF_WORD}
+        if len(named) > 1:
+            raise DataError(
+                f"{place}: the folder {top} has the folders {' and '.join(named.values())}, and splits are told by "
+                f"the first folders alone. {EXPECTED}: give {top} itself as the dataset if all images are in it, or "
+                "move them"
+            )
 
 
 def _splits_among(tops: Mapping[str, Sequence[str]], deep: Mapping[str, int], place: str) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,21 @@ def tells_classes(folder: Path, files: FolderFiles, label_column: str | None) ->
     return bool(tables) and all(rows and FILE_NAME in rows[0] and wanted & set(rows[0]) for rows in tables)
 
 
-def read_metadata(folder: Path, files: FolderFiles) -> tuple[datasets.DatasetDict, list[str]]:
+def read_metadata(
+    folder: Path, files: FolderFiles, label_column: str | None = None
+) -> tuple[datasets.DatasetDict, list[str]]:
     """The images that metadata files name, with the other columns of these files.
 
     Args:
         folder: the dataset.
         files: what is in it.
+        label_column: the column that names classes, if it was asked for.
 
     Returns:
         The rows of each split, and notices of what is left out.
 
     Raises:
-        DataError: for a file that cannot be read.
+        DataError: for a file that cannot be read, or metadata of one split alone.
     """
     known = set(files.images)
     rows = [row for path in files.metadata for row in _rows(folder, path)]
@@ -54,6 +57,13 @@ def read_metadata(folder: Path, files: FolderFiles) -> tuple[datasets.DatasetDic
     tops = {path.partition("/")[0] for path, _ in used if "/" in path}
     named = {top for top in tops if top.casefold() in SPLIT_OF_WORD}
     splits = name_splits(sorted(named), str(folder)) if named and len(named) == len(tops) else {}
+    untold = sorted({path.partition("/")[0] for path in known if "/" in path} - tops)
+    if splits and (without := [top for top in untold if top.casefold() in SPLIT_OF_WORD]):
+        raise DataError(
+            f"{folder}: {files.metadata[0]} tells the classes of {', '.join(sorted(named))}, and no file those of "
+            f"{without[0]}. Give all splits a metadata file, or none where folders tell the classes"
+        )
+    notices += _contradictions(used, label_column)
     parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path, columns in used:
         parts[splits.get(path.partition("/")[0], "train")].append({"image": str(folder / path), **columns})
@@ -63,6 +73,25 @@ def read_metadata(folder: Path, files: FolderFiles) -> tuple[datasets.DatasetDic
     return datasets.DatasetDict(
         {split: table.cast_column("image", datasets.Image()) for split, table in tables.items()}
     ), notices
+
+
+def _contradictions(rows: Sequence[tuple[str, Mapping[str, Any]]], label_column: str | None) -> list[str]:
+    """A notice of images in a folder of one class that have another in a metadata file."""
+    columns = [label_column] if label_column else [name for name in LABEL_NAMES if rows and name in rows[0][1]]
+    told = [(path, str(row[column])) for path, row in rows for column in columns[:1] if column in row]
+    classes = {label for _, label in told}
+    other = [
+        (path, label)
+        for path, label in told
+        if (folders := classes & set(path.split("/")[:-1])) and label not in folders
+    ]
+    if not other:
+        return []
+    path, label = other[0]
+    return [
+        f"{len(other)} images lie in the folder of another class than the metadata file names, such as "
+        f"{printable(path)} ({printable(label)}): what the file names counts"
+    ]
 
 
 def _rows(folder: Path, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,4 +117,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} cannot be read: expected an object on each line")
+    if path.suffix == ".csv" and any(isinstance(value, bytes) for row in rows for value in row.values()):
+        raise DataError(f"{path} cannot be read: expected a text in UTF-8")
     return rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -14,12 +14,13 @@ import datasets
 from PIL import Image
 
 from subdistill_hf.data.columns import ImageColumns, Label
-from subdistill_hf.data.folder_layout import Layout, read_layout
+from subdistill_hf.data.folder_layout import Layout, composed, read_layout
 from subdistill_hf.errors import DataError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 OF_OTHER_TOOLS = ("__MACOSX", "__pycache__")
+READ_AS_JPEG = {"MPO"}
 STUBS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF", "EPS"}  # formats that Pillow knows and cannot read alone
 
 
@@ -32,7 +33,8 @@ class FolderFiles:
         parquet: parquet files.
         metadata: the files that describe images, as `datasets` names them.
         archives: packed files.
-        others: the number of other files by their endings.
+        others: other files.
+        folders: all folders, but for hidden ones; only where they are told beside their files.
         left_out: why images are not read, and which.
     """
 
@@ -40,7 +42,8 @@ class FolderFiles:
     parquet: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
+    others: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, path: str, looks_like_image: Callable[[], bool] = lambda: False) -> None:
@@ -53,9 +56,8 @@ class FolderFiles:
         name = path.rpartition("/")[2]
         ending = PurePosixPath(name).suffix.lower()
         if ending in image_endings() or (not ending and looks_like_image()):
-            hidden = any(part.startswith(".") or part in OF_OTHER_TOOLS for part in path.split("/"))
-            (self.left_out["in hidden files or folders"] if hidden else self.images).append(path)
-        elif any(part.startswith(".") or part in OF_OTHER_TOOLS for part in path.split("/")):
+            (self.left_out["in hidden files or folders"] if _is_hidden(path) else self.images).append(path)
+        elif _is_hidden(path):
             return
         elif name in METADATA_FILES:
             self.metadata.append(path)
@@ -64,19 +66,27 @@ class FolderFiles:
         elif ending in ARCHIVES:
             self.archives.append(path)
         else:
-            self.others[ending] += 1
+            self.others.append(path)
             kind = mimetypes.guess_type(name)[0]
             if kind is None or kind.startswith(("image/", "video/")):
                 self.left_out[f"of no image format that is read here ({ending or 'no ending'})"].append(path)
+
+    def all_folders(self) -> set[str]:
+        """The folders of all files, and those without one."""
+        paths = [self.images, self.archives, self.others, *self.left_out.values()]
+        return {path.rpartition("/")[0] for inside in paths for path in inside} | set(self.folders)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part in OF_OTHER_TOOLS for part in path.split("/"))
 
 
 @lru_cache
 def image_endings() -> frozenset[str]:
     """The endings of names of the image formats that Pillow reads here."""
     Image.init()
-    return frozenset(
-        ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in STUBS
-    )
+    read = (set(Image.OPEN) | READ_AS_JPEG) - STUBS
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in read)
 
 
 def scan_folder(folder: Path) -> FolderFiles:
@@ -104,12 +114,15 @@ def _scan(folder: Path, begin: str, files: FolderFiles, above: frozenset[tuple[i
         if not _is_text(entry.name):
             files.left_out["with names that are not UTF-8"].append(path.encode(errors="backslashreplace").decode())
         elif entry.is_dir():
+            if not _is_hidden(path):
+                files.folders.append(path)
             _scan(folder / entry.name, f"{path}/", files, above | {own})
         elif entry.is_file():
             files.add(path, lambda entry=entry: _can_be_opened(entry.path))  # type: ignore[misc]
+        elif entry.is_symlink() and not _is_hidden(path):
+            files.left_out["whose links lead nowhere"].append(path)
         elif PurePosixPath(entry.name).suffix.lower() in image_endings():
-            why = "whose links lead nowhere" if entry.is_symlink() else "that are no plain files"
-            files.left_out[why].append(path)
+            files.left_out["that are no plain files"].append(path)
 
 
 def _is_text(name: str) -> bool:
@@ -151,6 +164,7 @@ class FolderSource:
         layout = read_layout(files.images, place)
         self.images, self.locate = layout.images, locate
         self.revision: str | None = revision
+        self.unusable: Mapping[str, Mapping[str, str]] = {}  # each image has a place and a class
         self.splits: tuple[str, ...] = tuple(layout.images)
         self.classes = layout.classes
         self.features = datasets.Features(
@@ -159,7 +173,7 @@ class FolderSource:
         left_out = {**files.left_out, **layout.left_out}
         if files.archives:
             left_out["packed, and not unpacked"] = files.archives
-        empty = _empty_classes(files.left_out, layout)
+        empty = _empty_classes(files, layout)
         self.notices: Sequence[str] = [*layout.notices, *left_out_notices(left_out), *empty]
         if len(self.classes) < 2:
             also = "".join(f"; {notice}" for notice in self.notices)
@@ -204,14 +218,14 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
-def _empty_classes(left_out: Mapping[str, Iterable[str]], layout: Layout) -> list[str]:
-    """A notice of the folders all of whose files were left out, beside the folders of the classes."""
+def _empty_classes(files: FolderFiles, layout: Layout) -> list[str]:
+    """A notice of the folders without an image that is read, beside the folders of the classes."""
     found = {
-        path.removeprefix(begin).partition("/")[0]
-        for paths in left_out.values()
-        for path in paths
+        folder.removeprefix(begin).partition("/")[0]
+        for folder in files.all_folders()
         for begin in layout.roots
-        if path.startswith(begin) and "/" in path.removeprefix(begin)
+        if folder.startswith(begin)
     }
-    missing = sorted(name for name in found - set(layout.classes) if not name.startswith("."))
+    known = {*layout.classes, ""}
+    missing = sorted(name for name in found if composed(name) not in known and not _is_hidden(name))
     return [f"no class: {', '.join(map(printable, missing[:10]))}, none of whose files is read"] if missing else []

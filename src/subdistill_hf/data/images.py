@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from subdistill_hf.errors import DataError
 DECODE_AHEAD_BYTES = 512 * 2**20
 DEEP_MODES = {"I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
 """Modes of Pillow whose values do not fit 8 bits, and how many bits they have."""
+OBJECT_IN_MEMORY = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 ImageKey = tuple[datasets.Dataset, str, str]
@@ -137,7 +139,7 @@ class DecodedImages:
         except ImageModeError as error:
             raise DataError(f"{self._named(index)} cannot be used: {error}") from error
         except Exception as error:  # of damaged files Pillow and its plugins raise nearly anything
-            reason = str(error) or type(error).__name__
+            reason = OBJECT_IN_MEMORY.sub("", str(error)).rstrip(".") or type(error).__name__
             raise DataError(f"{self._named(index)} cannot be decoded: {reason}. Remove or replace it") from error
         if self.marked is not None:
             image = self.marked(image, index)

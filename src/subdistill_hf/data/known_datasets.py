@@ -25,6 +25,7 @@ class KnownDataset:
         splits: names of the splits.
         features: types of the columns.
         without_class: for each split the columns of labels some of which are missing or negative.
+        unusable: for each split the columns that not all its files have alike, and what to say of them.
     """
 
     config: str
@@ -32,12 +33,14 @@ class KnownDataset:
     splits: tuple[str, ...]
     features: datasets.Features
     without_class: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unusable: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def remember(options: DataOptions, known: KnownDataset) -> None:
     """Write down what a Hub dataset was when it was opened."""
     text = {"config": known.config, "revision": known.revision, "splits": known.splits}
-    _write(_path(options), text | {"features": known.features.to_dict(), "without_class": dict(known.without_class)})
+    columns = {"without_class": dict(known.without_class), "unusable": dict(known.unusable)}
+    _write(_path(options), text | {"features": known.features.to_dict()} | columns)
 
 
 def recall(options: DataOptions) -> KnownDataset | None:
@@ -48,7 +51,8 @@ def recall(options: DataOptions) -> KnownDataset | None:
     text = json.loads(path.read_text(encoding="utf-8"))
     features = datasets.Features.from_dict(text["features"])
     without_class = {split: tuple(columns) for split, columns in text.get("without_class", {}).items()}
-    return KnownDataset(text["config"], text["revision"], tuple(text["splits"]), features, without_class)
+    splits, unusable = tuple(text["splits"]), text.get("unusable", {})
+    return KnownDataset(text["config"], text["revision"], splits, features, without_class, unusable)
 
 
 def remember_files(options: DataOptions, revision: str, paths: list[str]) -> None:

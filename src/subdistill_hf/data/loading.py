@@ -13,7 +13,8 @@ import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.config.validation import check_data_options
-from subdistill_hf.data.columns import ImageColumns, Label
+from subdistill_hf.data.columns import ImageColumns, Label, is_class
+from subdistill_hf.data.folder_layout import composed
 from subdistill_hf.data.image_facts import image_facts, transparency_notice
 from subdistill_hf.data.images import ImageStore
 from subdistill_hf.data.marks import MarkedRows, Marking, mark_rows
@@ -125,6 +126,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
             f"expected a {options.train_split} split, found {', '.join(source.splits)}: choose one with --train_split"
         )
     columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
+    _check_usable(source, options.train_split, columns.image, columns.label)
     classes = _all_classes(source, columns, options.train_split)
 
     def superclasses() -> Mapping[str, Sequence[str]]:
@@ -136,7 +138,10 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     official = None if options.test_fraction else _official_test(source, columns, labels, options)
     rows = _with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
     test = None if official is None else _with_subtask_labels(official[1], columns, subtask, labels)
-    notices.add(_unused(source, columns.label, options.train_split, None if official is None else official[0]))
+    tested = None if official is None else official[0]
+    notices.add(_unused(source, columns.label, options.train_split, tested))
+    if tested is not None:
+        notices.add(_unknown_labels(source, columns.label, classes, tested))
     if options.dataset not in EMBEDDED_DATASETS:
         rows, test, repeated = without_repeated(rows, test, columns)
         notices.add(repeated)
@@ -197,20 +202,72 @@ def _unused(source: Source, label: str, train: str, test: str | None) -> list[st
             count = source.count(split)
             notices.append(f"not used: the split {split}{'' if count is None else f' of {count} images'}")
         elif without := source.without_class(split, label):
-            notices.append(f"left out: {without} images of the split {split} without a class (no label, or below 0)")
+            notices.append(
+                f"left out: {without} images of the split {split} without a class (no label, a blank one, or one "
+                "below 0)"
+            )
     return notices
+
+
+def _check_usable(source: Source, split: str, *columns: str) -> None:
+    """Refuse columns that not all parts of a split have alike.
+
+    Raises:
+        DataError: naming the part.
+    """
+    for column in columns:
+        if reason := source.unusable.get(split, {}).get(column):
+            raise DataError(reason)
+
+
+def _unknown_labels(source: Source, column: str, classes: _Classes, test: str) -> list[str]:
+    """The test images of classes that no training image has, where the labels themselves are the classes' names.
+
+    Raises:
+        DataError: for a label that is the text of a training image's but for the encoding of its accents.
+    """
+    if isinstance(source.features[column], datasets.ClassLabel):
+        return []
+    found = [label for label in source.column(test, column) if is_class(label)]
+    unknown = sorted({str(label) for label in found} - set(classes.names))
+    _refuse_respelled([*classes.names, *unknown], column)
+    if not unknown:
+        return []
+    count = sum(str(label) in unknown for label in found)
+    return [
+        f"left out: {count} images of the split {test} of classes that no training image has: "
+        f"{', '.join(map(repr, unknown[:5]))}"
+    ]
+
+
+def _refuse_respelled(names: Sequence[str], column: str) -> None:
+    """Refuse texts that differ in the encoding of their accents alone: they look the same.
+
+    Raises:
+        DataError: naming one.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(composed(name), name)) != name:
+            raise DataError(
+                f"column {column!r} has the label {name!r} in two spellings, {other!a} and {name!a}: bring "
+                "all to one with unicodedata.normalize('NFC', label)"
+            )
 
 
 def _all_classes(source: Source, columns: ImageColumns, split: str) -> _Classes:
     """The classes that the label column declares, or else the distinct texts or numbers in it, sorted.
 
-    As with `ClassLabel`, a negative number marks an image without a class.
+    As with `ClassLabel`, a negative number marks an image without a class, and so does a blank text.
+
+    Raises:
+        DataError: for texts that differ in the encoding of their accents alone.
     """
     kind = source.features[columns.label]
     if isinstance(kind, datasets.ClassLabel):
         return _Classes(tuple(kind.names), tuple(range(kind.num_classes)))
-    found = {label for label in source.column(split, columns.label) if label is not None}
-    labels: list[Any] = sorted(label for label in found if isinstance(label, str) or label >= 0)
+    labels: list[Any] = sorted({label for label in source.column(split, columns.label) if is_class(label)})
+    _refuse_respelled([str(label) for label in labels], columns.label)
     return _Classes(tuple(str(label) for label in labels), tuple(labels))
 
 
@@ -218,6 +275,7 @@ def _superclasses(source: Source, columns: ImageColumns, classes: _Classes, spli
     """The classes of each superclass, read from the label columns."""
     if columns.superclass is None:
         return {}
+    _check_usable(source, split, columns.superclass)
     kind = source.features[columns.superclass]
     fine, coarse = (source.column(split, name) for name in (columns.label, columns.superclass))
     by_label = dict(zip(classes.labels, classes.names, strict=True))
@@ -263,7 +321,10 @@ def _official_test(
             f"{', '.join(source.splits)}: choose one with --test_split, or hold out a share of the training images "
             "with --test_fraction 0.2"
         )
-    for name in official:
+    usable = [name for name in official if not {columns.image, columns.label} & set(source.unusable.get(name, {}))]
+    if not usable:
+        _check_usable(source, official[0], columns.image, columns.label)
+    for name in usable:
         rows = source.rows(name, columns, labels)
         if len(rows):
             return name, rows

@@ -15,7 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from subdistill_hf.data.columns import Label
+from subdistill_hf.data.columns import NOTHING, Label, described, is_class
 from subdistill_hf.data.folder_layout import SPLIT_OF_WORD, in_usual_order, name_splits, split_named
 from subdistill_hf.data.known_datasets import KnownDataset
 from subdistill_hf.errors import DataError
@@ -142,7 +142,8 @@ def learn_files(
             if least is None or least < 0:
                 without_class[split].add(column)
     told = {split: tuple(sorted(columns)) for split, columns in without_class.items()}
-    return KnownDataset(config, revision, tuple(files), features, told)
+    parts = [(split, name, end.features) for (split, _), name, end in zip(owners, called, found, strict=True)]
+    return KnownDataset(config, revision, tuple(files), features, told, unusable_columns(features, parts))
 
 
 def _class_labels(features: datasets.Features) -> dict[str, datasets.ClassLabel]:
@@ -150,7 +151,7 @@ def _class_labels(features: datasets.Features) -> dict[str, datasets.ClassLabel]
 
 
 def count_without_class(labels: Iterable[Label | None], column: str, kind: Any) -> int:
-    """How many labels name no class: missing and negative ones.
+    """How many labels name no class: missing, blank and negative ones.
 
     Raises:
         DataError: for one beyond the names of a `ClassLabel`.
@@ -160,7 +161,7 @@ def count_without_class(labels: Iterable[Label | None], column: str, kind: Any) 
         beyond = [label for label in found if isinstance(label, int) and label >= kind.num_classes]
         if beyond:
             raise DataError(_beyond(column, max(beyond), kind))
-    return sum(label is None or (isinstance(label, int) and label < 0) for label in found)
+    return sum(not is_class(label) for label in found)
 
 
 def _beyond(column: str, label: int, kind: datasets.ClassLabel) -> str:
@@ -193,6 +194,31 @@ def features_of_all(of_parts: Mapping[str, datasets.Features]) -> datasets.Featu
                     "of them one ClassLabel"
                 )
     return of_parts[first]
+
+
+def unusable_columns(
+    features: datasets.Features, parts: Iterable[tuple[str, str, datasets.Features]]
+) -> dict[str, dict[str, str]]:
+    """For each split the columns that some part of it lacks, or has of another kind; and what to say of them.
+
+    Args:
+        features: the types of the columns that the parts should have.
+        parts: of each split or file its split, what it is called, and the types of its columns.
+    """
+    unusable: dict[str, dict[str, str]] = defaultdict(dict)
+    for split, called, own in parts:
+        for column, kind in features.items():
+            if column not in own:
+                told = f"column {column!r} is not in {called}"
+            elif described(own[column]) != described(kind) and NOTHING not in (
+                described(own[column]),
+                described(kind),
+            ):
+                told = f"column {column!r} holds {described(own[column])} in {called}, and elsewhere {described(kind)}"
+            else:
+                continue
+            unusable[split].setdefault(column, f"{told}. Expected the same columns everywhere")
+    return dict(unusable)
 
 
 def _other_classes(column: str, first: str, known: datasets.ClassLabel, part: str, kind: datasets.ClassLabel) -> str:

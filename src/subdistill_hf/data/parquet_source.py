@@ -16,7 +16,7 @@ from subdistill_hf.data.errors import explained
 from subdistill_hf.data.known_datasets import KnownDataset
 from subdistill_hf.data.parquet_files import count_without_class
 
-STREAM_BATCH = 1000
+STREAM_BATCH = ROWS_AT_ONCE = 1000
 WHOLE_FILES = 2**28
 """Local files of fewer bytes in all are known by their contents, others by their ends, lengths and times."""
 END_OF_FILE = 2**16
@@ -78,27 +78,37 @@ class ParquetSource:
     ) -> None:
         self.dataset, self.open_builder, self.streaming, self.processes = dataset, open_builder, streaming, processes
         self.known, self.revision, self.notices = known, revision, notices
-        self.features, self.splits = known.features, known.splits
+        self.features, self.splits, self.unusable = known.features, known.splits, known.unusable
         self._learn = learn
         self._builders: dict[str, Any] = {}
+        self._columns: dict[tuple[str, str], list[Label | None]] = {}
 
     def column(self, split: str, name: str) -> list[Label | None]:
-        """The labels of all rows of a split; no other column is read."""
-        with explained(self.dataset):
-            builder = self._reading(columns=[name])
-            if self.streaming:
-                self._look_at_files()
-                batches = builder.as_streaming_dataset(split).with_format("arrow").iter(STREAM_BATCH)
-                return [label for batch in batches for label in batch[name].to_pylist()]
-            return list(self._prepared(builder, split, [name])[name][:])
+        """The labels of all rows of a split, read once; no other column is read."""
+        if (split, name) not in self._columns:
+            with explained(self.dataset):
+                self._columns[split, name] = self._read_column(split, name)
+        return self._columns[split, name]
+
+    def _read_column(self, split: str, name: str) -> list[Label | None]:
+        builder = self._reading(columns=[name])
+        if self.streaming:
+            self._look_at_files()
+            batches = builder.as_streaming_dataset(split).with_format("arrow").iter(STREAM_BATCH)
+            return [label for batch in batches for label in batch[name].to_pylist()]
+        return list(self._prepared(builder, split, [name])[name][:])
 
     def count(self, split: str) -> None:
         """Not known before rows are read."""
         return
 
     def without_class(self, split: str, name: str) -> int:
-        """The rows without a label, or with a negative one; they are counted where the ends of files tell of any."""
-        if self.streaming or name not in self.known.without_class.get(split, ()):
+        """The rows whose labels are missing, blank or negative.
+
+        They are counted where the ends of files tell of any, and where labels are texts, which all are read anyway.
+        """
+        texts = isinstance(self.features[name], datasets.Value) and self.features[name].dtype.endswith("string")
+        if not texts and name not in self.known.without_class.get(split, ()):
             return 0
         return count_without_class(self.column(split, name), name, self.features[name])
 
@@ -112,11 +122,18 @@ class ParquetSource:
             self._look_at_files()
             return stored(builder, split, columns, labels, self.features)
 
-    def _reading(self, **arguments: Any) -> Any:
-        """The builder of a choice of columns and rows, made once: it looks for the files, on the Hub by asking."""
-        key = repr(arguments)
-        if key not in self._builders:
-            self._builders[key] = self.open_builder(**arguments)
+    def _reading(self, columns: list[str], **arguments: Any) -> Any:
+        """The builder of a choice of columns and rows, made once: it looks for the files, on the Hub by asking.
+
+        It reads no split that lacks one of the columns: a builder would read all of its splits at once.
+        """
+        key = repr((columns, arguments))
+        if key not in self._builders:  # without a batch size, a file without rows could not be read
+            builder = self.open_builder(columns=columns, batch_size=ROWS_AT_ONCE, **arguments)
+            for split in list(builder.config.data_files):
+                if set(columns) & set(self.unusable.get(str(split), ())):
+                    del builder.config.data_files[split]
+            self._builders[key] = builder
         return self._builders[key]
 
     def _prepared(self, builder: Any, split: str, columns: list[str]) -> datasets.Dataset:

@@ -14,7 +14,7 @@ from subdistill_hf.data.columns import is_encoded_image
 from subdistill_hf.data.embedded.digits import load_digits_dataset
 from subdistill_hf.data.errors import WHAT_IS_EXPECTED, explained
 from subdistill_hf.data.folder_metadata import read_metadata, tells_classes
-from subdistill_hf.data.folder_source import FolderFiles, FolderSource, left_out_notices, scan_folder
+from subdistill_hf.data.folder_source import ARCHIVES, FolderFiles, FolderSource, left_out_notices, scan_folder
 from subdistill_hf.data.hub_sources import declares_files, make_builder, open_hub, prepared_table
 from subdistill_hf.data.parquet_files import check_guessed_splits, learn_files, splits_of_files
 from subdistill_hf.data.parquet_source import ParquetSource, open_local_files
@@ -59,7 +59,9 @@ def is_local(dataset: str) -> bool:
 def _open_local(options: DataOptions, processes: int | None) -> Source:
     path = Path(options.dataset)
     if path.is_file():
-        if path.suffix != ".parquet":
+        if path.suffix.lower() in ARCHIVES:
+            raise DataError(f"{options.dataset} is packed: unpack it, and give the folder that this makes")
+        if path.suffix.lower() != ".parquet":
             raise DataError(f"{options.dataset}: expected a folder or a .parquet file")
         return _local_parquet(options, {"train": [str(path)]}, processes)
     if any((path / name).is_file() for name in SAVED):
@@ -73,7 +75,7 @@ def _open_local(options: DataOptions, processes: int | None) -> Source:
         there = {split: [str(path / name) for name in names] for split, names in found.items()}
         return _local_parquet(options, there, processes, notices=left_out)
     if files.images and files.metadata and tells_classes(path, files, options.label_column):
-        tables, notices = read_metadata(path, files)
+        tables, notices = read_metadata(path, files, options.label_column)
         return TableSource(tables, notices=notices)
     if files.images:
         source = FolderSource(files, options.dataset, lambda names: [str(path.absolute() / name) for name in names])
@@ -124,7 +126,7 @@ def _open_other(options: DataOptions, files: FolderFiles, processes: int | None)
             f"dataset {options.dataset!r} cannot be loaded: it holds packed files alone, such as {packed[0]}. Unpack "
             f"them, and give the folder that this makes. {WHAT_IS_EXPECTED}"
         )
-    if not files.archives and not TABLES & set(files.others):
+    if not files.archives and not any(Path(name).suffix.lower() in TABLES for name in files.others):
         left_out = "".join(f"; {notice}" for notice in left_out_notices(files.left_out))
         why = f"it holds no images that are read{left_out}"
         raise DataError(f"dataset {options.dataset!r} cannot be loaded: {why}. {WHAT_IS_EXPECTED}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from subdistill_hf.config.options import DataOptions
+from subdistill_hf.data.class_names import normalised
 from subdistill_hf.data.subtask import Subtask, SubtaskError
 
 Outputs = np.ndarray[Any, np.dtype[np.int64]]
@@ -58,7 +59,9 @@ def train_and_validation(
     for output, (name, class_id) in enumerate(zip(subtask.names, subtask.dataset_ids, strict=True)):
         rows = rows_of_pool[outputs[rows_of_pool] == output]
         if len(rows) < 2:
-            raise SubtaskError(f"class {name!r} has {len(rows)} training images: expected at least 2")
+            alike = [other for other in subtask.names if other != name and normalised(other) == normalised(name)]
+            also = f"; {alike[0]!r} is another class: give both one name if they are the same" if alike else ""
+            raise SubtaskError(f"class {name!r} has {len(rows)} training images: expected at least 2{also}")
         limit = options.train_images_per_class
         if options.train_fraction is not None:
             limit = max(2, round(options.train_fraction * len(rows)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import datasets
@@ -11,7 +12,8 @@ from subdistill_hf.data.cached_rows import stored
 from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
 from subdistill_hf.data.embedded.glyph_dataset import load_glyphs
-from subdistill_hf.data.parquet_files import count_without_class, features_of_all
+from subdistill_hf.data.folder_layout import in_usual_order
+from subdistill_hf.data.parquet_files import count_without_class, features_of_all, unusable_columns
 from subdistill_hf.errors import DataError
 
 
@@ -23,12 +25,14 @@ class Source(Protocol):
         splits: the names of its splits.
         revision: the commit, for a dataset of the Hub.
         notices: what of it is not used, or was taken for granted.
+        unusable: for each split the columns that not all its parts have alike, and what to say of them.
     """
 
     features: datasets.Features
     splits: tuple[str, ...]
     revision: str | None
     notices: Sequence[str]
+    unusable: Mapping[str, Mapping[str, str]]
 
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split, without reading an image."""
@@ -61,6 +65,7 @@ class GlyphSource:
     splits: tuple[str, ...] = ("train", "test")
     revision: str | None = None
     notices: Sequence[str] = ()
+    unusable: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
     def __init__(self, processes: int | None = None) -> None:
         self.processes = processes
@@ -90,9 +95,11 @@ class TableSource:
     def __init__(self, tables: Any, revision: str | None = None, notices: Sequence[str] = ()) -> None:
         if not isinstance(tables, datasets.DatasetDict):
             tables = datasets.DatasetDict({"train": tables})
-        self.tables, self.revision, self.notices = tables, revision, notices
-        self.splits: tuple[str, ...] = tuple(tables)
-        self.features = features_of_all({f"the {split} split": table.features for split, table in tables.items()})
+        self.tables, self.revision, self.notices = in_usual_order(tables), revision, notices
+        self.splits: tuple[str, ...] = tuple(self.tables)
+        parts = [(split, f"the {split} split", table.features) for split, table in self.tables.items()]
+        self.features = features_of_all({called: features for _, called, features in parts})
+        self.unusable: Mapping[str, Mapping[str, str]] = unusable_columns(self.features, parts)
 
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split."""
@@ -119,23 +126,28 @@ class StreamSource:
     def __init__(self, builder: Any, revision: str | None = None) -> None:
         self.builder, self.revision = builder, revision
         self.notices: Sequence[str] = ()
-        self.streams = builder.as_streaming_dataset()
-        self.splits: tuple[str, ...] = tuple(str(split) for split in self.streams)
-        self.features = features_of_all(
-            {f"the {split} split": _features_of_stream(stream) for split, stream in self.streams.items()}
-        )
+        self._columns: dict[tuple[str, str], list[Label | None]] = {}
+        self.streams = {str(split): stream for split, stream in builder.as_streaming_dataset().items()}
+        self.splits: tuple[str, ...] = tuple(in_usual_order(self.streams))
+        parts = [(split, f"the {split} split", _features_of_stream(self.streams[split])) for split in self.splits]
+        self.features = features_of_all({called: features for _, called, features in parts})
+        self.unusable: Mapping[str, Mapping[str, str]] = unusable_columns(self.features, parts)
 
     def column(self, split: str, name: str) -> list[Label | None]:
-        """The labels of all rows of a split; passes over the whole split."""
-        return [row[name] for row in self.streams[split].select_columns([name])]
+        """The labels of all rows of a split; passes over the whole split, once."""
+        if (split, name) not in self._columns:
+            self._columns[split, name] = [row[name] for row in self.streams[split].select_columns([name])]
+        return self._columns[split, name]
 
     def count(self, split: str) -> None:
         """Not known."""
         return
 
     def without_class(self, split: str, name: str) -> int:
-        """Not known."""
-        return 0
+        """Not known where labels are numbers with names; others are all read anyway."""
+        if isinstance(self.features[name], datasets.ClassLabel):
+            return 0
+        return count_without_class(self.column(split, name), name, self.features[name])
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, written to the cache as they come by."""
