@@ -26,7 +26,11 @@ class DistillationError(SubDistillError):
     """Models, data or a checkpoint that do not fit together."""
 
 
-class NonFiniteLossError(SubDistillError):
+class DivergedError(SubDistillError):
+    """A training whose loss has grown far beyond where it began."""
+
+
+class NonFiniteLossError(DivergedError):
     """A part of the loss became NaN or infinite."""
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
+from transformers import TrainerState, default_data_collator
 
-from helpers import trainer
-from subdistill_hf.errors import NonFiniteLossError
+from helpers import CLASS_IDS, convnext, teacher_resnet, trainer
+from subdistill_hf.errors import DistillationError, DivergedError, NonFiniteLossError
 from subdistill_hf.training.loss_log import LossLog
+from subdistill_hf.training.trainer import SubDistillTrainer
 
 
 def parts(**values: float) -> tuple[list[str], torch.Tensor]:
@@ -61,3 +64,97 @@ def test_a_trainer_trains_again_after_a_run_that_stopped_on_a_bad_loss(tmp_path)
     run.args.layer_weight = 1.0
     run.train()
     assert all(math.isfinite(entry["loss"]) for entry in run.state.log_history if "loss" in entry)
+
+
+# How a training ended
+
+
+def course(*losses):
+    tracked = LossLog()
+    for step, loss in enumerate(losses):
+        tracked.add(*parts(kd=loss), step=step)
+    return tracked
+
+
+def state(step=10, *logged):
+    return TrainerState(global_step=step, log_history=[{"loss": loss} for loss in logged])
+
+
+@pytest.mark.parametrize(
+    ("losses", "smallest", "logged", "diverged"),
+    [
+        ([4e4] + [1e19] * 30, 1.0, (), True),
+        ([4e4] + [5e6] * 30, 1.0, (), True),
+        ([4e4] * 30, 1.0, (), False),
+        ([4e4, *[1e19] * 10, *[3e4] * 30], 1.0, (), False),  # it came back
+        ([4e4] * 30 + [1e19] * 3, 1.0, (), False),  # a few bad batches
+        ([1e-9] + [0.5] * 30, 2.0, (), False),  # a student that began as its teacher
+        ([4e4] + [5e7] * 30, 1.0, (9e5,), True),
+        ([1e12] * 30, 1.0, (4e4,), True),  # resumed after it had diverged
+        ([1e12] * 30, 1.0, (1e12,), False),
+        ([4e4, 1e8, 1e14, 1e19], 1.0, (), True),
+        ([], 1.0, (4e4,), False),  # resumed at its end
+    ],
+)
+def test_a_training_has_diverged_when_its_last_losses_are_far_above_the_first(losses, smallest, logged, diverged):
+    tracked = course(*losses)
+    if not diverged:
+        tracked.check_end(state(10, *logged), smallest)
+        return
+    last = 1e14 if len(losses) == 4 else losses[-1]
+    with pytest.raises(DivergedError, match=re.escape(f"the loss of its last steps is {last:.3g}, and was 4e+04")):
+        tracked.check_end(state(10, *logged), smallest)
+
+
+def test_the_ends_of_several_processes_are_averaged():
+    course(1.0, 50.0).check_end(state(), 1.0, lambda ends: ends)
+    with pytest.raises(DivergedError):
+        course(1.0, 50.0).check_end(state(), 1.0, lambda ends: (ends + torch.tensor([1.0, 1e4])) / 2)
+
+
+def test_a_run_that_diverges_to_finite_values_ends_with_an_error(tmp_path):
+    run = trainer(tmp_path, method="kd", max_steps=6, learning_rate=1e4, optim="sgd", max_grad_norm=0.0)
+    for weight in run.model.classifier.parameters():
+        weight.register_hook(lambda gradient: -gradient.sign())  # uphill
+    with pytest.raises(DivergedError, match=r"has diverged.*learning rate"):
+        run.train()
+    assert run.state.global_step == 6
+
+
+def test_a_run_without_a_step_ends_with_an_error(tmp_path):
+    options = {"per_device_train_batch_size": 64, "dataloader_drop_last": True}
+    for steps in (5, -1):
+        run = trainer(tmp_path, max_steps=steps, **options)
+        with pytest.raises(DistillationError, match=r"24 training images are fewer than a batch of 64.*at most 24"):
+            run.train()
+    with pytest.raises(DistillationError, match="num_train_epochs=0: there is nothing to train"):
+        trainer(tmp_path, max_steps=-1, num_train_epochs=0).train()
+
+    class Dry(SubDistillTrainer):
+        def get_batch_samples(self, *given, **named):
+            return [], None
+
+    run = trainer(tmp_path, trainer_class=Dry, max_steps=2)
+    with pytest.raises(DistillationError, match="nothing was trained: there was no batch"):
+        run.train()
+
+
+@pytest.mark.parametrize("method", ["kd", "subdistill"])
+def test_a_nan_of_the_teacher_is_not_blamed_on_the_learning_rate(tmp_path, method):
+    given = trainer(tmp_path / "given").fit_subspaces() if method == "subdistill" else None
+    teacher = teacher_resnet()
+    with torch.no_grad():
+        teacher.classifier[1].bias[CLASS_IDS[0]] = math.nan
+    run = trainer(tmp_path, teacher=teacher, method=method, parts={"subspaces": given})
+    with pytest.raises(NonFiniteLossError, match="the teacher's logits are NaN or infinite near step 0") as stopped:
+        run.train()
+    assert "learning rate" not in str(stopped.value)
+
+
+def test_a_nan_of_the_images_is_not_blamed_on_the_learning_rate(tmp_path):
+    images = [{"pixel_values": torch.rand(3, 32, 32), "labels": index % 3} for index in range(24)]
+    images[13]["pixel_values"][0, 0, 0] = math.nan
+    parts = {"data_collator": default_data_collator, "eval_dataset": None}
+    run = trainer(tmp_path, convnext(), train=images, method="scratch", max_steps=3, parts=parts)
+    with pytest.raises(NonFiniteLossError, match="the images of a batch are NaN or infinite"):
+        run.train()

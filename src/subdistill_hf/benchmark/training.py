@@ -21,7 +21,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_training_arguments
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.data.loading import load_subtask
-from subdistill_hf.errors import NonFiniteLossError
+from subdistill_hf.errors import DivergedError
 from subdistill_hf.models.loading import count_parameters
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
@@ -124,7 +124,7 @@ def train_job(job: Job) -> Row:
         start = time.perf_counter()
         try:
             trained = trainer.train().metrics
-        except NonFiniteLossError as error:
+        except DivergedError as error:
             return {**job.described(), "validation": None, "test": None, "error": str(error)}
         seconds = trained["train_runtime"]
         row: Row = {

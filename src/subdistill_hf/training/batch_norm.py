@@ -44,16 +44,17 @@ def single_value_norm(student: nn.Module, inputs: Mapping[str, Tensor]) -> str |
     return found[0] if found else None
 
 
-def check_single_image(norm: str | None) -> None:
+def check_single_image(norm: str | None, images: int | None = 1) -> None:
     """Refuse a training batch of one image where it cannot be trained on.
 
     Args:
         norm: what `single_value_norm` found.
+        images: of the batch.
 
     Raises:
         DistillationError: naming the batch norm, if there is one.
     """
-    if norm is not None:
+    if norm is not None and images == 1:
         raise DistillationError(
             f"a training batch has one image, and the student's batch norm {norm!r} sees one position of it: one "
             "number a channel has no variance. Give batches of more images (per_device_train_batch_size), larger "

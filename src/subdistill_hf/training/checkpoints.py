@@ -118,25 +118,31 @@ def save_adapter_student(student: PeftModel, processor: Any | None, folder: Path
         processor.save_pretrained(folder)
 
 
-def load_student(checkpoint: str | Path, student: Any) -> None:
-    """Read the student's weights of a checkpoint into `student`, a `PreTrainedModel` or a `PeftModel`.
+def load_student(checkpoint: str | Path, student: Any) -> bool:
+    """Read the student's weights of a checkpoint into `student`, if it is a `PreTrainedModel` or a `PeftModel`.
 
     transformers writes some models (ViT is one) under the names of their first release, and only `from_pretrained`
     reads these back: its Trainer would leave such weights as they are, with a warning (transformers#43701). And an
     adapter that it reads back as the best one is frozen. Where the names are the student's own they are read as they
     are: its configuration may not tell what was done to it since.
+
+    Returns:
+        Whether they were read: models of other kinds are left to the Trainer.
     """
+    if not saves_itself(student):
+        return False
     if isinstance(student, PeftModel):
         load_adapters(student, checkpoint)
-        return
+        return True
     weights = Path(checkpoint) / SAFE_WEIGHTS_NAME
     if weights.is_file():
         saved, own = load_file(weights), student.state_dict()
         if saved.keys() == own.keys() and all(tensor.shape == own[name].shape for name, tensor in saved.items()):
             student.load_state_dict(saved)
-            return
+            return True
     loaded = type(student).from_pretrained(checkpoint, config=student.config, dtype=student.dtype)
     student.load_state_dict(loaded.state_dict())
+    return True
 
 
 def load_alignments(checkpoint: str | Path, alignments: nn.Module) -> None:

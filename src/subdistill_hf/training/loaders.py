@@ -10,6 +10,7 @@ import torch
 
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import Collate, Finish, ViewCollator, divided, with_epochs
+from subdistill_hf.errors import DistillationError
 from subdistill_hf.teacher.cache import CachedCollator
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 
@@ -50,6 +51,27 @@ def training_options(
         "dataloader_drop_last": args.dataloader_drop_last or (single_value_norm is not None and single),
         "dataloader_persistent_workers": args.dataloader_persistent_workers and not with_epochs(dataset),
     }
+
+
+def check_batches(args: SubDistillConfig, images: int | None) -> None:
+    """Refuse a training without a step: of no epoch, or of fewer images than a batch where the last is dropped.
+
+    Args:
+        args: the arguments.
+        images: the number of training images, where it is known.
+
+    Raises:
+        DistillationError: naming the arguments.
+    """
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise DistillationError(f"num_train_epochs={args.num_train_epochs:g}: there is nothing to train")
+    batch = args.train_batch_size * args.world_size
+    if images is not None and args.dataloader_drop_last and images < batch:
+        raise DistillationError(
+            f"{images} training images are fewer than a batch of {batch}, and dataloader_drop_last leaves it out: "
+            "there would be nothing to train. Choose a per_device_train_batch_size of at most "
+            f"{images // args.world_size}, or leave dataloader_drop_last out"
+        )
 
 
 def length_of(dataset: Any) -> int | None:

@@ -1,15 +1,19 @@
-"""Follow the parts of the loss between two log entries, and stop a run when one is not finite."""
+"""Follow the parts of the loss between two log entries, and stop a run when one is not finite or has diverged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from transformers import TrainerState
 
-from subdistill_hf.errors import NonFiniteLossError
+from subdistill_hf.errors import DistillationError, DivergedError, NonFiniteLossError
 
 MOST_BATCHES = 100  # that are kept
+LAST_BATCHES = 20  # whose median is where a training ended
+DIVERGED = 100.0  # times the first loss
 
 
 class LossLog:
@@ -22,8 +26,19 @@ class LossLog:
         self._shares: list[float] = []
         self._totals: dict[str, Tensor] = {}
         self._bad: Tensor | None = None  # which parts of the first batch with a bad one
+        self._inputs: Mapping[str, Tensor | None] = {}  # of the latest batch
+        self._first: Tensor | None = None  # loss of a batch
+        self._last: deque[Tensor] = deque(maxlen=LAST_BATCHES)
+        self._batch_count = 0
 
-    def add(self, names: Sequence[str], values: Tensor, step: int, share: float = 1.0) -> None:
+    def add(
+        self,
+        names: Sequence[str],
+        values: Tensor,
+        step: int,
+        share: float = 1.0,
+        inputs: Mapping[str, Tensor | None] | None = None,
+    ) -> None:
         """Add the parts of one batch; it is kept, and summed up with others.
 
         On a CPU a part that is not finite stops the run at once. On an accelerator a look would stall the device:
@@ -34,10 +49,16 @@ class LossLog:
             values: the parts, `(parts,)`, without gradient.
             step: the step, for the message.
             share: of this batch in its step, where several accumulate.
+            inputs: what the loss was made of beside the student, by the name of who gave it: where this is not
+                finite, the message names it.
 
         Raises:
-            NonFiniteLossError: naming the parts.
+            NonFiniteLossError: naming the parts, or the input.
         """
+        self._inputs = inputs or {}
+        self._batch_count += 1
+        self._last.append(values.sum())
+        self._first = self._last[0] if self._first is None else self._first
         if list(names) != self._names:  # a subclass added a part or left one out
             self._sum_up()
             self._stop_if_not_finite(step)
@@ -68,6 +89,40 @@ class LossLog:
         self._totals, self.count = {}, 0.0
         return named
 
+    def check_end(
+        self, state: TrainerState, smallest: float, reduce: Callable[[Tensor], Tensor] = lambda ends: ends
+    ) -> None:
+        """Refuse to call a training a success that trained nothing, or whose loss has grown far beyond its beginning.
+
+        The latter is when the median of its last `LAST_BATCHES` batches, at most half of all, is more than `DIVERGED`
+        times the loss of its first batch, before any step. A training that goes wrong may still be finite: float32
+        reaches 1e38.
+
+        Args:
+            state: of the training; of the losses that it logged the first counts where it is smaller, since a resumed
+                training may have diverged before it was interrupted.
+            smallest: loss that counts as a beginning; a student that begins as its teacher has a loss of almost 0.
+            reduce: takes first and last loss of this process `(2,)` to their means over all processes.
+
+        Raises:
+            DistillationError: when there was no step.
+            DivergedError: with both losses.
+        """
+        if not state.global_step:
+            raise DistillationError("nothing was trained: there was no batch of training images")
+        if self._first is None:  # resumed at its end
+            return
+        last_losses = list(self._last)[-max(self._batch_count // 2, 1) :]
+        ends = torch.stack([self._first, torch.stack(last_losses).median()])
+        first, last = reduce(ends.float()).tolist()
+        first = min([first, *[entry["loss"] for entry in state.log_history if "loss" in entry][:1]])
+        if not last <= DIVERGED * max(first, smallest):
+            raise DivergedError(
+                f"the training has diverged: the loss of its last steps is {last:.3g}, and was {first:.3g} at the "
+                "first. The student is not usable. Likely causes: a learning rate or layer weight that is too large, "
+                "or no clipping (max_grad_norm)"
+            )
+
     def _sum_up(self) -> None:
         """Take the kept batches into the totals, and note the first bad one: after it every part may be bad."""
         if not self._batches:
@@ -85,6 +140,12 @@ class LossLog:
         if self._bad is None or not bool(self._bad.any()):
             return
         bad = [name for name, flag in zip(self._names, self._bad.tolist(), strict=True) if flag]
+        for name, values in self._inputs.items():
+            if values is not None and not bool(values.isfinite().all()):
+                raise NonFiniteLossError(
+                    f"{name} are NaN or infinite near step {step}, and so is the loss of {', '.join(bad)}: look there "
+                    "for the cause, the weights that gave them or the precision in which they were computed"
+                )
         raise NonFiniteLossError(
             f"the loss of {', '.join(bad)} is NaN or infinite near step {step}. Likely causes: a learning rate or "
             "layer weight that is too large, or float16 overflow (use bf16)"

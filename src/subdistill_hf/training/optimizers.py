@@ -7,7 +7,57 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
+
+OPTIONS = (
+    "learning_rate",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+)
+"""The arguments that an optimiser is made of."""
+
+
+class OptimizerOrigin:
+    """What the optimiser of a trainer was made of, so that the next training gets another where that has changed.
+
+    Args:
+        given: the optimiser that the user passed, if any: it stays.
+    """
+
+    def __init__(self, given: torch.optim.Optimizer | None) -> None:
+        self.given = given
+        self._module: nn.Module | None = None
+        self._options: tuple[str, ...] = ()
+
+    def kept(self, optimizer: Any, module: nn.Module, args: SubDistillConfig) -> Any:
+        """The optimiser that there is, or `None` where the next training needs another one.
+
+        Args:
+            optimizer: what there is, if there is one.
+            module: what will be trained.
+            args: the arguments of the next training.
+
+        Raises:
+            DistillationError: when the one that the user passed holds none of what is trained.
+        """
+        options = tuple(repr(getattr(args, name, None)) for name in OPTIONS)
+        first, same = self._module is None, self._module is module and self._options == options
+        self._module, self._options = module, options
+        if self.given is None:
+            return optimizer if first or same else None
+        held = {id(weight) for group in self.given.param_groups for weight in group["params"]}
+        if not any(id(weight) in held for weight in module.parameters()):
+            raise DistillationError(
+                "the optimizer that was given holds no weight of the student: it was made for another model. Make one "
+                "of this student's parameters, or pass optimizer_cls_and_kwargs=..."
+            )
+        return optimizer
 
 
 def add_learned(optimizer: torch.optim.Optimizer, schedule: Any | None, losses: nn.Module) -> None:

@@ -35,6 +35,7 @@ from subdistill_hf.teacher.fitting import FitRequest, fit_pairs
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.checkpoints import check_resumable, check_schedule, run_identity
+from subdistill_hf.training.loaders import check_batches, length_of
 from subdistill_hf.training.made import Made, Same, up_to_date
 from subdistill_hf.training.matching import check_subspaces, inputs_of, match_models
 from subdistill_hf.training.module import StudentWithAlignments
@@ -135,6 +136,7 @@ class DistillationPlan:
         """
         args, teacher = self.args, self.teacher
         views = None if teacher is None else args.views
+        check_batches(args, length_of(images.train))
         if views is not None:
             check_views(images.train, views)
         if teacher is not None:

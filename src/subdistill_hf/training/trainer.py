@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +77,7 @@ class SubDistillTrainer(Trainer):
 
     args: SubDistillConfig
     model: nn.Module
+    optimizer: Any
     push_in_progress: PushInProgress | None
 
     def __init__(
@@ -108,6 +108,7 @@ class SubDistillTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._signature_columns = [*fields_of(self.model), *self.label_names, "label", TEACHER_PIXELS, *PLACES]
         self._users_optimizer = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
+        self._optimizer_origin = optimizers.OptimizerOrigin(self.optimizer)
         self.fit_dataset = fit_dataset
         self.plan = DistillationPlan(args, self.teacher, subspaces)
         self.loss_log = LossLog()
@@ -208,10 +209,14 @@ class SubDistillTrainer(Trainer):
             self._move_model_to_device(self.model, self.args.device)
 
     @property
+    def _is_sharded(self) -> bool:
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
+    @property
     def graphs(self) -> GraphsOf:
         """The parts of a training step that CUDA graphs replay: those that the arguments say, where they can."""
         compiled = self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
-        return placement.replayable_graphs(self.args, compiled, self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        return placement.replayable_graphs(self.args, compiled, self._is_sharded)
 
     # Losses
 
@@ -224,15 +229,15 @@ class SubDistillTrainer(Trainer):
             logits = logits_of(model(**seen))
             loss = evaluation_loss(logits, labels)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        if len(inputs["pixel_values"]) == 1:
-            batch_norm.check_single_image(self._single_value_norm)
+        batch_norm.check_single_image(self._single_value_norm, len(inputs["pixel_values"]))
         teacher_logits, targets = (None, {}) if self.targets is None else self.targets.of(inputs)
         self.distillation.keep_matrices(not self.accelerator.sync_gradients)  # until the optimiser's step
         outputs = model(targets=targets, **seen)
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         parts = torch.stack(list(terms.values()))
-        self.loss_log.add(list(terms), parts.detach(), self.state.global_step, share)
+        inputs = {"the images of a batch": inputs["pixel_values"], "the teacher's logits": teacher_logits}
+        self.loss_log.add(list(terms), parts.detach(), self.state.global_step, share, inputs)
         loss = parts.sum()
         return (loss, outputs) if return_outputs else loss
 
@@ -253,7 +258,7 @@ class SubDistillTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; they add up to `loss`."""
         if "loss" in logs and self.loss_log.count:
-            means = self.loss_log.means(self.state.global_step, partial(self.accelerator.reduce, reduction="mean"))
+            means = self.loss_log.means(self.state.global_step, self._mean_of_processes)
             logs |= {f"loss_{name}": value for name, value in means.items()}
         super().log(logs, start_time)
 
@@ -281,7 +286,11 @@ class SubDistillTrainer(Trainer):
             self.plan.replay("off")
             placement.leave_memory_formats(self.model, self.teacher)
         batch_norm.share_statistics(self.model, self.args.world_size)
+        self.loss_log.check_end(self.state, sum(self.args.weights().values()), self._mean_of_processes)
         return output
+
+    def _mean_of_processes(self, values: Tensor) -> Any:
+        return self.accelerator.reduce(values, reduction="mean")
 
     def _hp_search_setup(self, trial: Any) -> None:
         """The parent's, after which student and arguments are those of the training: what it needs is made here."""
@@ -293,6 +302,7 @@ class SubDistillTrainer(Trainer):
     ) -> tuple[nn.Module, Any]:
         """The parent's, for the student with its layer losses as one module; nothing of an earlier try is left."""
         student: nn.Module = self.model
+        self.optimizer = self._optimizer_origin.kept(self.optimizer, self.distillation, self.args)
         self.model = self.model_wrapped = self.distillation
         try:
             model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
@@ -361,25 +371,16 @@ class SubDistillTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read the student and the state of its layer losses."""
-        if self._is_whole:
-            checkpoints.load_student(resume_from_checkpoint, self.model)
-        else:
+        if self._is_sharded or not checkpoints.load_student(resume_from_checkpoint, self.model):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         checkpoints.load_alignments(resume_from_checkpoint, self.distillation.alignments)
 
     def _load_best_model(self) -> None:
         """Read the student and its layer losses of the best checkpoint; called where there is one."""
         best = str(self.state.best_model_checkpoint)
-        if self._is_whole:
-            checkpoints.load_student(best, self.model)
-        else:
+        if self._is_sharded or not checkpoints.load_student(best, self.model):
             super()._load_best_model()
         checkpoints.load_alignments(best, self.distillation.alignments)
-
-    @property
-    def _is_whole(self) -> bool:
-        """Whether the student is a model of transformers or PEFT that this process holds, see `load_student`."""
-        return checkpoints.saves_itself(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save student and processor. The parent's pickled arguments are left out: they hold paths and tokens."""
