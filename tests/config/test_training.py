@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import re
 
 import pytest
 from transformers import TrainingArguments
-from transformers.integrations import integration_utils
 
 from subdistill_hf.cli.distill import make_parser
-from subdistill_hf.config import training
 from subdistill_hf.config.commands import InspectOptions
 from subdistill_hf.config.options import DistillationOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
@@ -38,6 +35,14 @@ from subdistill_hf.errors import SubDistillError
         ("max_steps", "many", "max_steps='many': expected a whole number"),
         ("temperature", "warm", "temperature='warm': expected a number"),
         ("bf16", "maybe", "bf16='maybe': expected true or false"),
+        ("seed", 2**32, "seed=4294967296: expected a number from 0 to 4294967295"),
+        ("data_seed", 2**63, "data_seed=9223372036854775808: expected a number from 0 to 4294967295"),
+        ("logging_steps", float("inf"), "logging_steps=inf: expected a finite number"),
+        ("learning_rate", float("inf"), "learning_rate=inf: expected a finite number"),
+        ("kd_weight", float("nan"), "kd_weight=nan: expected a finite number"),
+        ("accelerator_config", "no file", "accelerator_config='no file': expected JSON such as '{"),
+        ("lr_scheduler_kwargs", "[1]", "lr_scheduler_kwargs='[1]': expected JSON such as '{"),
+        ("fsdp_config", "{", "fsdp_config='{': expected JSON such as '{\"name\": 1}' or a file of it"),
         ("layer_pairs", 0, "layer_pairs=0: expected at least 1"),
         ("positions", 0, "positions=0"),
         ("teacher_cache", 0, "teacher_cache='0'"),
@@ -147,75 +152,3 @@ def test_the_command_line_reads_every_kind_of_option(tmp_path):
     assert (config.centring, config.positions, config.normalise_energy, config.views) == ("mean", 20, False, 4)
     assert config.learning_rate == 0.5
     assert config.load_best_model_at_end
-
-
-# What transformers would refuse late
-
-
-@pytest.fixture
-def environment(monkeypatch):
-    """Is as before after a test: transformers writes the arguments of torch.compile to it."""
-    for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
-        monkeypatch.setenv(name, "no")
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    """The services whose packages are there."""
-    monkeypatch.setattr(training, "get_available_reporting_integrations", lambda: ["tensorboard"])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"report_to": "wandb"},
-            "'wandb': its package is not installed, or not set up; do so, or give tensorboard or none",
-        ),
-        ({"report_to": ["tensorboard", "paper"]}, "report_to='paper': expected one of none, all, "),
-        ({"report_to": "none", "optim": "galore_adamw"}, "optim='galore_adamw': You need to install `galore_torch`"),
-    ],
-)
-def test_what_is_not_installed_is_named(environment, installed, tmp_path, options, message):
-    with pytest.raises(SubDistillError, match=re.escape(message)):
-        training.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"optim_args": "beta"}, "optim_args='beta': expected name=value,name=value"),
-        ({"optim_args": "a=1,b=2=3"}, "optim_args='a=1,b=2=3': expected"),
-        ({"fsdp": "full_shard"}, "this is a single one: start it with accelerate launch"),
-        ({"torch_compile_backend": "nope"}, "torch_compile_backend='nope': expected one of eager, "),
-        ({"torch_compile_mode": "nope"}, "torch_compile_mode='nope': expected one of default, "),
-        ({"label_names": ["a"]}, "label_names=['a']: the labels of a batch are named 'labels' here"),
-        ({"metric_for_best_model": "f1"}, "metric_for_best_model='f1': expected one of loss, accuracy, "),
-    ],
-)
-def test_what_would_stop_the_training_is_named(environment, tmp_path, options, message):
-    with pytest.raises(SubDistillError, match=re.escape(message)):
-        training.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), report_to="none", **options))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"report_to": "none"},
-        {"report_to": "tensorboard"},
-        {"report_to": "none", "optim": "sgd"},
-        {"report_to": "none", "optim": "adafactor"},
-        {"report_to": "none", "optim_args": "a=1, b=2"},
-        {"report_to": "none", "torch_compile_backend": "aot_eager", "torch_compile_mode": "of its own"},
-        {"report_to": "none", "torch_compile_mode": "reduce-overhead"},
-        {"report_to": "none", "metric_for_best_model": "eval_loss"},
-    ],
-)
-def test_what_is_there_is_taken(environment, installed, tmp_path, options):
-    training.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
-
-
-def test_every_service_that_transformers_finds_is_one_it_can_report_to():
-    services = set(integration_utils.INTEGRATION_TO_CALLBACK)
-    assert set(integration_utils.get_available_reporting_integrations()) <= services
-    assert services.issuperset(training.UNLISTED)

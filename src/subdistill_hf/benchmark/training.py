@@ -18,7 +18,8 @@ from subdistill_hf.benchmark.config import BenchmarkError, refuse_unknown
 from subdistill_hf.benchmark.jobs import Job, Row
 from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.training import SubDistillConfig, check_training_arguments
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training_checks import check_training_arguments
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import DivergedError

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import torch
-from accelerate.utils import DynamoBackend
-from torch import nn
-from transformers import Trainer, TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
-from transformers.training_args import ParallelMode
+from transformers import TrainingArguments
 
-from subdistill_hf.config.extras import EXTRAS
 from subdistill_hf.config.options import AUTO, DistillationOptions
-from subdistill_hf.config.validation import check_choices, check_ranges, check_types
-from subdistill_hf.errors import SubDistillError, install_command
-from subdistill_hf.metrics import LOGGED_METRICS
+from subdistill_hf.config.validation import LARGEST_SEED, check_choices, check_ranges, check_types
+from subdistill_hf.errors import SubDistillError
 
-UNLISTED = ("azure_ml", "flyte")  # which transformers may leave out of its list of what is installed
 LABELS = "labels"
 LEAST = {
     "per_device_train_batch_size": 1,
@@ -40,7 +33,23 @@ LEAST = {
     "positions": 1,
 }
 BELOW_1 = math.nextafter(1, 0)
-BETWEEN = {"label_smoothing_factor": (0, 1), "adam_beta1": (0, BELOW_1), "adam_beta2": (0, BELOW_1)}
+BETWEEN = {
+    "seed": (0, LARGEST_SEED),
+    "data_seed": (0, LARGEST_SEED),
+    "label_smoothing_factor": (0, 1),
+    "adam_beta1": (0, BELOW_1),
+    "adam_beta2": (0, BELOW_1),
+}
+SETTINGS = (
+    "accelerator_config",
+    "fsdp_config",
+    "deepspeed",
+    "lr_scheduler_kwargs",
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing_kwargs",
+    "liger_kernel_config",
+)
+SETTINGS_FILES = ("accelerator_config", "fsdp_config", "deepspeed")
 
 
 @dataclass
@@ -99,6 +108,7 @@ def check_values(args: SubDistillConfig) -> None:
         SubDistillError: naming the field, with what was expected and found.
     """
     check_types(args)
+    _check_settings(args)
     check_choices(args, DistillationOptions)
     check_ranges(args, LEAST, BETWEEN)
     if not args.temperature > 0:
@@ -112,67 +122,16 @@ def check_values(args: SubDistillConfig) -> None:
         raise SubDistillError(f"teacher_cache_limit={args.teacher_cache_limit}: expected GiB above 0")
 
 
-def check_training_arguments(args: TrainingArguments) -> None:
-    """Refuse what transformers would refuse late: when the training begins, or at its first evaluation.
-
-    Raises:
-        SubDistillError: naming the argument, with what was expected.
-    """
-    _check_services(args)
-    _check_optimizer(args)
-    _check_compilation(args)
-    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
-        raise SubDistillError(
-            "fsdp spreads a model over several processes, and this is a single one: start it with accelerate launch, "
-            "or leave --fsdp out"
-        )
-    if args.label_names is not None and LABELS not in args.label_names:
-        raise SubDistillError(f"label_names={args.label_names}: the labels of a batch are named {LABELS!r} here")
-    _check_best_metric(args)
-
-
-def _check_services(args: TrainingArguments) -> None:
-    installed = get_available_reporting_integrations()
-    for service in args.report_to or []:
-        if service not in INTEGRATION_TO_CALLBACK:
-            known = ", ".join(["none", "all", *INTEGRATION_TO_CALLBACK])
-            raise SubDistillError(f"report_to={service!r}: expected one of {known}")
-        if service not in installed and service not in UNLISTED:
-            raise SubDistillError(
-                f"report_to={service!r}: its package is not installed, or not set up"
-                f"{f' ({install_command(service)})' if service in EXTRAS else ''}; do so, or give "
-                f"{' or '.join([*installed, 'none'])}"
-            )
-
-
-def _check_optimizer(args: TrainingArguments) -> None:
-    for pair in (args.optim_args or "").split(","):
-        if args.optim_args and pair.count("=") != 1:
-            raise SubDistillError(f"optim_args={args.optim_args!r}: expected name=value,name=value")
-    try:
-        with contextlib.suppress(ValueError):  # of optimisers that look for layers of the real model
-            Trainer.get_optimizer_cls_and_kwargs(args, nn.Linear(1, 1))
-    except ImportError as error:
-        raise SubDistillError(f"optim={str(getattr(args.optim, 'value', args.optim))!r}: {error}") from error
-
-
-def _check_compilation(args: TrainingArguments) -> None:
-    if not args.torch_compile:
-        return
-    backend, mode = str(args.torch_compile_backend), args.torch_compile_mode
-    known = [each.value for each in DynamoBackend if each != DynamoBackend.NO]
-    if backend.upper() not in known:
-        raise SubDistillError(
-            f"torch_compile_backend={backend!r}: expected one of {', '.join(each.lower() for each in known)}"
-        )
-    if mode is not None and backend.upper() == DynamoBackend.INDUCTOR.value:
-        modes = list(torch._inductor.list_mode_options())
-        if mode not in modes:
-            raise SubDistillError(f"torch_compile_mode={mode!r}: expected one of {', '.join(modes)}")
-
-
-def _check_best_metric(args: TrainingArguments) -> None:
-    """The metric that checkpoints, or the learning rate, are chosen by."""
-    name, known = args.metric_for_best_model, ["loss", *LOGGED_METRICS]
-    if name is not None and name.removeprefix("eval_") not in known:
-        raise SubDistillError(f"metric_for_best_model={name!r}: expected one of {', '.join(known)}")
+def _check_settings(args: SubDistillConfig) -> None:
+    """Refuse texts where names and values are expected, which the command line takes as JSON, or as a file of it."""
+    for name in SETTINGS:
+        value = getattr(args, name)
+        if not isinstance(value, str) or (name in SETTINGS_FILES and Path(value).is_file()):
+            continue
+        try:
+            is_mapping = isinstance(json.loads(value), dict)
+        except ValueError:
+            is_mapping = False
+        if not is_mapping:
+            or_file = " or a file of it" if name in SETTINGS_FILES else ""
+            raise SubDistillError(f"{name}={value!r}: expected JSON such as '{{\"name\": 1}}'{or_file}")

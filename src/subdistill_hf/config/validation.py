@@ -16,6 +16,7 @@ from subdistill_hf.errors import DataError, SubDistillError
 if TYPE_CHECKING:
     from subdistill_hf.config.options import AdaptationOptions, DataOptions, TaskOptions
 
+LARGEST_SEED = 2**32 - 1  # that numpy takes
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
@@ -23,7 +24,7 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 def check_types(options: Any) -> None:
-    """Refuse numbers and switches that are something else, as a YAML file or a caller may give them.
+    """Refuse numbers and switches that are something else, or not finite, as a YAML file or a caller may give them.
 
     Args:
         options: an instance of a dataclass; fields of other types are not looked at, nor values that are the default.
@@ -37,6 +38,8 @@ def check_types(options: Any) -> None:
             continue
         if not _is_of(value, kind):
             raise SubDistillError(f"{field.name}={value!r}: expected {_KINDS[kind]}")
+        if not math.isfinite(value):
+            raise SubDistillError(f"{field.name}={value!r}: expected a finite number")
 
 
 @lru_cache
@@ -88,7 +91,7 @@ def check_ranges(options: Any, least: Mapping[str, float], between: Mapping[str,
     for name, smallest in least.items():
         _check_range(options, name, smallest, math.inf, f"at least {smallest:g}")
     for name, (smallest, largest) in between.items():
-        _check_range(options, name, smallest, largest, f"a number from {smallest:g} to {largest:g}")
+        _check_range(options, name, smallest, largest, f"a number from {_written(smallest)} to {_written(largest)}")
 
 
 def names_of_options(*kinds: Any) -> list[str]:
@@ -174,6 +177,10 @@ def _check_range(options: Any, name: str, smallest: float, largest: float, expec
     value = getattr(options, name)
     if value is not None and not smallest <= value <= largest:
         raise SubDistillError(f"{name}={value}: expected {expected}")
+
+
+def _written(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _kind(field: Field[Any]) -> str | None:

@@ -57,15 +57,19 @@ def build_student(
     return student
 
 
-def check_recipe(recipe: str) -> None:
+def check_recipe(recipe: str) -> nn.Module | None:
     """Refuse a recipe of a new student that cannot be followed, whatever its classes and images are.
+
+    Returns:
+        A student of this recipe, of two classes; `None` for a pretrained one.
 
     Raises:
         ModelError: as `build_student` does.
     """
-    if is_new(recipe):
-        with torch.random.fork_rng(devices=[]):
-            _new(recipe, ("first", "second"), ViTImageProcessor())
+    if not is_new(recipe):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return _new(recipe, ("first", "second"), ViTImageProcessor()).model
 
 
 def _new(recipe: str, names: Sequence[str], teacher_processor: Any) -> LoadedModel:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from subdistill_hf.config.options import AUTO, TaskOptions
-from subdistill_hf.config.training import SubDistillConfig, check_training_arguments, check_values
+from subdistill_hf.config.training import SubDistillConfig, check_values
+from subdistill_hf.config.training_checks import check_training_arguments
 from subdistill_hf.config.validation import check_task_options
 from subdistill_hf.core.pairing import split_entry
 from subdistill_hf.data.subtask import check_paper_subtasks
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.students import check_recipe, check_student_lora
 from subdistill_hf.pipeline.run_folder import check_run_folder
+from subdistill_hf.training.checks import check_student
+
+NEEDED = {
+    "remove_unused_columns": (False, "the images are made into pixels from the dataset's own columns"),
+    "prediction_loss_only": (False, "the validation accuracy is measured from the predictions"),
+    "batch_eval_metrics": (False, "the validation accuracy is measured over all images at once"),
+    "eval_do_concat_batches": (True, "the validation accuracy is measured over all images at once"),
+}
+"""Training arguments that a run needs as they are by default, and why."""
 
 
 def validate(options: TaskOptions, config: SubDistillConfig) -> None:
@@ -34,8 +45,12 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
     check_task_options(options)
     check_values(config)
     check_training_arguments(config)
+    for name, (value, reason) in NEEDED.items():
+        if getattr(config, name) != value:
+            raise SubDistillError(f"{name}={getattr(config, name)}: expected {value}, since {reason}")
     check_paper_subtasks(options.classes)
-    check_recipe(options.student)
+    if (student := check_recipe(options.student)) is not None:
+        check_student(student, config)
     check_student_lora(options)
     for entry in [] if config.layers == [AUTO] else config.layers:
         split_entry(entry)

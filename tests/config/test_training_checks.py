@@ -1,0 +1,111 @@
+"""What transformers would refuse late, or take and ignore, is refused before any work."""
+
+import re
+
+import pytest
+from transformers.integrations import integration_utils
+
+from subdistill_hf.config import training_checks
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.errors import SubDistillError
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Is as before after a test: transformers writes the arguments of torch.compile to it."""
+    for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
+        monkeypatch.setenv(name, "no")
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """The services whose packages are there."""
+    monkeypatch.setattr(training_checks, "get_available_reporting_integrations", lambda: ["tensorboard"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"report_to": "wandb"},
+            "'wandb': its package is not installed, or not set up; do so, or give tensorboard or none",
+        ),
+        ({"report_to": ["tensorboard", "paper"]}, "report_to='paper': expected one of none, all, "),
+        ({"report_to": "none", "optim": "galore_adamw"}, "optim='galore_adamw': You need to install `galore_torch`"),
+    ],
+)
+def test_what_is_not_installed_is_named(environment, installed, tmp_path, options, message):
+    with pytest.raises(SubDistillError, match=re.escape(message)):
+        training_checks.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optim_args": "beta"}, "optim_args='beta': expected name=value,name=value"),
+        ({"optim_args": "a=1,b=2=3"}, "optim_args='a=1,b=2=3': expected"),
+        ({"fsdp": "full_shard"}, "this is a single one: start it with accelerate launch"),
+        ({"torch_compile_backend": "nope"}, "torch_compile_backend='nope': expected one of eager, "),
+        ({"torch_compile_mode": "nope"}, "torch_compile_mode='nope': expected one of default, "),
+        ({"lr_scheduler_kwargs": {"power": 2}}, "lr_scheduler_type='cosine', lr_scheduler_kwargs={'power': 2}: "),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type='cosine_with_min_lr', "),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1}}, "lr_scheduler_type='polynomial'"),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": "two"}},
+            "lr_scheduler_type='polynomial'",
+        ),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "num_decay_steps"),
+        ({"train_sampling_strategy": "group_by_length"}, "groups texts by their length: expected one of random, "),
+        ({"train_sampling_strategy": "batch_rebalance"}, "groups texts by their length: expected one of random, "),
+        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha adds noise to the embeddings of a text"),
+        ({"use_liger_kernel": True}, "use_liger_kernel replaces parts of language models"),
+        ({"fp16": True, "use_cpu": True}, "fp16 needs an accelerator, and this runs on the CPU"),
+        ({"dataloader_multiprocessing_context": "nope"}, "dataloader_multiprocessing_context='nope': expected one of"),
+        ({"dataloader_persistent_workers": True}, "are of workers: give dataloader_num_workers, too"),
+        ({"include_for_metrics": ["nope"]}, "include_for_metrics='nope': expected one of inputs, loss"),
+        ({"activation_checkpointing_kwargs": {"nope": 1}}, "activation_checkpointing_kwargs={'nope': 1}: "),
+        ({"activation_checkpointing_kwargs": {"every_n_layers": 0}}, "every_n_layers=0, expected a whole number"),
+        (
+            {"prediction_loss_only": True, "metric_for_best_model": "accuracy"},
+            "prediction_loss_only leaves nothing to measure metric_for_best_model='accuracy' by",
+        ),
+        ({"label_names": ["a"]}, "label_names=['a']: the labels of a batch are named 'labels' here"),
+        ({"metric_for_best_model": "f1"}, "metric_for_best_model='f1': expected one of loss, accuracy, "),
+    ],
+)
+def test_what_would_stop_the_training_is_named(environment, tmp_path, options, message):
+    with pytest.raises(SubDistillError, match=re.escape(message)):
+        training_checks.check_training_arguments(
+            SubDistillConfig(output_dir=str(tmp_path), report_to="none", **options)
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"report_to": "none"},
+        {"report_to": "tensorboard"},
+        {"report_to": "none", "optim": "sgd"},
+        {"report_to": "none", "optim": "adafactor"},
+        {"report_to": "none", "optim_args": "a=1, b=2"},
+        {"report_to": "none", "torch_compile_backend": "aot_eager", "torch_compile_mode": "of its own"},
+        {"report_to": "none", "torch_compile_mode": "reduce-overhead"},
+        {"report_to": "none", "metric_for_best_model": "eval_loss"},
+        {"report_to": "none", "metric_for_best_model": "eval_loss", "prediction_loss_only": True},
+        {"report_to": "none", "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}},
+        {"report_to": "none", "lr_scheduler_type": "polynomial", "warmup_steps": 500},
+        {"report_to": "none", "lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"},
+        {"report_to": "none", "lr_scheduler_type": "greedy", "eval_strategy": "epoch"},
+        {"report_to": "none", "learning_rate": 0.0, "lr_scheduler_type": "inverse_sqrt"},
+        {"report_to": "none", "activation_checkpointing_kwargs": {"use_reentrant": True, "every_n_layers": 2}},
+        {"report_to": "none", "dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"},
+    ],
+)
+def test_what_is_there_is_taken(environment, installed, tmp_path, options):
+    training_checks.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
+
+
+def test_every_service_that_transformers_finds_is_one_it_can_report_to():
+    services = set(integration_utils.INTEGRATION_TO_CALLBACK)
+    assert set(integration_utils.get_available_reporting_integrations()) <= services
+    assert services.issuperset(training_checks.UNLISTED)
