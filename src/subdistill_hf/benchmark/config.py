@@ -8,14 +8,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from subdistill_hf.benchmark.yaml_text import read_texts, read_values
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.errors import SubDistillError
 
 Options = dict[str, Any]
+Value = TypeVar("Value")
 WEIGHT_FACTOR = "layer_weight_factor"
 SCIENTIFIC = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
@@ -108,18 +110,20 @@ def read_benchmark(path: str | Path) -> Benchmark:
         BenchmarkError: naming the file, the entry and what was expected.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content, written = read_values(text), read_texts(text)
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise BenchmarkError(f"{path} is not YAML: {error}") from error
     try:
-        return _benchmark(content)
+        return _benchmark(content, written)
     except BenchmarkError as error:
         raise BenchmarkError(f"{path}: {error}") from error
 
 
-def _benchmark(content: Any) -> Benchmark:
+def _benchmark(content: Any, written: Any) -> Benchmark:
+    """The benchmark of a file's values; classes and students are names, so they count as they are written."""
     entries = _entries(content, "the file")
     refuse_unknown(entries, [one.name for one in fields(Benchmark)], "entry")
     for name in ("methods", "subtasks", "students", "train_images", "seeds"):
@@ -128,17 +132,17 @@ def _benchmark(content: Any) -> Benchmark:
     benchmark = Benchmark(
         name=str(entries.get("name", "benchmark")),
         methods=_methods(entries["methods"]),
-        subtasks=_subtasks(entries["subtasks"], "subtasks"),
-        students=[str(student) for student in _list(entries["students"])],
-        train_images=[_size(size) for size in _list(entries["train_images"])],
-        seeds=[_whole(seed, "seeds") for seed in _list(entries["seeds"])],
+        subtasks=_subtasks(written["subtasks"], "subtasks"),
+        students=_once([str(student) for student in _list(written["students"])], "students"),
+        train_images=_once([_size(size) for size in _list(entries["train_images"])], "train_images"),
+        seeds=_once([_whole(seed, "seeds") for seed in _list(entries["seeds"])], "seeds"),
         task=_mapping(entries.get("task", {}), "task"),
         training=_mapping(entries.get("training", {}), "training"),
         validation_images=None
         if entries.get("validation_images") is None
         else _whole(entries["validation_images"], "validation_images"),
         reference=str(entries.get("reference", "kd")),
-        tuning=None if entries.get("tuning") is None else _tuning(entries["tuning"]),
+        tuning=None if entries.get("tuning") is None else _tuning(entries["tuning"], written["tuning"]),
         conditions={
             name: _mapping(options or {}, f"condition {name!r}")
             for name, options in _entries(entries.get("conditions") or {}, "conditions").items()
@@ -168,7 +172,7 @@ def _check_tuning(benchmark: Benchmark, tuning: Tuning) -> None:
             raise BenchmarkError(f"{name!r} is among the tuning subtasks and the final ones: expected others")
 
 
-def _tuning(content: Any) -> Tuning:
+def _tuning(content: Any, written: Any) -> Tuning:
     entries = _entries(content, "tuning")
     refuse_unknown(entries, [one.name for one in fields(Tuning)], "entry of tuning")
     if not entries.get("stages"):
@@ -177,7 +181,7 @@ def _tuning(content: Any) -> Tuning:
     student = entries.get("student")
     return Tuning(
         stages=[_mapping(stage, "a stage of tuning") for stage in _list(entries["stages"])],
-        subtasks=_subtasks(entries.get("subtasks") or {}, "subtasks of tuning"),
+        subtasks=_subtasks(written.get("subtasks") or {}, "subtasks of tuning"),
         seeds=[_whole(seed, "seeds of tuning") for seed in _list(entries.get("seeds", [0]))],
         train_images=None if size is None else _size(size),
         student=None if student is None else str(student),
@@ -186,7 +190,7 @@ def _tuning(content: Any) -> Tuning:
 
 def _methods(content: Any) -> dict[str, Options]:
     if isinstance(content, list):
-        content = {str(name): {} for name in content}
+        content = {name: {} for name in _once([str(name) for name in content], "methods")}
     methods = {}
     for name, options in _mapping(content, "methods").items():
         methods[name] = _mapping(options or {}, f"method {name!r}")
@@ -199,8 +203,21 @@ def _methods(content: Any) -> dict[str, Options]:
 def _subtasks(content: Any, where: str) -> dict[str, list[str]]:
     """Name to classes; an entry of a list is its own name, `superclass:` and `subtask:` apart."""
     if isinstance(content, list):
-        content = {str(entry).rpartition(":")[2]: entry for entry in content}
+        names = [", ".join(str(one).rpartition(":")[2] for one in _list(entry)) for entry in content]
+        content = dict(zip(_once(names, where), content, strict=True))
     return {name: [str(one) for one in _list(classes)] for name, classes in _entries(content, where).items()}
+
+
+def _once(values: list[Value], where: str) -> list[Value]:
+    """The same values.
+
+    Raises:
+        BenchmarkError: for one that is there twice.
+    """
+    for value in values:
+        if values.count(value) > 1:
+            raise BenchmarkError(f"{where} has {value!r} twice: leave one out, or give entries names of their own")
+    return values
 
 
 def _combinations(trials: Any) -> list[Options]:
