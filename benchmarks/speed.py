@@ -671,12 +671,12 @@ def _spin() -> None:
 def _steps_with_threads(setting: Setting, way: str, seconds: float) -> tuple[int, float]:
     """How many threads there are, and seconds of a cached SubDistill step."""
     logging.set_verbosity_error()
-    one = Steps(setting, cached=True, **setting.options)
     if way == "chosen":
         teacher, student, size, batch = setting()
         networks = [(network, _operations(network, size)) for network in (teacher, student)]
         arguments = SubDistillConfig(per_device_train_batch_size=batch, use_cpu=True)
         torch.set_num_threads(resolve_threads(arguments, networks).count)
+    one = Steps(setting, cached=True, **setting.options)
     one()
     start, count = time.perf_counter(), 0
     while count < 2 or time.perf_counter() - start < seconds:
