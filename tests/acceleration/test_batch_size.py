@@ -16,7 +16,7 @@ def test_half_the_batch_is_tried_until_it_fits():
             raise torch.OutOfMemoryError
         return "done"
 
-    with pytest.warns(UserWarning, match="going on with batches of 2"):
+    with pytest.warns(UserWarning, match="continuing with batches of 2"):
         assert within_memory(work, 10) == "done"
     assert tried == [10, 5, 2]
 
@@ -26,7 +26,7 @@ def test_one_image_that_does_not_fit_is_an_error():
         raise torch.OutOfMemoryError("no room")
 
     with (
-        pytest.warns(UserWarning, match="going on with batches of 1"),
+        pytest.warns(UserWarning, match="continuing with batches of 1"),
         pytest.raises(torch.OutOfMemoryError, match="no room"),
     ):
         within_memory(work, 2)
@@ -51,7 +51,7 @@ def test_the_fit_and_the_cache_go_on_with_smaller_batches(tmp_path):
         return trainer(tmp_path / name, teacher=teacher, train=images, teacher_cache=2, max_steps=6)
 
     crowded, free = run("crowded", Crowded()), run("free", teacher_resnet())
-    with pytest.warns(UserWarning, match=r"the device's memory is too small: going on with batches of (4|5)"):
+    with pytest.warns(UserWarning, match=r"the device's memory is too small: continuing with batches of (4|5)"):
         crowded.train()
     free.train()
     for pair, other in zip(crowded.pairs, free.pairs, strict=True):

@@ -265,7 +265,7 @@ def test_what_cannot_be_recorded_goes_on_without_and_says_so(monkeypatch):
         expected = plain(each)[0]
         torch.manual_seed(step)
         if step == USUAL_CALLS:
-            with pytest.warns(UserWarning, match="the net cannot be recorded as a CUDA graph, and goes on without"):
+            with pytest.warns(UserWarning, match="the net cannot be recorded as a CUDA graph, and runs without one"):
                 found = function([each])[0]
         else:
             found = function([each])[0]

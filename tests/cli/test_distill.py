@@ -213,7 +213,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
     for step in (4, 5, 6):  # as if it had been killed in the middle of its third and last method
         shutil.rmtree(runs / "subdistill" / f"checkpoint-{step}")
     given = arguments(inputs, tmp_path / "out", compare="scratch kd", resume_from_checkpoint="true")
-    with pytest.warns(UserWarning, match=r"goes on as in the checkpoint, from 0\.016 on: 1e-05 needs a new run"):
+    with pytest.warns(
+        UserWarning, match=r"stays that of the checkpoint, which began with 0\.016: for 1e-05 start a new run"
+    ):
         status, printed, said = run("distill", [*given, "--learning_rate", "1e-5"])
     assert status == 0, said
     ours, theirs = (load_file(place / "model.safetensors") for place in (tmp_path / "out", folder))

@@ -261,7 +261,7 @@ def test_an_adapter_that_does_not_fit_is_replaced_by_a_new_run_and_stops_a_resum
 ):
     if damage:
         damage(copied / ADAPTER_FOLDER)
-    with pytest.raises(AdaptationError, match=rf"cannot be used again: {reason}.* start anew with --overwrite"):
+    with pytest.raises(AdaptationError, match=rf"cannot be used again: {reason}.* start a new run with --overwrite"):
         planned(places, copied, resume=True, **options)
     plan = planned(places, copied, **options)
     assert plan.record is None

@@ -105,7 +105,7 @@ def test_fewer_images_at_once_give_the_same_where_memory_is_short(teacher, monke
         return forward(pixel_values=pixel_values)
 
     monkeypatch.setattr(teacher.model, "forward", narrow)
-    with pytest.warns(UserWarning, match="going on with batches of 3"):
+    with pytest.warns(UserWarning, match="continuing with batches of 3"):
         found = fit_moments(teacher, LAYERS, views(), COLLATE, request())
     assert seen[:2] == [7, 3]
     for name, moments in expected.items():

@@ -327,7 +327,7 @@ def test_another_learning_rate_does_not_count_and_is_said(tmp_path, recwarn):
     assert not [warning for warning in recwarn if "learning rate" in str(warning.message)]
     run = convolutional_run(tmp_path, None, max_steps=8, learning_rate=5e-3)
     with pytest.warns(
-        UserWarning, match=r"the learning rate goes on as in the checkpoint, from 0\.001 on: 0\.005 needs"
+        UserWarning, match=r"the learning rate stays that of the checkpoint, which began with 0\.001: for 0\.005 start"
     ):
         run.train(resume_from_checkpoint=True)
     assert run.initial_learning_rate == 1e-3

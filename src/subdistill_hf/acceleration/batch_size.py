@@ -32,4 +32,4 @@ def within_memory(work: Callable[[int], Result], batch_size: int) -> Result:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warnings.warn(f"the device's memory is too small: going on with batches of {batch_size}", stacklevel=2)
+        warnings.warn(f"the device's memory is too small: continuing with batches of {batch_size}", stacklevel=2)

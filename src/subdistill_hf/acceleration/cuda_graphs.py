@@ -121,7 +121,7 @@ class Replayed:
         except RuntimeError as error:  # out of memory, and whatever must not be recorded
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(
-                f"{self.name} cannot be recorded as a CUDA graph, and goes on without ({reason}). "
+                f"{self.name} cannot be recorded as a CUDA graph, and runs without one ({reason}). "
                 "cuda_graphs='off' saves the attempt",
                 stacklevel=2,
             )

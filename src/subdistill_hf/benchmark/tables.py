@@ -92,7 +92,7 @@ def markdown(
         "",
     ]
     if len(machines) > 1:
-        lines += ["Seconds of different machines do not compare: `results.csv` tells where each run was trained.", ""]
+        lines += ["Seconds of different machines do not compare: `results.csv` says where each run was trained.", ""]
     lines += [f"![{Path(name).stem.replace('_', ' ')}]({name})\n" for name in plots]
     for comparison in comparisons:
         lines += _section(benchmark, comparison)

@@ -171,7 +171,8 @@ class TaskOptions(AdaptationOptions, DataOptions):
     flip: bool | None = field(
         default=None,
         metadata={
-            "help": "Mirror half of the training images; by default only of datasets that are known to bear it."
+            "help": "Mirror half of the training images; by default only where a mirrored image is known to show the "
+            "same."
         },
     )
     mix: float = field(

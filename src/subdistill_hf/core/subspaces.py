@@ -66,8 +66,8 @@ class Subspace:
         if moments.count <= dimensions:
             raise SubspaceError(
                 f"{moments.count} positions cannot determine a subspace of {dimensions} dimensions: expected "
-                f"at least {dimensions + 1}. Use more images, more positions of each, or a narrower student "
-                "layer"
+                f"at least {dimensions + 1}. Use more images, more positions of each, or fewer dimensions "
+                "(a narrower layer of the student)"
             )
         covariance = moments.covariance
         rounding = max(

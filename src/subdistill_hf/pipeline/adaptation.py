@@ -177,7 +177,7 @@ def _usable_record(folder: Path, identity: Mapping[str, Any], runs: Path, resume
     if not folder.exists():
         if resume and any(last_complete_checkpoint(path) for path in runs.glob("*") if path.name != "teacher"):
             raise AdaptationError(
-                f"{folder}, with which this run began, is gone: start anew with --overwrite instead of resuming"
+                f"{folder}, with which this run began, is gone: start a new run with --overwrite instead of resuming"
             )
         return None
     if not folder.is_dir() or not ((folder / RECORD_FILE).is_file() or not any(folder.iterdir())):
@@ -198,8 +198,8 @@ def _usable_record(folder: Path, identity: Mapping[str, Any], runs: Path, resume
         return record
     if resume:
         raise AdaptationError(
-            f"the adapter in {folder} cannot be used again: {reason}. Resume with the same options, or start anew "
-            "with --overwrite"
+            f"the adapter in {folder} cannot be used again: {reason}. Resume with the same options, or start a "
+            "new run with --overwrite"
         )
     print(f"note: the adapter in {folder} is replaced: {reason}", file=sys.stderr)
     return None

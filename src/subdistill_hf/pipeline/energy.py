@@ -50,7 +50,7 @@ def measured_energy(wanted: bool = True) -> Iterator[Energy]:
         tracker.stop()
     data = getattr(tracker, "final_emissions_data", None)
     if data is None:  # it keeps its own errors to itself
-        print("note: codecarbon measured nothing on this machine; the card will not tell the energy", file=sys.stderr)
+        print("note: codecarbon measured nothing on this machine; the card will not name the energy", file=sys.stderr)
         return
     energy.kilowatt_hours = float(data.energy_consumed)
     energy.source = f"codecarbon {importlib.metadata.version('codecarbon')}"

@@ -31,7 +31,7 @@ def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
         raise SubDistillError(f"{config.output_dir} already holds other files: give another --output_dir")
     if not (options.overwrite or resume):
         raise SubDistillError(
-            f"{config.output_dir} already holds another run: --resume_from_checkpoint true to go on with it, "
+            f"{config.output_dir} already holds another run: --resume_from_checkpoint true to continue it, "
             "--overwrite to replace it, or another --output_dir"
         )
     finished = (folder / REPORT_FILE).is_file()

@@ -199,7 +199,8 @@ def check_schedule(checkpoint: str | Path, max_steps: int, epochs: float, learni
     saved = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")).get(LEARNING_RATE)
     if saved is not None and not math.isclose(saved, learning_rate):
         warnings.warn(
-            f"the learning rate goes on as in the checkpoint, from {saved:g} on: {learning_rate:g} needs a new run",
+            f"the learning rate stays that of the checkpoint, which began with {saved:g}: for {learning_rate:g} start "
+            "a new run",
             stacklevel=2,
         )
 
