@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -98,9 +99,15 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def slug(text: str) -> str:
-    """Reduce a name to the characters that the Hub allows in identifiers."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+def slug(text: str, otherwise: str = "unnamed") -> str:
+    """Reduce a name to the characters that the Hub allows in identifiers.
+
+    Args:
+        text: the name; accents are left out.
+        otherwise: what is returned where no character is left.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^\w.-]+", "-", plain).strip("-.") or otherwise
 
 
 def short_names(names: Sequence[str]) -> list[str]:

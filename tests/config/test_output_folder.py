@@ -1,12 +1,13 @@
 """Folders that cannot be written are refused before any work; a folder serves one run at a time."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from subdistill_hf.config.output_folder import LOCK_FILE, check_output_folder, held_for_this_run
+from subdistill_hf.config.output_folder import LOCK_FILE, check_output_folder, disk_fault, held_for_this_run
 from subdistill_hf.errors import SubDistillError
 
 HOLD = """
@@ -85,3 +86,42 @@ def test_an_error_inside_frees_the_folder(tmp_path):
     with held_for_this_run(tmp_path / "new"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, monkeypatch):
+    def no_locks(*given, **options):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("subdistill_hf.config.output_folder.FileLock.acquire", no_locks)
+    with (
+        pytest.warns(UserWarning, match="cannot be locked .*that no other run"),
+        held_for_this_run(tmp_path),
+    ):
+        pass
+
+
+def of_another(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.json"), "No space left on device, a.json"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+        (ValueError("Error while serializing: I/O error: No space left on device (os error 28)"), "No space left on"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file"),
+            "No space left",
+        ),
+        (of_another(ValueError("x"), OSError(errno.EROFS, "Read-only file system")), "Read-only file system"),
+    ],
+)
+def test_a_full_disk_is_recognised_in_the_errors_of_other_libraries(error, fault):
+    assert disk_fault(error).startswith(fault)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("other"), OSError(errno.ENOENT, "No such file or directory")])
+def test_other_errors_are_not_of_the_disk(error):
+    assert disk_fault(error) is None

@@ -11,7 +11,7 @@ from PIL import Image
 from helpers import NAMES, processor, resnet, save_teacher, write_image_folder
 from loopback_hub import LoopbackHub, Repo
 from subdistill_hf.cli.distill import make_parser
-from subdistill_hf.hub.publish import PushError, push_folder, repository_name
+from subdistill_hf.hub.publish import PushError, push_folder
 from subdistill_hf.hub.snippet import hub_code, local_code
 
 SECRETS = ("report.json", "alignments.safetensors", "runs/kd/checkpoint-1/optimizer.pt", "runs/kd/model.safetensors")
@@ -275,23 +275,6 @@ def test_an_interrupted_push_says_how_to_try_again(monkeypatch, tmp_path):
 def test_in_python_a_push_raises(tmp_path):
     with pytest.raises(PushError, match="holds no student"):
         push_folder(tmp_path)
-
-
-# Names
-
-
-@pytest.mark.parametrize(
-    ("given", "name"),
-    [
-        (("glyphs-resnet", "resnet:widths=8-8", "glyphs-100", ["superclass:dice"]), "glyphs-resnet-resnet-dice"),
-        (("google/vit", "timm/resnet18", "user/pets", ["cat", "dog"]), "vit-resnet18-cat-dog"),
-        (("a/b", "vit:hidden=7", "user/pets", [f"class {i}" for i in range(9)]), "b-vit-9-classes-of-pets"),
-        (("./my teacher/", "x", "d", ["tabby, tabby cat", "1"]), "my-teacher-x-tabby-tabby-cat-1"),
-        (("t" * 200, "x", "d", ["a", "b"]), "t" * 96),
-    ],
-)
-def test_a_repository_is_named_after_what_the_student_is_made_of(given, name):
-    assert repository_name(*given) == name
 
 
 # The command line's own run

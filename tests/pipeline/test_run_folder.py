@@ -6,10 +6,12 @@ import pytest
 
 from helpers import config
 from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.output_folder import LOCK_FILE
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.pipeline.run_folder import (
     check_run_folder,
     checkpoint_of,
+    kept_in,
     remove_empty_folders,
     remove_old_run,
     resumed_from,
@@ -52,10 +54,32 @@ def test_a_folder_with_other_files_is_never_used(tmp_path, given):
     assert kept.is_file()
 
 
-def test_a_file_is_no_output_folder(tmp_path):
-    touch(tmp_path / "out")
-    with pytest.raises(SubDistillError, match="is a file: expected a folder"):
-        check_run_folder(TaskOptions(overwrite=True), config(tmp_path / "out"))
+def test_the_lock_of_this_run_is_no_other_file(tmp_path):
+    touch(tmp_path / LOCK_FILE)
+    check_run_folder(TaskOptions(), config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        ([], "Kept: nothing. To go on: the same command, which starts again"),
+        (["runs/kd/checkpoint-3/model.safetensors"], "Kept: nothing. To go on: the same command with --overwrite, "),
+        (
+            ["runs/kd/checkpoint-3/trainer_state.json"],
+            "Kept: nothing. To go on: the same command with --resume_from_checkpoint true, or with --overwrite",
+        ),
+        (
+            ["runs/subdistill/checkpoint-3/trainer_state.json", "report.json"],
+            "Kept: all figures in {folder}/report.json and the training up to "
+            "{folder}/runs/subdistill/checkpoint-3. To go on: the same command with --resume_from_checkpoint true, ",
+        ),
+        (["report.json", "model.safetensors"], "{folder}/report.json and the student in {folder}. To go on: "),
+    ],
+)
+def test_what_a_run_that_was_cut_short_leaves_is_named(tmp_path, there, kept):
+    for name in there:
+        touch(tmp_path / name, '{"global_step": 3}')
+    assert kept.format(folder=tmp_path) in kept_in(tmp_path, "subdistill")
 
 
 def test_only_empty_folders_are_taken_back(tmp_path):

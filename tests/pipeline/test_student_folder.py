@@ -1,6 +1,8 @@
 """The folder of a student: report and card are there before any plot, and do not depend on one."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +64,29 @@ def test_a_run_whose_plots_fail_has_report_and_card(report, tmp_path, monkeypatc
 
 def test_the_figures_are_kept_when_the_student_cannot_be_written(report, tmp_path, monkeypatch):
     model = resnet()
-    monkeypatch.setattr(model, "save_pretrained", lambda *given: (_ for _ in ()).throw(OSError("disk full")))
+
+    def cut_short(folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(model, "save_pretrained", cut_short)
     with pytest.raises(OSError, match="disk full"):
         write_student(tmp_path, model, processor(), None, views(4), report)
     assert RunReport.load(tmp_path) == report
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]  # no half of a student
+
+
+def test_report_and_card_stay_whole_when_the_disk_fills(report, tmp_path, monkeypatch):
+    write(tmp_path, report)
+    before = {name: (tmp_path / name).read_bytes() for name in ("report.json", "README.md")}
+    write_text = Path.write_text
+
+    def fill(path, text, *given, **options):
+        write_text(path, text[:9], *given, **options)
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match="No space left"):
+        report.save(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert not list(tmp_path.glob("*.part"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from subdistill_hf.acceleration.threads import wait_passively
 from subdistill_hf.cli import analyse, benchmark, demo, distill, inspect, push
+from subdistill_hf.config.output_folder import disk_fault
 from subdistill_hf.errors import PushError, SubDistillError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -21,7 +22,9 @@ COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
 }
 """Name to the module of a command, which has `HELP`, a line; `parse`, which takes words to the options that they give;
-and `run`, which takes these options and the words."""
+`run`, which takes these options and the words; and `after_interruption`, which says how to go on with the words."""
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
 
 
 class _CommandParser(argparse.ArgumentParser):
@@ -67,11 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0; 1 for a student that did not get to the Hub; 2 for options that do not fit. The last two
-        come with a message, and no traceback.
+        The exit status: 0; 1 for a student that did not get to the Hub; 2 for options that do not fit, or a disk that
+        is full; 130 after Ctrl-C. All but the first come with a message, and no traceback.
     """
-    wait_passively()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        return _status_of(words)
+    except KeyboardInterrupt:
+        return _interrupted(words)
+    except Exception as error:
+        if _comes_of_an_interruption(error):
+            return _interrupted(words)
+        if (fault := disk_fault(error)) is None:
+            raise
+        return _failed(SubDistillError(f"the disk cannot be written to: {fault}"))
+
+
+def _status_of(words: Sequence[str]) -> int:
+    """Run a command, whatever comes of it but for errors of its own."""
+    wait_passively()
     parser = make_parser()
     if words[0] not in (*COMMANDS, "-h", "--help"):
         print(f"unknown command {words[0]!r}\n\n{parser.format_help()}", file=sys.stderr)
@@ -101,7 +118,30 @@ def _run(command: str, given: dict[str, Any], words: Sequence[str]) -> None:
 
 
 def _failed(error: SubDistillError) -> int:
+    _say(f"error: {error}")
+    if _comes_of_an_interruption(error):
+        return INTERRUPTED
+    return 1 if isinstance(error, PushError) else 2
+
+
+def _interrupted(words: Sequence[str]) -> int:
+    """Say how to go on, in one line."""
+    command = COMMANDS.get(words[0])
+    advice = "nothing was done" if command is None else command.after_interruption(words[1:])
+    _say(f"interrupted: {advice}")
+    return INTERRUPTED
+
+
+def _comes_of_an_interruption(error: BaseException | None) -> bool:
+    """Whether an error is what another library made of Ctrl-C."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _say(message: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"error: {error}", file=sys.stderr)  # not on the line of a bar
-    return 1 if isinstance(error, PushError) else 2
+    tqdm.write(message, file=sys.stderr)  # not on the line of a bar

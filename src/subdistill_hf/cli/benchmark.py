@@ -36,3 +36,8 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
 
     config = given.pop("config")
     benchmark(config, BenchmarkOptions(**given), command=shlex.join(["subdistill", "benchmark", *words]))
+
+
+def after_interruption(words: Sequence[str]) -> str:
+    """How to go on after Ctrl-C."""
+    return "runs that are finished are kept; the same command goes on with the others"

@@ -39,5 +39,10 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     distill.run(given, _with_options(words))
 
 
+def after_interruption(words: Sequence[str]) -> str:
+    """How to go on after Ctrl-C."""
+    return distill.after_interruption(_with_options(words))
+
+
 def _with_options(words: Sequence[str]) -> list[str]:
     return [*OPTIONS.split(), *words]

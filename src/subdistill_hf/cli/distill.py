@@ -6,10 +6,12 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.defaults import RUN_DEFAULTS, saved_when_evaluated
 from subdistill_hf.config.options import DistillationOptions, TaskOptions
+from subdistill_hf.config.output_folder import how_to_go_on
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.errors import SubDistillError
 
@@ -78,12 +80,24 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
         options = TaskOptions(**{name: value for name, value in given.items() if name in of_task})
         training = {name: value for name, value in given.items() if name not in of_task}
         config = SubDistillConfig(**RUN_DEFAULTS | saved_when_evaluated(given) | training)
-    except (ValueError, ImportError) as error:  # training arguments that contradict each other
-        raise SubDistillError(str(error)) from error
+    except SubDistillError:
+        raise
+    except Exception as error:  # whatever transformers raises of training arguments that it does not take
+        raise SubDistillError(f"training arguments: {' '.join(str(error).split())}") from error
     options, chosen = options_for_teacher(options, given)
     if chosen and config.process_index == 0:
         print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
     distill(options, config, command=shlex.join(["subdistill", "distill", *_without_token(words)]))
+
+
+def after_interruption(words: Sequence[str]) -> str:
+    """How to go on after Ctrl-C, which may have come before torch is imported."""
+    folder = RUN_DEFAULTS["output_dir"]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_") == "__output_dir":
+            folder = value if equals else following
+    return f"to go on, {how_to_go_on(Path(folder).expanduser())}"
 
 
 def _without_token(words: Sequence[str]) -> list[str]:

@@ -30,3 +30,8 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     from subdistill_hf.analysis.inspect import inspect
 
     inspect(InspectOptions(**given))
+
+
+def after_interruption(words: Sequence[str]) -> str:
+    """How to go on after Ctrl-C."""
+    return "nothing was written; the same command starts again"

@@ -34,3 +34,8 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     folder = given.pop("folder")
     options = PushOptions(**given)
     print(push_folder(folder, options.repo, options.private or None, options.revision))
+
+
+def after_interruption(words: Sequence[str]) -> str:
+    """How to go on after Ctrl-C."""
+    return "the folder is as it was; the same command tries again"

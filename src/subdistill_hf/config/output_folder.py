@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -14,9 +17,32 @@ from subdistill_hf.errors import SubDistillError
 LOCK_FILE = ".run.lock"
 """The file by which a running command holds its folder; it is gone when the command ends."""
 
+RUNS_FOLDER: Final = "runs"
+"""The folder with the checkpoints of a run of `distill`, in its output folder."""
+LEAST_SPACE: Final = 2**16  # bytes that the disk must have left
+_DISK_FAULTS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+_FAULTS_OF_LIBRARIES: Final = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+"""In the messages of safetensors and torch, whose errors have no number."""
 
-def check_output_folder(folder: str | Path) -> None:
+
+def disk_fault(error: BaseException | None) -> str | None:
+    """What the system says of a disk that is full or cannot be written, if that is what an error comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
+            return f"{error.strerror}{f', {error.filename}' if error.filename else ''}"
+        found = next((text for text in _FAULTS_OF_LIBRARIES if text in str(error)), None)
+        if found is not None:
+            return "No space left on device" if found.startswith("Pytorch") else found
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def check_output_folder(folder: str | Path, option: str = "output_dir") -> None:
     """Refuse a folder that cannot be made or written; what was made for the check is taken back.
+
+    Args:
+        folder: the folder.
+        option: that gives it.
 
     Raises:
         SubDistillError: naming the folder, and what the system says of it.
@@ -24,12 +50,12 @@ def check_output_folder(folder: str | Path) -> None:
     path = Path(folder)
     try:
         if path.exists() and not path.is_dir():
-            raise SubDistillError(f"output_dir={str(folder)!r} is a file: expected a folder")
-        with _made(path), tempfile.TemporaryFile(dir=path):
-            pass
+            raise SubDistillError(f"{option}={str(folder)!r} is a file: expected a folder")
+        with _made(path), tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"-" * LEAST_SPACE)
     except OSError as error:
         raise SubDistillError(
-            f"output_dir={str(folder)!r} cannot be written ({error.strerror or error}): give another folder"
+            f"{option}={str(folder)!r} cannot be written ({error.strerror or error}): give another folder"
         ) from error
 
 
@@ -55,6 +81,10 @@ def held_for_this_run(folder: str | Path | None) -> Iterator[None]:
             raise SubDistillError(
                 f"another run is writing to output_dir={str(folder)!r}: wait for its end, or give another folder"
             ) from error
+        except (OSError, NotImplementedError) as error:
+            warnings.warn(
+                f"{str(folder)!r} cannot be locked ({error}): see to it that no other run writes to it", stacklevel=3
+            )
         try:
             yield
         finally:
@@ -74,4 +104,14 @@ def _made(folder: Path) -> Iterator[None]:
         for path in missing:
             if not path.is_dir() or next(path.iterdir(), None) is not None:
                 break
-            path.rmdir()
+            with suppress(OSError):  # somebody else has put something into it
+                path.rmdir()
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What to add to the command of a run of `distill` that was cut short, told by the run's folder."""
+    if any(folder.glob(f"{RUNS_FOLDER}/*/checkpoint-*/trainer_state.json")):
+        return "the same command with --resume_from_checkpoint true, or with --overwrite to start again"
+    if (folder / RUNS_FOLDER).is_dir():
+        return "the same command with --overwrite, which starts again"
+    return "the same command, which starts again"

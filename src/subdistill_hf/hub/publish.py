@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, create_commit
 
@@ -20,10 +19,9 @@ from subdistill_hf.formatting import file_size, slug
 from subdistill_hf.hub.client import limit_waiting, longest_wait
 from subdistill_hf.hub.errors import HUB_ERRORS, explain
 from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, check_clean, checkpoint_files, student_files
+from subdistill_hf.hub.names import LONGEST_NAME, check_repository, repository_name, shortened
 from subdistill_hf.hub.snippet import hub_code, local_code
 
-LONGEST_NAME: Final = 96
-LONGEST_CLASSES: Final = 40
 logger = logging.getLogger(__name__)
 
 
@@ -44,26 +42,6 @@ class Destination:
     token: str | None = field(default=None, repr=False)
 
 
-def repository_name(teacher: str, student: str, dataset: str, classes: Sequence[str]) -> str:
-    """A name for the repository of a student, of what it was made of.
-
-    Args:
-        teacher: the teacher's name.
-        student: the student's recipe or name.
-        dataset: the dataset's name.
-        classes: the classes as they were asked for: names, or `superclass:NAME`.
-
-    Returns:
-        For example `glyphs-resnet-resnet-dice`; without the owner.
-    """
-    kind = student.partition(":")[0].rstrip("/").rpartition("/")[2].partition(".")[0]
-    subtask = "-".join(slug(str(entry).removeprefix("superclass:")) for entry in classes)
-    if len(subtask) > LONGEST_CLASSES:
-        subtask = f"{len(classes)}-classes-of-{slug(dataset.rpartition('/')[2])}"
-    name = "-".join([slug(teacher.rstrip("/").rpartition("/")[2]), slug(kind), subtask])
-    return re.sub(r"([-.])[-.]+", r"\1", name)[:LONGEST_NAME].strip("-.")
-
-
 def sign_in(
     repo: str, private: bool | None = None, revision: str | None = None, token: str | None = None
 ) -> Destination:
@@ -79,15 +57,21 @@ def sign_in(
         The destination, with its owner: the account, unless `repo` names another.
 
     Raises:
-        PushError: without a token, with one that is not accepted, or without a Hub.
+        PushError: for a name that the Hub does not take, without a token or with one that is not accepted, or without
+            a Hub.
     """
+    try:
+        check_repository(repo)
+    except SubDistillError as error:
+        raise PushError(str(error)) from error
     limit_waiting()
     try:
         account = HfApi(token=token).whoami(cache=True)["name"]
     except HUB_ERRORS as error:
         raise PushError(explain(error)) from error
     if "/" not in repo:
-        repo = f"{account}/{repo[: LONGEST_NAME - len(account) - 1].strip('-.')}"
+        longest = LONGEST_NAME - len(account) - 1
+        repo = f"{account}/{repo if len(repo) <= longest else shortened(repo, longest)}"
     return Destination(repo, private, revision, token)
 
 
@@ -224,7 +208,7 @@ def _name_of(folder: Path) -> str:
     """A repository's name from the report of a run, or else the folder's."""
     path = folder / "report.json"
     if not path.is_file():
-        return slug(folder.resolve().name)
+        return shortened(slug(folder.resolve().name))
     report = json.loads(path.read_text(encoding="utf-8"))
     classes = report.get("subtask") or report["classes"]
     return repository_name(report["teacher"]["name"], report["student"]["recipe"], report["dataset"]["name"], classes)

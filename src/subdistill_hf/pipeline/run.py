@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +17,14 @@ from transformers.utils import logging as transformers_logging
 from subdistill_hf.acceleration.threads import Threads, restored_threads
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
+from subdistill_hf.config.output_folder import RUNS_FOLDER, check_output_folder, disk_fault, held_for_this_run
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.errors import PushError, SubDistillError
-from subdistill_hf.hub.publish import Destination, open_repository, repository_name, sign_in, upload
+from subdistill_hf.hub.files import CARD_FILE
+from subdistill_hf.hub.names import repository_name
+from subdistill_hf.hub.publish import Destination, open_repository, sign_in, upload
 from subdistill_hf.models.adapters import merged
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.models.students import build_student, described_lora, is_new, with_lora
@@ -37,15 +41,16 @@ from subdistill_hf.pipeline.energy import Energy, measured_energy
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
 from subdistill_hf.pipeline.run_folder import (
-    RUNS_FOLDER,
+    check_run_folder,
     checkpoint_of,
+    kept_in,
     remove_empty_folders,
     remove_old_run,
     resumed_from,
 )
 from subdistill_hf.pipeline.student_folder import write_student
 from subdistill_hf.pipeline.task import Task, announce, load_task
-from subdistill_hf.pipeline.validation import validate
+from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.report import RunReport
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.callbacks import show_progress
@@ -103,12 +108,30 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         The report, as it is written to `report.json`; `None` in the other processes of several.
 
     Raises:
-        SubDistillError: for options that do not fit together, before anything is trained or written.
+        SubDistillError: for options that do not fit together, before anything is trained or written; when another
+            run is writing to the folder; or when the disk is full, saying what is kept.
         PushError: when the Hub can not be written, before anything is trained; or when the push fails at the end,
             which leaves the folder whole.
     """
     transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
-    validate(options, config)
+    validate_options(options, config)
+    folder, main = Path(config.output_dir), config.process_index == 0
+    with held_for_this_run(folder if main else None):
+        check_run_folder(options, config)
+        if main and config.teacher_cache_dir is not None:
+            check_output_folder(config.teacher_cache_dir, "teacher_cache_dir")
+        try:
+            return _run(options, config, command)
+        except Exception as error:
+            if (fault := disk_fault(error)) is None:
+                raise
+            raise SubDistillError(
+                f"{folder} cannot be written to any more ({fault}). {kept_in(folder, config.method)}"
+            ) from error
+
+
+def _run(options: TaskOptions, config: SubDistillConfig, command: str | None) -> RunReport | None:
+    """`distill`, in a folder that is this run's and may be used."""
     main = config.process_index == 0
     destination = _destination(options, config) if main and config.push_to_hub else None
     task, teacher, runs = _prepare(load_task(options, config), methods_of(options, config), destination)
@@ -120,8 +143,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
     if not main:
         return None
     report = _leave_student(task, runs, teacher.digest, command)
-    print(results_table(report))
-    print(f"\nThe student is in {task.folder}; its card is {task.folder / 'README.md'}")
+    print(f"\nThe student is in {task.folder}; its card is {task.folder / CARD_FILE}")
     if destination is not None:
         print(upload(task.folder, destination))
     return report
@@ -206,6 +228,7 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     """
     trained = {method: run.trained(task) for method, run in runs.items()}
     report = build_report(task, trained, teacher_digest, command)
+    print(results_table(report))  # before anything is written, which may fail
     published = runs[task.config.method]
     as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model

@@ -7,25 +7,22 @@ import shutil
 from pathlib import Path
 
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.output_folder import check_output_folder
+from subdistill_hf.config.output_folder import LOCK_FILE, RUNS_FOLDER, how_to_go_on
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.reporting.report import REPORT_FILE
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 
-RUNS_FOLDER = "runs"
-
 
 def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
-    """Refuse to mix two runs in one folder, or a run with other files.
+    """Refuse to mix two runs in one folder, or a run with other files; the folder can be written.
 
     Raises:
         SubDistillError: for a folder that may not be used, or a checkpoint that is not in it.
     """
     folder = Path(config.output_dir)
-    check_output_folder(folder)
     resume = resumed_from(config)
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(path.name == LOCK_FILE for path in folder.iterdir()):
         return
     if not ((folder / REPORT_FILE).is_file() or (folder / RUNS_FOLDER).is_dir()):
         raise SubDistillError(f"{config.output_dir} already holds other files: give another --output_dir")
@@ -73,6 +70,23 @@ def checkpoint_of(resume: bool | Path, folder: Path) -> str | None:
     if isinstance(resume, Path) and resume.resolve().is_relative_to(folder.resolve()):
         return str(resume)
     return last_complete_checkpoint(folder) if resume else None
+
+
+def kept_in(folder: Path, method: str) -> str:
+    """Say what a run that was cut short has left in its folder, and how to go on.
+
+    Args:
+        folder: the run's.
+        method: whose student the folder is for.
+    """
+    checkpoint = last_complete_checkpoint(folder / RUNS_FOLDER / method)
+    kept = []
+    if (folder / REPORT_FILE).is_file():  # after which a student may have been written
+        kept.append(f"all figures in {folder / REPORT_FILE}")
+        kept += [f"the student in {folder}"] if any(folder.glob("*model.safetensors")) else []
+    if checkpoint is not None:
+        kept.append(f"the training up to {checkpoint}")
+    return f"Kept: {' and '.join(kept) or 'nothing'}. To go on: {how_to_go_on(folder)}"
 
 
 def remove_old_run(folder: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from PIL import Image
 
@@ -54,15 +55,11 @@ def write_student(
     """
     report.save(folder)  # whatever happens to the rest, the figures are kept
     adapter = isinstance(model, PeftModel)
-    for stale in folder.glob("model*.safetensors*" if adapter else "adapter_*"):
-        stale.unlink()
-    if isinstance(model, PeftModel):
-        save_adapter(model, folder)
-        settings: Any = model.config
-        settings.save_pretrained(folder)  # which name the classes
-    else:
-        model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    try:
+        _save(model, processor, folder)
+    except BaseException:
+        _remove_weights(folder)  # which are of another run, or were cut short
+        raise
     size = (folder / (ADAPTER_FILE if adapter else "model.safetensors")).stat().st_size
     report = replace(report, student=replace(report.student, size_bytes=size))
     report.save(folder)
@@ -71,14 +68,41 @@ def write_student(
     report.save(folder)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
-        render_card(report).save(folder / CARD_FILE)
+        _save_card(render_card(report), folder)
     for note in noted:
         print(f"note: {note.message}", file=sys.stderr)
     if drawn := _draw(report, training_images, folder):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said above
-            render_card(report, plots=drawn).save(folder / CARD_FILE)
+            _save_card(render_card(report, plots=drawn), folder)
     return report
+
+
+def _save_card(card: ModelCard, folder: Path) -> None:
+    """Write the card; one that is there stays as it is if the writing fails."""
+    written = folder / f"{CARD_FILE}.part"
+    try:
+        card.save(written)
+        written.replace(folder / CARD_FILE)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _save(model: Any, processor: Any, folder: Path) -> None:
+    """Write student and processor, and no weights of an earlier student beside them."""
+    _remove_weights(folder)
+    if isinstance(model, PeftModel):
+        save_adapter(model, folder)
+        settings: Any = model.config
+        settings.save_pretrained(folder)  # which name the classes
+    else:
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _remove_weights(folder: Path) -> None:
+    for stale in [*folder.glob("model*.safetensors*"), *folder.glob("adapter_*")]:
+        stale.unlink()
 
 
 def _draw(report: RunReport, training_images: ViewDataset, folder: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from subdistill_hf.config.validation import check_task_options
 from subdistill_hf.core.pairing import split_entry
 from subdistill_hf.data.subtask import check_paper_subtasks
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.hub.names import check_repository
 from subdistill_hf.models.students import check_recipe, check_student_lora
-from subdistill_hf.pipeline.run_folder import check_run_folder
 from subdistill_hf.training.checks import check_student
 
 NEEDED = {
@@ -22,22 +22,12 @@ NEEDED = {
 """Training arguments that a run needs as they are by default, and why."""
 
 
-def validate(options: TaskOptions, config: SubDistillConfig) -> None:
-    """Refuse options that do not fit, whatever the images and models are, and a folder that may not be used.
+def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse options that do not fit, whatever the images and models are.
 
     Args:
         options: what to distil.
-        config: training arguments; `config.output_dir` is the folder.
-
-    Raises:
-        SubDistillError: for the first that does not fit.
-    """
-    validate_options(options, config)
-    check_run_folder(options, config)
-
-
-def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
-    """As `validate`, without a look at the folder.
+        config: training arguments.
 
     Raises:
         SubDistillError: for the first that does not fit.
@@ -45,6 +35,8 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
     check_task_options(options)
     check_values(config)
     check_training_arguments(config)
+    if config.push_to_hub and config.hub_model_id is not None:
+        check_repository(config.hub_model_id)
     for name, (value, reason) in NEEDED.items():
         if getattr(config, name) != value:
             raise SubDistillError(f"{name}={getattr(config, name)}: expected {value}, since {reason}")

@@ -394,9 +394,14 @@ class RunReport:
             raise ReportError(f"expected a report that subdistill distill wrote: {error}") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write the report to `report.json` of a folder."""
+        """Write the report to `report.json` of a folder; one that is there stays as it is if the writing fails."""
         text = json.dumps(self.to_dict(), indent=1)
-        Path(folder, REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        written = Path(folder, f"{REPORT_FILE}.part")
+        try:
+            written.write_text(text + "\n", encoding="utf-8")
+            written.replace(Path(folder, REPORT_FILE))
+        finally:
+            written.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> RunReport:
