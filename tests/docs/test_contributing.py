@@ -116,9 +116,10 @@ def test_a_method_a_basis_an_option_a_section_and_a_file_of_checkpoints_are_used
     card = (tmp_path / "expert" / "README.md").read_text(encoding="utf-8")
     assert "## Device\n\n- Device: `cpu`\n" in card
     assert "Correlation (DIST)" in card
-    versions = list((tmp_path / "expert").rglob("versions.json"))
-    assert versions
-    assert json.loads(versions[0].read_text(encoding="utf-8")) == {"torch": torch.__version__}
+    sizes = list((tmp_path / "expert").rglob("subdistill/checkpoint-2/sizes.json"))
+    assert [list(json.loads(path.read_text(encoding="utf-8"))) for path in sizes] == [
+        ["parameters of the layer losses"]
+    ]
 
     shown = run_in(changed, "-m", "subdistill_hf.cli", "show", tmp_path / "expert").splitlines()
     assert [line.split()[0] for line in shown] == ["teacher", "cosine", "correlation", "subdistill"]
