@@ -1,1 +1,1 @@
-"""The method's maths, on torch alone: activations, layers, moments, bases and subspaces."""
+"""The method's maths, on torch and safetensors alone: activations, layers, moments, bases and subspaces."""

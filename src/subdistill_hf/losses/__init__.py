@@ -1,4 +1,4 @@
-"""The losses of layers and logits, on torch alone."""
+"""The losses of layers and logits, on torch and safetensors alone."""
 
 from subdistill_hf.losses.base import LayerLoss as LayerLoss
 from subdistill_hf.losses.logits import decoupled_distillation as decoupled_distillation
