@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import constants, get_session
 import subdistill_hf.hub.client
 from helpers import processor, trainer
+from subdistill_hf.hub.publish import push_folder
 
 outcomes = {}
 
@@ -55,6 +56,27 @@ run.train()
 attempt("first time", run.push_to_hub)
 attempt("second time", run.push_to_hub)
 attempt("third time", run.push_to_hub)
+
+CARD = "# Mine\\n\\nTrained on /home/Jane Doe/pets with hf_" + "a" * 30
+
+Path("kept").mkdir()
+Path("kept", "README.md").write_text(CARD)
+attempt("kept", lambda: prepare("kept"))
+
+run = prepare("later", hub_strategy="end")
+run.train()
+Path("later", "README.md").write_text(CARD)
+attempt("later", run.push_to_hub)
+Path("later", "README.md").write_text(CARD.partition("hf_")[0])
+attempt("later, without the token", run.push_to_hub)
+
+for name, strategy in (("during", "every_save"), ("whole", "all_checkpoints")):
+    run = prepare(name, save_strategy="steps", save_steps=1, hub_strategy=strategy, hub_always_push=True)
+    run.model.config.trained_on = "C:\\\\Users\\\\Jane Doe\\\\pets"
+    run.train()
+    attempt(name, run.push_to_hub)
+
+attempt("push_folder", lambda: push_folder("later", "user/later"))
 
 subdistill_hf.hub.client.LONGEST_WAIT = constants.HF_HUB_DOWNLOAD_TIMEOUT = 3
 get_session().timeout = None
@@ -179,3 +201,28 @@ def test_a_push_that_fails_during_training_is_told_and_stops_nothing(hub):
     told = [line for line in hub.done.stderr.splitlines() if line.startswith("A checkpoint, whole in its folder")]
     assert len(told) == 2
     assert all("500" in line and "user/unheard" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("way", "name", "held"),
+    [
+        ("kept", "kept/README.md", "an access token"),
+        ("later", "later/README.md", "an access token"),
+        ("later, without the token", "later/README.md", "a path of this machine, /home/Jane Doe"),
+        ("push_folder", "later/README.md", "a path of this machine, /home/Jane Doe"),
+        ("during", "during/config.json", "a path of this machine, C:"),
+        ("whole", "whole/config.json", "a path of this machine, C:"),
+    ],
+)
+def test_no_way_to_the_hub_takes_tokens_or_local_paths(hub, way, name, held):
+    kind, message = hub.outcomes[way]
+    assert kind == ("PushError" if way == "push_folder" else "UncleanError")
+    assert f"{name} holds {held}" in message
+
+
+def test_what_must_not_be_published_stays_here_during_the_training_too(hub):
+    assert ("model", "user/kept") not in hub.repos
+    for name in ("later", "during", "whole"):
+        assert not hub.files(f"user/{name}")
+    told = [line for line in hub.done.stderr.splitlines() if "checkpoint-1/config.json holds a path" in line]
+    assert len(told) == 2

@@ -7,22 +7,13 @@ import re
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import get_token
-
-from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.snippet import EXAMPLE_FILE
 
 CARD_FILE: Final = "README.md"
 ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 NAMED: Final = ("config.json", "preprocessor_config.json", "processor_config.json", ADAPTER_CONFIG_FILE, CARD_FILE)
 WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-TEXT: Final = (".json", ".md", ".py")
 TRAINER_STATE: Final = "trainer_state.json"
-TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
-
-
-class UncleanError(SubDistillError):
-    """A file with something that must not be published."""
 
 
 def student_files(folder: str | Path) -> dict[str, bytes]:
@@ -65,33 +56,3 @@ def checkpoint_files(folder: str | Path) -> dict[str, bytes | Path]:
             content["best_model_checkpoint"] = Path(best).name
             files[TRAINER_STATE] = json.dumps(content, indent=2).encode()
     return files
-
-
-def check_clean(files: dict[str, bytes], folder: str | Path) -> None:
-    """Refuse texts that hold a token or a path of this machine, and adapters of a model that only this machine has.
-
-    Args:
-        files: name to content.
-        folder: where they come from.
-
-    Raises:
-        UncleanError: naming the file and what it holds.
-    """
-    if ADAPTER_CONFIG_FILE in files:
-        base = json.loads(files[ADAPTER_CONFIG_FILE]).get("base_model_name_or_path") or ""
-        if Path(base).is_dir():
-            raise UncleanError(
-                f"{Path(folder) / ADAPTER_CONFIG_FILE} is for a model in a folder of this machine, {base}, which "
-                "nobody else has: save the student merged (--student_lora_save merged)"
-            )
-    own = {str(path) for path in (Path.home(), Path.cwd(), Path(folder).resolve()) if len(path.parts) > 1}
-    token = get_token()
-    for name, content in files.items():
-        if not name.endswith(TEXT):
-            continue
-        text = content.decode("utf-8", errors="replace")
-        if TOKEN.search(text) or (token and token in text):
-            raise UncleanError(f"{Path(folder) / name} holds an access token: take it out")
-        for path in own:
-            if re.search(rf"{re.escape(path)}(?![\w-])", text):
-                raise UncleanError(f"{Path(folder) / name} holds a path of this machine, {path}: take it out")

@@ -16,9 +16,10 @@ from huggingface_hub import CommitOperationAdd, HfApi, create_commit
 
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.formatting import file_size, slug
+from subdistill_hf.hub.clean import UncleanError, check_clean
 from subdistill_hf.hub.client import limit_waiting, longest_wait
 from subdistill_hf.hub.errors import HUB_ERRORS, explain
-from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, check_clean, checkpoint_files, student_files
+from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, checkpoint_files, student_files
 from subdistill_hf.hub.names import LONGEST_NAME, check_repository, repository_name, shortened
 from subdistill_hf.hub.snippet import hub_code, local_code
 
@@ -116,7 +117,6 @@ def upload(folder: Path, destination: Destination) -> str:
     limit_waiting()
     with _retryable(folder, destination.repo, destination.private, destination.revision):
         files = student_files(folder)
-        check_clean(files, folder)
         if CARD_FILE in files:
             card = files[CARD_FILE].decode("utf-8")
             for adapter in (False, True):
@@ -124,24 +124,33 @@ def upload(folder: Path, destination: Destination) -> str:
                 card = card.replace(local_code(adapter), ours)
             files[CARD_FILE] = card.encode()
         print(f"pushing {len(files)} files, {file_size(sum(map(len, files.values())))}, to {destination.repo}")
-        pushed = commit(destination, files, "Student, processor and card")
+        pushed = commit(destination, files, folder, "Student, processor and card")
     return str(pushed.commit_url)
 
 
 def commit(
-    destination: Destination, files: Mapping[str, bytes | Path], message: str, in_background: bool = False
+    destination: Destination,
+    files: Mapping[str, bytes | Path],
+    folder: str | Path,
+    message: str,
+    in_background: bool = False,
 ) -> Any:
-    """Commit files to a repository that is there.
+    """Commit files to a repository that is there: the one way of this package's files to the Hub.
 
     Args:
         destination: the repository.
         files: name in the repository to content, or to the file that holds it.
+        folder: where they come from.
         message: of the commit.
         in_background: return at once.
 
     Returns:
         huggingface_hub's description of the commit, or a `Future` of it.
+
+    Raises:
+        UncleanError: for files with something that must not be published, see `check_clean`.
     """
+    check_clean(files, folder)
     limit_waiting()
     options: dict[str, Any] = {"run_as_future": in_background}  # bool: neither of the overloads
     return (
@@ -168,13 +177,20 @@ def push_checkpoint(folder: Path, destination: Destination, message: str, whole:
     files: dict[str, bytes | Path] = dict(student_files(folder))
     if whole is not None:
         files |= {f"{whole}/{name}": content for name, content in checkpoint_files(folder).items()}
-    push: Future[Any] = commit(destination, files, message, in_background=True)
+    push: Future[Any] = Future()
+    try:
+        push = commit(destination, files, folder, message, in_background=True)
+    except UncleanError as error:
+        push.set_exception(error)
     push.add_done_callback(_log_failure)
     return push
 
 
 def _log_failure(push: Future[Any]) -> None:
-    if (error := push.exception()) is not None:
+    error = push.exception()
+    if isinstance(error, UncleanError):
+        logger.error(f"A checkpoint was not pushed: {error}")
+    elif error is not None:
         logger.error(f"A checkpoint, whole in its folder, was not pushed; trainer.push_to_hub() tries again. {error}")
 
 

@@ -22,6 +22,7 @@ from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, Finish
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.hub.clean import check_kept_card
 from subdistill_hf.hub.client import limit_waiting
 from subdistill_hf.hub.files import CARD_FILE, student_files
 from subdistill_hf.hub.publish import Destination, commit, push_checkpoint
@@ -101,6 +102,7 @@ class SubDistillTrainer(Trainer):
             args._n_gpu = 1  # DataParallel would not split the targets: several GPUs need a launcher
         self.teacher = teacher_of(args, model, teacher, teacher_class_ids)
         if args.push_to_hub:
+            check_kept_card(args.output_dir)
             limit_waiting()
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
         self.add_callback(callbacks.EpochsOfViews)
@@ -434,7 +436,7 @@ class SubDistillTrainer(Trainer):
             self.create_model_card(**kwargs)
         self._finish_current_push()
         target = Destination(self.hub_model_id, None, revision or args.hub_revision, token or args.hub_token)
-        return commit(target, student_files(args.output_dir), message, in_background=not blocking)
+        return commit(target, student_files(args.output_dir), args.output_dir, message, in_background=not blocking)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push the student of a checkpoint; the parent would push its pickled arguments too, with paths and tokens."""

@@ -1,0 +1,152 @@
+"""What must not be published is found in every text that is sent: tokens, local paths, bases that nobody else has."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from subdistill_hf.hub.clean import UncleanError, check_clean, check_kept_card
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "modeling_mine.py"])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("token = hf_" + "abcDEF0123" * 3, "an access token"),
+        ("read from {folder}/model.safetensors", "a path of this machine"),
+        ("read from {folder}", "a path of this machine"),
+        ("read from {home}/data", "a path of this machine"),
+        ("HF_TOKEN was 'my own secret'", "an access token"),
+    ],
+)
+def test_texts_with_tokens_or_paths_of_this_machine_are_refused(tmp_path, monkeypatch, name, text, what):
+    monkeypatch.setenv("HF_TOKEN", "my own secret")
+    content = text.format(folder=tmp_path, home=Path.home()).encode()
+    with pytest.raises(UncleanError, match=f"{name} holds {what}.*: take it out"):
+        check_clean({"fine.md": b"nothing", name: content}, tmp_path)
+
+
+def test_an_adapter_needs_a_base_that_others_have(tmp_path):
+    (tmp_path / "base").mkdir()
+    local, remote = (json.dumps({"base_model_name_or_path": base}).encode() for base in (f"{tmp_path}/base", "a/b"))
+    with pytest.raises(
+        UncleanError, match=r"a folder of this machine, .*base, which nobody else has: save the student"
+    ):
+        check_clean({"adapter_config.json": local}, tmp_path)
+    check_clean({"adapter_config.json": remote}, tmp_path)
+
+
+def test_what_only_looks_like_a_secret_is_fine(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "my own secret")
+    monkeypatch.chdir("/")
+    texts = ["hf_hub_download", f"{tmp_path}-other", "/usr/share/x", "from the model of user/name"]
+    check_clean({"README.md": "\n".join(texts).encode(), "model.safetensors": b"my own secret"}, tmp_path)
+
+
+TOKENS = [
+    "hf_" + "abcDEF0123" * 3,
+    "api_org_" + "abcDEF0123" * 3,
+    "ghp_" + "abcDEF0123" * 4,
+    "github_pat_" + "abcDEF0123" * 4,
+    "sk-" + "abcDEF0123" * 4,
+    "AKIA" + "ABCDEF0123456789",
+    "xoxb-1234567890-abcdef",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+    "-----BEGIN RSA PRIVATE KEY-----",
+    "https://jane:secret@example.org/data",
+    "the-secret-0f-the-environment",
+]
+PATHS = [
+    "/home/jane/data/pets",
+    "/home/Jane Doe/my data/pets",
+    "/Users/Jane Doe/data",
+    "/home/jane",
+    "C:\\Users\\Jane Doe\\Documents\\pets",
+    "c:/Users/jane/pets",
+    "D:\\data\\pets",
+    "D:/data/pets",
+    "\\\\server\\share of Jane\\pets",
+    "file:///mnt/data/pets",
+    "file://server/data/pets",
+]
+FILES = [
+    "README.md",
+    "config.json",
+    "preprocessor_config.json",
+    "metadata.yaml",
+    "log.txt",
+    "last-checkpoint/state.json",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("secret", TOKENS, ids=lambda secret: secret[:9])
+def test_tokens_of_every_known_shape_are_found(tmp_path, monkeypatch, name, secret):
+    monkeypatch.setenv("SOME_API_KEY", "the-secret-0f-the-environment")
+    for text in (secret, f"key: {secret}\n", json.dumps({"key": secret})):
+        with pytest.raises(UncleanError, match=f"{name} holds an access token: take it out") as caught:
+            check_clean({name: text.encode()}, tmp_path)
+        assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("path", PATHS)
+def test_local_paths_of_every_machine_are_found(tmp_path, name, path):
+    for text in (
+        path,
+        f"The images are in {path} on a disk.",
+        f"`{path}`",
+        f"path: '{path}'",
+        json.dumps({"a": [path]}),
+    ):
+        with pytest.raises(UncleanError, match=f"{name} holds a path of this machine, .*: take it out"):
+            check_clean({name: text.encode()}, tmp_path)
+
+
+def test_folders_that_are_on_this_machine_are_found_with_blanks_in_their_names(tmp_path):
+    (tmp_path / "my data" / "pets").mkdir(parents=True)
+    (tmp_path / "student").mkdir()
+    for path in (tmp_path / "my data" / "pets", tmp_path / "my data"):
+        with pytest.raises(UncleanError, match="holds a path of this machine, "):
+            check_clean({"README.md": f"Trained on {path}, all of it.".encode()}, tmp_path / "student")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "See https://example.org/home/jane and https://huggingface.co/docs/hub/models.",
+        "and/or, 1/2, a/b/c, ./data/pets, data/home/x, ~/.cache/huggingface",
+        "/usr/bin/env python, /etc/hosts, /dev/null, /no/such/folder",
+        r"$f: X \to Y$, $F:\mathbb{R}\to\mathbb{R}$, \\ \hline, a \\ \alpha \beta",
+        'split("\\\\s+\\\\d"), "\\\\n\\\\t", x[a:/2], {"C:": 1}',
+        "sk-learn, hf_hub_download, eyJ, task-list, https://user@example.org/x",
+    ],
+)
+def test_what_only_looks_like_a_path_or_token_may_go(tmp_path, text):
+    check_clean({"README.md": text.encode(), "config.json": json.dumps({"a": text}).encode()}, tmp_path)
+
+
+def test_names_of_classes_are_no_paths(tmp_path):
+    names = {"0": "/home/inside", "1": "C:\\Users\\x", "2": "cat"}
+    files = {
+        "config.json": json.dumps({"id2label": names}).encode(),
+        "README.md": b"Classes: /home/inside, C:\\Users\\x, cat.",
+    }
+    check_clean(files, tmp_path)
+    with pytest.raises(UncleanError, match="/home/jane"):
+        check_clean(files | {"a.md": b"/home/inside and /home/jane/x"}, tmp_path)
+
+
+def test_files_are_read_where_they_lie(tmp_path):
+    (tmp_path / "a.json").write_text("hf_" + "a" * 30, encoding="utf-8")
+    with pytest.raises(UncleanError, match="holds an access token"):
+        check_clean({"last-checkpoint/a.json": tmp_path / "a.json"}, tmp_path)
+
+
+def test_a_card_that_a_push_would_keep_is_looked_at(tmp_path):
+    check_kept_card(tmp_path)
+    (tmp_path / "README.md").write_text("fine", encoding="utf-8")
+    check_kept_card(tmp_path)
+    (tmp_path / "README.md").write_text("in /home/jane/x", encoding="utf-8")
+    with pytest.raises(UncleanError, match=r"README.md holds a path of this machine, /home/jane"):
+        check_kept_card(tmp_path)
