@@ -88,8 +88,8 @@ def test_numbers_and_shares_of_training_images(size, validation, expected):
     assert {name: value for name, value in job.task.items() if "train" in name or "validation" in name} == expected
 
 
-@pytest.mark.parametrize(("factor", "weight"), [(10, 10.0), (0.5, 0.5), (1, None), (None, None)])
-def test_the_factor_multiplies_the_methods_own_weight(factor, weight):
+@pytest.mark.parametrize(("factor", "weight"), [(10, 10.0), (0.5, 0.5), (1, 1.0), (None, None)])
+def test_the_factor_multiplies_the_published_weight(factor, weight):
     tuned = {} if factor is None else {"layer_weight_factor": factor}
     jobs = {
         method: make_job(grid(), Setting(method, "small", 10, None), "a", ["1"], 0, tuned)

@@ -68,7 +68,7 @@ def test_all_help_lists_the_training_arguments_too():
         ({"resume_from_checkpoint": "{inputs}/empty"}, "expected true, for the last checkpoint, or a checkpoint's"),
         ({"colour": "red"}, "there is no option --colour (subdistill distill --help lists the options)"),
         ({"lerning_rate": 1e-3}, "there is no option --lerning_rate; did you mean --learning_rate?"),
-        ({"eval_strategy": "no"}, "--load_best_model_at_end requires"),
+        ({"eval_strategy": "no", "load_best_model_at_end": "true"}, "--load_best_model_at_end requires"),
         ({"max_steps": "many"}, "invalid int value: 'many' (subdistill distill --help lists the options)"),
         ({"optim": "steepest"}, "argument --optim: invalid choice: 'steepest'"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0: expected at least 1"),

@@ -40,6 +40,7 @@ def parts_of(run):
 
 def test_every_layer_method_is_a_method_with_a_weight():
     assert {*LAYER_BASELINES, "subdistill"} == {name for name, one in METHODS.items() if one.layer_weight}
+    assert all((one.layer_weight is None) == (one.published_layer_weight is None) for one in METHODS.values())
     labels = [method_label(name) for name in ("teacher", *METHODS)]
     assert len(set(labels)) == len(labels)
     assert method_label("unknown") == "unknown"

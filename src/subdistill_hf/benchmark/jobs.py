@@ -99,9 +99,9 @@ def make_job(
     kind = benchmark.kind(setting.method)
     training = {**benchmark.training, **benchmark.methods[setting.method], **tuned, "method": kind}
     factor = training.pop(WEIGHT_FACTOR, None)
-    own = METHODS[kind].layer_weight
-    if factor not in (None, 1) and own is not None:
-        training["layer_weight"] = factor * own
+    published = METHODS[kind].published_layer_weight
+    if factor is not None and published is not None:
+        training["layer_weight"] = factor * published
     return Job(
         method=setting.method,
         subtask=subtask,

@@ -18,7 +18,7 @@ RUN_DEFAULTS: dict[str, Any] = {
     "save_steps": 0.1,
     "save_total_limit": 2,
     "logging_steps": 0.02,
-    "load_best_model_at_end": True,
+    "load_best_model_at_end": False,  # the best of ten evaluations on few images is chance, and earlier weights
     "metric_for_best_model": "accuracy",
     "hub_strategy": "end",  # one push, of the finished student
 }

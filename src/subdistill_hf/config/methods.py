@@ -24,7 +24,9 @@ class Method:
         label: what tables, plots and cards call it.
         summary: what it learns from, for a list of the methods and the card's first sentence.
         task_weight: weight of the cross entropy with the labels, unless another is given.
-        layer_weight: published weight of the sum of the layer losses, unless another is given; `None` without them.
+        layer_weight: weight of the sum of the layer losses, unless another is given; `None` without them.
+        published_layer_weight: that of the method's paper or of its authors' code, which benchmarks multiply by a
+            factor; the same where it is not given.
         needs_labels: whether it is another method without the labels, so that their weight cannot be 0.
         logit_loss: function of the student's and the teacher's logits `(B, C)` and a `temperature`; `None` without.
         logit_options: further arguments of `logit_loss`, each with the name of the option that is passed for it.
@@ -43,6 +45,7 @@ class Method:
     summary: str
     task_weight: float = 0.0
     layer_weight: float | None = None
+    published_layer_weight: float | None = None
     needs_labels: bool = False
     logit_loss: Loss | None = "subdistill_hf.losses.logits:logit_distillation"
     logit_options: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +58,8 @@ class Method:
     def __post_init__(self) -> None:
         if (self.layer_loss is None) != (self.layer_weight is None):
             raise ValueError(f"method {self.label!r}: expected layer_loss and layer_weight together, or neither")
+        if self.published_layer_weight is None:
+            object.__setattr__(self, "published_layer_weight", self.layer_weight)  # frozen
 
     @property
     def needs_teacher(self) -> bool:
@@ -89,31 +94,36 @@ METHODS: dict[str, Method] = {
         label="FitNet",
         summary="the teacher's logits and its layers, through linear regressors",
         layer_loss="subdistill_hf.losses.baselines:FitNet",
-        layer_weight=1.0,
+        layer_weight=10.0,
+        published_layer_weight=1.0,
     ),
     "attention_transfer": Method(
         label="Attention transfer (AT)",
         summary="the teacher's logits and its layers' attention maps",
         layer_loss="subdistill_hf.losses.baselines:AttentionTransfer",
-        layer_weight=1000.0,
+        layer_weight=100.0,
+        published_layer_weight=1000.0,
     ),
     "vid": Method(
         label="VID",
         summary="the teacher's logits and its layers, by variational information",
         layer_loss="subdistill_hf.losses.baselines:VariationalInformation",
-        layer_weight=1.0,
+        layer_weight=1e4,
+        published_layer_weight=1.0,
     ),
     "vkd": Method(
         label="VkD",
         summary="the teacher's logits and its layers, through orthogonal projections",
         layer_loss="subdistill_hf.losses.baselines:OrthogonalProjection",
-        layer_weight=1.0,
+        layer_weight=1000.0,
+        published_layer_weight=1.0,
     ),
     "spkd": Method(
         label="SPKD",
         summary="the teacher's logits and the similarities of images in its layers",
         layer_loss="subdistill_hf.losses.baselines:SimilarityPreserving",
-        layer_weight=3000.0,
+        layer_weight=3e5,
+        published_layer_weight=3000.0,
     ),
     "subdistill": Method(
         label="SubDistill",
@@ -123,8 +133,12 @@ METHODS: dict[str, Method] = {
         layer_weight=100.0,
     ),
 }
-"""Name to method, in the order of tables. The weights are those of the papers or of their authors' code (VID: of
-RepDistiller; FitNet: RepDistiller's 100 for a mean over channels is about 1 for our sum over about 100 of them)."""
+"""Name to method, in the order of tables.
+
+Published weights are those of the papers or of their authors' code (VID: of RepDistiller; FitNet: RepDistiller's 100
+for a mean over channels is about 1 for our sum over about 100 of them). The weights of the methods that SubDistill is
+compared with are those that tuning chose for them on two superclasses, see `benchmarks/results/glyphs`: at the
+published ones some learn next to nothing from few images, and a comparison with them would say nothing."""
 
 
 def method_label(method: str) -> str:
