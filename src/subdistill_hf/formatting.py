@@ -72,6 +72,11 @@ def file_size(size: int) -> str:
     return f"{size / 1_000_000:.1f} MB"
 
 
+def memory(size: float) -> str:
+    """Bytes as MiB, or GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
 def ratio_in_words(ratio: float, more: str, less: str) -> str:
     """Write a ratio as a comparison that is never below one."""
     word, value = (more, ratio) if ratio >= 1 else (less, 1 / ratio)

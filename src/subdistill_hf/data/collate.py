@@ -12,6 +12,7 @@ from torch import Tensor
 from subdistill_hf.data.preprocessing import preprocessing_of, process, works_on_tensors
 
 IMAGES = "images"  # as bytes, for processors that are still to be run
+PIXELS = "pixel_values"
 LOGITS = "teacher_logits"
 TARGETS = "teacher_targets"
 TEACHER_PIXELS = "teacher_pixel_values"  # where they are not the student's
@@ -84,9 +85,7 @@ class ViewCollator:
             batch = self._pixels(images)
         else:
             batch = {IMAGES: torch.stack(images)}
-        for name in ("labels", *PLACES):
-            batch[name] = torch.utils.data.default_collate([example[name] for example in examples])
-        return batch
+        return {**batch, **labels_and_places(examples)}
 
     def _pixels(self, images: Iterable[Tensor]) -> dict[str, Tensor]:
         images = list(images)
@@ -94,6 +93,12 @@ class ViewCollator:
         if self.teacher_processor is not None:
             pixels[TEACHER_PIXELS] = process(self.teacher_processor, images)
         return pixels
+
+
+def labels_and_places(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """What a batch of `ViewDataset` items holds beside pixels."""
+    names = ("labels", *PLACES)
+    return {name: torch.utils.data.default_collate([example[name] for example in examples]) for name in names}
 
 
 def divided(collate: Collate, device: torch.device) -> tuple[Collate, Finish]:

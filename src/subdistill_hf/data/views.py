@@ -65,7 +65,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.images = DecodedImages(dataset, columns, self.labels, marked, often=augmentation != "none", store=store)
         kind = dataset.features[columns.label]
         self._classes = kind.num_classes if isinstance(kind, datasets.ClassLabel) else max(self.labels) + 1
-        if mix and self.images.one_size is None and not (augmentation == "resized_crop" and size):
+        if mix and not self.gives_one_size:
             self._check_sizes()
         self._draw()
 
@@ -132,17 +132,24 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """A batch of views: `image` `(3, H, W)` bytes, `labels`, and the places `index` and `view`."""
-        views: list[Tensor]
-        labels: list[Any]
-        if self._partners is None:
-            views, labels = self._plain_views(indices), [self.labels[index] for index in indices]
-        else:
-            views = self._partners.mixed(indices, self._plain_views)
+        chosen = self._plain_views
+        views = chosen(indices) if self._partners is None else self._partners.mixed(indices, chosen)
+        return [{"image": view, **rest} for view, rest in zip(views, self.without_images(indices), strict=True)]
+
+    def without_images(self, indices: list[int]) -> list[dict[str, Any]]:
+        """The same without `image`, of which nothing is read."""
+        labels: list[Any] = [self.labels[index] for index in indices]
+        if self._partners is not None:
             labels = list(self._partners.labels(indices, self.labels, self._classes))
         return [
-            {"image": view, "labels": label, "index": index, "view": self.view}
-            for index, view, label in zip(indices, views, labels, strict=True)
+            {"labels": label, "index": index, "view": self.view} for index, label in zip(indices, labels, strict=True)
         ]
+
+    @property
+    def gives_one_size(self) -> bool:
+        """Whether all views are known to be of one size."""
+        resized = self.augmentation == "resized_crop" and self.size is not None
+        return resized or self.images.one_size is not None
 
     def _plain_views(self, indices: list[int]) -> list[Tensor]:
         """Views that are not mixed yet."""

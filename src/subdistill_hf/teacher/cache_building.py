@@ -21,6 +21,7 @@ from subdistill_hf.core.activations import Features
 from subdistill_hf.core.distributed import several_processes
 from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.formatting import memory
 from subdistill_hf.teacher.cache import StoredLayer, Targets, TeacherCache, default_folder
 from subdistill_hf.teacher.cache_files import CacheError, TargetFile, make_room
 from subdistill_hf.teacher.targets import ComputedTargets
@@ -130,7 +131,7 @@ def open_cache(views: TeacherViews, request: CacheRequest) -> TeacherCache:
             keep = {file.name for name, file in cache.files.items() if name not in missing}
             make_room(folder, needed, request.limit, keep)
         if request.show:
-            tqdm.write(f"{subject}: {_size(needed)}")
+            tqdm.write(f"{subject}: {memory(needed)}")
         _build(views, request, cache, missing)
         views.dataset.set_epoch(0)
     elif request.show:
@@ -293,7 +294,3 @@ def _targets_of_all(
 def _wait() -> None:
     if several_processes():
         torch.distributed.barrier()
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import Collate, Finish, ViewCollator, divided, with_epochs
+from subdistill_hf.data.kept_pixels import MOST, keep_pixels
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.teacher.cache import CachedCollator
+from subdistill_hf.teacher.cache import CachedCollator, default_folder
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 
 
@@ -20,11 +23,34 @@ def evaluation_collator(collate: Collate) -> Collate:
     return collate.for_student() if isinstance(collate, ViewCollator) else collate
 
 
-def training_collator(collate: Collate, targets: ComputedTargets | CachedTargets | None) -> Collate:
-    """The collator with what the teacher gives the student: its pixels, or where they are cached its targets."""
-    if not isinstance(targets, CachedTargets):
-        return collate
-    return CachedCollator(evaluation_collator(collate), targets.cache)
+def training_views(
+    args: SubDistillConfig,
+    dataset: Any,
+    collate: Collate,
+    targets: ComputedTargets | CachedTargets | None,
+    taught: bool,
+) -> tuple[Any, Collate]:
+    """Training images, and the collator that gives what is needed of them.
+
+    Where the teacher sees each batch, its pixels are in it. Where its targets are cached they are in the batch
+    instead; and without a teacher nothing of it. Then the student's pixels of views that come again are kept.
+
+    Args:
+        args: the arguments.
+        dataset: the training dataset.
+        collate: makes the pixels of both networks.
+        targets: the source of the teacher's targets, once it is known.
+        taught: whether there is a teacher.
+    """
+    if taught and not isinstance(targets, CachedTargets):
+        return dataset, collate
+    student = evaluation_collator(collate)
+    gather, _ = divided(student, args.device)
+    folder = Path(args.teacher_cache_dir) if args.teacher_cache_dir else default_folder()
+    dataset, student, said = keep_pixels(dataset, student, gather, folder, MOST // args.world_size)
+    if said and args.process_index == 0 and not args.disable_tqdm:
+        tqdm.write(said)
+    return dataset, CachedCollator(student, targets.cache) if isinstance(targets, CachedTargets) else student
 
 
 def training_options(

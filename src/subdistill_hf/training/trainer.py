@@ -335,7 +335,8 @@ class SubDistillTrainer(Trainer):
         """The parent's loader, whose batches hold what they are needed for; see `loaders`."""
         collate, options = loaders.evaluation_collator(self.data_collator), {}
         if is_training:
-            collate = loaders.training_collator(self.data_collator, self.targets)
+            taught = self.teacher is not None
+            dataset, collate = loaders.training_views(self.args, dataset, self.data_collator, self.targets, taught)
             options = loaders.training_options(self.args, dataset, self._train_batch_size, self._single_value_norm)
         with loaders.replaced(self, data_collator=collate), loaders.replaced(self.args, **options):
             return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
