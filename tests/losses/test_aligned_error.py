@@ -176,6 +176,42 @@ def test_float32_holds_with_channels_of_a_large_mean(divide, layout, keeps_lengt
 
 
 @pytest.mark.parametrize("keeps_length", [True, False])
+@pytest.mark.parametrize("layout", ["maps", "tokens"])
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed centre", "batch mean"])
+@pytest.mark.parametrize("divide", [True, False], ids=["divided", "undivided"])
+@pytest.mark.parametrize("mean", [1e4, 1e6, 1e8, 1e10, 1e12], ids=str)
+def test_exploding_features_leave_an_error_that_squares_can_have(mean, divide, fixed, layout, keeps_length):
+    """Products alone gave errors of 2e4 and -1e4, where at most (√8 + √8)² = 32 is possible."""
+    values, target, matrix = example((16, 8, 8, 64), layout, layout)
+    values = (values + mean * random(8, seed=9)[:, None]).float()  # of few different values for each channel
+    matrix, centre = orthogonal(matrix), values.mean(dim=(0, 2)) if fixed else None
+    inputs = values.clone().requires_grad_()
+    error, _ = aligned_error(inputs, target.float(), matrix.float(), centre, divide, 1e-5, keeps_length)
+    (gradient,) = torch.autograd.grad(error, inputs)
+    assert gradient.isfinite().all()
+    assert error >= 0
+    x_square = 8.0
+    if not divide:  # a sum of 1024 such numbers is 100 times as coarse as one of them
+        spacing = values.double().abs().amax(dim=(0, 2)) * torch.finfo(torch.float32).eps
+        x_square = ((2 + 100 * spacing) ** 2).sum()
+    assert error <= (x_square**0.5 + target.square().sum(dim=1).mean() ** 0.5) ** 2 * 1.0001
+    if mean == 1e4:
+        middle = None if centre is None else centre.double()
+        expected = slow_error(values.double(), target, matrix, middle, divide)
+        torch.testing.assert_close(error.double(), expected, rtol=1e-3, atol=0)
+
+
+def test_an_error_of_zero_is_not_below_zero():
+    values, _, matrix = example((8, 4, 4, 16))
+    values, matrix = values.float(), orthogonal(matrix).float()
+    for seed in range(20):
+        shifted = values + seed
+        target = matrix @ (shifted - shifted.mean(dim=(0, 2))[:, None])
+        error, _ = aligned_error(shifted, target, matrix, None, False, 1e-5, True)
+        assert 0 <= error < 1e-4
+
+
+@pytest.mark.parametrize("keeps_length", [True, False])
 @pytest.mark.parametrize("divide", [True, False], ids=["divided", "undivided"])
 @pytest.mark.parametrize("fixed", [True, False], ids=["fixed centre", "batch mean"])
 def test_layers_of_different_widths_at_once_are_what_each_is_alone(fixed, divide, keeps_length):

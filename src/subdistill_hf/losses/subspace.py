@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from subdistill_hf.core.activations import Features, at_least_float32
 from subdistill_hf.core.hooks import has_hooks
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.losses.aligned_error import aligned_errors, constants
+from subdistill_hf.losses.aligned_error import aligned_errors
 from subdistill_hf.losses.base import LayerLoss, is_changed
+from subdistill_hf.losses.batch_moments import constants
 from subdistill_hf.losses.procrustes import ProcrustesRotation, update_rotations
 from subdistill_hf.losses.rotations import CayleyMatrices, OrthonormalMap, Rotation, RotationKind, is_narrow
 
