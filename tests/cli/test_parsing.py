@@ -63,5 +63,6 @@ def test_mistakes_are_errors_of_one_line(parser, text, message):
 
 def test_help_tells_defaults_and_choices(parser):
     text = " ".join(parser.format_help().split())
+    assert "Turns --fast off." in text
     assert "--colour {red,green} A colour. (default: red)" in text
     assert "--long_name LONG_NAME, --long-name LONG_NAME A text. (default: any)" in text

@@ -120,8 +120,8 @@ def test_every_mark_has_words_of_its_own(marked):
 
 
 def test_a_card_says_what_a_guess_is_worth():
-    assert chance_note(parsed(make_report())) == "By chance 20.0 % would be right."
-    assert "By chance 20.0 % would be right." in model_card.render_card(parsed(make_report())).text
+    assert chance_note(parsed(make_report())) == "A guess is right in 20.0 % of cases."
+    assert "A guess is right in 20.0 % of cases." in model_card.render_card(parsed(make_report())).text
 
 
 def test_an_accuracy_at_the_share_of_the_largest_class_is_no_result():
@@ -132,9 +132,9 @@ def test_an_accuracy_at_the_share_of_the_largest_class_is_no_result():
     report["results"][-1]["per_class_accuracy"] = {}
     note = chance_note(parsed(report))
     assert note.startswith(
-        "By chance 20.0 % would be right, and 60.0 % by always answering \\*a\\*, the class with most test images. "
-        "**SubDistill is not above that by two standard errors"
+        "A guess is right in 20.0 % of cases, and always answering \\*a\\*, the class with most test images, "
+        "in 60.0 %. **SubDistill is not above that by two standard errors"
     )
     assert note in model_card.render_card(parsed(report)).text
     report["results"][-1]["accuracy"] = 0.7
-    assert chance_note(parsed(report)).endswith("the class with most test images.")
+    assert chance_note(parsed(report)).endswith("the class with most test images, in 60.0 %.")

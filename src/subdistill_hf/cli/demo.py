@@ -8,7 +8,7 @@ from typing import Any
 
 from subdistill_hf.cli import distill
 
-HELP = "the whole way on embedded data, in a few minutes"
+HELP = "a whole run on embedded data, in a few minutes"
 OPTIONS = (
     "--classes superclass:zodiac_signs --train_images_per_class 50 --compare scratch kd --max_steps 800 "
     "--teacher_cache 32 --output_dir demo-student --overwrite --report_to none"
@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog="subdistill demo",
         usage="subdistill demo [OPTIONS]",
-        description="The whole way on embedded data, in a few minutes: the same as\n\n"
+        description="A whole run on embedded data, in a few minutes: the same as\n\n"
         f"  subdistill distill {OPTIONS}\n\n"
         "Further options of distill (subdistill distill --help) are added to these, and count where both are given.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -26,6 +26,12 @@ class OptionsParser(HfArgumentParser):
 
     def __init__(self, kinds: Any, prog: str, **options: Any) -> None:
         super().__init__(kinds, prog=prog, allow_abbrev=False, **options)
+        for action in self._actions:  # transformers gives the switch that turns an option off the help of that option
+            if (
+                action.dest in names_of_options(*self.dataclass_types)
+                and f"--no_{action.dest}" in action.option_strings
+            ):
+                action.help = f"Turns --{action.dest} off."
 
     def error(self, message: str) -> NoReturn:
         """Say what does not fit.

@@ -233,9 +233,9 @@ class DistillationOptions:
     rotation: Literal[Rotation, "auto"] = field(
         default="orthogonal",
         metadata={
-            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), auto (that "
-            "for narrow layers, or else orthogonal), or, as ablations, linear, or full_width: orthogonal, to "
-            "all of the teacher's space instead of a subspace."
+            "help": "Map of the student's features: orthogonal (learned), procrustes (in closed form), auto "
+            "(procrustes for narrow layers, else orthogonal), or, as ablations, linear, or full_width: orthogonal, "
+            "to all of the teacher's space instead of a subspace."
         },
     )
     normalise_energy: bool = field(
@@ -289,8 +289,8 @@ class DistillationOptions:
         default=None,
         metadata={
             "help": "Keep the weights of convolutions, teacher's and student's, in channels-last memory while "
-            "training; by default on x86 CPUs without bf16, and on accelerators with bf16 or fp16, but for networks "
-            "that torch cannot train so."
+            "training; by default on x86 CPUs without bf16, and on accelerators with bf16 or fp16, except for "
+            "networks that torch cannot train in it."
         },
     )
     cuda_graphs: Graphs = field(
@@ -298,9 +298,9 @@ class DistillationOptions:
         metadata={
             "help": "What is recorded once and replayed as a CUDA graph, with the same results and without the "
             "host's work for each kernel: all (teacher, student and losses; the command line's default), the layers' "
-            "losses, or off. Nothing is on other devices, with several processes, torch_compile or "
-            "gradient_checkpointing, nor what has hooks of yours. A model whose Python depends on the values it sees, "
-            "or keeps a state, is not for all."
+            "losses, or off. Nothing is recorded on other devices, with several processes, "
+            "torch_compile or gradient_checkpointing, nor anything that has hooks of yours. Do not use all for a "
+            "model whose Python code depends on the values that it sees, or that keeps a state."
         },
     )
     teacher_bf16: bool = field(

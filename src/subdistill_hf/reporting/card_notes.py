@@ -74,10 +74,10 @@ def sizes(report: RunReport) -> list[str]:
 
 def chance_note(report: RunReport) -> str:
     """What knowing nothing would be worth, and whether the published student is worth more."""
-    said = f"By chance {format_percent(report.chance)} would be right"
+    said = f"A guess is right in {format_percent(report.chance)} of cases"
     if report.largest_class is not None:
         name, share = report.largest_class
-        said += f", and {format_percent(share)} by always answering {text(name)}, the class with most test images"
+        said += f", and always answering {text(name)}, the class with most test images, in {format_percent(share)}"
     if report.is_above_chance:
         return f"{said}."
     label = method_label(report.published_result.method)
