@@ -7,7 +7,7 @@ import torch
 from sampled import draw, projector
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.core import bases
-from subdistill_hf.core.bases import leading_eigenvectors, prca_matrix, random_matrix
+from subdistill_hf.core.bases import leading_eigenvectors, matrix_of, prca_matrix, random_matrix
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
 
@@ -117,3 +117,29 @@ def test_where_the_part_is_not_found_the_whole_is_taken(monkeypatch):
     monkeypatch.setattr(bases, "RESTARTS", 0)
     matrix, values, _ = made(320, "slowly falling")
     torch.testing.assert_close(leading_eigenvectors(matrix, 4)[0], values[:4], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gradient_pca", "prca_signed"])
+@pytest.mark.parametrize("dimensions", [3, 5, 12])
+def test_directions_beyond_the_rank_of_the_contexts_are_those_of_most_variance(kind, dimensions):
+    """Contexts of float32 span three of 12 directions, as at a last stage of four classes."""
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.linspace(3, 0.5, 12, dtype=torch.float64)
+    activation = torch.randn(12, 400, generator=generator, dtype=torch.float64) * scales[:, None]
+    span = torch.linalg.qr(torch.randn(12, 3, generator=generator, dtype=torch.float64)).Q
+    mixed = torch.randn(3, 400, generator=generator, dtype=torch.float64) + span.T @ activation
+    moments = Moments.of(activation, (span @ mixed).float().double())
+    subspace = Subspace.fit(moments, dimensions, kind)
+    # by hand: what is left of the activations outside of the span of the contexts, and of their image under C_ac
+    matrix = matrix_of(kind, moments)
+    values, vectors = torch.linalg.eigh(matrix)
+    decided = vectors[:, values.abs() > 1e-5 * values.abs().max()]
+    outside = torch.eye(12, dtype=torch.float64) - decided @ decided.T
+    variances = torch.linalg.eigvalsh(outside @ moments.covariance @ outside).flip(0)
+    positive = int((values > 1e-5 * values.abs().max()).sum())
+    filled = min(dimensions - positive, 12 - decided.shape[1])
+    assert filled >= 0
+    found = ((moments.covariance @ subspace.basis) * subspace.basis).sum(dim=0)[positive : positive + filled]
+    torch.testing.assert_close(found, variances[:filled], rtol=1e-6, atol=1e-9)
+    identity = subspace.basis.T @ subspace.basis
+    torch.testing.assert_close(identity, torch.eye(dimensions, dtype=torch.float64), rtol=0, atol=1e-9)

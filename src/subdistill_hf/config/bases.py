@@ -21,19 +21,22 @@ class Basis:
             directions; a seeded one takes the seed too.
         needs_context: whether the contexts matter, which cost a backward pass of the teacher.
         seeded: whether the directions are random.
+        rounding: eigenvalues of at most this share of the largest are rounding of contexts in float32; such directions
+            are chosen by the variance of the activations instead. 0 where the matrix is not of contexts alone.
     """
 
     label: str
     matrix: str | Callable[..., Any]
     needs_context: bool = True
     seeded: bool = False
+    rounding: float = 0.0
 
 
 BASES: dict[str, Basis] = {
     "prca": Basis("PRCA", "subdistill_hf.core.bases:prca_matrix"),
-    "prca_signed": Basis("plain PRCA", "subdistill_hf.core.bases:prca_signed_matrix"),
+    "prca_signed": Basis("plain PRCA", "subdistill_hf.core.bases:prca_signed_matrix", rounding=1e-6),
     "pca": Basis("PCA", "subdistill_hf.core.bases:pca_matrix", needs_context=False),
-    "gradient_pca": Basis("gradient PCA", "subdistill_hf.core.bases:gradient_pca_matrix"),
+    "gradient_pca": Basis("gradient PCA", "subdistill_hf.core.bases:gradient_pca_matrix", rounding=1e-12),
     "random": Basis("random", "subdistill_hf.core.bases:random_matrix", needs_context=False, seeded=True),
     "identity": Basis("first channels", "subdistill_hf.core.bases:identity_matrix", needs_context=False),
 }

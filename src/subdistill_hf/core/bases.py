@@ -89,6 +89,35 @@ def matrix_of(kind: str, moments: Moments, seed: int = 0) -> Tensor:
     return found
 
 
+def filled_by_variance(matrix: Tensor, covariance: Tensor, values: Tensor, vectors: Tensor, rounding: float) -> Tensor:
+    """Replace directions that a basis leaves open by those of most variance among all that it leaves open.
+
+    At a network's last stage the contexts are differences of the head's rows: of C classes they span C - 1 directions,
+    and eigenvectors beyond are rounding.
+
+    Args:
+        matrix: of the basis, symmetric `(d, d)`.
+        covariance: C_a `(d, d)`.
+        values: leading eigenvalues of the matrix `(K,)`.
+        vectors: their eigenvectors `(d, K)`.
+        rounding: a direction is open where its eigenvalue is at most this share of the largest.
+
+    Returns:
+        Orthonormal columns `(d, K)`.
+    """
+    least = rounding * float(values.abs().max())
+    open_places = (values.abs() <= least).nonzero()[:, 0]
+    if not rounding or not len(open_places):
+        return vectors
+    every_value, every_vector = torch.linalg.eigh(matrix)
+    left_open = every_vector[:, every_value.abs() <= least]
+    open_places = open_places[: left_open.shape[1]]
+    _, most_varying = leading_eigenvectors(left_open.T @ covariance @ left_open, len(open_places))
+    filled = vectors.clone()
+    filled[:, open_places] = left_open @ most_varying
+    return filled
+
+
 def leading_eigenvectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest eigenvalues, in descending order, and their eigenvectors.
 

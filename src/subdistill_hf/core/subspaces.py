@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from subdistill_hf.config.bases import BASES
-from subdistill_hf.core.bases import leading_eigenvectors, matrix_of
+from subdistill_hf.core.bases import filled_by_variance, leading_eigenvectors, matrix_of
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.errors import SubspaceError
 
@@ -76,7 +76,9 @@ class Subspace:
         )
         if not float(covariance.trace()) > rounding:
             raise SubspaceError("the layer's activations do not vary over the images: there is nothing to match")
-        values, vectors = leading_eigenvectors(matrix_of(kind, moments, seed), dimensions)
+        matrix = matrix_of(kind, moments, seed)
+        values, vectors = leading_eigenvectors(matrix, dimensions)
+        vectors = filled_by_variance(matrix, covariance, values, vectors, BASES[kind].rounding)
         basis = _with_fixed_signs(vectors)
         energies = ((covariance @ basis) * basis).sum(dim=0)
         if not float(energies.sum()) > rounding:
