@@ -305,3 +305,11 @@ def test_a_stream_whose_columns_nobody_declared_is_asked_for_them(tmp_path, kind
         getattr(rows, "to_csv" if kind == "csv" else "to_json")(tmp_path / "rows" / f"{split}.{kind}")
     with pytest.raises(DataError, match=r"found image: string, label: string: .*Names of files become images"):
         load_subtask(DataOptions(str(tmp_path / "rows"), ["cat", "dog"], streaming=True))
+
+
+@pytest.mark.parametrize("name", ["./gone", "../gone", "/gone/for/ever", "gone/", "a/b/c", "C:\\gone", "~/gone"])
+def test_a_path_that_is_not_there_is_no_question_for_the_hub(name):
+    with pytest.raises(
+        DataError, match=r"cannot be loaded: there is no such folder or file(; give the whole path in)?"
+    ):
+        load_subtask(DataOptions(name, ["all"]))

@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import get_session
 
-from subdistill_hf.hub.errors import HUB_ERRORS, HTTPError, explain
+from subdistill_hf.hub.errors import HUB_ERRORS, HTTPError, explain, missing_place
 
 
 def refusal(status, message=None, kind=HfHubHTTPError):
@@ -91,3 +91,13 @@ def test_a_lost_connection_is_told_from_one_that_is_slow():
         subclasses += kind.__subclasses__()
     assert "did not answer in time (ReadTimeout: timed out)" in explain(kinds["ReadTimeout"]("timed out"))
     assert "was not reached, or the connection was lost (ReadError)" in explain(kinds["ReadError"](""))
+
+
+def test_what_cannot_be_an_id_is_a_place_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for text in ("./here", "here/", str(tmp_path), "digits", "owner/name", "timm/resnet18.a1_in1k"):
+        assert missing_place(text) is None
+    for text in ("./gone", "/gone", "gone/", "a/b/c", "C:\\gone"):
+        assert missing_place(text) == "there is no such folder or file"
+    assert missing_place("~/gone") == "there is no such folder or file; give the whole path in place of ~"

@@ -212,3 +212,11 @@ def test_a_folder_with_the_name_of_an_embedded_teacher_is_said_not_to_be_read(tm
     embedded = load_teacher("glyphs-resnet")
     assert "glyphs-resnet is the embedded teacher: for the folder, give ./glyphs-resnet" in caplog.text
     assert weights_digest(embedded.model) != weights_digest(load_teacher("./glyphs-resnet").model)
+
+
+@pytest.mark.parametrize("name", ["./gone", "/gone/for/ever", "glyphs-resnet/"])
+def test_a_folder_that_is_not_there_is_named(name):
+    with pytest.raises(ModelError, match=r"cannot be loaded: there is no such folder or file. Expected an embedded"):
+        load_teacher(name)
+    with pytest.raises(ModelError, match=r"cannot be built: there is no such folder or file. Expected a recipe"):
+        build_student(name, ["a", "b"], None)

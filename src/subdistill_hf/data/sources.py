@@ -20,6 +20,7 @@ from subdistill_hf.data.parquet_files import check_guessed_splits, learn_files, 
 from subdistill_hf.data.parquet_source import ParquetSource, open_local_files
 from subdistill_hf.data.tables import GlyphSource, Source, StreamSource, TableSource
 from subdistill_hf.errors import DataError
+from subdistill_hf.hub.errors import missing_place
 from subdistill_hf.hub.files import CARD_FILE
 
 TABLES = {".arrow", ".csv", ".json", ".jsonl", ".tsv"}
@@ -44,6 +45,8 @@ def open_source(options: DataOptions, processes: int | None = None) -> Source:
         if Path(options.dataset).exists():
             source.notices = [f"{options.dataset} is the embedded dataset: for the folder, give ./{options.dataset}"]
         return source
+    if missing := missing_place(options.dataset):
+        raise DataError(f"dataset {options.dataset!r} cannot be loaded: {missing}. {WHAT_IS_EXPECTED}")
     with explained(options.dataset, options.dataset_revision):
         return _open_local(options, processes) if is_local(options.dataset) else open_hub(options, processes)
 

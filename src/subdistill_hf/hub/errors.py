@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final, cast
 
 from huggingface_hub import constants
@@ -35,6 +36,15 @@ _STATUS: Final = {
     412: "somebody else changed the repository at the same time: try again",
     429: "the Hub asks for fewer requests: wait a few minutes",
 }
+
+
+def missing_place(text: str) -> str | None:
+    """What to say of a text that can only be a folder or file of this machine, and is none; `None` for an id."""
+    if Path(text).exists() or not (
+        text.startswith((".", "/", "~")) or text.endswith("/") or "\\" in text or text.count("/") > 1
+    ):
+        return None
+    return f"there is no such folder or file{'; give the whole path in place of ~' if text.startswith('~') else ''}"
 
 
 def explain(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.hub.errors import HTTPError, explain
+from subdistill_hf.hub.errors import HTTPError, explain, missing_place
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
 from subdistill_hf.models.adapters import head_modules
 from subdistill_hf.models.provenance import hub_revision, license_of
@@ -119,8 +119,9 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
             source = str(adapter.folder) if adapter.has_processor else source_of_base
         processor = load_processor(source, model, trust_remote_code)
     except LOADING_ERRORS as error:
+        reason = missing_place(path) or explain(error).rstrip(".")
         raise ModelError(
-            f"teacher {name!r} cannot be loaded: {explain(error)}. Expected an embedded teacher "
+            f"teacher {name!r} cannot be loaded: {reason}. Expected an embedded teacher "
             f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
         ) from error
     check_image_channels(model, f"teacher {name!r}")

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, ViTImagePr
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.hooks import evaluation_mode
-from subdistill_hf.hub.errors import explain
+from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.heads import labels_of, names_of, new_classifier
 from subdistill_hf.models.loading import (
@@ -115,8 +115,9 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
         )
         processor = load_processor(source, model, trust_remote_code)
     except UNBUILDABLE as error:
+        reason = missing_place(source) or explain(error).rstrip(".")
         raise ModelError(
-            f"student {source!r} cannot be built: {explain(error).rstrip('.')}. Expected a recipe "
+            f"student {source!r} cannot be built: {reason}. Expected a recipe "
             f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub; "
             f"a new student needs no network, such as --student resnet:widths={RESNET_WIDTHS}"
         ) from error
