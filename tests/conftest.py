@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def subspace_reference():
-    """Name to tensor, float64 (METHOD, "reference/")."""
+    """Name to tensor, float64 (docs/method.md, "Reference values")."""
     with np.load(DATA / "subspace_reference.npz") as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 

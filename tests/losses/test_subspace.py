@@ -103,7 +103,10 @@ def slow_columns(output, layout, grid, keep_prefix):
 
 
 def slow_loss(student, teacher, alignment, centring):
-    """METHOD step 2 by loops over images and positions; `student` and `teacher` are lists of lists of vectors."""
+    """The loss of docs/method.md, "The layer loss", by loops over images and positions.
+
+    `student` and `teacher` are lists of lists of vectors.
+    """
     u, mu = alignment.subspace.basis.numpy(), alignment.subspace.mean.numpy()
     v = alignment.rotation.matrix.detach().numpy()
     vectors = [h for image in student for h in image]

@@ -18,10 +18,10 @@ from subdistill_hf.core.subspaces import Subspace
 def projected(
     model: nn.Module, layer: str, subspaces: Sequence[Subspace], channels_last: bool = False
 ) -> Iterator[None]:
-    """Inside the context `model` goes on with μ + UUᵀ(a - μ) where a layer returns a (METHOD, subspace analysis).
+    """Inside the context `model` continues with μ + UUᵀ(a - μ) where a layer returns a.
 
-    Every position is projected, class and register tokens included. With n subspaces the model goes on with the batch
-    projected on the first, on the second ...: with `(n B, ...)`. More than one is for models that join the layer's
+    Source: docs/method.md, "Subspace analysis". Every position is projected, class and register tokens included. With
+    n subspaces the model continues with the batch projected on the first, on the second ...: with `(n B, ...)`. More than one is for models that join the layer's
     output with nothing that they computed before it. On exit the model is as it was.
 
     Args:

@@ -21,7 +21,7 @@ RESTARTS = 12
 
 
 def prca_matrix(moments: Moments) -> Tensor:
-    """M = C_ac + C_acᵀ + 2√(τ_c/τ_a) C_a + 2√(τ_a/τ_c) C_c (METHOD step 1.5), positive semi-definite.
+    """M = C_ac + C_acᵀ + 2√(τ_c/τ_a) C_a + 2√(τ_a/τ_c) C_c (docs/method.md, "Bases").
 
     Where the contexts vanish everywhere the ratio is undefined: C_a is used alone, with a warning.
     """

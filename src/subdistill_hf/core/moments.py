@@ -26,7 +26,7 @@ class Moments:
         mean: mean activation `(d,)`, μ.
         scatter: `(d, d)`, the sum of (a - μ)(a - μ)ᵀ.
         context_sum: `(d,)`, the sum of c.
-        context_scatter: `(d, d)`, the sum of c cᵀ (not centred: METHOD step 1).
+        context_scatter: `(d, d)`, the sum of c cᵀ (not centred: docs/method.md, "Moments").
         cross_scatter: `(d, d)`, the sum of (a - μ) cᵀ.
     """
 

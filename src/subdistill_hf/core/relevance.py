@@ -22,7 +22,7 @@ from subdistill_hf.errors import SubspaceError
 
 
 def subtask_margin(logits: Tensor) -> Tensor:
-    """The largest minus the second-largest subtask logit (METHOD step 1; paper section 3).
+    """The largest minus the second-largest subtask logit (docs/method.md, "Margin and context").
 
     Args:
         logits: the teacher's logits of the subtask's classes `(B, C)`, C at least 2.

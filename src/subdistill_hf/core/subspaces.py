@@ -108,7 +108,7 @@ class Subspace:
 
     @property
     def energy(self) -> float:
-        """e: the variance that the subspace keeps (METHOD step 1.6)."""
+        """e: the variance that the subspace keeps (docs/method.md, "Energy")."""
         return float(self.energies.sum())
 
     @property
@@ -139,7 +139,7 @@ class Subspace:
         return self._cast[key]
 
     def project(self, values: Tensor) -> Tensor:
-        """t = Uᵀ(a - μ) (METHOD step 2): activations `(B, d, P)` to coordinates `(B, K, P)`."""
+        """t = Uᵀ(a - μ) (docs/method.md, "Target"): activations `(B, d, P)` to coordinates `(B, K, P)`."""
         basis, _, offset = self._tensors(values)  # Uᵀa - Uᵀμ: a - μ would be a copy of all activations
         if values.transpose(1, 2).is_contiguous() or values.shape[2] < FEW_POSITIONS:
             return F.linear(values.transpose(1, 2), basis.T, -offset).transpose(1, 2)

@@ -18,7 +18,7 @@ VID_LEAST_VARIANCE = 1e-5
 
 
 class FitNet(LayerLoss):
-    """Mean over images and positions of ‖W h + b - a‖² (Romero et al., 2015, equation 3; METHOD).
+    """Mean over images and positions of ‖W h + b - a‖² (Romero et al., 2015, equation 3).
 
     The regressor is a 1x1 convolution without activation; the larger map is pooled to the smaller first.
 

@@ -10,7 +10,9 @@ MIN_DKD_CLASSES = 3
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), averaged over the batch (METHOD step 3).
+    """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), averaged over the batch.
+
+    Source: docs/method.md, "Losses on the logits".
 
     Args:
         student: logits of the subtask's classes `(B, C)`.

@@ -25,7 +25,7 @@ CENTRINGS: tuple[Centring, ...] = ("mean", "batch_norm", "none")
 
 
 def same_positions(student: Features, target: Features) -> tuple[Tensor, Tensor]:
-    """Bring two outputs to the same positions (METHOD step 2, spatial alignment).
+    """Bring two outputs to the same positions (docs/method.md, "Positions of two layers").
 
     Equal geometries are taken as they are, class and register tokens included. Otherwise the prefix tokens
     are kept only where both sides have the same number of them, and on each axis the larger grid is
@@ -115,7 +115,7 @@ def centred_errors(
 
 
 class SubspaceAlignment(LayerLoss):
-    """L = (1/e)·mean over images and positions of ‖V(h - mean h) - Uᵀ(a - μ)‖² (METHOD step 2).
+    """L = (1/e)·mean over images and positions of ‖V(h - mean h) - Uᵀ(a - μ)‖² (docs/method.md, "The layer loss").
 
     Predicting the mean costs exactly 1 under centring `mean` at full resolution, whatever the layer.
 

@@ -72,7 +72,7 @@ def fit_moments(
     without_prefix: Collection[str] = (),
     with_context: bool = True,
 ) -> dict[str, Moments]:
-    """The moments of teacher layers, by name (docs/method.md, step 1).
+    """The moments of teacher layers, by name (docs/method.md, "Moments").
 
     Each process reads its share of the images; the moments are merged, so the result is that of one process.
 
@@ -114,7 +114,7 @@ def fit_pairs(
     basis: str,
     full_width: bool = False,
 ) -> dict[str, Subspace]:
-    """The subspaces of the pairs' teacher layers, by name (docs/method.md, step 1).
+    """The subspaces of the pairs' teacher layers, by name (docs/method.md, "Bases").
 
     Args:
         teacher: the teacher.

@@ -1,4 +1,4 @@
-"""The weighted parts of the loss of a batch (docs/method.md, step 3)."""
+"""The weighted parts of the loss of a batch (docs/method.md, "The total loss")."""
 
 from __future__ import annotations
 

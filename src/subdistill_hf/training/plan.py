@@ -214,7 +214,7 @@ class DistillationPlan:
         return {pair.teacher.name: self.subspaces[pair.teacher.name] for pair in self.pairs if self.uses_subspaces}
 
     def fit_subspaces(self, images: TrainingImages, checkpoint: str | None = None) -> dict[str, Subspace]:
-        """Fit, or read, the subspaces of all paired teacher layers (docs/method.md, step 1).
+        """Fit, or read, the subspaces of all paired teacher layers (docs/method.md, "Bases").
 
         They are fitted in one pass over the images, of which each process reads its share; the moments are merged, so
         the result is that of one process.

@@ -246,7 +246,7 @@ class SubDistillTrainer(Trainer):
     def loss_terms(
         self, outputs: Mapping[str, Any], teacher_logits: Tensor | None, labels: Tensor | None
     ) -> dict[str, Tensor]:
-        """The weighted parts of the loss, by the name under which each is logged (docs/method.md, step 3).
+        """The weighted parts of the loss, by the name under which each is logged (docs/method.md, "The total loss").
 
         Override to add a term: call `super().loss_terms(...)` and add to the result.
 
