@@ -21,8 +21,9 @@ def projected(
     """Inside the context `model` continues with μ + UUᵀ(a - μ) where a layer returns a.
 
     Source: docs/method.md, "Subspace analysis". Every position is projected, class and register tokens included. With
-    n subspaces the model continues with the batch projected on the first, on the second ...: with `(n B, ...)`. More than one is for models that join the layer's
-    output with nothing that they computed before it. On exit the model is as it was.
+    n subspaces the model continues with the batch projected on the first, on the second ...: with `(n B, ...)`. More
+    than one is for models that join the layer's output with nothing that they computed before it. On exit the model is
+    as it was.
 
     Args:
         model: any module.

@@ -25,11 +25,11 @@ STEPS = 21  # that many bring `SMALLEST` to 1 - 2e-11
 class ProcrustesRotation(nn.Module):
     """V = argmax tr(Vᵀ C) with orthonormal rows, C = E[t (h - mean h)ᵀ]: orthogonal Procrustes (Schönemann, 1966).
 
-    Source: docs/method.md, "The rotation in closed form". With C = A S Bᵀ (singular values S), V = A Bᵀ. C is a running
-    mean over the batches of training, the newest included; it is kept in a buffer, so it travels in checkpoints, and
-    is that of all processes together. No gradient flows to V: the student learns against the best rotation of the
-    moment. Where the student is as wide as the subspace, this V minimises the squared error. The loss updates it while
-    it is in training mode, see `update_rotations`.
+    Source: docs/method.md, "The rotation in closed form". With C = A S Bᵀ (singular values S), V = A Bᵀ. C is a
+    running mean over the batches of training, the newest included; it is kept in a buffer, so it travels in
+    checkpoints, and is that of all processes together. No gradient flows to V: the student learns against the best
+    rotation of the moment. Where the student is as wide as the subspace, this V minimises the squared error. The loss
+    updates it while it is in training mode, see `update_rotations`.
 
     Args:
         student_width: student channels K.
