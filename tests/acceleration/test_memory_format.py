@@ -124,3 +124,20 @@ def test_unsafe_networks_stay_contiguous_unless_they_are_asked_for_and_then_are_
     ):
         take(model, wanted=True)
     assert not lies_channels_last(model)
+
+
+@pytest.mark.parametrize(("layer", "expected"), [(nn.BatchNorm2d(4), True), (Viewed(), False)])
+def test_a_network_is_tried_once_and_brought_there_again(caplog, layer, expected):
+    model, runs, tried = network(layer), [], {}
+
+    def run():
+        runs.append(model(torch.randn(2, 3, 8, 8)))
+
+    for _ in range(3):
+        with caplog.at_level(logging.INFO, "subdistill_hf"):
+            take_memory_format(model, run, CPU, False, None, tried)
+        assert lies_channels_last(model) == expected
+        leave_channels_last(model)
+    assert len(tried) == 1
+    assert len(runs) == expected
+    assert len(caplog.records) == (not expected)

@@ -54,6 +54,16 @@ def test_channels_last_memory_changes_rounding_alone_and_is_gone_afterwards(tmp_
     assert_equal_weights(*(weights_of(run.model) for run in runs.values()), tolerance=1e-3)
 
 
+def test_each_network_is_tried_once_when_a_training_follows_its_preparation(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(channels_last, "_is_faster", lambda device, half_precision: True)
+    monkeypatch.setattr(channels_last, "_why_not_channels_last", lambda model, run: tried.append(model))
+    run = trainer(tmp_path, resnet(widths=(16, 16, 16, 20)), teacher_resnet(widths=(16, 20, 28, 36)), max_steps=1)
+    run.prepare_distillation()
+    run.train()
+    assert tried == [run.model, run.teacher.model]
+
+
 def test_channels_last_memory_is_refused_where_torch_would_break(tmp_path):
     run = trainer(tmp_path, resnet(widths=(8, 12, 16, 20)), channels_last=True)
     with pytest.raises(DistillationError, match="is a strided 1x1 convolution of 8 channels"):

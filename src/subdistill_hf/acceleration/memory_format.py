@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -18,7 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def take_memory_format(
-    model: nn.Module, run: Callable[[], Any], device: torch.device, half_precision: bool, wanted: bool | None
+    model: nn.Module,
+    run: Callable[[], Any],
+    device: torch.device,
+    half_precision: bool,
+    wanted: bool | None,
+    tried: MutableMapping[nn.Module, str | None] | None = None,
 ) -> None:
     """Let the weights of a network's convolutions lie channels last, or contiguously.
 
@@ -30,6 +35,8 @@ def take_memory_format(
         wanted: what the user says. Left open, it is channels last where torch is faster so, on x86 CPUs in full
             precision (`benchmarks/speed.py`) and on accelerators in half precision, unless the network could not be
             trained.
+        tried: network to why it cannot run channels last, `None` where it can; a network that is in it is not tried
+            again, one that is not gets an entry.
 
     Raises:
         DistillationError: when channels last is wanted of a network that could not be trained.
@@ -38,8 +45,13 @@ def take_memory_format(
         leave_channels_last(model)
         return
     unsafe = unsafe_convolution(model, device)
-    why_not = unsafe or _why_not_channels_last(model, run)
+    tried = {} if tried is None else tried
+    is_tried = model in tried
+    if unsafe is None and not is_tried:
+        tried[model] = _why_not_channels_last(model, run)
+    why_not = unsafe or tried[model]
     if why_not is None:
+        model.to(memory_format=torch.channels_last)
         return
     leave_channels_last(model)
     if wanted:
@@ -48,7 +60,8 @@ def take_memory_format(
             f"{type(model).__name__} cannot be trained in channels-last memory: {why_not}; leave out "
             f"channels_last{hint}"
         )
-    logger.info("%s is not trained in channels-last memory: %s", type(model).__name__, why_not)
+    if not is_tried:
+        logger.info("%s is not trained in channels-last memory: %s", type(model).__name__, why_not)
 
 
 def _is_faster(device: torch.device, half_precision: bool) -> bool:

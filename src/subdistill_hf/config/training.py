@@ -18,11 +18,11 @@ LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "eval_accumulation_steps": 1,
     "num_train_epochs": 0,
-    "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
     "learning_rate": 0,
     "weight_decay": 0,
-    "adam_epsilon": 0,
     "seed": 0,
     "data_seed": 0,
     "layer_weight": 0,
@@ -32,10 +32,12 @@ LEAST = {
     "layer_pairs": 1,
     "positions": 1,
 }
+MOST_WORKERS = 1024
 BELOW_1 = math.nextafter(1, 0)
 BETWEEN = {
     "seed": (0, LARGEST_SEED),
     "data_seed": (0, LARGEST_SEED),
+    "dataloader_num_workers": (0, MOST_WORKERS),
     "label_smoothing_factor": (0, 1),
     "adam_beta1": (0, BELOW_1),
     "adam_beta2": (0, BELOW_1),
@@ -111,8 +113,9 @@ def check_values(args: SubDistillConfig) -> None:
     _check_settings(args)
     check_choices(args, DistillationOptions)
     check_ranges(args, LEAST, BETWEEN)
-    if not args.temperature > 0:
-        raise SubDistillError(f"temperature={args.temperature}: expected a positive number")
+    for name in ("temperature", "adam_epsilon"):
+        if not (value := getattr(args, name)) > 0:
+            raise SubDistillError(f"{name}={value}: expected a positive number")
     if not any(args.weights().values()):
         raise SubDistillError("task_weight, kd_weight and layer_weight are all 0: there is nothing to train")
     cache = args.teacher_cache

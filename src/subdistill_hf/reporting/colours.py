@@ -42,7 +42,7 @@ def distinct_colours(methods: Iterable[tuple[str, str]]) -> dict[str, str]:
         own = METHOD_COLOURS.get(kind)
         if own is not None and own not in colours.values():
             colours[name] = own
-    others = _others()
+    others = other_colours()
     for name, _ in methods:
         while name not in colours:
             colour = next(others)
@@ -51,7 +51,7 @@ def distinct_colours(methods: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name: colours[name] for name, _ in methods}
 
 
-def _others() -> Iterator[str]:
+def other_colours() -> Iterator[str]:
     """The colours of variants, then hues without end, darker from round to round."""
     yield from VARIANT_COLOURS
     number = 0

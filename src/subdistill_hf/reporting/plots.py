@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.formatting import format_percent, short_names
-from subdistill_hf.reporting.colours import GRID, INK, METHOD_COLOURS, SOFT, distinct_colours
+from subdistill_hf.reporting.colours import GRID, INK, METHOD_COLOURS, SOFT, distinct_colours, other_colours
 from subdistill_hf.reporting.drawing import (
     CURVE_PANEL,
     TEXT_SIZE,
@@ -215,7 +216,7 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
     shades = colormaps["viridis"](np.linspace(0.15, 0.65, max(len(layers), 1)))
     further = [name for name in parts if name not in _PART_COLOURS and name not in layers]
     colours = dict(zip(layers, shades, strict=False)) | _PART_COLOURS
-    colours |= dict(zip(further, _FURTHER_COLOURS * len(further), strict=False))
+    colours |= dict(zip(further, chain(_FURTHER_COLOURS, other_colours()), strict=False))
     short = [drawable(name) for name in short_names([name.removeprefix(_LAYER_PART) for name in layers])]
     labels = _PART_LABELS | dict(zip(layers, short, strict=True))
     unlabelled = layers[1:-1] if len(layers) > _MOST_LAYER_LABELS else []

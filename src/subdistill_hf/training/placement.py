@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -15,32 +16,43 @@ from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.matching import inputs_of
 
 
-def take_memory_formats(
-    args: SubDistillConfig, student: nn.Module, teacher: Teacher | None, example: Mapping[str, Any]
-) -> None:
-    """Let the convolutions of student and teacher lie in memory as they are trained, see `take_memory_format`.
+class MemoryFormats:
+    """How the convolutions of student and teacher lie in memory: as they are trained, or contiguously.
 
-    Args:
-        args: the arguments.
-        student: the student.
-        teacher: the teacher, if there is one.
-        example: a batch of a few images, on the device, with which a format is tried.
-
-    Raises:
-        DistillationError: when channels last is wanted of a network that could not be trained.
+    Each network is tried once, however often it is brought there. Another trainer may leave the format of a teacher
+    that both share: so it is taken anew for each training.
     """
-    half, wanted = args.bf16 or args.fp16, args.channels_last
-    take_memory_format(student, lambda: student(**inputs_of(student, example)), args.device, half, wanted)
-    if teacher is not None:
-        model, pixels, half = teacher.model, teacher_pixels(example), half or args.teacher_bf16
-        take_memory_format(model, lambda: teacher.all_logits(pixels), args.device, half, wanted)
 
+    def __init__(self) -> None:
+        self._tried: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
-def leave_memory_formats(student: nn.Module, teacher: Teacher | None) -> None:
-    """Let their weights lie contiguously again, as everybody expects weights to lie."""
-    leave_channels_last(student)
-    if teacher is not None:
-        leave_channels_last(teacher.model)
+    def take(
+        self, args: SubDistillConfig, student: nn.Module, teacher: Teacher | None, example: Mapping[str, Any]
+    ) -> None:
+        """Let the convolutions lie as they are trained, see `take_memory_format`.
+
+        Args:
+            args: the arguments.
+            student: the student.
+            teacher: the teacher, if there is one.
+            example: a batch of a few images, on the device, with which a format is tried.
+
+        Raises:
+            DistillationError: when channels last is wanted of a network that could not be trained.
+        """
+        half, wanted = args.bf16 or args.fp16, args.channels_last
+        take_memory_format(
+            student, lambda: student(**inputs_of(student, example)), args.device, half, wanted, self._tried
+        )
+        if teacher is not None:
+            model, pixels, half = teacher.model, teacher_pixels(example), half or args.teacher_bf16
+            take_memory_format(model, lambda: teacher.all_logits(pixels), args.device, half, wanted, self._tried)
+
+    def leave(self, student: nn.Module, teacher: Teacher | None) -> None:
+        """Let their weights lie contiguously again, as everybody expects weights to lie."""
+        leave_channels_last(student)
+        if teacher is not None:
+            leave_channels_last(teacher.model)
 
 
 def replayable_graphs(args: SubDistillConfig, compiled: bool, sharded: bool) -> GraphsOf:

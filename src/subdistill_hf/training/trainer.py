@@ -114,6 +114,7 @@ class SubDistillTrainer(Trainer):
         self.fit_dataset = fit_dataset
         self.plan = DistillationPlan(args, self.teacher, subspaces)
         self.loss_log = LossLog()
+        self._formats = placement.MemoryFormats()
         self._start: Made[tuple[Same, ...], Start] | None = None
         self._single_value_norm: str | None = None  # a batch norm that a batch of one image cannot train
         self._finish: Finish | None = None  # makes what the loader of the training loop leaves to the device
@@ -191,7 +192,7 @@ class SubDistillTrainer(Trainer):
         """
         images = self._images
         example = self._check_models(images)
-        placement.take_memory_formats(self.args, self.model, self.teacher, example)
+        self._formats.take(self.args, self.model, self.teacher, example)
         module = self.plan.prepare(self.model, example, images, checkpoint)
         self.plan.replay(self.graphs)
         return module
@@ -286,7 +287,7 @@ class SubDistillTrainer(Trainer):
         finally:
             self.is_in_train = False
             self.plan.replay("off")
-            placement.leave_memory_formats(self.model, self.teacher)
+            self._formats.leave(self.model, self.teacher)
         batch_norm.share_statistics(self.model, self.args.world_size)
         self.loss_log.check_end(self.state, sum(self.args.weights().values()), self._mean_of_processes)
         return output
