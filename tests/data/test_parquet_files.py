@@ -293,15 +293,24 @@ def pandas_table(folder, images, labels=None):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("kind", ["structs", "bytes"])
+@pytest.mark.parametrize("kind", ["structs", "bytes", "bytes alone", "more"])
 def test_encoded_images_that_others_wrote_are_read(tmp_path, kind, streaming):
     images = [encoded(number) for number in range(12)]
     if kind == "structs":
         images = [{"bytes": image, "path": f"{number}.png"} for number, image in enumerate(images)]
+    elif kind != "bytes":
+        further = {} if kind == "bytes alone" else {"filename": "x.png", "height": 8}
+        images = [{"bytes": image, **further} for image in images]
     data = load(pandas_table(tmp_path / "set", images), test_fraction=0.3, streaming=streaming)
     assert data.train.features["image"] == datasets.Image()
     assert data.train[0]["image"].size == (8, 8)
     assert sum(len(part) for part in (data.train, data.validation, data.test)) == 12
+    contents = {
+        row["image"]["bytes"]
+        for part in (data.train, data.validation, data.test)
+        for row in part.cast_column("image", datasets.Image(decode=False))
+    }
+    assert contents == {encoded(number) for number in range(12)}
     assert load(tmp_path / "set", test_fraction=0.3, image_column="image").columns.image == "image"
 
 

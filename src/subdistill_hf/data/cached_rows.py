@@ -44,10 +44,16 @@ def _chosen(builder: Any, split: str, columns: ImageColumns, labels: tuple[Label
             yield {columns.image: _with_bytes(row[columns.image]), columns.label: row[columns.label]}
 
 
-def _with_bytes(image: Any) -> dict[str, Any] | None:
-    """An encoded image that needs no network: read now, unless it is a file of this machine."""
+def encoded_as_usual(image: Any) -> dict[str, Any] | None:
+    """What `datasets.Image` keeps of bytes, or of a struct of bytes and whatever else."""
     if isinstance(image, bytes):
         return {"bytes": image, "path": None}
+    return None if image is None else {"bytes": image.get("bytes"), "path": image.get("path")}
+
+
+def _with_bytes(image: Any) -> dict[str, Any] | None:
+    """An encoded image that needs no network: read now, unless it is a file of this machine."""
+    image = encoded_as_usual(image)
     if image is None or (image["bytes"] is None and not image["path"]):
         return None
     if image["bytes"] is not None or Path(image["path"]).is_file():

@@ -74,9 +74,9 @@ class ImageColumns:
 
 
 def is_encoded_image(kind: Any) -> bool:
-    """Whether a column that is no `Image` holds files of images: bytes, or structs of bytes and path."""
+    """Whether a column that is no `Image` holds files of images: bytes, or structs with bytes, and perhaps a path."""
     if isinstance(kind, dict):
-        return set(kind) == {"bytes", "path"} and is_encoded_image(kind["bytes"])
+        return isinstance(kind.get("bytes"), datasets.Value) and is_encoded_image(kind["bytes"])
     return isinstance(kind, datasets.Value) and kind.dtype in ("binary", "large_binary")
 
 

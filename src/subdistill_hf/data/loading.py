@@ -13,6 +13,7 @@ import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.config.validation import check_data_options
+from subdistill_hf.data.cached_rows import encoded_as_usual
 from subdistill_hf.data.columns import ImageColumns, Label, is_class
 from subdistill_hf.data.folder_layout import composed
 from subdistill_hf.data.image_facts import image_facts, transparency_notice
@@ -340,7 +341,13 @@ def _with_subtask_labels(
     feature = datasets.ClassLabel(names=list(subtask.names))
     with _without_bars():
         images = rows.select_columns([columns.image])
-        if images.features[columns.image] != datasets.Image():  # bytes, or images that were not to be decoded
+        kind = images.features[columns.image]
+        if isinstance(kind, dict) and set(kind) != {"bytes", "path"}:
+            images = images.map(
+                lambda row: {columns.image: encoded_as_usual(row[columns.image])},
+                features=datasets.Features({columns.image: datasets.Image(decode=False)}),
+            )
+        if kind != datasets.Image():  # bytes, or images that were not to be decoded
             images = images.cast_column(columns.image, datasets.Image())
         return images.add_column(columns.label, own, feature=feature)
 
