@@ -237,6 +237,15 @@ def trainer(folder, student=None, teacher=None, trainer_class=SubDistillTrainer,
     return trainer_class(**arguments | parts)
 
 
+def write_checkpoint(folder, step):
+    """Empty files of the names that a whole checkpoint has."""
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (folder / name).write_bytes(b"")
+    (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}', encoding="utf-8")
+    return folder
+
+
 def weights_of(module):
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import config
+from helpers import config, write_checkpoint
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import LOCK_FILE
 from subdistill_hf.errors import SubDistillError
@@ -40,7 +40,7 @@ def test_a_folder_with_another_run_needs_overwrite_or_resume(tmp_path, file):
     with pytest.raises(SubDistillError, match="already holds another run"):
         check_run_folder(TaskOptions(), config(tmp_path, resume_from_checkpoint="false"))
     check_run_folder(TaskOptions(overwrite=True), config(tmp_path))
-    touch(tmp_path / "runs" / "subdistill" / "checkpoint-4" / "trainer_state.json", '{"global_step": 4}')
+    write_checkpoint(tmp_path / "runs" / "subdistill" / "checkpoint-4", 4)
     check_run_folder(TaskOptions(), config(tmp_path, resume_from_checkpoint="true"))
     assert kept.is_file()
 
@@ -100,7 +100,7 @@ def test_resuming_is_asked_for_in_words(tmp_path, given, expected):
 
 def test_a_checkpoint_of_the_run_may_be_named_from_anywhere(tmp_path, monkeypatch):
     for step in (2, 4):
-        touch(tmp_path / "out" / "runs" / "kd" / f"checkpoint-{step}" / "trainer_state.json", '{"global_step": 2}')
+        write_checkpoint(tmp_path / "out" / "runs" / "kd" / f"checkpoint-{step}", step)
     monkeypatch.chdir(tmp_path)
     named = tmp_path / "out" / "runs" / "kd" / "checkpoint-2"
     for text in (str(named), "out/runs/kd/checkpoint-2", "./out/../out/runs/kd/checkpoint-2"):
@@ -122,8 +122,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 def test_a_finished_student_is_not_replaced_by_resuming_another_method(tmp_path):
     touch(tmp_path / "report.json")
-    state = tmp_path / "runs" / "subdistill" / "checkpoint-4" / "trainer_state.json"
-    touch(state, '{"global_step": 4}')
+    write_checkpoint(tmp_path / "runs" / "subdistill" / "checkpoint-4", 4)
     for method, fits in (("subdistill", True), ("fitnet", False)):
         chosen = config(tmp_path, method=method, resume_from_checkpoint="true")
         if fits:

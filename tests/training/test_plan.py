@@ -45,7 +45,7 @@ def test_a_rotation_that_is_left_open_suits_the_layers(tmp_path, monkeypatch, mo
     if run.args.method == "subdistill":
         kinds = {type(alignment.rotation) for alignment in run.prepare_distillation().alignments}
         assert kinds == {ProcrustesRotation if expected == "procrustes" else Rotation}
-    assert run.plan.identity(run.model, run.train_dataset)["method"]["rotation"] == expected
+    assert run.plan.identity(run.model)["method"]["rotation"] == expected
 
 
 def test_given_subspaces_are_used_and_nothing_is_fitted(tmp_path):
@@ -177,7 +177,7 @@ def test_changed_arguments_give_what_a_fresh_trainer_gives(tmp_path, changed):
     run.train()
     assert last_loss(run) == pytest.approx(last_loss(fresh), rel=1e-6)
     assert last_loss(run) != pytest.approx(before, rel=1e-3)
-    assert run.plan.identity(run.model, run.train_dataset) == fresh.plan.identity(fresh.model, fresh.train_dataset)
+    assert run.plan.identity(run.model) == fresh.plan.identity(fresh.model)
 
 
 def test_given_subspaces_stay_whatever_changes(tmp_path):

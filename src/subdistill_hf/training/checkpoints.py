@@ -1,13 +1,12 @@
-"""Checkpoints: the files that a training adds to those of the Trainer, and whether a run may be resumed from them.
+"""Checkpoints: the files that a training adds to those of the Trainer, what is read of them, and which are whole.
 
-These are the state of the layer losses, the subspaces, and the identity of the run: what a resumed run must share.
+These are the state of the layer losses, the subspaces, and the identity of the run, see `resuming`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,58 +18,33 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
 
-from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.core.pairing import LayerPair
-from subdistill_hf.core.subspaces import Subspace, save_subspaces
+from subdistill_hf.core.subspaces import SUBSPACES_FILE, Subspace, save_subspaces
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.models.adapters import base_of, load_adapters, save_adapter
-from subdistill_hf.models.heads import names_of
-from subdistill_hf.models.loading import count_parameters
-from subdistill_hf.teacher.teacher import Teacher
+from subdistill_hf.models.adapters import load_adapters, save_adapter
 
 ALIGNMENTS_FILE = "alignments.safetensors"
 STATE_FILE = "subdistill.json"
-LEARNING_RATE = "learning_rate"  # in it
-METHOD_OPTIONS = ("method", "basis", "centring", "normalise_energy", "positions")
-
-
-def run_identity(
-    args: SubDistillConfig,
-    teacher: Teacher | None,
-    student: nn.Module,
-    pairs: Sequence[LayerPair],
-    rotation: str,
-    views: Mapping[str, Any] | None,
-    frozen: str | None,
-) -> dict[str, Any]:
-    """The identity of a run, which a resumed one must share: teacher, student, classes, layers, losses and views.
-
-    Args:
-        args: the arguments of the run.
-        teacher: the teacher, if there is one.
-        student: the student.
-        pairs: the paired layers.
-        rotation: the map of the student's features that the run has.
-        views: what is done to the images, where it is known.
-        frozen: digest of the frozen weights of a student with an adapter, whose checkpoints hold the others alone.
-    """
-    base = base_of(student)
-    described = {"model": type(base).__name__, "parameters": count_parameters(student)}
-    class_ids = None if teacher is None or teacher.class_ids is None else teacher.class_ids.tolist()
-    return {
-        "teacher": {
-            "name": None if teacher is None else teacher.name,
-            "digest": None if teacher is None else teacher.digest,
-        },
-        "student": described if frozen is None else {**described, "frozen": frozen},
-        "classes": {"teacher_ids": class_ids, "names": names_of(getattr(student, "config", None))},
-        "layers": [str(pair) for pair in pairs],
-        "method": {name: getattr(args, name) for name in METHOD_OPTIONS} | {"rotation": rotation},
-        "views": views,
-        "weights": dict(args.weights(), temperature=args.temperature, dkd_beta=args.dkd_beta),
-    }
+FILES = "files"  # in it: what belongs to the checkpoint beside it
+WEIGHTS_FILES = (
+    SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+)
+TRAINING_FILES = {"optimizer.pt": "optimizer.*", "scheduler.pt": "scheduler.pt", "rng_state.pth": "rng_state*.pth"}
+"""What a checkpoint has beside the model, by name, and as which patterns it is there."""
+SHARDED_FOLDERS = ("global_step", "optimizer", "pytorch_model_fsdp")
 
 
 def save_distillation(
@@ -80,16 +54,19 @@ def save_distillation(
 
     Args:
         folder: the checkpoint's folder; made if need be.
-        state: see `run_identity`; with the learning rate under `LEARNING_RATE`, where the arguments decide it.
+        state: the run's identity, see `resuming.run_identity`.
         subspaces: teacher layer name to subspace.
         alignments: the losses of all layer pairs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    files = []
     if subspaces:
         save_subspaces(subspaces, folder)
+        files += [f"{SUBSPACES_FILE}.safetensors", f"{SUBSPACES_FILE}.json"]
     if state_of_losses := {name: value.contiguous() for name, value in alignments.state_dict().items()}:
         save_file(state_of_losses, folder / ALIGNMENTS_FILE)
+        files.append(ALIGNMENTS_FILE)
+    (folder / STATE_FILE).write_text(json.dumps({**state, FILES: files}, indent=2) + "\n", encoding="utf-8")
 
 
 def saves_itself(student: nn.Module) -> bool:
@@ -152,59 +129,6 @@ def load_alignments(checkpoint: str | Path, alignments: nn.Module) -> None:
         alignments.load_state_dict(load_file(path, device="cpu"))
 
 
-def check_resumable(checkpoint: str | Path, identity: Mapping[str, Any]) -> None:
-    """Refuse to resume a run that was another one.
-
-    Args:
-        checkpoint: the checkpoint's folder.
-        identity: of the run that would resume it; `teacher` is compared by its `digest`, the rest whole.
-
-    Raises:
-        DistillationError: naming what differs.
-    """
-    path = Path(checkpoint) / STATE_FILE
-    if not path.is_file():
-        raise DistillationError(f"{checkpoint} has no {STATE_FILE}: it is not a checkpoint of SubDistillTrainer")
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    for part, now in identity.items():
-        there = saved.get(part)
-        same = (there or {}).get("digest") == now["digest"] if part == "teacher" else there == now
-        if not same:
-            raise DistillationError(
-                f"the checkpoint was made with another choice of {part}: {there} there, {now} now. Resume with the "
-                "same, or start a new run in another folder"
-            )
-
-
-def check_schedule(checkpoint: str | Path, max_steps: int, epochs: float, learning_rate: float) -> None:
-    """Refuse an end before the checkpoint, and warn of a learning rate that the checkpoint overrides.
-
-    Args:
-        checkpoint: the checkpoint's folder.
-        max_steps: of the run that would resume it; 0 or less where its epochs decide.
-        epochs: of that run.
-        learning_rate: that it asks for; the schedule of the checkpoint is resumed, with a warning where that differs.
-
-    Raises:
-        DistillationError: when the checkpoint is of a later step.
-    """
-    state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    step, epoch = state["global_step"], state.get("epoch") or 0
-    if 0 < max_steps < step or (max_steps <= 0 and math.ceil(epochs) < epoch):
-        asked = f"max_steps={max_steps}" if max_steps > 0 else f"num_train_epochs={epochs:g}"
-        raise DistillationError(
-            f"the checkpoint is of step {step}, epoch {epoch:g}, later than {asked}: ask for more, or start a new run "
-            "in another folder"
-        )
-    saved = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")).get(LEARNING_RATE)
-    if saved is not None and not math.isclose(saved, learning_rate):
-        warnings.warn(
-            f"the learning rate stays that of the checkpoint, which began with {saved:g}: for {learning_rate:g} start "
-            "a new run",
-            stacklevel=2,
-        )
-
-
 def resumed(asked: str | bool | None, folder: str | Path) -> str | None:
     """The checkpoint that a training resumes, if any.
 
@@ -224,16 +148,82 @@ def resumed(asked: str | bool | None, folder: str | Path) -> str | None:
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint in `folder` whose last file was written, or `None`."""
+    """The newest checkpoint in `folder` of which nothing is missing, or `None`.
+
+    One whose writing or removal was cut short is passed over.
+
+    Raises:
+        DistillationError: when there is none from which a run can go on, since they hold the models alone.
+    """
     checkpoints = sorted(
         (path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()),
         key=lambda path: int(path.name.rpartition("-")[2]),
+        reverse=True,
     )
-    for path in reversed(checkpoints):
-        try:
-            step = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
-        except (OSError, ValueError, KeyError):  # the writing of this checkpoint was cut short
-            continue
-        if math.isfinite(step):
+    missing = {path: missing_files(path) for path in checkpoints}
+    for path, names in missing.items():
+        if not names:
             return str(path)
+    for path, names in missing.items():
+        if names == list(TRAINING_FILES):
+            raise DistillationError(why_incomplete(path, names))
     return None
+
+
+def why_incomplete(checkpoint: str | Path, missing: Sequence[str]) -> str:
+    """Why a run cannot go on from a checkpoint without some of its files."""
+    left_out = list(missing) == list(TRAINING_FILES)
+    why = "save_only_model leaves them out" if left_out else "its writing or its removal was cut short"
+    return (
+        f"{checkpoint} has no {', '.join(missing)}: {why}, and a run cannot go on from there as if nothing had "
+        "happened. Resume from a whole checkpoint, or start a new run in another folder"
+    )
+
+
+def missing_files(checkpoint: str | Path) -> list[str]:
+    """The files of a checkpoint that are not there, of those that a run needs to go on as if nothing had happened.
+
+    Args:
+        checkpoint: the checkpoint's folder; those of FSDP and DeepSpeed have folders in place of some files.
+    """
+    folder = Path(checkpoint)
+    sharded = any(path.is_dir() and path.name.startswith(SHARDED_FOLDERS) for path in folder.glob("*"))
+    missing = [] if _step_of(folder) is not None else [TRAINER_STATE_NAME]
+    missing += [name for name in _listed_files(folder) if not (folder / name).is_file()]
+    if not sharded and not any((folder / name).is_file() for name in WEIGHTS_FILES):
+        missing.append(SAFE_WEIGHTS_NAME)
+    for name, pattern in TRAINING_FILES.items():
+        if not sharded and not any(folder.glob(pattern)):
+            missing.append(name)
+    return missing
+
+
+def _step_of(folder: Path) -> int | None:
+    """The step of a checkpoint, `None` where its last file was not written."""
+    try:
+        step = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return step if math.isfinite(step) else None
+
+
+def _listed_files(folder: Path) -> list[str]:
+    """The files of which other files say that they belong to a checkpoint: of this package, and parts of weights."""
+    listed: list[str] = []
+    for name, files_of in ((STATE_FILE, _own_files), (SAFE_WEIGHTS_INDEX_NAME, _shards)):
+        if not (folder / name).is_file():
+            continue
+        try:
+            listed += files_of(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (ValueError, KeyError):  # its writing was cut short
+            listed.append(f"whole {name}")
+    return listed
+
+
+def _own_files(state: Mapping[str, Any]) -> list[str]:
+    files: list[str] = state.get(FILES, [])  # older versions do not say
+    return files
+
+
+def _shards(index: Mapping[str, Any]) -> list[str]:
+    return sorted(set(index["weight_map"].values()))

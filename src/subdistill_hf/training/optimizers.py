@@ -60,6 +60,15 @@ class OptimizerOrigin:
         return optimizer
 
 
+def rates_of(optimizer: Any) -> dict[str, float]:
+    """What a resumed optimiser keeps, whatever the arguments say, by the arguments' names."""
+    group = optimizer.param_groups[0]
+    rates = {"learning_rate": group.get("initial_lr", group["lr"]), "weight_decay": group.get("weight_decay")}
+    rates["adam_beta1"], rates["adam_beta2"] = group.get("betas", (None, None))[:2]
+    rates["adam_epsilon"] = group.get("eps")
+    return {name: float(value) for name, value in rates.items() if value is not None}
+
+
 def add_learned(optimizer: torch.optim.Optimizer, schedule: Any | None, losses: nn.Module) -> None:
     """Give an optimiser what the layer losses learn, as a group of its own, where it does not have it.
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers.trainer_utils import SaveStrategy
 
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf
 from subdistill_hf.config.bases import BASES
@@ -34,12 +35,16 @@ from subdistill_hf.teacher.cache_building import CacheRequest, TeacherViews, che
 from subdistill_hf.teacher.fitting import FitRequest, fit_pairs
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
-from subdistill_hf.training.checkpoints import check_resumable, check_schedule, run_identity
+from subdistill_hf.training.examples import described_images
 from subdistill_hf.training.loaders import check_batches, length_of
 from subdistill_hf.training.made import Made, Same, up_to_date
 from subdistill_hf.training.matching import check_subspaces, inputs_of, match_models
 from subdistill_hf.training.module import StudentWithAlignments
+from subdistill_hf.training.optimizers import rates_of
+from subdistill_hf.training.resuming import RATES, check_given_subspaces, check_resumable, run_identity
 from subdistill_hf.training.start import TrainingImages
+
+Described = tuple[dict[str, Any] | None, dict[str, Any] | None]  # which images, and what is done to them
 
 
 @dataclass(frozen=True)
@@ -98,18 +103,24 @@ class DistillationPlan:
         args: the arguments; they are read whenever something is asked for, since a search may change them.
         teacher: the teacher; `None` for a method without one, which compares no layers.
         subspaces: teacher layer name to subspace, to use instead of fitting.
+        own_optimizer: whether the user made the optimiser.
     """
 
     def __init__(
-        self, args: SubDistillConfig, teacher: Teacher | None, subspaces: Mapping[str, Subspace] | None = None
+        self,
+        args: SubDistillConfig,
+        teacher: Teacher | None,
+        subspaces: Mapping[str, Subspace] | None = None,
+        own_optimizer: bool = False,
     ) -> None:
-        self.args, self.teacher = args, teacher
+        self.args, self.teacher, self.own_optimizer = args, teacher, own_optimizer
         self._given = dict(subspaces or {})
         self._pairing: Made[PairingInputs, list[LayerPair]] | None = None
         self._subspaces: Made[SubspaceInputs, dict[str, Subspace]] | None = None
         self._module: Made[ModuleInputs, StudentWithAlignments] | None = None
         self._targets: Made[TargetInputs, ComputedTargets | CachedTargets] | None = None
         self._frozen: Made[Same, str] | None = None
+        self._described: Made[tuple[Same, Same], Described] | None = None
 
     def prepare(
         self,
@@ -142,9 +153,9 @@ class DistillationPlan:
         if teacher is not None:
             teacher.freeze()
         self.match(student, example)
+        self._describe(images, checkpoint is not None)
         if checkpoint is not None:
-            check_resumable(checkpoint, self.identity(student, images.train))
-            check_schedule(checkpoint, args.max_steps, args.num_train_epochs, args.learning_rate)
+            check_resumable(checkpoint, self.identity(student), args.max_steps, args.num_train_epochs)
         self.fit_subspaces(images, checkpoint)
         module = self.make_module(student)
         if teacher is not None:
@@ -241,6 +252,7 @@ class DistillationPlan:
         )
         if checkpoint is not None:
             self._subspaces = Made(inputs, load_subspaces(checkpoint))
+            check_given_subspaces(self._given, self._subspaces.product)
         else:
             self._subspaces = up_to_date(self._subspaces, inputs, lambda: self._fitted(teacher, images))
         return self._subspaces.product
@@ -320,16 +332,33 @@ class DistillationPlan:
 
     # The run
 
-    def identity(self, student: nn.Module, images: Any) -> dict[str, Any]:
-        """The identity of the run, JSON-able: see `checkpoints.run_identity`.
+    def identity(self, student: nn.Module, optimizer: Any | None = None) -> dict[str, Any]:
+        """The identity of the run, JSON-able: see `resuming.run_identity`.
 
         Args:
             student: the student.
-            images: the training dataset.
+            optimizer: that trains it already; of a resumed run its rates count, not those of the arguments.
         """
-        views = images.described() if isinstance(images, ViewDataset) else None
         frozen = self._frozen_digest(student) if isinstance(student, PeftModel) else None
-        return run_identity(self.args, self.teacher, student, self.pairs, self.rotation, views, frozen)
+        images, views = (None, None) if self._described is None else self._described.product
+        identity = run_identity(
+            self.args, self.teacher, student, self.pairs, self.rotation, images, views, frozen, self.own_optimizer
+        )
+        if optimizer is not None and not self.own_optimizer:
+            identity[RATES] = rates_of(optimizer)
+        return identity
+
+    def _describe(self, images: TrainingImages, resumes: bool) -> None:
+        """Note which images these are, where a checkpoint will say so, or one is compared."""
+        if not resumes and self.args.save_strategy == SaveStrategy.NO:
+            return
+
+        def describe() -> Described:
+            known = None if images.train is None else described_images(images.train, images.collate)
+            shown = images.train
+            return known, {**shown.described(), "views": shown.views} if isinstance(shown, ViewDataset) else None
+
+        self._described = up_to_date(self._described, (Same(images.train), Same(images.collate)), describe)
 
     def _frozen_digest(self, student: PeftModel) -> str:
         """Digest of the weights under an adapter, which stay as they are and which checkpoints do not hold."""

@@ -112,7 +112,7 @@ class SubDistillTrainer(Trainer):
         self._users_optimizer = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         self._optimizer_origin = optimizers.OptimizerOrigin(self.optimizer)
         self.fit_dataset = fit_dataset
-        self.plan = DistillationPlan(args, self.teacher, subspaces)
+        self.plan = DistillationPlan(args, self.teacher, subspaces, self._users_optimizer)
         self.loss_log = LossLog()
         self._formats = placement.MemoryFormats()
         self._start: Made[tuple[Same, ...], Start] | None = None
@@ -368,8 +368,7 @@ class SubDistillTrainer(Trainer):
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            rate = {} if self._users_optimizer else {checkpoints.LEARNING_RATE: self.initial_learning_rate}
-            state = self.plan.identity(self.model, self.train_dataset) | rate
+            state = self.plan.identity(self.model, self.optimizer)
             checkpoints.save_distillation(folder, state, self.plan.compared_subspaces, self.distillation.alignments)
         super()._save_checkpoint(model, trial)
 
