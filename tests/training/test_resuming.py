@@ -101,11 +101,20 @@ REFUSED = {
     "greater_is_better": {"greater_is_better": True},
 }
 NOTICED = {
-    "learning_rate": ({"learning_rate": 5e-3}, r"the learning rate stays that of the checkpoint, which began with 0\.001: for 0\.005"),
-    "weight_decay": ({"weight_decay": 0.2}, r"weight_decay stays that of the checkpoint, which began with 0: for 0\.2"),
+    "learning_rate": (
+        {"learning_rate": 5e-3},
+        r"the learning rate stays that of the checkpoint, which began with 0\.001: for 0\.005",
+    ),
+    "weight_decay": (
+        {"weight_decay": 0.2},
+        r"weight_decay stays that of the checkpoint, which began with 0: for 0\.2",
+    ),
     "adam_beta1": ({"adam_beta1": 0.8}, r"adam_beta1 stays that of the checkpoint, which began with 0\.9: for 0\.8"),
     "adam_beta2": ({"adam_beta2": 0.99}, "adam_beta2 stays"),
-    "adam_epsilon": ({"adam_epsilon": 1e-6}, "adam_epsilon stays that of the checkpoint, which began with 1e-08: for 1e-06"),
+    "adam_epsilon": (
+        {"adam_epsilon": 1e-6},
+        "adam_epsilon stays that of the checkpoint, which began with 1e-08: for 1e-06",
+    ),
     "max_steps": ({"max_steps": 5}, "max_steps is 5, and was 4 in the run that is resumed: the schedule follows"),
     "num_train_epochs": ({"max_steps": -1, "num_train_epochs": 2}, "num_train_epochs is 2, and was None"),
     "max_grad_norm": ({"max_grad_norm": 0.5}, r"max_grad_norm is 0\.5, and was 1\.0 .*: the new value counts"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +132,13 @@ class SubDistillTrainer(Trainer):
         """
         self._place_student()
         parts = (self.model, images.train, images.fit, images.collate, self.eval_dataset)
-        place, student, teacher = self._prepare_inputs, self.model, self.teacher
-        self._start = up_to_date(
-            self._start,
-            tuple(map(Same, parts)),
-            lambda: check_start(self.args, student, teacher, images, self.eval_dataset, place),
-        )
+        model, evaluated, place = self.model, self.eval_dataset, self._prepare_inputs
+        check = partial(check_start, self.args, model, self.teacher, images, evaluated, place)
+        self._start = up_to_date(self._start, tuple(map(Same, parts)), check)
         self._single_value_norm = self._start.product.single_value_norm
         if 1 in (self.args.train_batch_size, loaders.length_of(images.train)):
             batch_norm.check_single_image(self._single_value_norm)
-        self.plan.match(student, self._start.product.example)
+        self.plan.match(model, self._start.product.example)
         return self._start.product.example
 
     # What is compared
