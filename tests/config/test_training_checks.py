@@ -6,7 +6,7 @@ import pytest
 from transformers.integrations import integration_utils
 
 from subdistill_hf.config import training_checks
-from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training import CHECKPOINTING, SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 
 
@@ -63,8 +63,8 @@ def test_what_is_not_installed_is_named(environment, installed, tmp_path, option
         ({"dataloader_multiprocessing_context": "nope"}, "dataloader_multiprocessing_context='nope': expected one of"),
         ({"dataloader_persistent_workers": True}, "are of workers: give dataloader_num_workers, too"),
         ({"include_for_metrics": ["nope"]}, "include_for_metrics='nope': expected one of inputs, loss"),
-        ({"activation_checkpointing_kwargs": {"nope": 1}}, "activation_checkpointing_kwargs={'nope': 1}: "),
-        ({"activation_checkpointing_kwargs": {"every_n_layers": 0}}, "every_n_layers=0, expected a whole number"),
+        ({CHECKPOINTING: {"nope": 1}}, f"{CHECKPOINTING}={{'nope': 1}}: "),
+        ({CHECKPOINTING: {"every_n_layers": 0}}, "every_n_layers=0, expected a whole number"),
         (
             {"prediction_loss_only": True, "metric_for_best_model": "accuracy"},
             "prediction_loss_only leaves nothing to measure metric_for_best_model='accuracy' by",
@@ -97,7 +97,7 @@ def test_what_would_stop_the_training_is_named(environment, tmp_path, options, m
         {"report_to": "none", "lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"},
         {"report_to": "none", "lr_scheduler_type": "greedy", "eval_strategy": "epoch"},
         {"report_to": "none", "learning_rate": 0.0, "lr_scheduler_type": "inverse_sqrt"},
-        {"report_to": "none", "activation_checkpointing_kwargs": {"use_reentrant": True, "every_n_layers": 2}},
+        {"report_to": "none", CHECKPOINTING: {"use_reentrant": True, "every_n_layers": 2}},
         {"report_to": "none", "dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"},
     ],
 )

@@ -1,7 +1,7 @@
 """The registry of methods: one entry for each, with its losses, their weights and what readers call it.
 
 A method is a class or function and one entry here. Losses are named as `module:name`, so that the command line knows
-the methods without importing torch; `losses.registry` finds and builds them. An entry that is added at run time may
+the methods without importing torch; `losses.building` finds and builds them. An entry that is added at run time may
 hold the class or function itself.
 """
 

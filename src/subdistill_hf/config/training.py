@@ -42,13 +42,17 @@ BETWEEN = {
     "adam_beta1": (0, BELOW_1),
     "adam_beta2": (0, BELOW_1),
 }
+CHECKPOINTING = (
+    "activation_checkpointing_kwargs"
+    if hasattr(TrainingArguments, "activation_checkpointing_kwargs")
+    else "gradient_checkpointing_kwargs"  # before transformers 5.23
+)
 SETTINGS = (
     "accelerator_config",
     "fsdp_config",
     "deepspeed",
     "lr_scheduler_kwargs",
-    "activation_checkpointing_kwargs",
-    "gradient_checkpointing_kwargs",
+    *sorted({CHECKPOINTING, "gradient_checkpointing_kwargs"}),
     "liger_kernel_config",
 )
 SETTINGS_FILES = ("accelerator_config", "fsdp_config", "deepspeed")

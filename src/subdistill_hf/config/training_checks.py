@@ -15,7 +15,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import ParallelMode
 
 from subdistill_hf.config.extras import EXTRAS
-from subdistill_hf.config.training import LABELS
+from subdistill_hf.config.training import CHECKPOINTING, LABELS
 from subdistill_hf.errors import SubDistillError, install_command
 from subdistill_hf.metrics import LOGGED_METRICS
 
@@ -125,16 +125,15 @@ def _check_compilation(args: TrainingArguments) -> None:
 
 def _check_checkpointing(args: TrainingArguments) -> None:
     """Whether activations can be recomputed with the arguments; of a student that cannot, see the trainer."""
-    options = dict(args.activation_checkpointing_kwargs or {})
+    given = getattr(args, CHECKPOINTING)
+    options = dict(given or {})
     every, _ = options.pop("every_n_layers", 1), options.pop("offload", False)
     try:
         if not (isinstance(every, int) and every > 0):
             raise ValueError(f"every_n_layers={every!r}, expected a whole number of at least 1")
         checkpoint(nn.Identity(), torch.zeros(1, requires_grad=True), **{"use_reentrant": False, **options})
     except (TypeError, ValueError) as error:
-        raise SubDistillError(
-            f"activation_checkpointing_kwargs={args.activation_checkpointing_kwargs}: {error}"
-        ) from error
+        raise SubDistillError(f"{CHECKPOINTING}={given}: {error}") from error
 
 
 def _check_only_of_text(args: TrainingArguments) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.losses.registry import logit_loss
+from subdistill_hf.losses.building import logit_loss
 
 
 def evaluation_loss(logits: Tensor, labels: Tensor | None) -> Tensor:

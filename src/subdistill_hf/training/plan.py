@@ -25,8 +25,8 @@ from subdistill_hf.core.subspaces import Subspace, load_subspaces
 from subdistill_hf.data.collate import teacher_pixels
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.losses.base import LayerLoss, is_replayable
+from subdistill_hf.losses.building import make_layer_loss
 from subdistill_hf.losses.procrustes import suited_rotation
-from subdistill_hf.losses.registry import make_layer_loss
 from subdistill_hf.losses.rotations import FULL_WIDTH
 from subdistill_hf.losses.subspace import RotationOption
 from subdistill_hf.models.adapters import base_of, frozen_names

@@ -15,7 +15,7 @@ from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses import LayerLoss, SubspaceAlignment
-from subdistill_hf.losses.registry import logit_loss, make_layer_loss
+from subdistill_hf.losses.building import logit_loss, make_layer_loss
 from subdistill_hf.losses.subspace import same_positions
 
 PAIR = LayerPair(LayerShape("theirs", 6, (2, 2), 0), LayerShape("ours", 4, (2, 2), 0))
