@@ -57,8 +57,8 @@ class Again:
             static = [output.detach() for output in recording.outputs]
         else:
             static = [*filter(lambda each: each is not None, recording.by_inputs)]
-            static += recording.by_learned._stretches.values()
-            by_inputs, by_learned = recording.by_inputs, recording.by_learned
+            static += recording.by_parameters._stretches.values()
+            by_inputs, by_parameters = recording.by_inputs, recording.by_parameters
         recording.live = recording.outputs
 
         def replay():
@@ -72,8 +72,8 @@ class Again:
                     work()
                     recording.outputs = kept
                     new = [*filter(lambda each: each is not None, recording.by_inputs)]
-                    new += recording.by_learned._stretches.values()
-                    recording.by_inputs, recording.by_learned = by_inputs, by_learned
+                    new += recording.by_parameters._stretches.values()
+                    recording.by_inputs, recording.by_parameters = by_inputs, by_parameters
             with torch.no_grad():
                 for own, values in zip(static, new, strict=True):
                     own.copy_(values)
@@ -108,7 +108,7 @@ def net():
 
 
 def replayed(module, name="the net"):
-    return Replayed(lambda tensors, given: module(*tensors), module, name)
+    return Replayed(lambda tensors, arguments: module(*tensors), module, name)
 
 
 def batches(count, size=4):
@@ -288,7 +288,7 @@ def test_the_backward_pass_is_outside_autocast_as_in_a_training():
             return gradient
 
     module = nn.Linear(3, 3).to(DEVICE)
-    function = Replayed(lambda tensors, given: (Look.apply(module(tensors[0])),), module, "the net")
+    function = Replayed(lambda tensors, arguments: (Look.apply(module(tensors[0])),), module, "the net")
     for _ in range(4):
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
             (found,) = function([torch.ones(2, 3, device=DEVICE)])
@@ -326,7 +326,7 @@ def test_what_the_loss_does_not_depend_on_has_no_gradient():
 @pytest.mark.parametrize("where", ["module", "weight"])
 def test_what_has_hooks_is_not_replayed(where):
     module = nn.Linear(3, 3).to(DEVICE)
-    function = Replayed(lambda tensors, given: (module(tensors[0]),), module, "the net")
+    function = Replayed(lambda tensors, arguments: (module(tensors[0]),), module, "the net")
     ones = torch.ones(2, 3, device=DEVICE)
     for _ in range(USUAL_CALLS + 1):
         function([ones])

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def within_memory(work: Callable[[int], Result], batch_size: int) -> Result:
-    """Do some work in batches, from the start again with half the batch size whenever memory runs out.
+    """Do some work in batches, restarted with half the batch size whenever memory runs out.
 
     Args:
         work: takes the batch size; must leave nothing behind when it fails.

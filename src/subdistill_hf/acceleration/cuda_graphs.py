@@ -2,6 +2,18 @@
 
 A small student keeps a GPU busy for a small part of its step; for the rest the GPU waits for the host, which launches
 hundreds of kernels. They are the same in every step, so they are recorded once and replayed, with the same results.
+
+What `torch.cuda.make_graphed_callables` cannot do that a training needs:
+
+- more than one kind of input. It copies every input into that of the recording, whatever its layout or precision.
+  The last batch of an epoch, another autocast, frozen weights and moved weights are noticed here.
+- leave the model as it was. Its warm-up runs the function, which moves running means and random numbers.
+- return gradients that stay. Parameters get those of the recording's own memory, and the next replay writes there.
+- notice misuse. A second call before the backward pass overwrites the activations of the first; here it is an error.
+- run what cannot be recorded, or has hooks, as it is.
+
+`torch.compile(mode="reduce-overhead")` makes kernels of its own, so results change in their last digits. It needs a
+compiler on the machine, and compiles before the first step. Code that it cannot trace splits the graph.
 """
 
 from __future__ import annotations
@@ -33,7 +45,7 @@ class Replayed:
     finite.
 
     Args:
-        function: of tensors and of what else their kind has; gives a tuple of tensors.
+        function: of tensors and of what else their kind has; returns a tuple of tensors.
         module: whose parameters and buffers the function uses.
         name: of the function, for the warning.
     """
@@ -47,36 +59,36 @@ class Replayed:
         self._calls: dict[Hashable, int] = {}
         self._impossible: set[Hashable] = set()
         self._failures = CudaRecorder.failures
-        self._told = False
+        self._warned = False
 
-    def __call__(self, inputs: Sequence[Tensor], given: Hashable = None) -> tuple[Tensor, ...]:
-        """What the function gives.
+    def __call__(self, inputs: Sequence[Tensor], arguments: Hashable = None) -> tuple[Tensor, ...]:
+        """The function's outputs: replayed, recorded, or computed as usual.
 
         Args:
             inputs: tensors on the device.
-            given: what else the function is given; belongs to the kind of the inputs.
+            arguments: what else the function takes; belongs to the kind of the inputs.
 
         Raises:
             RuntimeError: in the backward pass, when there was another call or backward pass after the call that is
                 differentiated.
         """
         if self._hooked:
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 warnings.warn(f"{self.name} has hooks, and is not replayed as a CUDA graph", stacklevel=2)
-            return self.function(inputs, given)
-        if self._failures != CudaRecorder.failures:  # in whatever function; recordings are made anew
+            return self.function(inputs, arguments)
+        if self._failures != CudaRecorder.failures:  # in whatever function; recordings are made again
             self._failures = CudaRecorder.failures
             self._recordings.clear()
-        kind = self._kind(inputs, given)
+        kind = self._kind(inputs, arguments)
         recording = self._recordings.get(kind)
         if recording is None and self._is_due(kind):
-            recording = self._record(inputs, given)
+            recording = self._record(inputs, arguments)
             if recording is None:
                 self._impossible.add(kind)
             else:
                 self._recordings[kind] = recording
-        return self.function(inputs, given) if recording is None else recording(inputs)
+        return self.function(inputs, arguments) if recording is None else recording(inputs)
 
     @property
     def recordings(self) -> int:
@@ -97,12 +109,12 @@ class Replayed:
         self._calls[kind] = self._calls.get(kind, 0) + 1
         return self._calls[kind] > USUAL_CALLS
 
-    def _kind(self, inputs: Sequence[Tensor], given: Hashable) -> Hashable:
+    def _kind(self, inputs: Sequence[Tensor], arguments: Hashable) -> Hashable:
         """Everything that a recording depends on beside the values of its inputs, parameters and buffers."""
         device = inputs[0].device.type
         enabled = torch.is_autocast_enabled(device)
         return (
-            given,
+            arguments,
             tuple((each.shape, each.stride(), each.dtype, each.device, each.requires_grad) for each in inputs),
             torch.is_grad_enabled(),
             torch.get_autocast_dtype(device) if enabled else None,
@@ -111,13 +123,13 @@ class Replayed:
             tuple(buffer.data_ptr() for buffer in self._buffers),
         )
 
-    def _record(self, inputs: Sequence[Tensor], given: Any) -> Recording | None:
+    def _record(self, inputs: Sequence[Tensor], arguments: Any) -> Recording | None:
         """A recording; buffers and random numbers are left as they were."""
         kept = [buffer.clone() for buffer in self._buffers]
         device = inputs[0].device
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                return Recording(self.function, inputs, given, self._parameters, CudaRecorder())
+                return Recording(self.function, inputs, arguments, self._parameters, CudaRecorder())
         except RuntimeError as error:  # out of memory, and whatever must not be recorded
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(

@@ -37,14 +37,14 @@ class CudaRecorder:
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record the work as one graph; gives what does it again, on the same memory."""
+        """Record the work as one graph; returns the function that replays it, on the same memory."""
         graph = torch.cuda.CUDAGraph()
         try:
-            # other threads, such as one that pins memory, may go on
+            # other threads, such as one that pins memory, may continue
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 work()
         except RuntimeError:
-            # the state of random numbers would go on believing that it is recorded; a copy of it does not
+            # the state of random numbers would still count as recorded; a copy of it does not
             random = torch.cuda.default_generators[torch.cuda.current_device()]
             random.graphsafe_set_state(random.clone_state())
             CudaRecorder.failures += 1
@@ -57,10 +57,10 @@ class Recording:
     """A function and its gradients, recorded for one kind of input.
 
     Args:
-        function: of tensors and of `given`; gives a tuple of tensors.
+        function: of tensors and of `arguments`; returns a tuple of tensors.
         inputs: tensors of the kind.
-        given: what else the function is given.
-        parameters: what it learns, of those that require a gradient.
+        arguments: what else the function takes.
+        parameters: of the function; gradients are recorded for those that require one.
         recorder: records it.
     """
 
@@ -68,20 +68,20 @@ class Recording:
         self,
         function: Function,
         inputs: Sequence[Tensor],
-        given: Any,
+        arguments: Any,
         parameters: Sequence[Tensor],
         recorder: CudaRecorder,
     ) -> None:
-        self._function, self._given = function, given
+        self._function, self._arguments = function, arguments
         self._precision = _autocast_without_memory(inputs[0].device.type)
         with_gradients = torch.is_grad_enabled()
         self.inputs = [_own(each) for each in inputs]
-        self.learned = [weight for weight in parameters if weight.requires_grad] if with_gradients else []
+        self.parameters = [weight for weight in parameters if weight.requires_grad] if with_gradients else []
         self.outputs: tuple[Tensor, ...] = ()
-        self.slopes: list[Tensor | None] = []  # at each output, if it has a gradient
-        self.reached: list[list[bool]] = []  # by each output: which of the inputs and of what is learned
+        self.grad_outputs: list[Tensor | None] = []  # at each output, if it has a gradient
+        self.reached: list[list[bool]] = []  # by each output: which of the inputs and parameters
         self.by_inputs: list[Tensor | None] = []
-        self.by_learned = _SideBySide([])
+        self.by_parameters = _SideBySide([])
         self.serial = 0
         recorder.warm_up(self._warm_up)
         self.forward = recorder.record(self._run)
@@ -91,9 +91,9 @@ class Recording:
         self.outputs = tuple([output.detach() for output in outputs])
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What the function gives for inputs of the kind."""
+        """The function's outputs for inputs of the kind."""
         if self.backward is not None:
-            outputs: tuple[Tensor, ...] = _Replay.apply(self, *inputs, *self.learned)
+            outputs: tuple[Tensor, ...] = _Replay.apply(self, *inputs, *self.parameters)
             return outputs
         self.feed(inputs)
         self.forward()
@@ -106,54 +106,61 @@ class Recording:
             own.copy_(values, non_blocking=True)
 
     @torch.no_grad()
-    def gradients(self, slopes: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Gradients at the inputs and at what is learned; those of the latter are copies, since they are accumulated.
+    def gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients at the inputs and parameters; those of the latter are copies, since they are accumulated.
 
         Args:
-            slopes: the loss's gradient at each output, `None` where it does not depend on it.
+            grad_outputs: the loss's gradient at each output, `None` where it does not depend on it.
         """
-        used = [slope is not None and own is not None for slope, own in zip(slopes, self.slopes, strict=True)]
+        used = [
+            grad_output is not None and own is not None
+            for grad_output, own in zip(grad_outputs, self.grad_outputs, strict=True)
+        ]
         if not any(used) or self.backward is None:
-            return [None] * (len(self.inputs) + len(self.learned))
-        for own, values in zip(self.slopes, slopes, strict=True):
+            return [None] * (len(self.inputs) + len(self.parameters))
+        for own, values in zip(self.grad_outputs, grad_outputs, strict=True):
             if own is not None:
                 own.zero_() if values is None else own.copy_(values, non_blocking=True)
         self.backward()
-        found = [*self.by_inputs, *self.by_learned.copies()]
+        found = [*self.by_inputs, *self.by_parameters.copies()]
         by_output = [reached for reached, chosen in zip(self.reached, used, strict=True) if chosen]
         return [each if any(which) else None for each, which in zip(found, zip(*by_output, strict=True), strict=True)]
 
     @property
     def _differentiable(self) -> bool:
-        return any(slope is not None for slope in self.slopes)
+        return any(grad_output is not None for grad_output in self.grad_outputs)
 
     def _run(self) -> None:
         with self._precision():
-            self.outputs = self._function(self.inputs, self._given)
+            self.outputs = self._function(self.inputs, self._arguments)
 
     def _differentiate(self) -> None:
-        pairs = [pair for pair in zip(self.outputs, self.slopes, strict=True) if pair[1] is not None]
-        gradients = self._gradients([output for output, _ in pairs], [slope for _, slope in pairs])
+        pairs = [pair for pair in zip(self.outputs, self.grad_outputs, strict=True) if pair[1] is not None]
+        gradients = self._gradients([output for output, _ in pairs], [grad_output for _, grad_output in pairs])
         self.by_inputs = gradients[: len(self.inputs)]
-        self.by_learned = _SideBySide(gradients[len(self.inputs) :])
+        self.by_parameters = _SideBySide(gradients[len(self.inputs) :])
 
-    def _gradients(self, outputs: Sequence[Tensor], slopes: Any, again: bool = False) -> list[Tensor | None]:
-        """At each of the inputs and of what is learned; as in a training, autocast is for the forward pass alone."""
-        wanted = [each for each in (*self.inputs, *self.learned) if each.requires_grad]
+    def _gradients(
+        self, outputs: Sequence[Tensor], grad_outputs: Any, retain_graph: bool = False
+    ) -> list[Tensor | None]:
+        """Gradients at each input and parameter; as in a training, autocast is for the forward pass alone."""
+        wanted = [each for each in (*self.inputs, *self.parameters) if each.requires_grad]
         with without_autocast(self.inputs[0].device):
-            found = iter(torch.autograd.grad(outputs, wanted, slopes, retain_graph=again, allow_unused=True))
-        return [next(found) if each.requires_grad else None for each in (*self.inputs, *self.learned)]
+            found = iter(
+                torch.autograd.grad(outputs, wanted, grad_outputs, retain_graph=retain_graph, allow_unused=True)
+            )
+        return [next(found) if each.requires_grad else None for each in (*self.inputs, *self.parameters)]
 
     def _warm_up(self) -> None:
         self._run()
-        if not self.slopes:
-            self.slopes = [torch.zeros_like(output) if output.requires_grad else None for output in self.outputs]
-            count = len(self.inputs) + len(self.learned)
+        if not self.grad_outputs:
+            self.grad_outputs = [torch.zeros_like(output) if output.requires_grad else None for output in self.outputs]
+            count = len(self.inputs) + len(self.parameters)
             self.reached = [
                 [False] * count
-                if slope is None
-                else [each is not None for each in self._gradients([output], [slope], again=True)]
-                for output, slope in zip(self.outputs, self.slopes, strict=True)
+                if grad_output is None
+                else [each is not None for each in self._gradients([output], [grad_output], retain_graph=True)]
+                for output, grad_output in zip(self.outputs, self.grad_outputs, strict=True)
             ]
         if self._differentiable:
             self._differentiate()
@@ -164,21 +171,23 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, recording: Recording, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Inputs and learned tensors to copies of the outputs."""
+        """Inputs and parameters to copies of the outputs."""
         recording.serial += 1
         ctx.recording, ctx.serial = recording, recording.serial
         recording.feed(tensors[: len(recording.inputs)])
         recording.forward()
         outputs: tuple[Tensor, ...] = tuple(output.detach().clone() for output in recording.outputs)
-        fixed = [each for each, slope in zip(outputs, recording.slopes, strict=True) if slope is None]
+        fixed = [
+            each for each, grad_output in zip(outputs, recording.grad_outputs, strict=True) if grad_output is None
+        ]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)
         return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients at inputs and learned tensors."""
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients at inputs and parameters."""
         recording: Recording = ctx.recording
         if ctx.serial != recording.serial:
             raise RuntimeError(
@@ -187,7 +196,7 @@ class _Replay(torch.autograd.Function):
                 "use cuda_graphs='off'"
             )
         recording.serial += 1  # the backward pass writes where the activations were
-        return None, *recording.gradients(slopes)
+        return None, *recording.gradients(grad_outputs)
 
 
 class _SideBySide:

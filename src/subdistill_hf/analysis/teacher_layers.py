@@ -8,11 +8,11 @@ import torch
 from accelerate import PartialState
 
 from subdistill_hf.config.commands import TeacherOptions
+from subdistill_hf.config.options import AUTO
 from subdistill_hf.core.activations import height_and_width
 from subdistill_hf.core.hooks import resolve_layers
 from subdistill_hf.core.layers import LayerShape, block_chain, choose_stages, describe_layers
 from subdistill_hf.core.moments import Moments
-from subdistill_hf.core.pairing import AUTO
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.subtask import match_teacher, matching_table

@@ -141,7 +141,7 @@ def leading_eigenvectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _block_krylov(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-    """Rayleigh-Ritz on X, A X ... A^DEPTH X, begun again from the best vectors until they are eigenvectors.
+    """Rayleigh-Ritz on X, A X ... A^DEPTH X, restarted from the best vectors until they are eigenvectors.
 
     More vectors than needed are carried along: what decides is how far the last one needed is from the first one that
     is not carried.

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from subdistill_hf.config.options import AUTO
 from subdistill_hf.core.activations import LayerError
 from subdistill_hf.core.hooks import resolve_layers
 from subdistill_hf.core.layers import DEFAULT_STAGES, LayerShape, block_chain, choose_stages, describe_layers
 from subdistill_hf.formatting import table
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

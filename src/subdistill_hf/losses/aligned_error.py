@@ -86,7 +86,7 @@ class _AlignedErrors(torch.autograd.Function):
         errors = _within_bounds(errors, p.sum(dim=1), batch.t_square * batch.shares)
         t_mean = average_over_processes(batch.t_mean) if centres is None else None
         ctx.save_for_backward(*batch.h, *batch.t, a, d, c, a_s, g, batch.shares, m, t_mean)
-        ctx.learned = v is matrices
+        ctx.needs_v = v is matrices
         ctx.shapes = [(h.shape, h.is_contiguous()) for h in values]
         ctx.set_materialize_grads(False)  # of the means
         means = [each[: h.shape[1]] for each, h in zip(mean.unbind(), values, strict=True)]
@@ -102,7 +102,7 @@ class _AlignedErrors(torch.autograd.Function):
         *features, a, d, c, a_s, g, shares, m, t_mean = ctx.saved_tensors
         step = (gradient * 2)[:, None]
         by_v = None
-        if ctx.learned:
+        if ctx.needs_v:
             by_v = (-c if a_s is None else a_s - c) * step[:, :, None]
             by_v = by_v if d is None else by_v * d
         step = step * shares[:, None]

@@ -188,8 +188,8 @@ class SubspaceBatch:
         first = self._losses[0]
         centre, rotation = first.centre.training, first.rotation.training
         one_mode = all((each.centre.training, each.rotation.training) == (centre, rotation) for each in self._losses)
-        follows = rotation or not isinstance(first.rotation, ProcrustesRotation)
-        return one_mode and follows and not any(map(has_hooks, self._parts))
+        updates = rotation or not isinstance(first.rotation, ProcrustesRotation)
+        return one_mode and updates and not any(map(has_hooks, self._parts))
 
     def __call__(self, students: Sequence[Features], targets: Sequence[Features]) -> Tensor:
         """The loss of each layer, `(L,)`.
