@@ -1,5 +1,7 @@
 """Nothing of this machine's folders stays in a command or a value, and nothing else is shortened."""
 
+import shlex
+
 import pytest
 
 from subdistill_hf.reporting.local_paths import command_without_folders, file_name, without_folders
@@ -21,6 +23,11 @@ from subdistill_hf.reporting.local_paths import command_without_folders, file_na
         ("/Users/jane/", "~"),
         ("C:\\Users\\Jane Doe", "~"),
         ("~", "~"),
+        ("../../home/Jane Doe/pets", "pets"),
+        ("..\\Jane\\pets", "pets"),
+        ("file:/home/jane/pets", "pets"),
+        ("file://server/Jane/pets", "pets"),
+        ("\\\\?\\C:\\Users\\Jane\\pets", "pets"),
         ("/", "/"),
         ("google/vit-base-patch16-224", "google/vit-base-patch16-224"),
         ("data/my pictures", "data/my pictures"),
@@ -61,3 +68,57 @@ def test_names_of_classes_in_a_command_are_no_paths():
 
 def test_a_text_that_is_no_command_of_a_shell_is_shortened_as_a_text():
     assert command_without_folders("don't write to /home/me/x") == "don't write to x"
+
+
+HOMES = [
+    "/home/jane",
+    "/home/Jane Doe",
+    "/Users/Jane Q Doe",
+    "C:\\Users\\Jane Doe",
+    "C:\\\\Users\\\\Jane Doe",
+    "d:/Users/Jane Doe",
+    "file:///home/Jane Doe",
+    "file:///C:/Users/Jane Doe",
+    "\\\\server\\Jane",
+    "//server/Jane",
+    "~jane",
+]
+TEXTS = [
+    "{path}",
+    "the student of {path}, which is there",
+    "'{path}'",
+    '"{path}": 3',
+    "read {path}",
+    "loss({path})",
+    "see `{path}` and https://huggingface.co/docs",
+    "{{'folder': '{path}', 'n': 1}}",
+]
+
+
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize("below", ["pets", "data/pets", "a/b c/../pets"])
+def test_no_part_of_a_home_folder_stays_whatever_its_name_and_wherever_it_stands(home, below):
+    path = f"{home}/{below}" if "/" in home else f"{home}\\{below}".replace("/", "\\")
+    for text in TEXTS:
+        if " c/" in below and text in (TEXTS[1], TEXTS[4], TEXTS[5]):
+            continue  # where a path with blanks ends can be told by quotes alone
+        short = without_folders(text.format(path=path))
+        assert "jane" not in short.lower(), (text, short)
+        assert "doe" not in short.lower(), (text, short)
+        assert "pets" in short
+    for option in ("--dataset={}", "--dataset {}", "--teacher_cache_dir={}", "--lr-scheduler-kwargs={}"):
+        command = f"subdistill distill {option.format(shlex.quote(path))} --max_steps 3"
+        assert command_without_folders(command) == f"subdistill distill {option.format('pets')} --max_steps 3"
+
+
+@pytest.mark.parametrize("home", [home for home in HOMES if "server" not in home and "~" not in home])
+def test_a_home_folder_itself_is_a_tilde(home):
+    short = without_folders(f"read '{home}'")
+    assert short == "read '~'"
+    assert "jane" not in without_folders(f"read {home} now").lower()
+
+
+def test_the_home_folder_of_this_machine_is_known_by_its_name(monkeypatch):
+    monkeypatch.setenv("HOME", "/srv/people/Jane Doe")
+    monkeypatch.setenv("USERPROFILE", "/srv/people/Jane Doe")
+    assert without_folders("read /srv/people/Jane Doe/x/y and write /srv/people/Jane Doe") == "read y and write ~"

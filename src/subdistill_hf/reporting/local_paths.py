@@ -5,23 +5,29 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 CLASS_OPTIONS: Final = ("classes", "mark_classes")
 """Options of the command line whose values are names of classes, which may look like paths."""
 
-_ROOT: Final = r"(?:file://)?(?:~[\w.-]*[\\/]|[A-Za-z]:[\\/]|\\\\|/)"
+_ROOT: Final = r"(?:file:/*(?=[/\\A-Za-z~]))?(?:~[\w.-]*[\\/]|\.\.[\\/]|[A-Za-z]:[\\/]|\\\\|/)"
+_USER: Final = r"[^\s\\/\"'`]+(?:\ [^\s\\/\"'`]+){0,2}"  # a home folder's name, which may have blanks
+_HOMES: Final = r"(?:/(?:home|Users)/|[A-Za-z]:[\\/]+Users[\\/]+)"
 _HOME: Final = re.compile(
-    r"(?:file://)?(?:~[\w.-]*|/root|/(?:home|Users)/[^/]+|[A-Za-z]:[\\/]Users[\\/][^\\/]+)[\\/]*"
+    r"(?:file:/*)?(?:~[\w.-]*|/root|/(?:home|Users)/[^/]+|[A-Za-z]:[\\/]+Users[\\/]+[^\\/]+)[\\/]*"
 )
 _QUOTED: Final = re.compile(rf"""(?P<quote>["'])(?P<path>{_ROOT}[^\n]*?)(?P=quote)""")
+_PART: Final = r"""[^\s"'`,;:()\[\]{}<>|\\/]+"""
+_BEFORE: Final = r"(?<![\w:/.~\\-])(?:file:/*(?=[/~A-Za-z\\]))?"  # not inside a word, a relative path or an address
+_IN_HOME: Final = re.compile(rf"{_BEFORE}{_HOMES}{_USER}[\\/]+(?:{_PART}[\\/]+)*(?={_PART})", re.VERBOSE)
+_HOME_ALONE: Final = re.compile(rf"{_BEFORE}{_HOMES}{_PART}[\\/]*")
 _BARE: Final = re.compile(
-    r"""(?<![\w:/.~\\-])                 # not inside a word, a relative path or an address
-    (?:file://)?
-    (?:(?:~[\w.-]*/|[A-Za-z]:[\\/]|\\\\)(?:{part}[\\/])*   # ~/..., C:\... or \\...
-      |/(?:{part}/)+)                   # /folder/...
-    (?={part})                         # then a name, which stays
-    """.replace("{part}", r"""[^\s"'`,;:()\[\]{}<>|\\/]+"""),
+    rf"""{_BEFORE}
+    (?:(?:~[\w.-]*[\\/]+|(?:\.\.[\\/]+)+|[A-Za-z]:[\\/]+|\\\\+)(?:{_PART}[\\/]+)*  # ~/..., ../..., C:\... or \\...
+      |/{{1,2}}(?:{_PART}/)+)             # /folder/... or //server/...
+    (?={_PART})                           # then a name, which stays
+    """,
     re.VERBOSE,
 )
 
@@ -44,8 +50,9 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, str):
         if is_local(value):
             return file_name(value)
-        quoted = _QUOTED.sub(lambda found: f"{found['quote']}{file_name(found['path'])}{found['quote']}", value)
-        return _BARE.sub("", quoted)
+        text = re.sub(rf"{re.escape(str(Path.home()))}(?![\w.-])", "~", value) if Path.home() != Path("/") else value
+        text = _QUOTED.sub(lambda found: f"{found['quote']}{file_name(found['path'])}{found['quote']}", text)
+        return _BARE.sub("", _HOME_ALONE.sub("~", _IN_HOME.sub("", text)))
     if isinstance(value, Mapping):
         return {key: without_folders(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
