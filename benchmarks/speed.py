@@ -5,6 +5,7 @@
     python benchmarks/speed.py --pair vit-b    # ViT-B/16 teacher at 224 px (random weights), MobileNetV4-small student
     python benchmarks/speed.py --only step --trace trace.json    # a trace of five steps, for chrome://tracing
     python benchmarks/speed.py --only threads --busy 2    # torch's threads and ours, beside two other busy processes
+    python benchmarks/speed.py --only pixels       # photographs, with the pixels of their views kept and made anew
     python benchmarks/speed.py --pair vit-b --batch-size 64 --bf16    # as one would train on a GPU
 
 All sides of a ratio are timed in turn, round by round, in one process: a busy machine is busy for all. A ratio is the
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import datetime
+import io
 import itertools
 import json
 import multiprocessing
@@ -34,11 +36,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import torch
+from PIL import Image
 from timed_training import timed_training
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import ViTImageProcessor, logging
+from transformers import ViTImageProcessor, logging, set_seed
 
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.config.training import SubDistillConfig
@@ -47,13 +52,17 @@ from subdistill_hf.core.distributed import close_process_group
 from subdistill_hf.core.layers import stage_outputs
 from subdistill_hf.core.moments import collect_moments
 from subdistill_hf.core.relevance import activations_and_contexts, subtask_margin
+from subdistill_hf.data.collate import ViewCollator
+from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.loading import load_subtask
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.losses.rotations import Rotation
 from subdistill_hf.models.heads import new_classifier
 from subdistill_hf.models.loading import freeze, load_teacher
 from subdistill_hf.models.students import build_student
 from subdistill_hf.pipeline.auto import resolve_threads
 from subdistill_hf.pipeline.evaluation import processor_name
+from subdistill_hf.training import loaders
 from subdistill_hf.training.trainer import SubDistillTrainer
 
 CLASSES = 5
@@ -728,6 +737,83 @@ def threads(setting: Setting, rounds: int, busy: int) -> dict[str, Any]:
     return found
 
 
+VIEWS = 8
+
+
+def photographs(count: int) -> datasets.Dataset:
+    """Noise of 300 x 400 pixels as JPEG, in two classes."""
+    rows: dict[str, list[Any]] = {"image": [], "label": []}
+    for index in range(count):
+        noise = np.random.default_rng(index).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(noise).resize((400, 300)).save(file, "JPEG")
+        rows["image"].append({"bytes": file.getvalue(), "path": None})
+        rows["label"].append(index % 2)
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    return datasets.Dataset.from_dict(rows, features=kinds)
+
+
+def _training_of_photographs(kept: bool, count: int, epochs: int) -> dict[str, float]:
+    """Seconds of a training on labels, of one epoch of its loader once all views were seen, and its last loss."""
+    logging.set_verbosity_error()
+    if not kept:
+        loaders.keep_pixels = lambda dataset, collate, *rest: (dataset, collate, None)
+    set_seed(0)
+    student = new_classifier("TimmWrapperForImageClassification", architecture="mobilenetv4_conv_small", num_labels=2)
+    processor = build_student("timm/mobilenetv4_conv_small", ["a", "b"], None).processor
+    columns = ImageColumns("image", "label", None)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SubDistillTrainer(
+            student,
+            SubDistillConfig(
+                output_dir=folder,
+                use_cpu=True,
+                method="scratch",
+                report_to="none",
+                save_strategy="no",
+                logging_steps=1,
+                disable_tqdm=True,
+                num_train_epochs=epochs,
+                per_device_train_batch_size=32,
+                teacher_cache=str(VIEWS),
+                teacher_cache_dir=folder,
+            ),
+            train_dataset=ViewDataset(photographs(count), columns, "resized_crop", True, (224, 224), views=VIEWS),
+            data_collator=ViewCollator(processor),
+        )
+        start = time.perf_counter()
+        trainer.train()
+        spent = time.perf_counter() - start
+        loader = trainer.callback_handler.train_dataloader
+        start = time.perf_counter()
+        for view in range(VIEWS):
+            loader.dataset.set_epoch(view)
+            for _ in loader:
+                pass
+        epoch = (time.perf_counter() - start) / VIEWS
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"training": spent, "loader": epoch, "last loss": losses[-1]}
+
+
+def pixels(rounds: int, count: int = 68, epochs: int = 24) -> dict[str, Any]:
+    """Trainings on photographs of 300 x 400 pixels, with the pixels of 8 views kept and made in each epoch.
+
+    A MobileNetV4-small at 224 pixels learns labels alone. Of each training a process of its own, in turn. The losses
+    of both are to be equal, bit for bit.
+    """
+    runs: dict[str, list[dict[str, float]]] = {"kept": [], "made": []}
+    for _, way in itertools.product(range(rounds), runs):
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+            runs[way].append(pool.submit(_training_of_photographs, way == "kept", count, epochs).result())
+    found: dict[str, Any] = {"images": count, "views": VIEWS, "epochs": epochs, "rounds": rounds}
+    for name in ("training", "loader"):
+        times = {way: [run[name] for run in each] for way, each in runs.items()}
+        found[f"{name}, s"] = {way: statistics.median(values) for way, values in times.items()}
+        found[f"{name}: made over kept"] = ratio(times, "made", "kept")
+    found["equal losses"] = len({run["last loss"] for each in runs.values() for run in each}) == 1
+    return found
+
+
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -762,7 +848,8 @@ def main() -> None:
         "memory of the fit": lambda: memory(setting, tuple(options.memory_images)),
         "compiled": lambda: compiled(setting, options.rounds // 2),
         "processes": lambda: processes(setting, max(10, options.rounds // 4)),
-        "threads": lambda: threads(setting, max(4, options.rounds // 20), options.busy),
+        "threads": lambda: threads(setting, max(2, options.rounds // 20), options.busy),
+        "pixels": lambda: pixels(max(2, options.rounds // 30)),
         "whole run": lambda: whole_run(setting),
         "growth": lambda: growth(setting, max(5, options.rounds // 12)),
         "rotation, forward and backward, ms": lambda: rotation(5),
