@@ -111,3 +111,55 @@ def test_fewer_images_at_once_give_the_same_where_memory_is_short(teacher, monke
     for name, moments in expected.items():
         assert found[name].count == moments.count
         torch.testing.assert_close(found[name].covariance, moments.covariance, rtol=1e-5, atol=1e-9)
+
+
+def batch_sizes_of_a_fit(teacher, monkeypatch, images, **options):
+    """How many images each pass of the teacher takes, and the moments."""
+    sizes = []
+    logits = Teacher.logits
+    with monkeypatch.context() as patch:
+        patch.setattr(Teacher, "logits", lambda self, pixels: sizes.append(len(pixels)) or logits(self, pixels))
+        found = fit_moments(teacher, LAYERS, images, COLLATE, request(**options))
+    return sizes, found
+
+
+def test_a_batch_takes_no_more_memory_than_is_allowed(teacher, monkeypatch, capsys):
+    sizes, whole = batch_sizes_of_a_fit(teacher, monkeypatch, views(), batch_size=12)
+    assert sizes == [12, 12]  # so small that nothing is measured
+    needed = []
+    measure = fitting._bytes_of
+    monkeypatch.setattr(fitting, "_bytes_of", lambda *given: needed.append(measure(*given)) or needed[-1])
+    monkeypatch.setattr(fitting, "BATCH_BYTES", 1)
+    assert batch_sizes_of_a_fit(teacher, monkeypatch, views(2))[0] == [1] * 7  # one was looked at first
+    monkeypatch.setattr(fitting, "BATCH_BYTES", 5.5 * needed[0])
+    few, small = batch_sizes_of_a_fit(teacher, monkeypatch, views(), batch_size=12, show=True)
+    assert few == [1, 5, 5, 5, 5, 4]
+    assert needed[0] == needed[1] > 0
+    assert "subspaces  24 images in batches of 5: " in "".join(capsys.readouterr())
+    for name, moments in whole.items():
+        torch.testing.assert_close(small[name].covariance, moments.covariance, rtol=1e-12, atol=1e-14)
+
+
+def test_what_an_image_takes_is_at_least_its_activations_and_contexts(teacher):
+    def needed(with_context):
+        stream = fitting.activations_and_contexts(
+            lambda pixels: teacher.logits(pixels),
+            teacher.model,
+            [layer.name for layer in LAYERS],
+            [torch.zeros(1, 3, 32, 32)],
+            with_context=with_context,
+        )
+        return fitting._bytes_of(stream, teacher.model)
+
+    layers = 12 * 64 + 28 * 4
+    assert needed(True) > needed(False) >= 2 * 4 * layers + 3 * 8 * 12 * 64
+
+
+def test_no_image_of_a_stream_is_looked_at_before(teacher, monkeypatch):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter([views()[index] for index in range(9)])
+
+    monkeypatch.setattr(fitting, "BATCH_BYTES", 1)
+    sizes, _ = batch_sizes_of_a_fit(teacher, monkeypatch, Stream())
+    assert sizes == [7, 2]

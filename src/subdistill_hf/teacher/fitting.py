@@ -8,22 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.activations import Features
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments, collect_moments
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace, fit_layer
-from subdistill_hf.data.collate import Collate, divided_for_teacher
+from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.formatting import memory
 from subdistill_hf.teacher.teacher import Teacher
 
+Stream = Iterator[dict[str, tuple[Features, Features | None]]]
+
 MOST_STREAMED = 100_000  # images; the moments of more would be the same
+BATCH_BYTES = 2**30
+"""Memory that the passes of a batch may take on a CPU, about. Moments are sums, so that batches may be of any size."""
+MOST_OF_PIXELS = 200
+"""How many times the memory of its pixels a network takes at most; a ResNet-50 takes about 170 times."""
+MEASURED = 1.5
+"""How much more was taken than what is counted: copies inside operations (peaks of the process, 2026-11-29)."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +101,57 @@ def fit_moments(
     """
     share = _share(dataset, request)
 
-    def moments(batch_size: int) -> dict[str, Moments]:
-        stream = activations_and_contexts(
+    def stream(batch_size: int, share: Any, show: bool) -> Stream:
+        return activations_and_contexts(
             forward=lambda batch: teacher.logits(batch["pixel_values"]),
             model=teacher.model,
             layers=[layer.name for layer in layers],
-            batches=_batches(share, collate, batch_size, teacher.device, request.show),
+            batches=_batches(share, collate, batch_size, teacher.device, show),
             channels_last=[layer.name for layer in layers if layer.channels_last],
             with_context=with_context,
         )
-        return collect_moments(stream, without_prefix, request.positions, request.seed + request.rank)
 
-    return within_memory(moments, request.batch_size)
+    def moments(batch_size: int) -> dict[str, Moments]:
+        found = stream(batch_size, share, request.show)
+        return collect_moments(found, without_prefix, request.positions, request.seed + request.rank)
+
+    batch_size = request.batch_size
+    if teacher.device.type == "cpu" and _may_take_much(share, collate, batch_size):
+        needed = _bytes_of(stream(1, torch.utils.data.Subset(share, [0]), False), teacher.model)
+        batch_size = max(1, min(batch_size, len(share), int(BATCH_BYTES / needed)))
+        if request.show:
+            tqdm.write(f"subspaces  {len(share)} images in batches of {batch_size}: {memory(batch_size * needed)}")
+    return within_memory(moments, batch_size)
+
+
+def _may_take_much(share: Any, collate: Collate, batch_size: int) -> bool:
+    """Whether a batch may take more than `BATCH_BYTES`, as far as its pixels tell; of a stream none is looked at."""
+    if not hasattr(share, "__len__"):
+        return False
+    pixels = teacher_pixels(collate([share[0]]))
+    return bool(min(batch_size, len(share)) * pixels.nbytes * MOST_OF_PIXELS > BATCH_BYTES)
+
+
+def _bytes_of(stream: Stream, model: nn.Module) -> float:
+    """The memory that the passes of one image take, about, and its part in the moments.
+
+    Args:
+        stream: of that image alone.
+        model: the teacher, whose own tensors are there anyway.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
+    saved: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        (layers,) = stream
+    kept = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
+    sizes = [found.values.numel() for found, _ in layers.values()]
+    passes = 2 * sum(found.values.nbytes for found, _ in layers.values())  # the activations, and their contexts
+    return MEASURED * (kept + passes + 3 * 8 * max(sizes))  # float64: activations, the same centred, contexts
 
 
 def fit_pairs(
