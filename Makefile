@@ -5,12 +5,15 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint docs clean
+LOWEST := .venv-lowest
+
+.PHONY: help setup demo test test-lowest lint docs clean
 
 help:
 	@echo "make setup  make the virtual environment in $(VENV), with what the checks need"
 	@echo "make demo   set up, then distil a student on the embedded data (about 5 minutes on 2 cores)"
 	@echo "make test   set up, then run the tests"
+	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows (needs uv)"
 	@echo "make lint   set up, then check lint, format and types"
 	@echo "make docs   set up, then build the documentation in docs/_build/html; a warning is an error"
 	@echo "make clean  remove the virtual environment, the demo's output and the built documentation"
@@ -37,6 +40,12 @@ test: setup
 	@echo "==> tests, a process on each core"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+test-lowest:
+	@echo "==> virtual environment in $(LOWEST), with the lowest versions that pyproject.toml allows"
+	uv venv --quiet --clear --python 3.11 $(LOWEST)
+	uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist loadfile
+
 lint: setup
 	@echo "==> lint, format, types"
 	$(BIN)/ruff check .
@@ -49,4 +58,4 @@ docs: $(DOCS_STAMP)
 	@echo "open docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) demo-student docs/_build docs/_generated docs/reports
+	rm -rf $(VENV) $(LOWEST) demo-student docs/_build docs/_generated docs/reports
