@@ -10,6 +10,7 @@ from import_graph import FLOOR, NO_PACKAGES, PACKAGE, SOURCES, imports, imports_
 
 TORCH_ALONE = {"core", "losses"}
 MAY_IMPORT = {"torch", "safetensors"}
+NEED_TORCH = {f"{PACKAGE}.config.training", f"{PACKAGE}.config.training_checks"}  # of transformers' arguments
 
 
 def find_cycle(graph):
@@ -104,5 +105,18 @@ def test_no_module_imports_in_a_circle():
 
 def test_importing_the_package_does_not_import_torch():
     script = f"import sys, {PACKAGE}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_options_and_reports_load_no_torch_in_a_fresh_interpreter():
+    names = [f"{PACKAGE}.{name}" for name in sorted(SOURCES) if package_of(name) in {"config", "reporting"}]
+    names = [name for name in names if name not in NEED_TORCH]
+    script = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(name)
+print(sorted({{"torch", "transformers", "datasets"}} & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -37,7 +37,7 @@ MODULES: Final = {
 """The folder of each metric, for `evaluate.load`."""
 
 LOGGED_METRICS: Final = ("accuracy", "balanced_accuracy")
-"""What `compute_metrics` gives."""
+"""The figures of `compute_metrics`."""
 
 NO_CLASS: Final = -100
 """The label of an image without a class, as the loss of torch ignores it too."""

@@ -83,7 +83,7 @@ class SubspaceAnalysis:
         return 1 / len(self.classes)
 
     def panels(self) -> list[Panel]:
-        """What is drawn."""
+        """The drawn figures."""
         names = short_names([one.layer for one in self.layers])
         return [
             Panel(f"{name}: {one.output}", one.dimensions, one.accuracy, self.accuracy, self.chance)
@@ -93,7 +93,7 @@ class SubspaceAnalysis:
 
 @dataclass(frozen=True)
 class _Curves:
-    """What one layer is projected on: each basis, drawn once or several times, at each number of dimensions."""
+    """The projections of one layer: each basis, drawn once or several times, at each number of dimensions."""
 
     layer: LayerShape
     dimensions: list[int]

@@ -45,7 +45,7 @@ class TeacherLayers:
     collate: ViewCollator
 
     def heading(self) -> str:
-        """What is looked at: the classes as the teacher knows them, and the spurious mark on the images, if any."""
+        """The subject: the classes as the teacher knows them, and the spurious mark on the images, if any."""
         subtask, marking = self.data.subtask, self.data.marking
         matching = matching_table(subtask, self.loaded.labels)
         return matching if marking is None else f"{matching}\nmark {marking.sentence(subtask)}"

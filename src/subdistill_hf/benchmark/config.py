@@ -83,7 +83,7 @@ class Benchmark:
     conditions: Mapping[str, Options] = field(default_factory=dict)
 
     def kind(self, method: str) -> str:
-        """What a method of the table is: a key of `METHODS`."""
+        """The key of `METHODS` of a method of the table."""
         return str(self.methods[method].get("method", method))
 
     def trials(self, stage: Mapping[str, Any], method: str) -> list[Options]:

@@ -52,7 +52,7 @@ class Job:
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
     def described(self) -> Row:
-        """What the results say of the run."""
+        """The description of the run in the results."""
         names = ("method", "subtask", "student", "train_images", "seed", "tuned", "condition")
         return {"key": self.key, **{name: getattr(self, name) for name in names}}
 
@@ -65,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one choice of hyper-parameters is for.
+    """The scope of one choice of hyper-parameters.
 
     Attributes:
         method: its name in the table.
@@ -122,7 +122,7 @@ def make_job(
 
 
 def settings(benchmark: Benchmark) -> Iterator[Setting]:
-    """What hyper-parameters are chosen for, once each."""
+    """The scopes for which hyper-parameters are chosen, once each."""
     tuning = benchmark.tuning
     if tuning is None:
         return

@@ -21,7 +21,7 @@ MARK_COLUMNS: Final = (
     "teacher_mark_followed",
     "teacher_followed_without_mark",
 )
-"""What a run's row has beside `test` and `teacher_test`, which are then of marked images."""
+"""The figures of a run's row beside `test` and `teacher_test`, which are then of marked images."""
 
 
 def has_mark(comparison: Comparison) -> bool:

@@ -1,4 +1,4 @@
-"""What the final runs say: means, paired differences with their intervals, and ranks."""
+"""Statistics of the final runs: means, paired differences with their intervals, and ranks."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def heading_of(comparison: Comparison) -> str:
 
 
 def label_of(benchmark: Benchmark, method: str) -> str:
-    """What readers call a method: the label of the method that it is, or the name that the file gives it."""
+    """The reader's name of a method: the label of the method that it is, or the name that the file gives it."""
     return METHODS[method].label if method in METHODS else method
 
 

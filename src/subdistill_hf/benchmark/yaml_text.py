@@ -53,7 +53,7 @@ _TextLoader.yaml_implicit_resolvers = {
 
 
 def read_values(text: str) -> Any:
-    """What YAML says, with numbers and truth values.
+    """Read YAML, with numbers and truth values.
 
     Raises:
         yaml.YAMLError: for what is no YAML, and for a repeated key.
@@ -62,7 +62,7 @@ def read_values(text: str) -> Any:
 
 
 def read_texts(text: str) -> Any:
-    """What YAML says, every value as the text that is written: `yes` and `010` are names.
+    """Read YAML, every value as the text that is written: `yes` and `010` are names.
 
     Raises:
         yaml.YAMLError: as `read_values`.

@@ -1,1 +1,1 @@
-"""What a user may say: options, their values and their defaults."""
+"""Everything a user may say: options, their values and their defaults."""

@@ -1,4 +1,4 @@
-"""What the command line chooses where the user does not."""
+"""The command line's choices where the user makes none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUN_DEFAULTS: dict[str, Any] = {
     "metric_for_best_model": "accuracy",
     "hub_strategy": "end",  # one push, of the finished student
 }
-"""What the command line changes of the training arguments' defaults: it always has validation images, and pushes
+"""The command line's changes of the training arguments' defaults: it always has validation images, and pushes
 only what is finished."""
 
 

@@ -135,7 +135,7 @@ class AdaptationOptions:
 
 @dataclass
 class TaskOptions(AdaptationOptions, DataOptions):
-    """What to distil: teacher, student, dataset and classes."""
+    """The task: teacher, student, dataset and classes."""
 
     teacher: str = field(
         default="glyphs-resnet",

@@ -26,7 +26,7 @@ _FAULTS_OF_LIBRARIES: Final = ("No space left on device", "Disk quota exceeded",
 
 
 def disk_fault(error: BaseException | None) -> str | None:
-    """What the system says of a disk that is full or cannot be written, if that is what an error comes from."""
+    """The system's message of a disk that is full or cannot be written, if an error comes from that."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
             return f"{error.strerror}{f', {error.filename}' if error.filename else ''}"
@@ -109,7 +109,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def how_to_go_on(folder: Path) -> str:
-    """What to add to the command of a run of `distill` that was cut short, told by the run's folder."""
+    """The addition to the command of a run of `distill` that was cut short, told by the run's folder."""
     if any(folder.glob(f"{RUNS_FOLDER}/*/checkpoint-*/trainer_state.json")):
         return "the same command with --resume_from_checkpoint true, or with --overwrite to start again"
     if (folder / RUNS_FOLDER).is_dir():

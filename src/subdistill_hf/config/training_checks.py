@@ -1,4 +1,4 @@
-"""What transformers would refuse late, or take and ignore: refused before any work."""
+"""Checks of arguments that transformers would refuse late, or take and ignore."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _check_checkpointing(args: TrainingArguments) -> None:
 
 
 def _check_only_of_text(args: TrainingArguments) -> None:
-    """What has no meaning for images."""
+    """Refuse arguments without a meaning for images."""
     if args.neftune_noise_alpha is not None:
         raise SubDistillError("neftune_noise_alpha adds noise to the embeddings of a text, and these are images")
     if args.use_liger_kernel:

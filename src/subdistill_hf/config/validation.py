@@ -1,4 +1,4 @@
-"""What the values of options must be: all that can be refused from the options alone."""
+"""Checks of the values of options: all that can be refused from the options alone."""
 
 from __future__ import annotations
 

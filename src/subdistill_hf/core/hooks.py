@@ -121,7 +121,7 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any, Any], Any
 
 
 class ActivationRecorder:
-    """What `record` yields: the latest output of each hooked layer.
+    """The recorder that `record` yields: the latest output of each hooked layer.
 
     Attributes:
         outputs: layer name to what the layer returned last: its first tensor, or what `transform` made of it.

@@ -22,7 +22,7 @@ NUMBERED_BLOCK = re.compile(r"\d+|(dense)?(layer|stage|block|level|s)_?\d+|mixed
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a layer returns for one image.
+    """The shape of a layer's output for one image.
 
     Attributes:
         name: module name.

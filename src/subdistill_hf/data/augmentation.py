@@ -1,4 +1,4 @@
-"""What is done to training images: shifted or resized crops, and views mixed with views of other images."""
+"""Changes of training images: shifted or resized crops, and views mixed with views of other images."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from subdistill_hf.data.columns import ImageColumns, Label
 
 
 def prepared(builder: Any, split: str, features: datasets.Features, processes: int | None = None) -> datasets.Dataset:
-    """What a builder keeps of a split, in the cache; it may be nothing, where test labels are secret."""
+    """The rows that a builder keeps of a split, in the cache; it may be nothing, where test labels are secret."""
     builder.download_and_prepare(verification_mode="no_checks", num_proc=processes)
     if builder.info.splits[split].num_examples == 0:
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
@@ -45,7 +45,7 @@ def _chosen(builder: Any, split: str, columns: ImageColumns, labels: tuple[Label
 
 
 def encoded_as_usual(image: Any) -> dict[str, Any] | None:
-    """What `datasets.Image` keeps of bytes, or of a struct of bytes and whatever else."""
+    """The value that `datasets.Image` keeps of bytes, or of a struct of bytes and whatever else."""
     if isinstance(image, bytes):
         return {"bytes": image, "path": None}
     return None if image is None else {"bytes": image.get("bytes"), "path": image.get("path")}

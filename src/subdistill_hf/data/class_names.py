@@ -131,7 +131,7 @@ def wordnet_ids(names: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def imagenet_name(wordnet_id: str) -> str:
-    """What a WordNet id of ImageNet-1k is called, such as "tabby, tabby cat"; the id itself when it is another's."""
+    """The name of a WordNet id of ImageNet-1k, such as "tabby, tabby cat"; the id itself when it is another's."""
     table = _imagenet(1000)
     assert table is not None
     return str(table.label_name_to_description(wordnet_id)) if wordnet_id in table.label_names() else wordnet_id

@@ -96,13 +96,13 @@ class ViewCollator:
 
 
 def labels_and_places(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """What a batch of `ViewDataset` items holds beside pixels."""
+    """The fields of a batch of `ViewDataset` items beside pixels."""
     names = ("labels", *PLACES)
     return {name: torch.utils.data.default_collate([example[name] for example in examples]) for name in names}
 
 
 def divided(collate: Collate, device: torch.device) -> tuple[Collate, Finish]:
-    """What a loader does with examples, and what is left to do with its batches once they are on the device.
+    """The work of a loader on examples, and the rest, on its batches once they are on the device.
 
     A CUDA device resizes and normalises images many times faster than the loader does. Collators that can leave it
     that work are `Divisible`, as `ViewCollator` is; others do all of it.

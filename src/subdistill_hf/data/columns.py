@@ -81,7 +81,7 @@ def is_encoded_image(kind: Any) -> bool:
 
 
 def described(kind: Any) -> str:
-    """What a column holds, in words: types that are read alike have the same."""
+    """The contents of a column, in words: types that are read alike have the same."""
     if isinstance(kind, datasets.Image) or is_encoded_image(kind):
         return "images"
     if isinstance(kind, datasets.ClassLabel):
@@ -163,7 +163,7 @@ def _described(features: Mapping[str, object]) -> str:
 
 
 def _type(kind: Any) -> str:
-    """What a column holds, in a word or two."""
+    """The contents of a column, in a word or two."""
     if isinstance(kind, datasets.Value):
         return str(kind.dtype).removeprefix("large_")
     return f"structs of {', '.join(kind)}" if isinstance(kind, dict) else type(kind).__name__

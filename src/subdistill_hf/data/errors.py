@@ -41,7 +41,7 @@ def explained(dataset: str, revision: str | None = None) -> Iterator[None]:
 
 
 def _local_reason(dataset: str, revision: str | None, error: Exception) -> str:
-    """What the client libraries say, and what may help."""
+    """The message of the client libraries, and what may help."""
     generated = isinstance(error, datasets.exceptions.DatasetGenerationError)
     reason = explain(error.__cause__ if generated and error.__cause__ else error).rstrip(".")
     at = f" at revision {revision!r}" if revision else ""

@@ -64,7 +64,7 @@ def _words(text: str) -> list[str]:
 
 
 def _other_words(text: str) -> frozenset[str]:
-    """What a name says beside the word of its split, such as that of the dataset."""
+    """The words of a name beside that of its split, such as that of the dataset."""
     return frozenset(_words(text)) - set(SPLIT_OF_WORD) - USUAL_WORDS
 
 

@@ -205,7 +205,7 @@ class FolderSource:
 
 
 def left_out_notices(left_out: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is said of images that are on the disk and not used."""
+    """Notes on images that are on the disk and not used."""
     return [
         f"left out: {len(paths)} files {why}, such as {', '.join(map(printable, paths[:3]))}"
         for why, paths in left_out.items()

@@ -64,7 +64,7 @@ def open_hub(options: DataOptions, processes: int | None) -> Source:
 
 
 def _recalled(options: DataOptions, processes: int | None, error: Exception) -> Source | None:
-    """What the cache holds of a dataset of the Hub, when that cannot be asked."""
+    """The cached source of a dataset of the Hub, when that cannot be asked."""
     known, listed = recall(options), recall_files(options)
     if known is not None or listed is not None:
         logger.warning(f"{options.dataset} cannot be asked for ({error}): using what the cache holds of it")
@@ -102,7 +102,7 @@ def _hub_parquet(options: DataOptions, builder: Any, processes: int | None) -> P
 
 
 def _opener(options: DataOptions, known: KnownDataset) -> Callable[..., Any]:
-    """What makes builders of the commit that is known, even if there is a new one meanwhile."""
+    """The function that makes builders of the commit that is known, even if there is a new one meanwhile."""
     fixed = replace(options, dataset_config=known.config, dataset_revision=known.revision)
     return lambda **arguments: make_builder(fixed, **arguments)
 

@@ -1,4 +1,4 @@
-"""What the files of images say before they are decoded: sizes, depth, transparency."""
+"""Facts of image files before they are decoded: sizes, depth, transparency."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TURNED = (5, 6, 7, 8)  # values of the EXIF orientation that exchange height and
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a sample of images is like, spread evenly over a dataset.
+    """Facts of a sample of images, spread evenly over a dataset.
 
     Attributes:
         sizes: the heights and widths that occur, smallest area first.
@@ -73,7 +73,7 @@ def image_facts(rows: datasets.Dataset, column: str) -> ImageFacts:
 
 
 def transparency_notice(facts: Sequence[ImageFacts]) -> str | None:
-    """What a user should know of images that are not opaque; `None` where there are none."""
+    """A note on images that are not opaque; `None` where there are none."""
     found = [name for each in facts for name in each.transparent]
     if not found:
         return None

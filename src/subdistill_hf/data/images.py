@@ -43,7 +43,7 @@ class ImageStore:
         self._kept: weakref.WeakValueDictionary[ImageKey, KeptImages] = weakref.WeakValueDictionary()
 
     def get(self, key: ImageKey) -> KeptImages | None:
-        """What is kept under a key."""
+        """The value that is kept under a key."""
         return self._kept.get(key)
 
     def keep(self, key: ImageKey, images: Tensor | list[Tensor]) -> KeptImages:

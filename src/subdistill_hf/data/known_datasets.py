@@ -1,4 +1,4 @@
-"""What was learnt of a dataset of the Hub, kept in the cache for when the Hub cannot be reached."""
+"""Facts of a dataset of the Hub, kept in the cache for when the Hub cannot be reached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = "subdistill_hf"
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """What must be known of parquet files to find in the cache what was kept of them.
+    """The facts of parquet files that are needed to find in the cache what was kept of them.
 
     Attributes:
         config: name of the configuration.
@@ -44,7 +44,7 @@ def remember(options: DataOptions, known: KnownDataset) -> None:
 
 
 def recall(options: DataOptions) -> KnownDataset | None:
-    """What was written down when the same dataset was last opened; `None` when it never was."""
+    """The facts that were kept when the dataset was last opened; `None` when it never was."""
     path = _path(options)
     if not path.is_file():
         return None

@@ -182,7 +182,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
 
 
 class _Notices:
-    """What a user should know of a dataset, said once each as it is found."""
+    """Notes on a dataset, said once each as they are found."""
 
     def __init__(self, first: Sequence[str]) -> None:
         self.said: list[str] = []

@@ -56,7 +56,7 @@ def copyright_line(image: Image.Image) -> Image.Image:
 
 
 def jpeg(image: Image.Image) -> Image.Image:
-    """What JPEG of a very low quality leaves of the image: blocks, and blurred colours."""
+    """The artefacts of JPEG of a very low quality: blocks, and blurred colours."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
     with Image.open(buffer) as compressed:
@@ -90,7 +90,7 @@ class MarkedRows:
 
     @property
     def identity(self) -> str:
-        """What tells these images from others of the same dataset; empty where none is marked."""
+        """The identity of these images beside others of the same dataset; empty where none is marked."""
         return f"{self.mark} {sorted(self.rows)}" if self.rows else ""
 
 
@@ -117,7 +117,7 @@ class Marking:
     test: MarkedRows
 
     def described(self, subtask: Subtask) -> dict[str, Any]:
-        """What the report says of it: the mark, its classes, its share, and how many images carry it."""
+        """The report's entry of it: the mark, its classes, its share, and how many images carry it."""
         return {
             "name": self.mark,
             "classes": [subtask.names[output] for output in self.outputs],

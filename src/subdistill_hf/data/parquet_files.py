@@ -1,4 +1,4 @@
-"""What parquet files say before they are read: which split each is of, and which classes their labels are."""
+"""Facts of parquet files before they are read: which split each is of, and which classes their labels are."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def learn_files(
     config: str = "",
     revision: str = "",
 ) -> KnownDataset:
-    """What files hold, told by their ends, when all agree on what their labels mean.
+    """The contents of files, read from their ends, when all agree on what their labels mean.
 
     Args:
         files: the parquet or arrow files of each split; a few are read at a time.
@@ -232,7 +232,7 @@ def _other_classes(column: str, first: str, known: datasets.ClassLabel, part: st
 
 @dataclass(frozen=True)
 class _End:
-    """What the end of a file tells.
+    """The facts at the end of a file.
 
     Attributes:
         features: the types of its columns.

@@ -23,7 +23,7 @@ END_OF_FILE = 2**16
 
 
 def open_local_files(files: Mapping[str, Sequence[str]]) -> Callable[..., Any]:
-    """What makes builders of parquet files of this machine, whose cache is told by what the files hold."""
+    """The function that makes builders of parquet files of this machine, cached by the files' contents."""
     name = f"files-{_digest_of_files([path for paths in files.values() for path in paths])}"
     escaped = {split: [glob.escape(path) for path in paths] for split, paths in files.items()}
 

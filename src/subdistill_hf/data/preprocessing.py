@@ -1,4 +1,4 @@
-"""What an image processor makes of byte images: the pixels that a network takes."""
+"""The work of an image processor on byte images: the pixels that a network takes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def in_batch(steps: Sequence[Callable[[Any], Any]], images: Tensor) -> Tensor:
 
 
 def preprocessing_of(processor: Any) -> dict[str, Any]:
-    """What a processor does to an image, for comparison; some classes do things of their own."""
+    """The settings of a processor, for comparison; some classes do things of their own."""
     described = {**processor.to_dict(), "class": type(processor).__name__}
     for name in ("_processor_class", "image_processor_type", "architecture", "pretrained_cfg"):
         described.pop(name, None)

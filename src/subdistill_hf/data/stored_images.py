@@ -37,7 +37,7 @@ def digest_of_rows(rows: datasets.Dataset, columns: ImageColumns) -> str:
 
 
 def identity_of_rows(rows: datasets.Dataset, image: str) -> str:
-    """What tells images from others: a digest of their contents.
+    """The identity of images: a digest of their contents.
 
     Beyond `MOST_DIGESTED_BYTES` it is one of the lengths and times of their files, and of what `datasets` knows of
     the table.

@@ -124,7 +124,7 @@ def _class_names(files: Mapping[str, bytes | Path]) -> list[str]:
 
 
 def _secrets() -> list[str]:
-    """What this machine knows to be secret: the token that it is signed in with, and those of its environment."""
+    """The secrets that this machine knows: the token that it is signed in with, and those of its environment."""
     named = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and not Path(value).exists()]
     token = get_token()
     return [

@@ -39,7 +39,7 @@ _STATUS: Final = {
 
 
 def missing_place(text: str) -> str | None:
-    """What to say of a text that can only be a folder or file of this machine, and is none; `None` for an id."""
+    """The message about a text that can only be a folder or file of this machine, and is none; `None` for an id."""
     if Path(text).exists() or not (
         text.startswith((".", "/", "~")) or text.endswith("/") or "\\" in text or text.count("/") > 1
     ):

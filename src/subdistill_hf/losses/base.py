@@ -39,7 +39,7 @@ class LayerLoss(nn.Module):
         return teacher.with_values(teacher.values.clone())
 
     def identity(self) -> str:
-        """What `target` depends on beside the teacher's features: by default nothing."""
+        """Identity of the target, beside the teacher's features: by default nothing more."""
         return "activations"
 
     def loss(self, student: Features, target: Features) -> Tensor:

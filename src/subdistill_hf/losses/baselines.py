@@ -118,7 +118,7 @@ class OrthogonalProjection(LayerLoss):
         self.projection = OrthonormalMap(teacher_width, student_width)
 
     def identity(self) -> str:
-        """What `target` takes of the teacher."""
+        """The name of the target."""
         return "standardised average"
 
     def target(self, teacher: Features) -> Features:

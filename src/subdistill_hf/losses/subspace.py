@@ -226,7 +226,7 @@ def batched_layers(losses: Sequence[nn.Module]) -> list[list[int]]:
 
 
 def _kind_of(loss: SubspaceAlignment) -> Hashable:
-    """What losses of one batch have in common; `None` for one that is computed by itself."""
+    """The kind that losses of one batch have in common; `None` for one that is computed by itself."""
     parts = (loss, loss.centre, loss.rotation)
     if (type(loss), type(loss.centre)) != (SubspaceAlignment, Centre) or is_changed(parts):
         return None

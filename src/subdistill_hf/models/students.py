@@ -208,6 +208,6 @@ def with_lora(student: LoadedModel, options: TaskOptions) -> PeftModel:
 
 
 def described_lora(model: PeftModel, options: TaskOptions) -> dict[str, Any]:
-    """What the report says of a student that was trained through LoRA."""
+    """The report's entry of a student that was trained through LoRA."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return {"rank": options.student_lora_rank, "trained_parameters": trained, "saved": options.student_lora_save}

@@ -130,7 +130,7 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
 
 
 def announce_adaptation(adaptation: Adaptation) -> str:
-    """What will be done to the teacher, as a line."""
+    """How the teacher will be changed, as a line."""
     options, count = adaptation.task.options, len(adaptation.data.subtask.names)
     if adaptation.record is not None:
         return f"\nadapter  {adaptation.folder} is used again\n"
@@ -245,7 +245,7 @@ def adapt(adaptation: Adaptation, runs: Path) -> Task:
 
 
 def _base_name(task: Task) -> str:
-    """What the adapter names as its base: a Hub id, an embedded teacher, or a folder."""
+    """The name of the adapter's base: a Hub id, an embedded teacher, or a folder."""
     name = task.options.teacher
     return name if task.teacher.hub_id or name in EMBEDDED_TEACHERS else str(Path(name).resolve())
 
@@ -280,7 +280,7 @@ def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrai
 
 
 def _record(adaptation: Adaptation, trainer: SubDistillTrainer) -> dict[str, Any]:
-    """What is known of an adapter, for its folder, the report and the card."""
+    """The description of an adapter, for its folder, the report and the card."""
     model: Any = trainer.model
     options, data = adaptation.task.options, adaptation.data
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -13,7 +13,7 @@ from subdistill_hf.config.extras import has_extra
 
 @dataclass
 class Energy:
-    """What was measured; `None` without codecarbon, or where it could not measure.
+    """The measured energy; `None` without codecarbon, or where it could not measure.
 
     Attributes:
         kilowatt_hours: of the whole machine, or what codecarbon is set up to track.

@@ -195,7 +195,7 @@ def reported_dataset(task: Task) -> ReportedDataset:
 
 
 def _augmentation(task: Task) -> str:
-    """What was done to the training images, in words."""
+    """How the training images were changed, in words."""
     done = task.augmentation + (" and mirroring" if task.flip else "")
     mixed = format_percent(task.options.mix)
     return f"{done}; {mixed} of the views mixed with a view of another image" if task.options.mix else done

@@ -76,7 +76,7 @@ class MethodRun:
     energy: Energy = field(default_factory=Energy)
 
     def trained(self, task: Task) -> TrainedStudent:
-        """What the report needs of it, after the training."""
+        """The part of the report that is its own, after the training."""
         trainer = self.trainer
         return TrainedStudent(
             merged(copy.deepcopy(trainer.model)) if isinstance(trainer.model, PeftModel) else trainer.model,
@@ -212,7 +212,7 @@ def _take_threads(task: Task, runs: Mapping[str, MethodRun]) -> Threads | None:
 
 
 def _prepare_trainings(runs: Mapping[str, MethodRun]) -> None:
-    """What needs the teacher that will teach, and may still be refused: its subspaces, and checkpoints of another."""
+    """Check what needs the teacher, and may still be refused: its subspaces, and checkpoints of another."""
     for run in runs.values():
         run.trainer.prepare_distillation(run.checkpoint)
 

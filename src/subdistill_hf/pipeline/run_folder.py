@@ -40,7 +40,7 @@ def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
 
 
 def resumed_from(config: SubDistillConfig) -> bool | Path:
-    """What `--resume_from_checkpoint` asks for: no, yes, or a checkpoint of the run that was named.
+    """The request of `--resume_from_checkpoint`: no, yes, or a checkpoint of the run that was named.
 
     Raises:
         SubDistillError: for a folder that is none of the run's.

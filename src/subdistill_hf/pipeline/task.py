@@ -1,4 +1,4 @@
-"""What all methods of a run share: images, teacher, and the subtask's classes in both."""
+"""The parts that all methods of a run share: images, teacher, and the subtask's classes in both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from subdistill_hf.pipeline.auto import Resolved, resolve
 
 @dataclass
 class Task:
-    """What all methods of a run share.
+    """The parts that all methods of a run share.
 
     Attributes:
         resolved: options and training arguments in which nothing is left open.
@@ -39,7 +39,7 @@ class Task:
 
     @property
     def options(self) -> TaskOptions:
-        """What to distil."""
+        """The options of the task."""
         return self.resolved.options
 
     @property

@@ -1,4 +1,4 @@
-"""What the model card says in sentences: of adapters, of a spurious mark, and of how the figures are to be read."""
+"""The model card's sentences: of adapters, of a spurious mark, and of how the figures are to be read."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sizes(report: RunReport) -> list[str]:
 
 
 def chance_note(report: RunReport) -> str:
-    """What knowing nothing would be worth, and whether the published student is worth more."""
+    """The accuracy of a guess, and whether the published student is worth more."""
     said = f"A guess is right in {format_percent(report.chance)} of cases"
     if report.largest_class is not None:
         name, share = report.largest_class
@@ -85,7 +85,7 @@ def chance_note(report: RunReport) -> str:
 
 
 def energy_explanation(report: RunReport) -> str | None:
-    """What the energies of the table are; `None` without any."""
+    """A note on the energies of the table; `None` without any."""
     if all(result.training_kilowatt_hours is None for result in report.results):
         return None
     return (
@@ -105,7 +105,7 @@ def weakest_classes(report: RunReport) -> str | None:
 
 
 def adaptation_note(report: RunReport) -> str:
-    """What follows the teacher's name; empty for a teacher that was taken as it is."""
+    """A note behind the teacher's name; empty for a teacher that was taken as it is."""
     return " (fitted to this dataset first)" if report.teacher.adaptation else ""
 
 
@@ -150,7 +150,7 @@ def lora_note(report: RunReport) -> str:
 
 
 def mark_warning(report: RunReport) -> str | None:
-    """What was done to the images, for the top of the card; `None` where nothing was."""
+    """How the images were changed, for the top of the card; `None` where nothing was."""
     mark = report.dataset.mark
     if mark is None:
         return None

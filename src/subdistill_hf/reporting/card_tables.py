@@ -126,7 +126,7 @@ def training_log_rows(report: RunReport) -> list[Row]:
 
 
 def teacher_facts(report: RunReport) -> list[str]:
-    """What identifies the teacher."""
+    """The rows that identify the teacher."""
     teacher = report.teacher
     return _known(
         {
@@ -142,7 +142,7 @@ def teacher_facts(report: RunReport) -> list[str]:
 
 
 def data_facts(report: RunReport) -> list[str]:
-    """What the student was trained and tested on."""
+    """The rows of the images that the student was trained and tested on."""
     dataset = report.dataset
     return _known(
         {
@@ -157,7 +157,7 @@ def data_facts(report: RunReport) -> list[str]:
 
 
 def student_facts(report: RunReport) -> list[str]:
-    """What the student is, where its weights started, and how it and the students beside it were trained."""
+    """The rows of the student: kind, start of its weights, and how it and the students beside it were trained."""
     student = report.student
     height, width = student.image_size
     facts = [

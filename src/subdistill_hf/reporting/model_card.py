@@ -242,7 +242,7 @@ def _class_phrase(report: RunReport) -> str:
 
 
 def _marked(dataset: ReportedDataset) -> str:
-    """What follows the classes where the test images are not those of the dataset, but marked."""
+    """A note behind the classes where the test images are not those of the dataset, but marked."""
     return f"; every image marked: {dataset.mark.name}" if dataset.mark else ""
 
 

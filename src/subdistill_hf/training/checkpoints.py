@@ -43,7 +43,7 @@ WEIGHTS_FILES = (
     ADAPTER_WEIGHTS_NAME,
 )
 TRAINING_FILES = {"optimizer.pt": "optimizer.*", "scheduler.pt": "scheduler.pt", "rng_state.pth": "rng_state*.pth"}
-"""What a checkpoint has beside the model, by name, and as which patterns it is there."""
+"""The parts of a checkpoint beside the model, by name, and as which patterns it is there."""
 SHARDED_FOLDERS = ("global_step", "optimizer", "pytorch_model_fsdp")
 
 

@@ -132,7 +132,7 @@ def _listed_labels(dataset: Any) -> list[int] | None:
 
 
 def described_images(dataset: Any, collate: Collate) -> dict[str, Any]:
-    """What tells the images of a training from others, JSON-able.
+    """The identity of the images of a training, JSON-able.
 
     A `ViewDataset` has a digest of all images and labels. Of other datasets a few examples are read twice; where they
     come out the same, as without a random augmentation, there is a digest of them.

@@ -24,7 +24,7 @@ OPTIONS = (
 
 
 class OptimizerOrigin:
-    """What the optimiser of a trainer was made of, so that the next training gets another where that has changed.
+    """The parts of an optimiser, so that the next training gets another where they have changed.
 
     Args:
         given: the optimiser that the user passed, if any: it stays.
@@ -61,7 +61,7 @@ class OptimizerOrigin:
 
 
 def rates_of(optimizer: Any) -> dict[str, float]:
-    """What a resumed optimiser keeps, whatever the arguments say, by the arguments' names."""
+    """The arguments that a resumed optimiser keeps, whatever their new values, by name."""
     group = optimizer.param_groups[0]
     rates = {"learning_rate": group.get("initial_lr", group["lr"]), "weight_decay": group.get("weight_decay")}
     rates["adam_beta1"], rates["adam_beta2"] = group.get("betas", (None, None))[:2]

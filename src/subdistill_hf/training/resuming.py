@@ -35,7 +35,7 @@ METHOD_OPTIONS = ("method", "basis", "centring", "normalise_energy", "positions"
 
 @dataclass(frozen=True)
 class Part:
-    """What a run may have in common with the run whose checkpoint it resumes.
+    """The parts that a run may have in common with the run whose checkpoint it resumes.
 
     Attributes:
         name: under which a checkpoint keeps it.
@@ -134,7 +134,7 @@ PARTS = (
         "nothing",
     ),
 )
-"""What is compared when a run is resumed, in the order in which it is told."""
+"""The parts that are compared when a run is resumed, in the order in which they are reported."""
 
 _CHANGES: dict[Change, str] = {"refused": "refused", "noticed": "notice: {then}", "free": "allowed"}
 

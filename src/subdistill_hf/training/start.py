@@ -1,4 +1,4 @@
-"""What is looked at before a training begins: an example of its images, their labels, and the student on it.
+"""Checks before a training begins: an example of its images, their labels, and the student on it.
 
 Whatever does not fit is refused here, whenever model, images and collator came.
 """
@@ -93,7 +93,7 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Start:
-    """What is known of a training before it begins.
+    """The facts of a training before it begins.
 
     Attributes:
         example: a batch of two images, on the device.
