@@ -294,6 +294,28 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path):
     wait_until(lambda: not any(is_running(child) for child in children))
 
 
+def test_ctrl_c_ends_the_processes_without_a_word(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        cwd=REPOSITORY,
+        env=quiet_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert err.count("Traceback") == 1, err  # that of the script itself
+    children = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    wait_until(lambda: not any(is_running(child) for child in children))
+
+
 def is_running(process):
     try:
         os.kill(process, 0)

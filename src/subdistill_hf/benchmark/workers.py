@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -45,13 +46,19 @@ def run_jobs(jobs: Sequence[Job], run: Run, workers: int, gpus: int = 0) -> Iter
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     before = {name: os.environ.get(name) for name in threads}
     os.environ.update({} if gpus else threads)
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(devices,))
     try:
-        started = {pool.submit(run, job): job for job in jobs}
+        with _left_out_of_ctrl_c():
+            started = {pool.submit(run, job): job for job in jobs}
         for future in as_completed(started):
             with _naming(started[future]):
                 row = future.result()
             yield started[future], row
+    except KeyboardInterrupt:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for name, value in before.items():
@@ -59,6 +66,19 @@ def run_jobs(jobs: Sequence[Job], run: Run, workers: int, gpus: int = 0) -> Iter
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _left_out_of_ctrl_c() -> Iterator[None]:
+    """Processes that start inside the context are not told of Ctrl-C: this one is, and ends them without a word."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
