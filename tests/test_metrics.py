@@ -64,6 +64,19 @@ def test_images_without_a_class_count_in_no_accuracy():
         compute_metrics(EvalPrediction(logits, np.full(4, -100)))
 
 
+@pytest.mark.parametrize("sizes", [(8, 8, 8, 8, 8, 8, 8, 8), (30, 30, 4), (64,)], ids=str)
+def test_metrics_of_batches_that_were_not_concatenated_are_those_of_all_images(sizes):
+    """With as many batches as images in one, the first of them would pass for all."""
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(64, 3)), random.integers(0, 3, 64)
+    cuts = np.cumsum(sizes)[:-1]
+    batches, labels_of_batches = np.split(logits, cuts), np.split(labels, cuts)
+    expected = compute_metrics(EvalPrediction(logits, labels))
+    assert compute_metrics(EvalPrediction(batches, labels_of_batches)) == expected
+    with_hidden = [(batch, batch * 7) for batch in batches]
+    assert compute_metrics(EvalPrediction(with_hidden, labels_of_batches)) == expected
+
+
 def test_teacher_agreement():
     result = TeacherAgreement().compute(predictions=PREDICTIONS, references=REFERENCES)
     assert result == {"teacher_agreement": pytest.approx(5 / 7)}

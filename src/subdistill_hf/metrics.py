@@ -202,22 +202,30 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
 
     Args:
         eval_prediction: a `transformers.EvalPrediction`: logits `(N, C)`, or a tuple that begins with them,
-            and class indices `(N,)`, or shares of the classes `(N, C)`, of which the largest counts.
+            and class indices `(N,)`, or shares of the classes `(N, C)`, of which the largest counts. An image with
+            the index -100 has no class, and is left out, as the loss leaves it out. With
+            `eval_do_concat_batches=False` both are lists of batches.
 
     Returns:
         `accuracy` and `balanced_accuracy`.
 
     Raises:
-        ValueError: when there is no image.
+        ValueError: when there is no image with a class.
     """
-    logits = eval_prediction.predictions
-    if isinstance(logits, tuple | list):
-        logits = logits[0]
-    labels = np.asarray(eval_prediction.label_ids)
+    logits, labels = eval_prediction.predictions, eval_prediction.label_ids
+    if isinstance(labels, list) and np.ndim(labels[0]):
+        logits = np.concatenate([_first_of(batch) for batch in logits])
+        labels = np.concatenate(labels)
+    logits, labels = _first_of(logits), np.asarray(labels)
     result = SubtaskAccuracy().compute(
         predictions=np.argmax(logits, axis=-1), references=labels if labels.ndim == 1 else labels.argmax(axis=-1)
     )
     return {name: result[name] for name in LOGGED_METRICS}
+
+
+def _first_of(outputs: Any) -> Any:
+    """The first of several outputs, or the only one."""
+    return outputs[0] if isinstance(outputs, tuple | list) else outputs
 
 
 def confusion_matrix(predictions: Sequence[int], references: Sequence[int], classes: Sequence[str]) -> list[list[int]]:

@@ -2,13 +2,14 @@
 
 import copy
 
+import datasets
 import pytest
 import torch
 from torch import nn
 from transformers import ViTModel
 
 from helpers import CLASS_IDS, resnet, teacher_resnet, trainer, views, vit
-from subdistill_hf.errors import DistillationError
+from subdistill_hf.errors import DistillationError, SubDistillError
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.training.checks import check_apart, check_labels
 from trainings import Plain
@@ -248,3 +249,63 @@ def test_missing_labels_are_refused_when_the_trainer_is_made(tmp_path):
         with pytest.raises(DistillationError, match=f"{message}.*in the batch"):
             trainer(tmp_path, train=images, method=method, parts={"data_collator": collate, "eval_dataset": None})
     trainer(tmp_path, train=images, method="kd", parts={"data_collator": collate, "eval_dataset": None})
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_sampling_strategy": "group_by_length"}, "groups texts by their length"),
+        ({"prediction_loss_only": True, "metric_for_best_model": "accuracy"}, "leaves nothing to measure"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics: accuracies need all images"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha adds noise to the embeddings of a text"),
+        ({"use_liger_kernel": True}, "use_liger_kernel replaces parts of language models"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr or min_lr_rate should be set"),
+        ({"lr_scheduler_kwargs": {"unknown": 1}}, "unexpected keyword argument 'unknown'"),
+        ({"metric_for_best_model": "f1"}, "metric_for_best_model='f1': expected one of loss, accuracy"),
+        ({"label_names": ["target"]}, "the labels of a batch are named 'labels' here"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_that_would_be_refused_late_are_refused_when_the_trainer_is_made(tmp_path, options, message):
+    with pytest.raises(SubDistillError, match=message):
+        trainer(tmp_path, method="kd", **options)
+
+
+def test_metrics_of_the_user_have_their_own_names(tmp_path):
+    def f1(prediction):
+        return {"f1": 0.5}
+
+    run = trainer(
+        tmp_path,
+        method="kd",
+        metric_for_best_model="f1",
+        load_best_model_at_end=True,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        max_steps=2,
+        parts={"compute_metrics": f1},
+    )
+    run.train()
+    assert run.state.best_metric == 0.5
+
+
+def test_unused_columns_are_removed_but_the_images(tmp_path):
+    losses = []
+    for remove in (False, True):
+        run = trainer(tmp_path / str(remove), method="kd", max_steps=2, remove_unused_columns=remove)
+        run.train()
+        losses.append((run.state.log_history[0]["loss"], run.evaluate()["eval_loss"]))
+    assert losses[0] == losses[1]
+
+
+def test_columns_of_which_a_transform_makes_the_pixels_are_not_removed(tmp_path):
+    rows = datasets.Dataset.from_dict({"value": [0.1, 0.2, 0.3], "label": [0, 1, 2]})
+    rows = rows.with_transform(lambda batch: {"pixel_values": [torch.rand(3, 32, 32)] * len(batch["value"])})
+    parts = {"data_collator": collate, "eval_dataset": None}
+    with pytest.raises(DistillationError, match="remove_unused_columns would remove columns before the dataset's tra"):
+        trainer(tmp_path, train=rows, method="kd", remove_unused_columns=True, parts=parts)

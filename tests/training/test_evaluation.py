@@ -87,3 +87,11 @@ def test_a_fresh_process_with_transformers_alone_gives_the_answers_of_the_last_e
         assert set(answer) == set(NAMES)
         for name, probability in zip(NAMES, probabilities, strict=True):
             assert answer[name] == pytest.approx(float(probability), abs=1e-5)
+
+
+def test_batches_that_are_not_concatenated_give_the_same_accuracy(tmp_path):
+    options = {"per_device_eval_batch_size": 4}  # three batches of twelve images
+    whole = trainer(tmp_path, **options).evaluate()
+    apart = trainer(tmp_path, eval_do_concat_batches=False, **options).evaluate()
+    for name in ("eval_accuracy", "eval_balanced_accuracy", "eval_loss"):
+        assert apart[name] == whole[name]

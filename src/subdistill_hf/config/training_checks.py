@@ -26,8 +26,13 @@ TRIAL_STEPS: Final = 20
 TRIAL_LEARNING_RATE: Final = 1e-3
 
 
-def check_training_arguments(args: TrainingArguments) -> None:
+def check_training_arguments(args: TrainingArguments, own_metrics: bool = False) -> None:
     """Refuse what transformers would refuse late, when the training begins or at its first evaluation, or not at all.
+
+    Args:
+        args: the arguments.
+        own_metrics: whether the evaluations have metrics of the user, whose names nobody knows, and not
+            `metrics.compute_metrics`.
 
     Raises:
         SubDistillError: naming the argument, with what was expected.
@@ -49,7 +54,8 @@ def check_training_arguments(args: TrainingArguments) -> None:
         raise SubDistillError(f"include_for_metrics={unknown[0]!r}: expected one of {', '.join(FOR_METRICS)}")
     if args.label_names is not None and LABELS not in args.label_names:
         raise SubDistillError(f"label_names={args.label_names}: the labels of a batch are named {LABELS!r} here")
-    _check_best_metric(args)
+    if not own_metrics:
+        _check_best_metric(args)
 
 
 def _check_services(args: TrainingArguments) -> None:
@@ -162,7 +168,9 @@ def _check_loading(args: TrainingArguments) -> None:
 
 
 def _check_best_metric(args: TrainingArguments) -> None:
-    """The metric that checkpoints, or the learning rate, are chosen by."""
+    """The metric that checkpoints, or the learning rate, are chosen by; and metrics that need all images."""
+    if args.batch_eval_metrics:
+        raise SubDistillError("batch_eval_metrics: accuracies need all images of an evaluation, not batches of them")
     name, known = args.metric_for_best_model, ["loss", *LOGGED_METRICS]
     if name is None:
         return

@@ -12,10 +12,29 @@ from torch.nn.modules import activation
 from torch.nn.parameter import is_lazy
 
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training_checks import check_training_arguments
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.metrics import NO_CLASS
 from subdistill_hf.models.adapters import base_of
 
-IGNORED_LABEL = -100  # of an image without a class, which torch's cross entropy leaves out
+
+def check_arguments(args: Any, loss: Any | None, own_metrics: bool) -> None:
+    """Refuse arguments of another class, or that would be refused late or do nothing, and a loss from outside.
+
+    Args:
+        args: the arguments.
+        loss: the Trainer's `compute_loss_func`.
+        own_metrics: whether the user measures with metrics of their own.
+
+    Raises:
+        TypeError: for arguments that are no `SubDistillConfig`.
+        SubDistillError: for the rest.
+    """
+    if not isinstance(args, SubDistillConfig):
+        raise TypeError(f"expected args of type SubDistillConfig, found {type(args).__name__}")
+    if loss is not None:
+        raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
+    check_training_arguments(args, own_metrics)
 
 
 def check_student(student: Any, args: SubDistillConfig) -> None:
@@ -171,11 +190,11 @@ def check_labels(labels: Any, classes: int, images: str, each: bool = False) -> 
             f"the labels of {images} are {labels.dtype} of shape {tuple(labels.shape)}: expected whole numbers (B,), "
             f"or shares of the classes (B, {classes})"
         )
-    ignored = () if each else (IGNORED_LABEL,)
+    ignored = () if each else (NO_CLASS,)
     unknown = sorted({label for label in labels.tolist() if not 0 <= label < classes and label not in ignored})
     if unknown:
         found = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        without = "; this method needs a class for each image" if each else f", or {IGNORED_LABEL} for no class"
+        without = "; this method needs a class for each image" if each else f", or {NO_CLASS} for no class"
         raise DistillationError(
             f"{images} have the labels {found}: expected 0 to {classes - 1}, the outputs of the student (not those of "
             f"the teacher, which teacher_class_ids maps them to){without}"

@@ -16,6 +16,7 @@ from subdistill_hf.core.activations import height_and_width, logits_of
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, ViewCollator
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.teacher.class_ids import ClassIds
@@ -69,6 +70,12 @@ def fields_of(model: nn.Module) -> frozenset[str]:
     """
     forward = base_of(model).forward
     return (_named_by(getattr(forward, "__func__", forward)) | {"pixel_values"}) - {LABELS}
+
+
+def columns_of(model: nn.Module, collate: Any) -> list[str]:
+    """The fields of an example that are used, beside its labels: by the student, the teacher or the collator."""
+    of_collator = ["image"] if isinstance(collate, ViewCollator) else []
+    return [*fields_of(model), "label", TEACHER_PIXELS, *PLACES, *of_collator]
 
 
 @lru_cache(maxsize=16)

@@ -21,8 +21,7 @@ from subdistill_hf.config.training import LABELS, SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, Finish
-from subdistill_hf.errors import DistillationError
+from subdistill_hf.data.collate import Finish
 from subdistill_hf.hub.clean import check_kept_card
 from subdistill_hf.hub.client import limit_waiting
 from subdistill_hf.hub.files import CARD_FILE, student_files
@@ -35,10 +34,11 @@ from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement
+from subdistill_hf.training.checks import check_arguments
 from subdistill_hf.training.loss_log import LossLog
 from subdistill_hf.training.loss_terms import evaluation_loss, weighted_terms
 from subdistill_hf.training.made import Made, Same, up_to_date
-from subdistill_hf.training.matching import fields_of, inputs_of, labels_of, teacher_of
+from subdistill_hf.training.matching import columns_of, inputs_of, labels_of, teacher_of
 from subdistill_hf.training.module import StudentWithAlignments
 from subdistill_hf.training.plan import DistillationPlan
 from subdistill_hf.training.start import Start, TrainingImages, check_start
@@ -95,10 +95,7 @@ class SubDistillTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = SubDistillConfig() if args is None else args
-        if not isinstance(args, SubDistillConfig):
-            raise TypeError(f"expected args of type SubDistillConfig, found {type(args).__name__}")
-        if kwargs.get("compute_loss_func") is not None:
-            raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
+        check_arguments(args, kwargs.get("compute_loss_func"), compute_metrics is not default_metrics)
         if args.n_gpu > 1:
             args._n_gpu = 1  # DataParallel would not split the targets: several GPUs need a launcher
         self.teacher = teacher_of(args, model, teacher, teacher_class_ids)
@@ -109,7 +106,7 @@ class SubDistillTrainer(Trainer):
         self.add_callback(callbacks.EpochsOfViews)
         # whatever **kwargs the model takes: the losses are means over a batch, to be divided by the accumulation steps
         self.model_accepts_loss_kwargs = False
-        self._signature_columns = [*fields_of(self.model), *self.label_names, "label", TEACHER_PIXELS, *PLACES]
+        self._signature_columns = [*columns_of(self.model, self.data_collator), *self.label_names]
         self._users_optimizer = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
         self._optimizer_origin = optimizers.OptimizerOrigin(self.optimizer)
         self.fit_dataset = fit_dataset
