@@ -157,7 +157,7 @@ def _check_only_of_text(args: TrainingArguments) -> None:
 
 def _check_loading(args: TrainingArguments) -> None:
     known = torch.multiprocessing.get_all_start_methods()
-    context = args.dataloader_multiprocessing_context
+    context = getattr(args, "dataloader_multiprocessing_context", None)  # older transformers have no such argument
     if context is not None and context not in known:
         raise SubDistillError(f"dataloader_multiprocessing_context={context!r}: expected one of {', '.join(known)}")
     if args.dataloader_num_workers == 0 and (context is not None or args.dataloader_persistent_workers):
