@@ -100,8 +100,18 @@ def for_several_processes(_folder):
     return {"trainer": object()}
 
 
+class StopAtOnce(TrainerCallback):
+    """Ends a training after its first step, as an interruption does."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
 def for_resuming(folder):
-    trainer_of(SubDistillTrainer, folder, max_steps=1, save_steps=1).train()
+    interrupted = trainer_of(SubDistillTrainer, folder, max_steps=2, save_steps=1)
+    interrupted.add_callback(StopAtOnce())
+    interrupted.train()
+    assert interrupted.state.global_step == 1
     return {"trainer": trainer_of(SubDistillTrainer, folder, max_steps=2, save_steps=1)}
 
 
