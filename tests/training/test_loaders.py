@@ -205,3 +205,19 @@ def test_a_loader_of_the_user_is_read_as_it_is(tmp_path):
         run.train()
         losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert losses[0] == losses[1]  # the targets of batches that carry none are computed
+
+
+def test_each_image_counts_in_an_evaluation_whatever_the_training_leaves_out(tmp_path):
+    images = views(7, "test")
+    run = trainer(
+        tmp_path,
+        parts={"eval_dataset": images},
+        dataloader_drop_last=True,
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=64,
+        max_steps=1,
+    )
+    run.train()
+    assert "eval_accuracy" in run.evaluate()
+    assert len(run.predict(images).predictions) == len(images)
+    assert run.get_train_dataloader().drop_last

@@ -17,6 +17,9 @@ from subdistill_hf.errors import DistillationError
 from subdistill_hf.teacher.cache import CachedCollator, default_folder
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 
+EVALUATION_OPTIONS = {"dataloader_drop_last": False}
+"""Arguments of an evaluation's loader, whatever those of the training are: each image counts."""
+
 
 def evaluation_collator(collate: Collate) -> Collate:
     """The collator without the teacher's pixels, which nobody looks at in an evaluation."""

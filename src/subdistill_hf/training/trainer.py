@@ -329,7 +329,7 @@ class SubDistillTrainer(Trainer):
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
         """The parent's loader, whose batches hold what they are needed for; see `loaders`."""
-        collate, options = loaders.evaluation_collator(self.data_collator), {}
+        collate, options = loaders.evaluation_collator(self.data_collator), loaders.EVALUATION_OPTIONS
         if is_training:
             taught = self.teacher is not None
             dataset, collate = loaders.training_views(self.args, dataset, self.data_collator, self.targets, taught)
