@@ -181,6 +181,10 @@ def test_labels_that_look_the_same_are_refused(tmp_path, splits):
             r"column 'label' holds texts in the train split \(train-1.parquet\), and elsewhere",
         ),
         ({"label": None}, r"column 'label' is not in the train split \(train-1.parquet\). Expected the same columns"),
+        (
+            {"image": [{"bytes": encoded(900 + n), "path": None} for n in range(8)]},
+            r"column 'image' holds images in .*bytes",
+        ),
         ({"image": None}, r"column 'image' is not in the train split \(train-1.parquet\)"),
     ],
 )

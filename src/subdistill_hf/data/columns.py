@@ -82,12 +82,18 @@ def is_encoded_image(kind: Any) -> bool:
 
 def described(kind: Any) -> str:
     """The contents of a column, in words: types that are read alike have the same."""
-    if isinstance(kind, datasets.Image) or is_encoded_image(kind):
+    if isinstance(kind, datasets.Image) or (isinstance(kind, dict) and set(kind) == {"bytes", "path"}):
         return "images"
     if isinstance(kind, datasets.ClassLabel):
         return WHOLE_NUMBERS
     if isinstance(kind, datasets.Value):
-        words = {"large_string": "texts", "string": "texts", "null": NOTHING}
+        words = {
+            "string": "texts",
+            "large_string": "texts",
+            "null": NOTHING,
+            "binary": "bytes",
+            "large_binary": "bytes",
+        }
         return WHOLE_NUMBERS if kind.dtype.startswith(("int", "uint")) else words.get(kind.dtype, kind.dtype)
     return _type(kind)
 

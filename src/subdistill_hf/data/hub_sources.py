@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfApi, hf_hub_download, metadata_load
@@ -50,7 +51,8 @@ def open_hub(options: DataOptions, processes: int | None) -> Source:
         return source
     if isinstance(builder, Parquet):
         return _hub_parquet(options, builder, processes)
-    if isinstance(builder, ImageFolder) and not declares_files(_hub_card(options.dataset, builder.hash)):
+    declared = declares_files(_hub_card(options.dataset, builder.hash))
+    if isinstance(builder, ImageFolder) and not declared:
         paths = HfApi().list_repo_files(options.dataset, repo_type="dataset", revision=builder.hash)
         files = FolderFiles()
         for path in sorted(paths):
@@ -58,6 +60,10 @@ def open_hub(options: DataOptions, processes: int | None) -> Source:
         if files.images and not files.metadata and not files.archives:
             remember_files(options, builder.hash, paths)
             return _hub_folder(options, files, builder.hash)
+    if builder.config.data_files and not declared:
+        check_guessed_splits(builder.config.data_files, options.dataset)
+    if isinstance(builder, Arrow):
+        learn_files({str(split): list(names) for split, names in builder.config.data_files.items()})
     if options.streaming:
         return StreamSource(builder, builder.hash)
     return prepared_table(builder, processes, builder.hash)
