@@ -795,7 +795,7 @@ def _training_of_photographs(kept: bool, count: int, epochs: int) -> dict[str, f
     return {"training": spent, "loader": epoch, "last loss": losses[-1]}
 
 
-def pixels(rounds: int, count: int = 68, epochs: int = 24) -> dict[str, Any]:
+def pixels(rounds: int, count: int = 68, epochs: int = 12) -> dict[str, Any]:
     """Trainings on photographs of 300 x 400 pixels, with the pixels of 8 views kept and made in each epoch.
 
     A MobileNetV4-small at 224 pixels learns labels alone. Of each training a process of its own, in turn. The losses
