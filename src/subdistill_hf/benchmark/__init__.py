@@ -1,1 +1,1 @@
-"""The comparison of methods in one command: a grid of runs from one YAML file, tuned, trained, and told as a table."""
+"""The comparison of methods in one command: a grid of runs from one YAML file, tuned, trained and shown as a table."""

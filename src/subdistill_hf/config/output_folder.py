@@ -109,7 +109,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def how_to_go_on(folder: Path) -> str:
-    """The addition to the command of a run of `distill` that was cut short, told by the run's folder."""
+    """The addition to the command of a run of `distill` that was cut short, read from the run's folder."""
     if any(folder.glob(f"{RUNS_FOLDER}/*/checkpoint-*/trainer_state.json")):
         return "the same command with --resume_from_checkpoint true, or with --overwrite to start again"
     if (folder / RUNS_FOLDER).is_dir():

@@ -99,7 +99,7 @@ def in_usual_order(splits: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def read_layout(paths: Sequence[str], place: str) -> Layout:
-    """Tell split and class of images from their paths: splits are told by the first folder, and by no other.
+    """Find split and class of images in their paths: splits are named by the first folder, and by no other.
 
     Args:
         paths: of images, relative to a folder, with slashes.

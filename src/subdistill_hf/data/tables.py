@@ -155,7 +155,7 @@ class StreamSource:
 
 
 def _features_of_stream(stream: Any) -> datasets.Features:
-    """The types of the columns, told by the first rows where nothing else tells them."""
+    """The types of the columns, read from the first rows where nothing else says them."""
     if stream.features is not None:
         return stream.features
     first = next(iter(stream.with_format("arrow").iter(10)), None)

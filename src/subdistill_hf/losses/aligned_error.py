@@ -68,7 +68,7 @@ class _AlignedErrors(torch.autograd.Function):
         keeps_length: bool,
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Read each layer's features and targets, then go on with all layers' moments at once."""
+        """Read each layer's features and targets, then combine all layers' moments at once."""
         batch = BatchMoments(values, targets, covariances=not keeps_length)
         mean = average_over_processes(batch.mean)
         m = mean if centres is None else pad_sequence(list(centres), batch_first=True)

@@ -137,7 +137,7 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
 
 
 def _check_mostly_trained(source: str, model: nn.Module, missing: Sequence[str]) -> None:
-    """Refuse weights that belong to another architecture; a missing head or norm is made anew."""
+    """Refuse weights that belong to another architecture; a missing head or norm is new."""
     sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
     absent = sum(sizes.get(name, 0) for name in missing)
     if 2 * absent > sum(sizes.values()):

@@ -73,7 +73,7 @@ def checkpoint_of(resume: bool | Path, folder: Path) -> str | None:
 
 
 def kept_in(folder: Path, method: str) -> str:
-    """Say what a run that was cut short has left in its folder, and how to go on.
+    """Say what a run that was cut short has left in its folder, and how to resume it.
 
     Args:
         folder: the run's.

@@ -171,7 +171,7 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
 
 def why_incomplete(checkpoint: str | Path, missing: Sequence[str]) -> str:
-    """Why a run cannot go on from a checkpoint without some of its files."""
+    """Why a run cannot be resumed from a checkpoint without some of its files."""
     left_out = list(missing) == list(TRAINING_FILES)
     why = "save_only_model leaves them out" if left_out else "its writing or its removal was cut short"
     return (

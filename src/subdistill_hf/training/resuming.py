@@ -283,7 +283,7 @@ def _check_end(checkpoint: str | Path, max_steps: int, epochs: float) -> None:
 
 
 def check_given_subspaces(given: Mapping[str, Subspace], saved: Mapping[str, Subspace]) -> None:
-    """Refuse given subspaces that are not those of the checkpoint, with which the run goes on.
+    """Refuse given subspaces that are not those of the checkpoint, with which the run resumes.
 
     Args:
         given: teacher layer name to subspace.
