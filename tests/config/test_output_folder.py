@@ -115,6 +115,7 @@ def of_another(error, cause):
             RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file"),
             "No space left",
         ),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "No space left"),
         (of_another(ValueError("x"), OSError(errno.EROFS, "Read-only file system")), "Read-only file system"),
     ],
 )

@@ -213,11 +213,11 @@ def test_each_image_counts_in_an_evaluation_whatever_the_training_leaves_out(tmp
         tmp_path,
         parts={"eval_dataset": images},
         dataloader_drop_last=True,
-        per_device_train_batch_size=4,
+        per_device_train_batch_size=5,
         per_device_eval_batch_size=64,
         max_steps=1,
     )
     run.train()
     assert "eval_accuracy" in run.evaluate()
     assert len(run.predict(images).predictions) == len(images)
-    assert run.get_train_dataloader().drop_last
+    assert {len(batch["labels"]) for batch in run.get_train_dataloader()} == {5}

@@ -21,7 +21,12 @@ RUNS_FOLDER: Final = "runs"
 """The folder with the checkpoints of a run of `distill`, in its output folder."""
 LEAST_SPACE: Final = 2**16  # bytes that the disk must have left
 _DISK_FAULTS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
-_FAULTS_OF_LIBRARIES: Final = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+_FAULTS_OF_LIBRARIES: Final = {
+    "No space left on device": "No space left on device",
+    "Disk quota exceeded": "Disk quota exceeded",
+    "PytorchStreamWriter failed": "No space left on device",
+    ". unexpected pos ": "No space left on device",  # of torch's writer, too
+}
 """In the messages of safetensors and torch, whose errors have no number."""
 
 
@@ -30,9 +35,9 @@ def disk_fault(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
             return f"{error.strerror}{f', {error.filename}' if error.filename else ''}"
-        found = next((text for text in _FAULTS_OF_LIBRARIES if text in str(error)), None)
+        found = next((fault for text, fault in _FAULTS_OF_LIBRARIES.items() if text in str(error)), None)
         if found is not None:
-            return "No space left on device" if found.startswith("Pytorch") else found
+            return found
         error = error.__cause__ or error.__context__
     return None
 
