@@ -84,7 +84,8 @@ def test_a_share_of_the_views_is_mixed_and_labelled_so():
 def test_only_the_others_that_are_mixed_in_are_made(monkeypatch):
     monkeypatch.setattr("subdistill_hf.data.images.DECODE_AHEAD_BYTES", 0)
     dataset, made = views(mix=0.25), []
-    monkeypatch.setattr(dataset, "image", lambda index: made.append(index) or torch.zeros(3, 4, 4, dtype=torch.uint8))
+    blank = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    monkeypatch.setattr(dataset.images, "at", lambda indices: made.extend(indices) or [blank] * len(indices))
     dataset.__getitems__(list(range(24)))
     assert 24 < len(made) < 40
 
