@@ -10,7 +10,7 @@ from import_graph import FLOOR, NO_PACKAGES, PACKAGE, SOURCES, imports, imports_
 
 TORCH_ALONE = {"core", "losses"}
 MAY_IMPORT = {"torch", "safetensors"}
-NEED_TORCH = {f"{PACKAGE}.config.training", f"{PACKAGE}.config.training_checks"}  # of transformers' arguments
+NEED_TORCH = {f"{PACKAGE}.config.training"}  # of transformers' arguments
 
 
 def find_cycle(graph):

@@ -19,7 +19,6 @@ from subdistill_hf.benchmark.jobs import Job, Row
 from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.config.training_checks import check_training_arguments
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import DivergedError
@@ -35,6 +34,7 @@ from subdistill_hf.pipeline.evaluation import (
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.pipeline.validation import validate_options
+from subdistill_hf.training.arguments import check_training_arguments
 
 DEFAULTS: dict[str, Any] = {
     "report_to": "none",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_values
-from subdistill_hf.config.training_checks import check_training_arguments
 from subdistill_hf.config.validation import check_task_options
 from subdistill_hf.core.pairing import split_entry
 from subdistill_hf.data.subtask import check_paper_subtasks
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.names import check_repository
 from subdistill_hf.models.students import check_recipe, check_student_lora
+from subdistill_hf.training.arguments import check_training_arguments
 from subdistill_hf.training.checks import check_student
 
 NEEDED = {

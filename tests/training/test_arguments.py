@@ -6,9 +6,9 @@ import pytest
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
-from subdistill_hf.config import training_checks
 from subdistill_hf.config.training import CHECKPOINTING, SubDistillConfig
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.training import arguments
 
 WITH_START_METHODS = pytest.mark.skipif(
     not hasattr(TrainingArguments, "dataloader_multiprocessing_context"),
@@ -26,7 +26,7 @@ def environment(monkeypatch):
 @pytest.fixture
 def installed(monkeypatch):
     """The services whose packages are there."""
-    monkeypatch.setattr(training_checks, "get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["tensorboard"])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def installed(monkeypatch):
 )
 def test_what_is_not_installed_is_named(environment, installed, tmp_path, options, message):
     with pytest.raises(SubDistillError, match=re.escape(message)):
-        training_checks.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
+        arguments.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,7 @@ def test_what_is_not_installed_is_named(environment, installed, tmp_path, option
 )
 def test_what_would_stop_the_training_is_named(environment, tmp_path, options, message):
     with pytest.raises(SubDistillError, match=re.escape(message)):
-        training_checks.check_training_arguments(
-            SubDistillConfig(output_dir=str(tmp_path), report_to="none", **options)
-        )
+        arguments.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), report_to="none", **options))
 
 
 @pytest.mark.parametrize(
@@ -115,10 +113,10 @@ def test_what_would_stop_the_training_is_named(environment, tmp_path, options, m
     ],
 )
 def test_what_is_there_is_taken(environment, installed, tmp_path, options):
-    training_checks.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
+    arguments.check_training_arguments(SubDistillConfig(output_dir=str(tmp_path), **options))
 
 
 def test_every_service_that_transformers_finds_is_one_it_can_report_to():
     services = set(integration_utils.INTEGRATION_TO_CALLBACK)
     assert set(integration_utils.get_available_reporting_integrations()) <= services
-    assert services.issuperset(training_checks.UNLISTED)
+    assert services.issuperset(arguments.UNLISTED)
