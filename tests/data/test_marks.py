@@ -226,7 +226,7 @@ def test_a_superclass_may_be_marked():
         ({"mark": "zebra"}, "mark='zebra': expected one of plus, watermark, copyright, jpeg"),
         ({"mark": "plus", "mark_share": 1.5}, "mark_share=1.5: expected a share from 0 to 1"),
         ({"mark": "plus", "mark_share": -0.1}, "mark_share=-0.1: expected a share from 0 to 1"),
-        ({"mark": "plus", "mark_share": float("nan")}, "mark_share=nan: expected a share from 0 to 1"),
+        ({"mark": "plus", "mark_share": float("nan")}, "mark_share=nan: expected a finite number"),
         ({"mark_share": 0.5}, "mark_share=0.5 has no meaning without --mark"),
         ({"mark_classes": [NAMES[0]]}, "has no meaning without --mark"),
         ({"mark": "plus", "mark_classes": ["0"]}, "mark_classes: class 'white_chess_king' is not in the subtask"),

@@ -387,7 +387,7 @@ def test_the_best_adapter_is_kept_and_can_be_trained_on(tmp_path):
     run = with_adapter_run(
         tmp_path,
         method="scratch",
-        learning_rate=0.3,  # so that the last is not the best
+        learning_rate=0.05,  # so that the last is not the best
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",

@@ -78,7 +78,10 @@ def test_the_lock_of_this_run_is_no_other_file(tmp_path):
 )
 def test_what_a_run_that_was_cut_short_leaves_is_named(tmp_path, there, kept):
     for name in there:
-        touch(tmp_path / name, '{"global_step": 3}')
+        if name.endswith("trainer_state.json"):
+            write_checkpoint((tmp_path / name).parent, 3)
+        else:
+            touch(tmp_path / name)
     assert kept.format(folder=tmp_path) in kept_in(tmp_path, "subdistill")
 
 

@@ -75,7 +75,7 @@ def untouched(monkeypatch):
         ({}, {"seed": 2**32}, "seed=4294967296: expected a number from 0 to 4294967295"),
         ({}, {"remove_unused_columns": True}, "remove_unused_columns=True: expected False, since the images are made"),
         ({}, {"prediction_loss_only": True}, "prediction_loss_only"),
-        ({}, {"batch_eval_metrics": True}, "batch_eval_metrics=True: expected False, since the validation accuracy"),
+        ({}, {"batch_eval_metrics": True}, "batch_eval_metrics: accuracies need all images of an evaluation"),
         ({}, {"eval_do_concat_batches": False}, "eval_do_concat_batches=False: expected True, since the validation"),
         ({}, {"train_sampling_strategy": "group_by_length"}, "groups texts by their length"),
         ({}, {"neftune_noise_alpha": 1.0}, "neftune_noise_alpha adds noise to the embeddings of a text"),

@@ -130,7 +130,7 @@ class ParquetSource:
         key = repr((columns, arguments))
         if key not in self._builders:  # without a batch size, a file without rows could not be read
             builder = self.open_builder(columns=columns, batch_size=ROWS_AT_ONCE, **arguments)
-            for split in list(builder.config.data_files):
+            for split in list(builder.config.data_files or ()):  # a dataset of the cache, off line, has none
                 if set(columns) & set(self.unusable.get(str(split), ())):
                     del builder.config.data_files[split]
             self._builders[key] = builder
