@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import io
-import json
 import re
 import zipfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import datasets
 import timm
 import torch
+from half_precision import save_in_half
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -86,16 +86,6 @@ def converted(architecture: str, tensors: dict[str, Tensor]) -> TimmWrapperForIm
     return model.eval()
 
 
-def save(model: TimmWrapperForImageClassification, folder: Path) -> None:
-    """Write weights in float16, and a configuration that loads them as float32."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 @torch.no_grad()
 def hits_on(folder: Path, photographs: Path) -> tuple[int, int, int]:
     """How many photographs there are, and for how many the label has the largest logit, and one of five."""
@@ -150,7 +140,7 @@ def main() -> None:
     """Convert, save and measure."""
     options = make_parser().parse_args()
     architecture, tensors = weights_in(options.package)
-    save(converted(architecture, tensors), options.output_dir)
+    save_in_half(converted(architecture, tensors), options.output_dir)
     hits = None if options.photographs is None else hits_on(options.output_dir, options.photographs)
     (options.output_dir / "README.md").write_text(card_of(architecture, options.package, hits), encoding="utf-8")
     print(f"{architecture} in {options.output_dir}: photographs, top-1, top-5: {hits}")

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import load_dataset
+from half_precision import save_in_half
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -288,15 +289,10 @@ def train(run: Run, training: Images, test: Images, max_steps: int | None) -> No
 
 
 def save_teacher(run: Run, folder: Path) -> None:
-    """Write weights in float16, a configuration that loads them as float32, and the image processor."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run.model.to(memory_format=torch.contiguous_format).half().save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    """Write the teacher in half precision, and its image processor."""
+    save_in_half(run.model, folder)
     size = {"height": run.plan.image, "width": run.plan.image}
     ViTImageProcessor(size=size, resample=2, image_mean=list(MEAN), image_std=list(DEVIATION)).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """The errors of this package: one clear message, no traceback needed."""
 
+from collections.abc import Iterator
+
 
 class SubDistillError(ValueError):
     """Something that the user can put right; the message says what was expected, what was found, and how."""
@@ -44,3 +46,10 @@ class PushError(SubDistillError):
 
 class SubspaceError(SubDistillError):
     """Moments from which the asked subspace cannot be estimated."""
+
+
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and one after the other what it was raised from or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from subdistill_hf.config.output_folder import LOCK_FILE, check_output_folder, disk_fault, held_for_this_run
+from subdistill_hf.config.output_folder import (
+    LOCK_FILE,
+    check_output_folder,
+    disk_fault,
+    held_for_this_run,
+    written_whole,
+)
 from subdistill_hf.errors import SubDistillError
 
 HOLD = """
@@ -126,3 +132,22 @@ def test_a_full_disk_is_recognised_in_the_errors_of_other_libraries(error, fault
 @pytest.mark.parametrize("error", [None, ValueError("other"), OSError(errno.ENOENT, "No such file or directory")])
 def test_other_errors_are_not_of_the_disk(error):
     assert disk_fault(error) is None
+
+
+def test_a_file_is_written_whole_or_stays_as_it_is(tmp_path):
+    file = tmp_path / "report.json"
+    for text in ("first", "second"):
+        with written_whole(file) as part:
+            part.write_text(text)
+            assert not file.exists() or file.read_text() != text
+        assert file.read_text() == text
+
+    def fail():
+        with written_whole(file) as part:
+            part.write_text("thi")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert file.read_text() == "second"

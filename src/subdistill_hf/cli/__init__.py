@@ -11,7 +11,7 @@ from typing import Any
 from subdistill_hf.acceleration.threads import wait_passively
 from subdistill_hf.cli import analyse, benchmark, demo, distill, inspect, push
 from subdistill_hf.config.output_folder import disk_fault
-from subdistill_hf.errors import PushError, SubDistillError
+from subdistill_hf.errors import PushError, SubDistillError, with_causes
 
 COMMANDS: dict[str, ModuleType] = {
     "distill": distill,
@@ -132,13 +132,9 @@ def _interrupted(words: Sequence[str]) -> int:
     return INTERRUPTED
 
 
-def _comes_of_an_interruption(error: BaseException | None) -> bool:
+def _comes_of_an_interruption(error: BaseException) -> bool:
     """Whether an error is what another library made of Ctrl-C."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(isinstance(each, KeyboardInterrupt) for each in with_causes(error))
 
 
 def _say(message: str) -> None:

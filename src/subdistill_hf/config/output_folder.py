@@ -12,7 +12,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import SubDistillError, with_causes
 
 LOCK_FILE = ".run.lock"
 """The file by which a running command holds its folder; it is gone when the command ends."""
@@ -32,14 +32,31 @@ _FAULTS_OF_LIBRARIES: Final = {
 
 def disk_fault(error: BaseException | None) -> str | None:
     """The system's message of a disk that is full or cannot be written, if an error comes from that."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
-            return f"{error.strerror}{f', {error.filename}' if error.filename else ''}"
-        found = next((fault for text, fault in _FAULTS_OF_LIBRARIES.items() if text in str(error)), None)
+    for each in with_causes(error):
+        if isinstance(each, OSError) and each.errno in _DISK_FAULTS:
+            return f"{each.strerror}{f', {each.filename}' if each.filename else ''}"
+        found = next((fault for text, fault in _FAULTS_OF_LIBRARIES.items() if text in str(each)), None)
         if found is not None:
             return found
-        error = error.__cause__ or error.__context__
     return None
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file that is written whole or not at all: one that is there stays as it is if the writing fails.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        The path to write to, which then takes the place of the file.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def check_output_folder(folder: str | Path, option: str = "output_dir") -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 
 from subdistill_hf.config.options import DataOptions
+from subdistill_hf.config.output_folder import written_whole
 
 FOLDER = "subdistill_hf"
 
@@ -71,9 +72,8 @@ def recall_files(options: DataOptions) -> tuple[str, list[str]] | None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _path(options: DataOptions, *more: str) -> Path:

@@ -15,6 +15,7 @@ from peft import PeftModel
 from PIL import Image
 
 from subdistill_hf.config.extras import has_extra_or_note
+from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.data.images import as_rgb
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
@@ -80,12 +81,8 @@ def write_student(
 
 def _save_card(card: ModelCard, folder: Path) -> None:
     """Write the card; one that is there stays as it is if the writing fails."""
-    written = folder / f"{CARD_FILE}.part"
-    try:
-        card.save(written)
-        written.replace(folder / CARD_FILE)
-    finally:
-        written.unlink(missing_ok=True)
+    with written_whole(folder / CARD_FILE) as part:
+        card.save(part)
 
 
 def _save(model: Any, processor: Any, folder: Path) -> None:

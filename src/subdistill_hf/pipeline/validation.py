@@ -16,7 +16,6 @@ from subdistill_hf.training.checks import check_student
 NEEDED = {
     "remove_unused_columns": (False, "the images are made into pixels from the dataset's own columns"),
     "prediction_loss_only": (False, "the validation accuracy is measured from the predictions"),
-    "batch_eval_metrics": (False, "the validation accuracy is measured over all images at once"),
     "eval_do_concat_batches": (True, "the validation accuracy is measured over all images at once"),
 }
 """Training arguments that a run needs as they are by default, and why."""

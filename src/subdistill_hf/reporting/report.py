@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import binomial_error
 from subdistill_hf.reporting.decoding import DecodingError, decode
@@ -396,12 +397,8 @@ class RunReport:
     def save(self, folder: str | Path) -> None:
         """Write the report to `report.json` of a folder; one that is there stays as it is if the writing fails."""
         text = json.dumps(self.to_dict(), indent=1)
-        written = Path(folder, f"{REPORT_FILE}.part")
-        try:
-            written.write_text(text + "\n", encoding="utf-8")
-            written.replace(Path(folder, REPORT_FILE))
-        finally:
-            written.unlink(missing_ok=True)
+        with written_whole(Path(folder, REPORT_FILE)) as part:
+            part.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> RunReport:

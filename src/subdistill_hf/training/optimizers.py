@@ -10,17 +10,9 @@ from torch import Tensor, nn
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
 
-OPTIONS = (
-    "learning_rate",
-    "optim",
-    "optim_args",
-    "optim_target_modules",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-)
-"""The arguments that an optimiser is made of."""
+KIND = ("optim", "optim_args", "optim_target_modules")
+RATES = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+"""The arguments that an optimiser is made of: its kind, and the numbers that its state keeps."""
 
 
 class OptimizerOrigin:
@@ -46,7 +38,7 @@ class OptimizerOrigin:
         Raises:
             DistillationError: when the one that the user passed holds none of what is trained.
         """
-        options = tuple(repr(getattr(args, name, None)) for name in OPTIONS)
+        options = tuple(repr(getattr(args, name, None)) for name in (*KIND, *RATES))
         first, same = self._module is None, self._module is module and self._options == options
         self._module, self._options = module, options
         if self.given is None:

@@ -26,11 +26,11 @@ from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.loading import count_parameters
 from subdistill_hf.teacher.teacher import Teacher
+from subdistill_hf.training import optimizers
 from subdistill_hf.training.checkpoints import STATE_FILE, missing_files, why_incomplete
 
 Change = Literal["refused", "noticed", "free"]
 RATES = "rates"
-METHOD_OPTIONS = ("method", "basis", "centring", "normalise_energy", "positions", "rotation")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ PARTS = (
     Part(
         "method",
         "the method and its options",
-        METHOD_OPTIONS,
+        ("method", "basis", "centring", "normalise_energy", "positions", "rotation"),
     ),
     Part(
         "weights",
@@ -74,7 +74,7 @@ PARTS = (
         "seeds, batches of a step, and the order of the images",
         ("seed", "data_seed", "dataloader_drop_last", "train_sampling_strategy"),
     ),
-    Part("optimizer", "the kind of optimiser", ("optim", "optim_args", "optim_target_modules")),
+    Part("optimizer", "the kind of optimiser", optimizers.KIND),
     Part(
         "schedule",
         "the shape of the learning rate's schedule",
@@ -84,7 +84,7 @@ PARTS = (
     Part(
         RATES,
         "learning rate, weight decay and moments of the optimiser",
-        ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+        optimizers.RATES,
         "noticed",
         "it stays that of the checkpoint",
     ),
