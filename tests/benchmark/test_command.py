@@ -1,17 +1,19 @@
 """The benchmark command on real runs: finished ones are kept through SIGKILL, processes end with their parent."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import yaml
 
 from helpers import NAMES, REPOSITORY, quiet_environment, save_teacher, teacher_resnet, write_image_folder
-from light_jobs import environment_of, job, killed, refused
+from light_jobs import environment_of, job, killed, note_process_and_wait, refused
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
@@ -314,6 +316,22 @@ def test_ctrl_c_ends_the_processes_without_a_word(tmp_path):
     assert err.count("Traceback") == 1, err  # that of the script itself
     children = [int(path.stem) for path in tmp_path.glob("*.pid")]
     wait_until(lambda: not any(is_running(child) for child in children))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows sends Ctrl-C to processes in another way")
+def test_a_ctrl_c_while_processes_start_is_not_lost(tmp_path, monkeypatch):
+    submit = ProcessPoolExecutor.submit
+
+    def submit_and_interrupt(pool, *arguments):
+        future = submit(pool, *arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_and_interrupt)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs([job(number, str(tmp_path)) for number in range(2)], note_process_and_wait, 2))
+    wait_until(lambda: not set(multiprocessing.active_children()) - before)
 
 
 def is_running(process):

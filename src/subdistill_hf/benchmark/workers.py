@@ -70,15 +70,18 @@ def run_jobs(jobs: Sequence[Job], run: Run, workers: int, gpus: int = 0) -> Iter
 
 @contextmanager
 def _left_out_of_ctrl_c() -> Iterator[None]:
-    """Processes that start inside the context are not told of Ctrl-C: this one is, and ends them without a word."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
+    """Processes that start inside the context are not told of Ctrl-C: this one is, and ends them without a word.
+
+    It is told when the context ends: the signal is held back, which processes inherit, and not ignored.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where processes inherit nothing of this
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
