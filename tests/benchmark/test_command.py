@@ -296,7 +296,15 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path):
     wait_until(lambda: not any(is_running(child) for child in children))
 
 
-def test_ctrl_c_ends_the_processes_without_a_word(tmp_path):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C counts, in processes that the test starts too: shells let commands in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_processes_without_a_word(tmp_path, ctrl_c):
     script = tmp_path / "parent.py"
     script.write_text(PARENT, encoding="utf-8")
     process = subprocess.Popen(
@@ -319,7 +327,7 @@ def test_ctrl_c_ends_the_processes_without_a_word(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows sends Ctrl-C to processes in another way")
-def test_a_ctrl_c_while_processes_start_is_not_lost(tmp_path, monkeypatch):
+def test_a_ctrl_c_while_processes_start_is_not_lost(tmp_path, monkeypatch, ctrl_c):
     submit = ProcessPoolExecutor.submit
 
     def submit_and_interrupt(pool, *arguments):
