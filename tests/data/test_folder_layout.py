@@ -47,6 +47,9 @@ def test_file_names_with_words_of_splits_tell_nothing():
         ("train", "eval"),
         ("trainset", "testset"),
         ("TrainData", "TestImages"),
+        ("tr", "te"),
+        ("trn", "TST"),
+        ("train", "te"),
     ],
 )
 def test_folders_of_splits_may_be_spelt_otherwise(train, test):
@@ -77,6 +80,14 @@ def test_the_name_of_a_split_itself_comes_first():
         ),
         (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "splits are told by the first folders alone"),
         (["Val/a/1.png", "VAL/a/1.png", "train/a/1.png"], "VAL and Val may all be the validation split"),
+        (
+            ["treino/a/1.png", "treino/b/1.png", "teste/a/1.png", "teste/b/1.png"],
+            "not clear whether teste, treino are splits or classes, since all of them have the folders a and b",
+        ),
+        (
+            [f"fold{fold}/{name}/1.png" for fold in range(5) for name in "abc"],
+            "fold0, fold1, fold2 are splits or classes",
+        ),
     ],
 )
 def test_a_layout_that_is_not_clear_is_refused(paths, message):
@@ -94,6 +105,17 @@ def test_folders_below_those_of_the_classes_are_no_classes():
     images, _, notices = layout("cat/monday/1", "dog/monday/2")
     assert images == {"train": ["cat: cat/monday/1", "dog: dog/monday/2"]}
     assert len(notices) == 1
+
+
+def test_folders_of_equal_names_below_classes_are_read_where_they_cannot_be_classes():
+    for paths in (
+        ("cat/images/1", "cat/images/2", "dog/images/3"),
+        ("cat/left/1", "cat/right/2", "dog/left/3", "dog/right/4", "dog/5"),
+        ("cat/left/1", "cat/right/2", "dog/left/3", "dog/front/4"),
+        ("tr/1", "te/2", "de/3"),
+    ):
+        images, _, _ = layout(*paths)
+        assert len(images["train"]) == len(paths)
 
 
 def test_composed_and_decomposed_accents_are_one_name():

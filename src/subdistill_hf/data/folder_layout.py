@@ -17,6 +17,8 @@ SPLIT_WORDS: Final = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 SPLIT_OF_WORD: Final = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+SPLIT_OF_SHORT_WORD: Final = {"tr": "train", "trn": "train", "te": "test", "tst": "test"}
+"""Whole names that stand for a split where they are of folders of folders; of images alone they may be a class."""
 SPLIT_COMPOUND: Final = re.compile(r"([a-z]+?)(sets?|data|images?|imgs?|splits?)")
 """Words such as trainset, whose beginning may be the word of a split."""
 Value = TypeVar("Value")
@@ -48,8 +50,9 @@ class Layout:
 
 def split_named(text: str) -> str | None:
     """The split that a name of a folder or file stands for, if it holds the word of just one."""
-    if text.casefold() in SPLIT_OF_WORD:
-        return SPLIT_OF_WORD[text.casefold()]
+    whole = {**SPLIT_OF_SHORT_WORD, **SPLIT_OF_WORD}
+    if text.casefold() in whole:
+        return whole[text.casefold()]
     found = {SPLIT_OF_WORD[word] for word in _words(text) if word in SPLIT_OF_WORD}
     return found.pop() if len(found) == 1 else None
 
@@ -65,7 +68,7 @@ def _words(text: str) -> list[str]:
 
 def _other_words(text: str) -> frozenset[str]:
     """The words of a name beside that of its split, such as that of the dataset."""
-    return frozenset(_words(text)) - set(SPLIT_OF_WORD) - USUAL_WORDS
+    return frozenset(_words(text)) - set(SPLIT_OF_WORD) - set(SPLIT_OF_SHORT_WORD) - USUAL_WORDS
 
 
 def name_splits(names: Iterable[str], place: str) -> dict[str, str]:
@@ -123,6 +126,7 @@ def read_layout(paths: Sequence[str], place: str) -> Layout:
         if len(tops) == 1 and deep[only] == len(tops[only]):
             return _inside(only, tops[only], left_out, place)
         _refuse_splits_below(tops, place)
+        _refuse_equal_folders(tops, deep, place)
         images, below = _by_class(path for inside in tops.values() for path in inside)
         composed, respelled = _with_composed_names({"train": images})
         return Layout(composed, left_out, [*below, *respelled])
@@ -180,6 +184,26 @@ def _refuse_splits_below(tops: Mapping[str, Sequence[str]], place: str) -> None:
                 f"the first folders alone. {EXPECTED}: give {top} itself as the dataset if all images are in it, or "
                 "move them"
             )
+
+
+def _refuse_equal_folders(tops: Mapping[str, Sequence[str]], deep: Mapping[str, int], place: str) -> None:
+    """Refuse folders that hold folders of the same names and nothing else: splits of other names look so.
+
+    One name alone, such as `images`, is no sign of splits: their folders are classes, of which there are two.
+
+    Raises:
+        DataError: naming them.
+    """
+    if len(tops) < 2 or any(deep[top] < len(inside) for top, inside in tops.items()):
+        return
+    below = [{path.split("/")[1] for path in inside} for inside in tops.values()]
+    common = sorted(set.intersection(*below))
+    if len(common) > 1:
+        raise DataError(
+            f"{place}: it is not clear whether {', '.join(list(tops)[:3])} are splits or classes, since all of them have "
+            f"the folders {' and '.join(common[:3])}. {EXPECTED}: give splits the names train and test, or move the "
+            "images of classes straight into their folders"
+        )
 
 
 def _splits_among(tops: Mapping[str, Sequence[str]], deep: Mapping[str, int], place: str) -> dict[str, str] | None:
