@@ -105,7 +105,10 @@ class SubtaskAccuracy(_InMemoryMetric):
         predicted = _predicted_classes(predictions)
         labelled = [place for place, label in enumerate(references) if label != NO_CLASS]
         references, predicted = [references[place] for place in labelled], [predicted[place] for place in labelled]
-        _require_images(references)
+        if not references:
+            raise ValueError(
+                f"expected the predictions of at least one image, found none with a class (all labels are {NO_CLASS})"
+            )
         classes = self._classes if classes is None else classes
         if classes is not None:
             _require_named(classes, predictions=predicted, references=references)

@@ -10,8 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers import CLASS_IDS, convnext, processor, resnet, teacher_resnet, trainer, views
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.errors import NonFiniteLossError
+from subdistill_hf.errors import DistillationError, NonFiniteLossError
 from subdistill_hf.losses import rotations
+from subdistill_hf.training.loss_terms import label_loss
 from subdistill_hf.training.module import StudentWithAlignments
 from subdistill_hf.training.trainer import SubDistillTrainer
 from trainings import STAGES, InOrder, logged, parts, recorded
@@ -293,3 +294,66 @@ def test_rotations_are_made_once_for_an_optimisers_step(tmp_path, monkeypatch):
         assert len(made) == (3 if kept else 9)
         histories.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert histories[0] == histories[1]
+
+
+# Images without a class
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_images_without_a_class_add_nothing_to_the_loss_of_the_labels(smoothing):
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = label_loss(logits, torch.tensor([0, -100, 2, -100, -100, 1]), smoothing)
+    expected = F.cross_entropy(logits[[0, 2, 5]], torch.tensor([0, 2, 1]), label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    alone = label_loss(logits, torch.full((6,), -100), smoothing)
+    (gradient,) = torch.autograd.grad(alone, logits)
+    assert alone.item() == 0
+    assert gradient.abs().max() == 0
+
+
+class Labelled(torch.utils.data.Dataset):
+    """Glyphs with labels that nobody lists."""
+
+    def __init__(self, labels):
+        self.images, self.labels = views(), labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.images[index] | {"labels": self.labels[index]}
+
+
+def test_a_batch_without_a_class_teaches_nothing_and_is_no_divergence(tmp_path):
+    labels = [0] + [1] * 7 + [-100] * 8 + [2] * 8
+    run = trainer(
+        tmp_path,
+        method="scratch",
+        train=InOrder(Labelled(labels), range(24)),
+        max_steps=3,
+        per_device_train_batch_size=8,
+        parts={"eval_dataset": Labelled(labels)},
+        per_device_eval_batch_size=8,
+    )
+    run.train()
+    assert [entry["loss"] == 0 for entry in logged(run)] == [False, True, False]
+    logits = torch.from_numpy(run.predict(Labelled(labels)).predictions)
+    expected = F.cross_entropy(logits, torch.tensor(labels))  # over those with a class, which are of two batches
+    assert run.evaluate()["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_late_label_that_is_no_class_is_refused_with_what_was_expected(tmp_path):
+    labels = [0, 1, 2] * 8
+    labels[5] = 7
+    for given in ({"train": Labelled(labels)}, {"parts": {"eval_dataset": Labelled(labels)}}):
+        run = trainer(tmp_path, method="scratch", max_steps=3, eval_strategy="epoch", **given)
+        with pytest.raises(DistillationError, match=r"images have the labels 7: expected 0 to 2"):
+            run.train()
+
+
+def test_a_training_on_labels_of_which_none_is_a_class_is_refused(tmp_path):
+    images = views()
+    images.labels = [-100] * len(images)
+    with pytest.raises(DistillationError, match=r"needs classes, and all labels of the training images are -100"):
+        trainer(tmp_path, method="scratch", train=images)
+    trainer(tmp_path, method="kd", train=images)

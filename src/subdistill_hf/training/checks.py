@@ -199,3 +199,21 @@ def check_labels(labels: Any, classes: int, images: str, each: bool = False) -> 
             f"{images} have the labels {found}: expected 0 to {classes - 1}, the outputs of the student (not those of "
             f"the teacher, which teacher_class_ids maps them to){without}"
         )
+
+
+def check_batch_labels(labels: Tensor | None, logits: Tensor, images: str, each: bool = False) -> None:
+    """`check_labels` for those of a batch: of a dataset that does not list them a few were looked at before.
+
+    On an accelerator nothing is checked: a look would stall the device, whose own check ends the run.
+
+    Args:
+        labels: of the batch, if it has some.
+        logits: of the student `(B, C)`.
+        images: `"training"` or `"evaluation"`.
+        each: whether each image needs a class.
+
+    Raises:
+        DistillationError: with what was found.
+    """
+    if labels is not None and labels.device.type == "cpu":
+        check_labels(labels, logits.shape[1], f"the {images} images", each)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,11 +13,46 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses.building import logit_loss
+from subdistill_hf.metrics import NO_CLASS
 
 
-def evaluation_loss(logits: Tensor, labels: Tensor | None) -> Tensor:
-    """The cross entropy of the student's logits `(B, C)` with the labels, 0 where there are none."""
-    return logits.new_zeros(()) if labels is None else F.cross_entropy(logits.float(), labels)
+def label_loss(logits: Tensor, labels: Tensor | None, smoothing: float = 0.0) -> Tensor:
+    """The cross entropy, averaged over the images that have a class; 0 where none has one.
+
+    Args:
+        logits: of the student `(B, C)`.
+        labels: class of each image `(B,)`, -100 for none, or shares of the classes `(B, C)`, if the batch has labels.
+        smoothing: share of the label that all classes get.
+    """
+    if labels is None:
+        return logits.new_zeros(())
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    if labels.is_floating_point():
+        return loss
+    return torch.where((labels != NO_CLASS).any(), loss, torch.zeros_like(loss))  # of no image torch gives NaN
+
+
+class LabelledMean:
+    """The mean loss over the images of an evaluation that have a class; the Trainer's is over all of them."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def add(self, loss: Tensor, labels: Tensor) -> None:
+        """Add a batch: its `label_loss`, and its labels."""
+        labelled = torch.full_like(loss, len(labels), dtype=torch.float32)
+        if not labels.is_floating_point():
+            labelled = (labels != NO_CLASS).sum().float()
+        sums = torch.stack([loss.detach() * labelled, labelled, torch.full_like(labelled, len(labels))])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def mean(self, reduce: Callable[[Tensor], Tensor]) -> float | None:
+        """The mean over all processes, by what takes sums of this process to means of all; `None` where the
+        Trainer's is the same, since each image has a class, and where none has one."""
+        if self._sums is None:
+            return None
+        total, labelled, images = reduce(self._sums).tolist()
+        return total / labelled if 0 < labelled < images else None
 
 
 def weighted_terms(
@@ -43,8 +79,7 @@ def weighted_terms(
     if weights["task"]:
         if labels is None:
             raise DistillationError("the cross entropy needs `labels` in the batch")
-        smoothing = args.label_smoothing_factor
-        terms["task"] = weights["task"] * F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        terms["task"] = weights["task"] * label_loss(logits, labels, args.label_smoothing_factor)
     if weights["kd"] and teacher_logits is not None:
         terms["kd"] = weights["kd"] * logit_loss(args, logits, teacher_logits, labels)
     layer_losses = weights["layer"] * outputs["layer_losses"]

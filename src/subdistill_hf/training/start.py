@@ -20,6 +20,7 @@ from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.data.collate import Collate
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.metrics import NO_CLASS
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.batch_norm import single_value_norm
 from subdistill_hf.training.checks import check_apart, check_labels, check_pixels, check_student
@@ -177,3 +178,12 @@ def _check_datasets(args: SubDistillConfig, images: TrainingImages, evaluated: A
         labels = None if dataset is None else known_labels(dataset, collate)
         if labels is not None:
             check_labels(labels, classes, who, each)
+            if dataset is images.train and args.weights()["task"] and not _has_classes(labels):
+                raise DistillationError(
+                    f"the cross entropy needs classes, and all labels of {who} are {NO_CLASS}, which stands for no "
+                    "class: task_weight=0 trains without labels, with a method that has a teacher"
+                )
+
+
+def _has_classes(labels: Any) -> bool:
+    return bool((torch.as_tensor(labels) != NO_CLASS).any())

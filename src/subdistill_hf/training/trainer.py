@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.training import LABELS, SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.pairing import LayerPair
@@ -34,9 +35,9 @@ from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement
-from subdistill_hf.training.checks import check_arguments
+from subdistill_hf.training.checks import check_arguments, check_batch_labels
 from subdistill_hf.training.loss_log import LossLog
-from subdistill_hf.training.loss_terms import evaluation_loss, weighted_terms
+from subdistill_hf.training.loss_terms import LabelledMean, label_loss, weighted_terms
 from subdistill_hf.training.made import Made, Same, up_to_date
 from subdistill_hf.training.matching import columns_of, inputs_of, labels_of, teacher_of
 from subdistill_hf.training.module import StudentWithAlignments
@@ -116,6 +117,7 @@ class SubDistillTrainer(Trainer):
         self._start: Made[tuple[Same, ...], Start] | None = None
         self._single_value_norm: str | None = None  # a batch norm that a batch of one image cannot train
         self._finish: Finish | None = None  # makes what the loader of the training loop leaves to the device
+        self._evaluated: LabelledMean | None = None  # during an evaluation
         self._checkpoint: str | None = None  # that the present training resumes
         self._has_trained = False
         if self.train_dataset is not None:
@@ -225,12 +227,16 @@ class SubDistillTrainer(Trainer):
         labels, seen = labels_of(inputs), inputs_of(self.model, inputs)
         if not isinstance(self.accelerator.unwrap_model(model, keep_torch_compile=False), StudentWithAlignments):
             logits = logits_of(model(**seen))
-            loss = evaluation_loss(logits, labels)
+            check_batch_labels(labels, logits, "evaluation")
+            loss = label_loss(logits, labels)
+            if labels is not None and self._evaluated is not None:
+                self._evaluated.add(loss, labels)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         batch_norm.check_single_image(self._single_value_norm, len(inputs["pixel_values"]))
         teacher_logits, targets = (None, {}) if self.targets is None else self.targets.of(inputs)
         self.distillation.keep_matrices(not self.accelerator.sync_gradients)  # until the optimiser's step
         outputs = model(targets=targets, **seen)
+        check_batch_labels(labels, outputs["logits"], "training", METHODS[self.args.method].logit_labels)
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         parts = torch.stack(list(terms.values()))
@@ -343,9 +349,14 @@ class SubDistillTrainer(Trainer):
         return [batch if self._finish is None else self._finish(batch) for batch in batches], items
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's, with the same batch-norm statistics in every process."""
+        """The parent's, with the same batch-norm statistics in every process; images without a class lower no loss."""
         batch_norm.share_statistics(self.model, self.args.world_size)
-        return super().evaluation_loop(*args, **kwargs)
+        self._evaluated = LabelledMean()
+        output = super().evaluation_loop(*args, **kwargs)
+        mean, self._evaluated = self._evaluated.mean(self._mean_of_processes), None
+        names = [name for name in output.metrics if name.endswith("_loss")] if mean is not None else []
+        output.metrics.update(dict.fromkeys(names, mean))
+        return output
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
