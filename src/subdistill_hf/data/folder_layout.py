@@ -200,9 +200,9 @@ def _refuse_equal_folders(tops: Mapping[str, Sequence[str]], deep: Mapping[str, 
     common = sorted(set.intersection(*below))
     if len(common) > 1:
         raise DataError(
-            f"{place}: it is not clear whether {', '.join(list(tops)[:3])} are splits or classes, since all of them have "
-            f"the folders {' and '.join(common[:3])}. {EXPECTED}: give splits the names train and test, or move the "
-            "images of classes straight into their folders"
+            f"{place}: it is not clear whether {', '.join(list(tops)[:3])} are splits or classes, since all of them "
+            f"have the folders {' and '.join(common[:3])}. {EXPECTED}: give splits the names train and test, or move "
+            "the images of classes straight into their folders"
         )
 
 
