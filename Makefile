@@ -13,7 +13,7 @@ help:
 	@echo "make setup  make the virtual environment in $(VENV), with what the checks need"
 	@echo "make demo   set up, then distil a student on the embedded data (about 5 minutes on 2 cores)"
 	@echo "make test   set up, then run the tests"
-	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows (needs uv)"
+	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows (needs uv), and record the result"
 	@echo "make lint   set up, then check lint, format and types"
 	@echo "make docs   set up, then build the documentation in docs/_build/html; a warning is an error"
 	@echo "make clean  remove the virtual environment, the demo's output and the built documentation"
@@ -44,7 +44,8 @@ test-lowest:
 	@echo "==> virtual environment in $(LOWEST), with the lowest versions that pyproject.toml allows"
 	uv venv --quiet --clear --python 3.11 $(LOWEST)
 	uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist loadfile --junitxml $(LOWEST)/tests.xml
+	$(LOWEST)/bin/python scripts/record_lowest.py $(LOWEST)/tests.xml
 
 lint: setup
 	@echo "==> lint, format, types"

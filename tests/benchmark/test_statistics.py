@@ -179,6 +179,7 @@ def test_no_heading_leaves_its_figure(tmp_path, monkeypatch):
     shown += [{**row, "method": list(named)[-1]} for row in shown if row["method"] == "subdistill"]
     plot_benchmark(grid(methods=named, students=[student]), compare(shown, list(named)), tmp_path)
     assert len(figures) == 2
+    assert figures[0].axes[0].get_xlabel() == "points"  # of a difference of shares
     for figure in figures:
         texts = [text for ax in figure.axes for text in (*ax.texts, ax.title, ax._left_title) if text.get_text()]
         assert any(student in text.get_text() for text in texts)

@@ -43,6 +43,7 @@ def test_no_two_methods_of_a_figure_share_a_colour():
 )
 def test_no_tick_is_repeated_after_rounding_and_zero_has_no_sign(ticks, labels):
     assert Percent().format_ticks(ticks) == labels
+    assert Percent(sign="").format_ticks(ticks) == [label.removesuffix(" %") for label in labels]
 
 
 def test_a_text_with_dollar_signs_is_no_formula(tmp_path):

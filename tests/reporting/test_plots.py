@@ -120,7 +120,8 @@ def test_nothing_to_draw_writes_nothing(empty, report, tmp_path):
 
 def test_pyplot_is_left_alone(tmp_path):
     code = (
-        "import sys; from reporting.samples import make_report, parsed; "
+        "import sys, warnings; from reporting.samples import make_report, parsed; "
+        "warnings.filterwarnings('ignore', category=DeprecationWarning, module='matplotlib'); "  # of its dependencies
         "from subdistill_hf.reporting.plots import plot_all; "
         "assert len(plot_all(parsed(make_report()), sys.argv[1])) == 3; assert 'matplotlib.pyplot' not in sys.modules"
     )

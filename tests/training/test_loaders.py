@@ -65,6 +65,15 @@ def test_a_training_whose_pixels_are_made_on_the_device_is_the_training(tmp_path
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-6), name
 
 
+def test_what_is_kept_of_the_same_views_is_said_once(tmp_path, capsys):
+    loaders._say_once.cache_clear()
+    for method in ("kd", "fitnet"):
+        training = {"teacher_cache": "2", "teacher_cache_dir": str(tmp_path / "targets"), "disable_tqdm": False}
+        run = trainer(tmp_path / method, train=views(views=2), method=method, max_steps=1, **training)
+        run.train()
+    assert capsys.readouterr().out.count("pixels   of") == 1
+
+
 def test_an_evaluation_needs_no_pixels_of_the_teachers(tmp_path):
     run = trainer(tmp_path, parts={"data_collator": ViewCollator(processor(), processor(40))}, use_cpu=not GPU)
     batch = next(iter(run.get_eval_dataloader()))

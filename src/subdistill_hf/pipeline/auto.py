@@ -287,7 +287,7 @@ def resolve_threads(config: SubDistillConfig, networks: Sequence[tuple[nn.Module
 
     Args:
         config: the training arguments.
-        networks: the teacher and the students, each with the floating-point operations of one image.
+        networks: the teacher and the student, each with the floating-point operations of one image.
     """
     operations = [
         count * config.per_device_train_batch_size / max(1, sum(map(_has_products, network.modules())))

@@ -203,9 +203,12 @@ def _take_threads(task: Task, runs: Mapping[str, MethodRun]) -> Threads | None:
     """Use as many threads as suit the networks of a run on a CPU; those of a GPU's steps stay as they are."""
     if task.config.device.type != "cpu":
         return None
-    networks = {"teacher": Classifier(task.teacher.model, task.teacher.processor)}
-    networks |= {method: Classifier(run.trainer.model, run.student.processor) for method, run in runs.items()}
-    counted = [(network.model, count_operations(network, task.test)) for network in networks.values()]
+    run = runs[task.config.method]  # the student of each method is the same network
+    networks = (
+        Classifier(task.teacher.model, task.teacher.processor),
+        Classifier(run.trainer.model, run.student.processor),
+    )
+    counted = [(network.model, count_operations(network, task.test)) for network in networks]
     threads = resolve_threads(task.config, counted)
     torch.set_num_threads(threads.count)
     return threads

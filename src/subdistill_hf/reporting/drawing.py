@@ -26,7 +26,14 @@ CURVE_PANEL: Final = (5.4, 3.1)  # inches
 
 
 class Percent(Formatter):
-    """Ticks of shares in percent, with as many decimals as tell them apart, and no negative zero."""
+    """Ticks of shares in percent, with as many decimals as tell them apart, and no negative zero.
+
+    Args:
+        sign: what follows each number.
+    """
+
+    def __init__(self, sign: str = " %") -> None:
+        self.sign = sign
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         """One tick by itself."""
@@ -38,7 +45,7 @@ class Percent(Formatter):
             rounded = [round(100 * value, decimals) + 0.0 for value in values]
             if len(set(rounded)) == len(set(values)):
                 break
-        return [f"{value:.{decimals}f} %" for value in rounded]
+        return [f"{value:.{decimals}f}{self.sign}" for value in rounded]
 
 
 def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,14 @@ def training_views(
     folder = Path(args.teacher_cache_dir) if args.teacher_cache_dir else default_folder()
     dataset, student, said = keep_pixels(dataset, student, gather, folder, MOST // args.world_size)
     if said and args.process_index == 0 and not args.disable_tqdm:
-        tqdm.write(said)
+        _say_once(said)
     return dataset, CachedCollator(student, targets.cache) if isinstance(targets, CachedTargets) else student
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Print a line that was not printed before: the trainings of a run are of the same views."""
+    tqdm.write(line)
 
 
 def training_options(
