@@ -7,7 +7,8 @@ import re
 
 import pytest
 import torch
-from transformers import TrainerState, default_data_collator
+from safetensors.torch import load_file
+from transformers import TrainerCallback, TrainerState, default_data_collator
 
 from helpers import CLASS_IDS, convnext, teacher_resnet, trainer
 from subdistill_hf.errors import DistillationError, DivergedError, NonFiniteLossError
@@ -120,6 +121,69 @@ def test_a_run_that_diverges_to_finite_values_ends_with_an_error(tmp_path):
     with pytest.raises(DivergedError, match=r"has diverged.*learning rate"):
         run.train()
     assert run.state.global_step == 6
+
+
+@pytest.mark.parametrize(
+    ("before", "logged", "message"),
+    [
+        ([4e4] * 5, (), None),
+        ([4e4] + [1e10] * 5, (), "not usable"),
+        ([], (3e4,), None),  # resumed after the checkpoint
+        ([], (), "not usable"),
+    ],
+)
+def test_the_student_of_a_checkpoint_from_before_the_divergence_is_handed_out(before, logged, message, caplog):
+    tracked = course(*before)
+    tracked.note_checkpoint(5)
+    for step in range(30):
+        tracked.add(*parts(kd=4e4 if not step and not before else 1e12), step=step)
+    history = state(36)
+    history.log_history = [{"loss": loss, "step": 4} for loss in logged] + [{"loss": 1e12, "step": 30}]
+    if message is None:
+        tracked.check_end(history, 1.0, loaded=5)
+        assert "has diverged" in caplog.text
+        assert "best checkpoint, of step 5, where the loss was" in caplog.text
+        return
+    with pytest.raises(DivergedError, match=message):
+        tracked.check_end(history, 1.0, loaded=5)
+
+
+class UphillFrom(TrainerCallback):
+    """Makes the loss grow from a step on."""
+
+    def __init__(self, step, gradient=lambda gradient: -gradient.sign()):
+        self.step, self.gradient = step, gradient
+
+    def on_step_begin(self, args, state, control, model=None, **given):
+        if state.global_step == self.step:
+            for weight in model.classifier.parameters():
+                weight.register_hook(self.gradient)
+
+
+def with_a_best_checkpoint(folder, **options):
+    every = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    given = {"learning_rate": 1e-3, "optim": "sgd", "max_grad_norm": 0.0}
+    return trainer(folder, method="kd", max_steps=6, **every, **best, **given, **options)
+
+
+def test_a_training_that_diverges_hands_out_its_best_checkpoint_if_it_loads_it(tmp_path, caplog):
+    run = with_a_best_checkpoint(
+        tmp_path, parts={"callbacks": [UphillFrom(2, lambda gradient: -1e8 * gradient.sign())]}
+    )
+    run.train()
+    assert run.state.best_global_step == 2
+    assert "the student is that of the best checkpoint, of step 2" in caplog.text.lower()
+    saved = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert all(torch.equal(saved[name], weight) for name, weight in run.model.state_dict().items())
+
+
+def test_a_loss_that_becomes_nan_names_the_best_checkpoint(tmp_path):
+    run = with_a_best_checkpoint(tmp_path, parts={"callbacks": [UphillFrom(3, lambda gradient: gradient * math.nan)]})
+    with pytest.raises(
+        NonFiniteLossError, match=r"is NaN or infinite.*The best student before that is in .*checkpoint-2"
+    ):
+        run.train()
 
 
 def test_a_run_without_a_step_ends_with_an_error(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,6 +12,8 @@ from torch import Tensor
 from transformers import TrainerState
 
 from subdistill_hf.errors import DistillationError, DivergedError, NonFiniteLossError
+
+logger = logging.getLogger(__name__)
 
 MOST_BATCHES = 100  # that are kept
 LAST_BATCHES = 20  # whose median is where a training ended
@@ -30,6 +34,7 @@ class LossLog:
         self._first: Tensor | None = None  # loss of a batch
         self._last: deque[Tensor] = deque(maxlen=LAST_BATCHES)
         self._batch_count = 0
+        self._at_checkpoints: dict[int, Tensor] = {}  # step to the loss of the batches before it
 
     def add(
         self,
@@ -89,20 +94,30 @@ class LossLog:
         self._totals, self.count = {}, 0.0
         return named
 
+    def note_checkpoint(self, step: int) -> None:
+        """Keep the loss of the last batches: the student of this step may be the one that is handed out."""
+        if self._last:
+            self._at_checkpoints[step] = self._recent()
+
     def check_end(
-        self, state: TrainerState, smallest: float, reduce: Callable[[Tensor], Tensor] = lambda ends: ends
+        self,
+        state: TrainerState,
+        smallest: float,
+        reduce: Callable[[Tensor], Tensor] = lambda ends: ends,
+        loaded: int | None = None,
     ) -> None:
         """Refuse to call a training a success that trained nothing, or whose loss has grown far beyond its beginning.
 
         The latter is when the median of its last `LAST_BATCHES` batches, at most half of all, is more than `DIVERGED`
         times the loss of its first batch, before any step. A training that goes wrong may still be finite: float32
-        reaches 1e38.
+        reaches 1e38. A student of a checkpoint from before that is usable: then it is said, and no error.
 
         Args:
             state: of the training; of the losses that it logged the first counts where it is smaller, since a resumed
                 training may have diverged before it was interrupted.
             smallest: loss that counts as a beginning; a student that begins as its teacher has a loss of almost 0.
-            reduce: takes first and last loss of this process `(2,)` to their means over all processes.
+            reduce: takes losses of this process `(n,)` to their means over all processes.
+            loaded: the step of the best checkpoint, where the student is that of it and not of the last step.
 
         Raises:
             DistillationError: when there was no step.
@@ -112,16 +127,31 @@ class LossLog:
             raise DistillationError("nothing was trained: there was no batch of training images")
         if self._first is None:  # resumed at its end
             return
-        last_losses = list(self._last)[-max(self._batch_count // 2, 1) :]
-        ends = torch.stack([self._first, torch.stack(last_losses).median()])
-        first, last = reduce(ends.float()).tolist()
+        ends = [self._first, self._recent(), *([] if loaded is None else [self._loss_at(loaded, state)])]
+        first, last, *of_loaded = reduce(torch.stack(ends).float()).tolist()
         first = min([first, *[entry["loss"] for entry in state.log_history if "loss" in entry][:1]])
-        if not last <= DIVERGED * max(first, smallest):
-            raise DivergedError(
-                f"the training has diverged: the loss of its last steps is {last:.3g}, and was {first:.3g} at the "
-                "first. The student is not usable. Likely causes: a learning rate or layer weight that is too large, "
-                "or no clipping (max_grad_norm)"
+        most = DIVERGED * max(first, smallest)
+        if last <= most:
+            return
+        causes = "Likely causes: a learning rate or layer weight that is too large, or no clipping (max_grad_norm)"
+        grown = f"the loss of its last steps is {last:.3g}, and was {first:.3g} at the first"
+        if of_loaded and of_loaded[0] <= most:
+            logger.warning(
+                f"the training has diverged: {grown}. The student is that of the best checkpoint, of step {loaded}, "
+                f"where the loss was {of_loaded[0]:.3g}; the steps after it were in vain. {causes}"
             )
+            return
+        raise DivergedError(f"the training has diverged: {grown}. The student is not usable. {causes}")
+
+    def _recent(self) -> Tensor:
+        """The median loss of the last batches."""
+        return torch.stack(list(self._last)[-max(self._batch_count // 2, 1) :]).median()
+
+    def _loss_at(self, step: int, state: TrainerState) -> Tensor:
+        """The loss at a checkpoint: noted, or logged before the training was resumed; infinite where nobody knows."""
+        logged = [entry["loss"] for entry in state.log_history if "loss" in entry and entry["step"] <= step]
+        known = self._at_checkpoints.get(step)
+        return self._last[-1].new_tensor([math.inf, *logged][-1]) if known is None else known
 
     def _sum_up(self) -> None:
         """Take the kept batches into the totals, and note the first bad one: after it every part may be bad."""

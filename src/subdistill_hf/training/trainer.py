@@ -23,6 +23,7 @@ from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import Finish
+from subdistill_hf.errors import NonFiniteLossError
 from subdistill_hf.hub.clean import check_kept_card
 from subdistill_hf.hub.client import limit_waiting
 from subdistill_hf.hub.files import CARD_FILE, student_files
@@ -276,6 +277,8 @@ class SubDistillTrainer(Trainer):
 
         Raises:
             DistillationError: when the checkpoint was made with another teacher, other layers or other losses.
+            DivergedError: when the loss has grown far beyond its beginning, and the student is not that of a best
+                checkpoint from before that.
         """
         self._checkpoint = checkpoints.resumed(resume_from_checkpoint, self.args.output_dir)
         if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
@@ -285,12 +288,18 @@ class SubDistillTrainer(Trainer):
         self._has_trained = True
         try:
             output = super().train(self._checkpoint, *args, **kwargs)
+        except NonFiniteLossError as error:
+            best = self.state.best_model_checkpoint
+            if best is None:
+                raise
+            raise NonFiniteLossError(f"{error}. The best student before that is in {best}") from error
         finally:
             self.is_in_train = False
             self.plan.replay("off")
             self._formats.leave(self.model, self.teacher)
         batch_norm.share_statistics(self.model, self.args.world_size)
-        self.loss_log.check_end(self.state, sum(self.args.weights().values()), self._mean_of_processes)
+        loaded = self.state.best_global_step if self.args.load_best_model_at_end else None
+        self.loss_log.check_end(self.state, sum(self.args.weights().values()), self._mean_of_processes, loaded)
         return output
 
     def _mean_of_processes(self, values: Tensor) -> Any:
@@ -372,6 +381,7 @@ class SubDistillTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
+        self.loss_log.note_checkpoint(self.state.global_step)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             state = self.plan.identity(self.model, self.optimizer)
