@@ -67,21 +67,22 @@ class Repeated:
     compared: bool
 
 
-def find_repeated(parts: Sequence[datasets.Dataset], image: str) -> Repeated:
+def find_repeated(parts: Sequence[datasets.Dataset], image: str, most_bytes: int | None = None) -> Repeated:
     """Find images that are there more than once, byte by byte; another encoding of the same picture is not found.
 
-    Only images of equal length are read, and only if these have no more than `MOST_COMPARED_BYTES` in all; otherwise
-    the same file under several names is found, and nothing else.
+    Only images of equal length are read, and only if these have no more than some bytes in all; otherwise the same
+    file under several names is found, and nothing else.
 
     Args:
         parts: datasets with an image column.
         image: its name.
+        most_bytes: that are read; `MOST_COMPARED_BYTES` with `None`.
     """
     stored = [_stored(part, image) for part in parts]
     lengths = np.concatenate([each.lengths for each in stored]) if stored else np.empty(0, np.int64)
     values, counts = np.unique(lengths, return_counts=True)
     shared = np.isin(lengths, values[(counts > 1) & (values >= 0)])
-    compared = int(lengths[shared].sum()) <= MOST_COMPARED_BYTES
+    compared = int(lengths[shared].sum()) <= (MOST_COMPARED_BYTES if most_bytes is None else most_bytes)
     groups = np.arange(len(lengths))
     first: dict[Any, int] = {}
     begin = 0

@@ -27,6 +27,7 @@ from subdistill_hf.training.checks import check_apart, check_labels, check_pixel
 from subdistill_hf.training.examples import example_batch, example_of_loader, is_stream, known_labels
 from subdistill_hf.training.loaders import evaluation_collator
 from subdistill_hf.training.matching import inputs_of, outputs_of
+from subdistill_hf.training.overlap import tell_overlap
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ def _check_datasets(args: SubDistillConfig, images: TrainingImages, evaluated: A
                     f"the cross entropy needs classes, and all labels of {who} are {NO_CLASS}, which stands for no "
                     "class: task_weight=0 trains without labels, with a method that has a teacher"
                 )
+    if images.loader is None:
+        tell_overlap(images.train, several, collate)
 
 
 def _has_classes(labels: Any) -> bool:
