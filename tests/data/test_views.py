@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from helpers import COLUMNS, subtask_rows, views
+from helpers import CLASS_IDS, COLUMNS, NAMES, subtask_rows, views
 from subdistill_hf.data.augmentation import AUGMENTATIONS, PAD
+from subdistill_hf.data.labelled_rows import with_outputs
+from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
 
@@ -148,3 +150,18 @@ def test_images_of_several_sizes_are_checked_when_asked_for():
     ViewDataset(rows(None), COLUMNS).check_images()
     with pytest.raises(DataError, match=r"image 2 \(class 1\) cannot be decoded"):
         ViewDataset(rows(40), COLUMNS).check_images()
+
+
+def test_an_image_without_a_class_has_the_label_that_losses_ignore_and_no_share_in_a_mixture():
+    rows = subtask_rows(per_class=2)
+    without = with_outputs(rows.select_columns([COLUMNS.image]), COLUMNS, Subtask(NAMES, CLASS_IDS), [-1] * 6)
+    both = datasets.concatenate_datasets([rows, without])
+    assert ViewDataset(both, COLUMNS).labels == [0, 0, 1, 1, 2, 2] + [-100] * 6
+    mixed = ViewDataset(both, COLUMNS, mix=1.0)
+    partners = mixed._partners
+    for index in range(12):
+        expected = torch.zeros(3)
+        for image, share in ((index, partners.own[index]), (int(partners.other[index]), 1 - partners.own[index])):
+            if image < 6:
+                expected[image // 2] += share
+        assert torch.allclose(mixed[index]["labels"], expected)

@@ -134,7 +134,30 @@ class AdaptationOptions:
 
 
 @dataclass
-class TaskOptions(AdaptationOptions, DataOptions):
+class UnlabelledOptions:
+    """Images without labels, which the student learns from beside the others."""
+
+    unlabelled: str | None = field(
+        default=None,
+        metadata={
+            "help": "Images without labels: a folder of any layout, parquet files, glyphs-100, or the id of a dataset "
+            "on the Hub, whose labels are not looked at. The teacher tells the student what they show."
+        },
+    )
+    unlabelled_images: int = field(
+        default=10_000, metadata={"help": "Look at this many of them at most, drawn with the seed."}
+    )
+    unlabelled_threshold: float = field(
+        default=0.5,
+        metadata={
+            "help": "Keep those to which the teacher gives at least this probability of showing one of the classes, "
+            "0 to 1; 0 keeps all."
+        },
+    )
+
+
+@dataclass
+class TaskOptions(UnlabelledOptions, AdaptationOptions, DataOptions):
     """The task: teacher, student, dataset and classes."""
 
     teacher: str = field(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from subdistill_hf.errors import DataError, SubDistillError
 
 if TYPE_CHECKING:
-    from subdistill_hf.config.options import AdaptationOptions, DataOptions, TaskOptions
+    from subdistill_hf.config.options import AdaptationOptions, DataOptions, TaskOptions, UnlabelledOptions
 
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -146,6 +146,18 @@ def check_adaptation_options(options: AdaptationOptions) -> None:
         raise SubDistillError("adapt_target_modules has no meaning with adapt_teacher=head: use adapt_teacher=lora")
 
 
+def check_unlabelled_options(options: UnlabelledOptions) -> None:
+    """Refuse numbers out of range, and any without images without labels.
+
+    Raises:
+        SubDistillError: naming the option.
+    """
+    check_ranges(options, {"unlabelled_images": 1}, {"unlabelled_threshold": (0, 1)})
+    for name in ("unlabelled_images", "unlabelled_threshold"):
+        if options.unlabelled is None and getattr(options, name) != _default_of(options, name):
+            raise SubDistillError(f"{name}={getattr(options, name)!r} has no meaning without --unlabelled")
+
+
 def check_task_options(options: TaskOptions) -> None:
     """Refuse what `check_data_options` and `check_adaptation_options` refuse, and the same of the student.
 
@@ -154,6 +166,7 @@ def check_task_options(options: TaskOptions) -> None:
     """
     check_data_options(options)
     check_adaptation_options(options)
+    check_unlabelled_options(options)
     if not 0 <= options.mix <= 1:
         raise SubDistillError(f"mix={options.mix}: expected a share of the views, from 0 to 1")
     check_ranges(options, {"student_lora_rank": 1}, {})

@@ -111,18 +111,23 @@ class Partners:
         return views
 
     def labels(self, indices: Sequence[int], labels: Sequence[int], classes: int) -> Tensor:
-        """The shares of the classes in each mixed image, `(B, classes)`.
+        """The shares of the classes in each mixed image, `(B, classes)`; an image without a class has a share of none.
 
         Args:
             indices: the images.
-            labels: of all images, `(N,)`.
+            labels: of all images, `(N,)`; a negative one is no class.
             classes: how many there are.
         """
         own, other = (
-            F.one_hot(torch.tensor([labels[image] for image in images]), classes).float()
+            _shares(torch.tensor([labels[image] for image in images]), classes)
             for images in (indices, self.other[indices].tolist())
         )
         return torch.lerp(other, own, self.own[indices, None])
+
+
+def _shares(labels: Tensor, classes: int) -> Tensor:
+    """1 for the class of each image `(B,)`, `(B, classes)`."""
+    return F.one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]
 
 
 def check_mix(mix: float) -> None:

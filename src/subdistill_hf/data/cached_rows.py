@@ -12,6 +12,9 @@ from datasets.packaged_modules.generator.generator import Generator
 
 from subdistill_hf.data.columns import ImageColumns, Label
 
+MOST_BUFFERED = 1000
+"""Images of a stream that are held in memory to draw from."""
+
 
 def prepared(builder: Any, split: str, features: datasets.Features, processes: int | None = None) -> datasets.Dataset:
     """The rows that a builder keeps of a split, in the cache; it may be nothing, where test labels are secret."""
@@ -42,6 +45,36 @@ def _chosen(builder: Any, split: str, columns: ImageColumns, labels: tuple[Label
     for row in stream:
         if row[columns.label] in wanted:
             yield {columns.image: _with_bytes(row[columns.image]), columns.label: row[columns.label]}
+
+
+def stored_images(builder: Any, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+    """Write some images of a stream to the cache, whatever they show; other columns are not kept.
+
+    They are drawn from a buffer of as many images as are wanted (at most `MOST_BUFFERED`), so that an
+    order of the stream counts less.
+
+    Args:
+        builder: of the stream.
+        split: which.
+        column: of the images.
+        most: how many are kept.
+        seed: of the draw.
+    """
+    kept = datasets.Features({column: datasets.Image()})
+    arguments = {"builder": builder, "split": split, "column": column, "most": most, "seed": seed}
+    key = datasets.fingerprint.Hasher.hash([builder.cache_dir, split, column, most, seed])
+    writer = Generator(features=kept, generator=_drawn, gen_kwargs=arguments, config_id=f"images-{key}")
+    return prepared(writer, "train", kept)
+
+
+def _drawn(builder: Any, split: str, column: str, most: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Some images of a stream; carried as they are encoded."""
+    stream = builder.as_streaming_dataset(split)
+    if stream.features is None or isinstance(stream.features[column], datasets.Image):
+        stream = stream.cast_column(column, datasets.Image(decode=False))
+    shuffled = stream.select_columns([column]).shuffle(seed, buffer_size=min(most, MOST_BUFFERED))
+    for row in shuffled.take(most):
+        yield {column: _with_bytes(row[column])}
 
 
 def encoded_as_usual(image: Any) -> dict[str, Any] | None:

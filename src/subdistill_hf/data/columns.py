@@ -61,16 +61,25 @@ class ImageColumns:
         Raises:
             DataError: when a named column is not there or has another type, or several would do.
         """
-        images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-        encoded = [name for name, kind in features.items() if is_encoded_image(kind)]
-        image = _given(image, "image_column", images + encoded, features, IMAGE_ADVICE) or _only(
-            images or encoded, "image", features, IMAGE_ADVICE
-        )
+        image = image_column(features, image)
         label = _given(label, "label_column", _label_columns(features), features, LABEL_ADVICE) or _find_label(
             features
         )
         superclass = _given(superclass, "superclass_column", _label_columns(features), features, LABEL_ADVICE)
         return cls(image, label, superclass or _find_superclass(features, label))
+
+
+def image_column(features: datasets.Features, given: str | None = None) -> str:
+    """The column of the images: the one that was named, or the one that is found by its type, see `ImageColumns.of`.
+
+    Raises:
+        DataError: when the named column is not there or has another type, or several would do.
+    """
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    encoded = [name for name, kind in features.items() if is_encoded_image(kind)]
+    return _given(given, "image_column", images + encoded, features, IMAGE_ADVICE) or _only(
+        images or encoded, "image", features, IMAGE_ADVICE
+    )
 
 
 def is_encoded_image(kind: Any) -> bool:

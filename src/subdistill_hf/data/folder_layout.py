@@ -101,6 +101,19 @@ def in_usual_order(splits: Mapping[str, Value]) -> dict[str, Value]:
     return {split: splits[split] for split in [*usual, *(split for split in splits if split not in usual)]}
 
 
+def split_paths(paths: Sequence[str]) -> dict[str, list[str]]:
+    """The images of each split, by their first folders alone: those in no folder of a split's name are for training.
+
+    Args:
+        paths: of images, relative to a folder, with slashes.
+    """
+    splits: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(paths):
+        top, slash, _ = path.partition("/")
+        splits[SPLIT_OF_WORD.get(top.casefold(), "train") if slash else "train"].append(path)
+    return in_usual_order(splits)
+
+
 def read_layout(paths: Sequence[str], place: str) -> Layout:
     """Find split and class of images in their paths: splits are named by the first folder, and by no other.
 

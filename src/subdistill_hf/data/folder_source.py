@@ -14,7 +14,8 @@ import datasets
 from PIL import Image
 
 from subdistill_hf.data.columns import ImageColumns, Label
-from subdistill_hf.data.folder_layout import Layout, composed, read_layout
+from subdistill_hf.data.folder_layout import Layout, composed, read_layout, split_paths
+from subdistill_hf.data.tables import draw_rows
 from subdistill_hf.errors import DataError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -162,7 +163,7 @@ class FolderSource:
         revision: str | None = None,
     ) -> None:
         layout = read_layout(files.images, place)
-        self.images, self.locate = layout.images, locate
+        self.images_of, self.locate = layout.images, locate
         self.revision: str | None = revision
         self.unusable: Mapping[str, Mapping[str, str]] = {}  # each image has a place and a class
         self.splits: tuple[str, ...] = tuple(layout.images)
@@ -184,24 +185,76 @@ class FolderSource:
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all images of a split."""
         places = {name: place for place, name in enumerate(self.classes)}
-        return [places[name] for _, name in self.images[split]]
+        return [places[name] for _, name in self.images_of[split]]
 
     def count(self, split: str) -> int:
         """The number of images of a split."""
-        return len(self.images[split])
+        return len(self.images_of[split])
 
     def without_class(self, split: str, name: str) -> int:
         """No image: each is in the folder of its class."""
         return 0
 
+    def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+        """Some images, whatever their class."""
+        return images_at(self.locate, [path for path, _ in self.images_of[split]], most, seed)
+
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The images of these classes, in the order of their paths."""
         wanted = {self.classes[int(label)]: int(label) for label in labels}
-        chosen = [(path, wanted[name]) for path, name in self.images[split] if name in wanted]
+        chosen = [(path, wanted[name]) for path, name in self.images_of[split] if name in wanted]
         places = self.locate([path for path, _ in chosen])
         return datasets.Dataset.from_dict(
             {"image": list(places), "label": [label for _, label in chosen]}, features=self.features
         )
+
+
+class UnlabelledFolder:
+    """Images in a folder, whatever folders they lie in; the first folders tell splits where their names are splits'.
+
+    Args:
+        files: what is in the folder.
+        place: what the folder is called in messages.
+        locate: gives the places on this machine of files, by their relative paths.
+        revision: the commit, for a dataset of the Hub.
+
+    Raises:
+        DataError: when there are no images.
+    """
+
+    features = datasets.Features({"image": datasets.Image()})
+
+    def __init__(
+        self,
+        files: FolderFiles,
+        place: str,
+        locate: Callable[[Sequence[str]], Sequence[str]],
+        revision: str | None = None,
+    ) -> None:
+        self.locate, self.revision = locate, revision
+        self.unusable: Mapping[str, Mapping[str, str]] = {}
+        self.notices: Sequence[str] = left_out_notices(files.left_out)
+        self.images_of = split_paths(files.images)
+        self.splits: tuple[str, ...] = tuple(self.images_of)
+        if not files.images:
+            also = "".join(f"; {notice}" for notice in self.notices)
+            raise DataError(f"{place} holds no images that are read{also}")
+
+    def count(self, split: str) -> int:
+        """The number of images of a split."""
+        return len(self.images_of[split])
+
+    def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+        """Some images."""
+        return images_at(self.locate, self.images_of[split], most, seed)
+
+
+def images_at(
+    locate: Callable[[Sequence[str]], Sequence[str]], paths: Sequence[str], most: int, seed: int
+) -> datasets.Dataset:
+    """Some of the images at these paths, as a table of one column."""
+    places = locate([paths[place] for place in draw_rows(len(paths), most, seed)])
+    return datasets.Dataset.from_dict({"image": list(places)}, features=UnlabelledFolder.features)
 
 
 def left_out_notices(left_out: Mapping[str, Sequence[str]]) -> list[str]:

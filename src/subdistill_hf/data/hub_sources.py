@@ -18,11 +18,11 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.errors import explained
-from subdistill_hf.data.folder_source import FolderFiles, FolderSource
+from subdistill_hf.data.folder_source import FolderFiles, FolderSource, UnlabelledFolder
 from subdistill_hf.data.known_datasets import KnownDataset, recall, recall_files, remember, remember_files
 from subdistill_hf.data.parquet_files import check_guessed_splits, learn_files
 from subdistill_hf.data.parquet_source import ParquetSource
-from subdistill_hf.data.tables import Source, StreamSource, TableSource
+from subdistill_hf.data.tables import ImageSource, StreamSource, TableSource
 from subdistill_hf.errors import DataError
 from subdistill_hf.hub.files import CARD_FILE
 
@@ -31,12 +31,16 @@ logger = logging.getLogger(__name__)
 DOWNLOADS = 8
 
 
-def open_hub(options: DataOptions, processes: int | None) -> Source:
+def open_hub(options: DataOptions, processes: int | None, labelled: bool = True) -> ImageSource:
     """A dataset of the Hub, or what the cache holds of it when the Hub cannot be asked.
 
     Args:
         options: the dataset, its configuration and revision, and whether to stream it.
         processes: how many processes read images.
+        labelled: whether its images need classes; folders of images may have any layout where they do not.
+
+    Returns:
+        A `Source`, but for folders of images that need no classes.
 
     Raises:
         DataError: for files that do not say clearly what they are.
@@ -45,7 +49,7 @@ def open_hub(options: DataOptions, processes: int | None) -> Source:
     try:
         builder = make_builder(options)
     except (OSError, ValueError) as error:
-        source = None if options.streaming else _recalled(options, processes, error)
+        source = None if options.streaming else _recalled(options, processes, error, labelled)
         if source is None:
             raise
         return source
@@ -59,7 +63,7 @@ def open_hub(options: DataOptions, processes: int | None) -> Source:
             files.add(path)
         if files.images and not files.metadata and not files.archives:
             remember_files(options, builder.hash, paths)
-            return _hub_folder(options, files, builder.hash)
+            return _hub_folder(options, files, builder.hash, labelled)
     if builder.config.data_files and not declared:
         check_guessed_splits(builder.config.data_files, options.dataset)
     if isinstance(builder, Arrow):
@@ -69,7 +73,7 @@ def open_hub(options: DataOptions, processes: int | None) -> Source:
     return prepared_table(builder, processes, builder.hash)
 
 
-def _recalled(options: DataOptions, processes: int | None, error: Exception) -> Source | None:
+def _recalled(options: DataOptions, processes: int | None, error: Exception, labelled: bool) -> ImageSource | None:
     """The cached source of a dataset of the Hub, when that cannot be asked."""
     known, listed = recall(options), recall_files(options)
     if known is not None or listed is not None:
@@ -81,7 +85,7 @@ def _recalled(options: DataOptions, processes: int | None, error: Exception) -> 
     files = FolderFiles()
     for path in sorted(listed[1]):
         files.add(path)
-    return _hub_folder(options, files, listed[0])
+    return _hub_folder(options, files, listed[0], labelled)
 
 
 def _hub_parquet(options: DataOptions, builder: Any, processes: int | None) -> ParquetSource:
@@ -121,7 +125,9 @@ def _hub_card(dataset: str, revision: str) -> Path:
         return Path(dataset, CARD_FILE)
 
 
-def _hub_folder(options: DataOptions, files: FolderFiles, revision: str) -> FolderSource:
+def _hub_folder(
+    options: DataOptions, files: FolderFiles, revision: str, labelled: bool
+) -> FolderSource | UnlabelledFolder:
     """A dataset of the Hub of images in folders, of which only those of the subtask are downloaded."""
 
     def download(path: str) -> str:
@@ -131,7 +137,8 @@ def _hub_folder(options: DataOptions, files: FolderFiles, revision: str) -> Fold
         with explained(options.dataset), ThreadPoolExecutor(DOWNLOADS) as readers:
             return list(readers.map(download, paths))
 
-    return FolderSource(files, options.dataset, locate, revision)
+    kind = FolderSource if labelled else UnlabelledFolder
+    return kind(files, options.dataset, locate, revision)
 
 
 def make_builder(options: DataOptions, **arguments: Any) -> Any:

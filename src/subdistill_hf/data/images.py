@@ -64,6 +64,7 @@ class DecodedImages:
         marked: which images are shown with a spurious mark.
         often: whether each image is wanted many times.
         store: keeps what is decoded; one that several share decodes their images once.
+        ahead: decode few images when this is made; otherwise each is decoded when it is asked for.
 
     Raises:
         DataError: for an image that cannot be decoded.
@@ -77,9 +78,10 @@ class DecodedImages:
         marked: MarkedRows | None = None,
         often: bool = False,
         store: ImageStore | None = None,
+        ahead: bool = True,
     ) -> None:
         self.dataset, self.columns, self.labels, self.marked = dataset, columns, labels, marked
-        self._kept = self._decode_ahead(often, ImageStore() if store is None else store)
+        self._kept = self._decode_ahead(often, ImageStore() if store is None else store) if ahead else None
 
     @property
     def one_size(self) -> Tensor | None:

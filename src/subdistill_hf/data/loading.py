@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -13,11 +12,11 @@ import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.config.validation import check_data_options
-from subdistill_hf.data.cached_rows import encoded_as_usual
 from subdistill_hf.data.columns import ImageColumns, Label, is_class
 from subdistill_hf.data.folder_layout import composed
 from subdistill_hf.data.image_facts import image_facts, transparency_notice
 from subdistill_hf.data.images import ImageStore
+from subdistill_hf.data.labelled_rows import with_subtask_labels
 from subdistill_hf.data.marks import MarkedRows, Marking, mark_rows
 from subdistill_hf.data.repeated_images import without_repeated
 from subdistill_hf.data.sources import is_local, open_source
@@ -41,7 +40,7 @@ class SubtaskData:
         hub_id: its id on the Hub, if it comes from there.
         subtask: the classes.
         class_names: all class names of the dataset.
-        train: training images.
+        train: training images with labels.
         validation: images held out of training, for choosing the checkpoint.
         test: the test images, for the final figures.
         test_split: the split that they are, or where they were held out of, in words.
@@ -52,6 +51,7 @@ class SubtaskData:
         sizes: heights and widths that occur among the images, in a sample that is spread evenly over all.
         typical_side: the larger side of the test image in the middle, by area, of such a sample.
         notices: what of the dataset is not used, or should be known of it.
+        taught: the training images, and those without labels behind them; the same as `train` where there are none.
         store: keeps decoded images once for all views of them.
     """
 
@@ -70,24 +70,36 @@ class SubtaskData:
     sizes: tuple[tuple[int, int], ...] = ()
     typical_side: int = 0
     notices: tuple[str, ...] = ()
+    taught: datasets.Dataset | None = None
     store: ImageStore = field(default_factory=ImageStore, compare=False)
 
+    def with_unlabelled(self, rows: datasets.Dataset) -> SubtaskData:
+        """The same with more training images, which have no labels; their columns are those of the others."""
+        return replace(self, taught=datasets.concatenate_datasets([self.train, rows]))
+
+    def rows(self, split: str) -> datasets.Dataset:
+        """The rows of `"train"`, `"taught"`, `"validation"` or `"test"`."""
+        if split == "taught" and self.taught is None:
+            return self.train
+        found: datasets.Dataset = getattr(self, split)
+        return found
+
     def marked(self, split: str) -> MarkedRows | None:
-        """The marked images of `"train"`, `"validation"` or `"test"`; `None` without a mark."""
-        rows: MarkedRows | None = getattr(self.marking, split, None)
+        """The marked images of a split; `None` without a mark."""
+        rows: MarkedRows | None = getattr(self.marking, "train" if split == "taught" else split, None)
         return rows
 
     def views(self, split: str, augmentation: str = "none", flip: bool = False, **further: Any) -> ViewDataset:
-        """Views of the images of `"train"`, `"validation"` or `"test"`, with the mark if there is one.
+        """Views of the images of a split, with the mark if there is one.
 
         Args:
-            split: which images.
+            split: which images, see `rows`.
             augmentation: see `ViewDataset`.
             flip: see `ViewDataset`.
             further: other arguments of `ViewDataset`; `marked=None` shows the images without the mark.
         """
         chosen = {"marked": self.marked(split), "store": self.store, **further}
-        return ViewDataset(getattr(self, split), self.columns, augmentation, flip, **chosen)
+        return ViewDataset(self.rows(split), self.columns, augmentation, flip, **chosen)
 
     def images_per_class(self) -> dict[str, int]:
         """Class name to number of training images."""
@@ -137,8 +149,8 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     marked = _marked_outputs(options, subtask, classes, superclasses)
     labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
     official = None if options.test_fraction else _official_test(source, columns, labels, options)
-    rows = _with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
-    test = None if official is None else _with_subtask_labels(official[1], columns, subtask, labels)
+    rows = with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
+    test = None if official is None else with_subtask_labels(official[1], columns, subtask, labels)
     tested = None if official is None else official[0]
     notices.add(_unused(source, columns.label, options.train_split, tested))
     if tested is not None:
@@ -330,35 +342,3 @@ def _official_test(
         if len(rows):
             return name, rows
     raise DataError(f"the {' and '.join(official)} split of {options.dataset!r} has no image of the subtask's classes")
-
-
-def _with_subtask_labels(
-    rows: datasets.Dataset, columns: ImageColumns, subtask: Subtask, labels: Sequence[Label]
-) -> datasets.Dataset:
-    """Replace the label column by the student's outputs."""
-    outputs = {label: output for output, label in enumerate(labels)}
-    own = [outputs[label] for label in rows[columns.label][:]]
-    feature = datasets.ClassLabel(names=list(subtask.names))
-    with _without_bars():
-        images = rows.select_columns([columns.image])
-        kind = images.features[columns.image]
-        if isinstance(kind, dict) and set(kind) != {"bytes", "path"}:
-            images = images.map(
-                lambda row: {columns.image: encoded_as_usual(row[columns.image])},
-                features=datasets.Features({columns.image: datasets.Image(decode=False)}),
-            )
-        if kind != datasets.Image():  # bytes, or images that were not to be decoded
-            images = images.cast_column(columns.image, datasets.Image())
-        return images.add_column(columns.label, own, feature=feature)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """No progress bar of `datasets` for a step that takes no time."""
-    hidden = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not hidden:
-            datasets.enable_progress_bars()

@@ -10,11 +10,12 @@ from typing import Any
 
 import datasets
 
-from subdistill_hf.data.cached_rows import prepared, stored
+from subdistill_hf.data.cached_rows import prepared, stored, stored_images
 from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.errors import explained
 from subdistill_hf.data.known_datasets import KnownDataset
 from subdistill_hf.data.parquet_files import count_without_class
+from subdistill_hf.data.tables import draw_rows
 
 STREAM_BATCH = ROWS_AT_ONCE = 1000
 WHOLE_FILES = 2**28
@@ -121,6 +122,15 @@ class ParquetSource:
                 return self._prepared(builder, split, kept).select_columns(kept)
             self._look_at_files()
             return stored(builder, split, columns, labels, self.features)
+
+    def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+        """Some images: of all rows, or of a stream from its beginning, see `cached_rows.stored_images`."""
+        with explained(self.dataset):
+            builder = self._reading(columns=[column])
+            if self.streaming:
+                return stored_images(builder, split, column, most, seed)
+            rows = self._prepared(builder, split, [column])
+        return rows.select(draw_rows(len(rows), most, seed)).select_columns([column])
 
     def _reading(self, columns: list[str], **arguments: Any) -> Any:
         """The builder of a choice of columns and rows, made once: it looks for the files, on the Hub by asking.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import datasets
 from datasets.packaged_modules.arrow.arrow import Arrow
@@ -14,11 +15,18 @@ from subdistill_hf.data.columns import is_encoded_image
 from subdistill_hf.data.embedded.digits import load_digits_dataset
 from subdistill_hf.data.errors import WHAT_IS_EXPECTED, explained
 from subdistill_hf.data.folder_metadata import read_metadata, tells_classes
-from subdistill_hf.data.folder_source import ARCHIVES, FolderFiles, FolderSource, left_out_notices, scan_folder
+from subdistill_hf.data.folder_source import (
+    ARCHIVES,
+    FolderFiles,
+    FolderSource,
+    UnlabelledFolder,
+    left_out_notices,
+    scan_folder,
+)
 from subdistill_hf.data.hub_sources import declares_files, make_builder, open_hub, prepared_table
 from subdistill_hf.data.parquet_files import check_guessed_splits, learn_files, splits_of_files
 from subdistill_hf.data.parquet_source import ParquetSource, open_local_files
-from subdistill_hf.data.tables import GlyphSource, Source, StreamSource, TableSource
+from subdistill_hf.data.tables import GlyphSource, ImageSource, Source, StreamSource, TableSource
 from subdistill_hf.errors import DataError
 from subdistill_hf.hub.errors import missing_place
 from subdistill_hf.hub.files import CARD_FILE
@@ -48,7 +56,34 @@ def open_source(options: DataOptions, processes: int | None = None) -> Source:
     if missing := missing_place(options.dataset):
         raise DataError(f"dataset {options.dataset!r} cannot be loaded: {missing}. {WHAT_IS_EXPECTED}")
     with explained(options.dataset, options.dataset_revision):
-        return _open_local(options, processes) if is_local(options.dataset) else open_hub(options, processes)
+        if is_local(options.dataset):
+            return _open_local(options, processes)
+        return cast(Source, open_hub(options, processes))
+
+
+def open_images(options: DataOptions, processes: int | None = None) -> ImageSource:
+    """Find images that need no classes; a folder of them may have any layout.
+
+    Args:
+        options: as for `open_source`.
+        processes: as for `open_source`.
+
+    Raises:
+        DataError: as `open_source` does.
+    """
+    path = Path(options.dataset)
+    if options.dataset in EMBEDDED_DATASETS or missing_place(options.dataset) or path.is_file():
+        return open_source(options, processes)
+    with explained(options.dataset, options.dataset_revision):
+        if not is_local(options.dataset):
+            return open_hub(options, processes, labelled=False)
+        files = scan_folder(path)
+        saved = any((path / name).is_file() for name in SAVED)
+        tables = bool(files.parquet) and (not files.images or _hold_images(path / files.parquet[0]))
+        if files.images and not (saved or tables or declares_files(path / CARD_FILE)):
+            root = path.absolute()
+            return UnlabelledFolder(files, options.dataset, lambda names: [str(root / name) for name in names])
+    return open_source(options, processes)
 
 
 def is_local(dataset: str) -> bool:

@@ -7,18 +7,19 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import datasets
+import numpy as np
 
-from subdistill_hf.data.cached_rows import stored
+from subdistill_hf.data.cached_rows import stored, stored_images
 from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES, SUPERCLASS_NAMES
-from subdistill_hf.data.embedded.glyph_dataset import load_glyphs
+from subdistill_hf.data.embedded.glyph_dataset import glyphs_at, load_glyphs
 from subdistill_hf.data.folder_layout import in_usual_order
 from subdistill_hf.data.parquet_files import count_without_class, features_of_all, unusable_columns
 from subdistill_hf.errors import DataError
 
 
-class Source(Protocol):
-    """A dataset that can be read in parts.
+class ImageSource(Protocol):
+    """Images that can be read in parts, with classes or without.
 
     Attributes:
         features: the types of its columns.
@@ -34,14 +35,24 @@ class Source(Protocol):
     notices: Sequence[str]
     unusable: Mapping[str, Mapping[str, str]]
 
+    def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+        """At most so many images of a split, whatever they show: one column, nothing decoded.
+
+        Drawn from all rows with the seed; of a stream from its beginning, see `StreamSource`.
+        """
+
+    def count(self, split: str) -> int | None:
+        """The number of rows of a split; `None` where it is not known before they are read."""
+
+
+class Source(ImageSource, Protocol):
+    """A dataset whose images have classes."""
+
     def column(self, split: str, name: str) -> list[Label | None]:
         """The labels of all rows of a split, without reading an image."""
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, in the order of the split: image and label, nothing decoded."""
-
-    def count(self, split: str) -> int | None:
-        """The number of rows of a split; `None` where it is not known before they are read."""
 
     def without_class(self, split: str, name: str) -> int:
         """The number of rows whose label in a column names no class, as far as that is known without reading images.
@@ -49,6 +60,11 @@ class Source(Protocol):
         Raises:
             DataError: for labels beyond the names of the classes.
         """
+
+
+def draw_rows(rows: int, most: int, seed: int) -> list[int]:
+    """The places of some rows, in rising order; those of a smaller number are among those of a larger one."""
+    return sorted(np.random.default_rng(seed).permutation(rows)[:most].tolist())
 
 
 class GlyphSource:
@@ -88,6 +104,12 @@ class GlyphSource:
         chosen = load_glyphs([int(label) for label in labels], num_proc=self.processes)[split]
         return chosen.select_columns([columns.image, columns.label])
 
+    def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+        """Images of all classes."""
+        return glyphs_at(
+            "test" if split == "test" else "train", draw_rows(self.count(split), most, seed), self.per_class[split]
+        )
+
 
 class TableSource:
     """A dataset whose rows are on this machine already: labels are looked at, images are left alone."""
@@ -118,6 +140,11 @@ class TableSource:
         wanted = set(labels)
         found = [place for place, label in enumerate(self.column(split, columns.label)) if label in wanted]
         return self.tables[split].with_format(None).select(found).select_columns([columns.image, columns.label])
+
+    def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+        """Some images, by their places."""
+        places = draw_rows(len(self.tables[split]), most, seed)
+        return self.tables[split].with_format(None).select(places).select_columns([column])
 
 
 class StreamSource:
@@ -152,6 +179,10 @@ class StreamSource:
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, written to the cache as they come by."""
         return stored(self.builder, split, columns, labels, self.features)
+
+    def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
+        """Some images from the beginning of the stream, see `cached_rows.stored_images`."""
+        return stored_images(self.builder, split, column, most, seed)
 
 
 def _features_of_stream(stream: Any) -> datasets.Features:

@@ -15,6 +15,7 @@ from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.images import DecodedImages, ImageStore
 from subdistill_hf.data.marks import MarkedRows
 from subdistill_hf.errors import DataError
+from subdistill_hf.metrics import NO_CLASS
 
 
 class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -23,7 +24,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Small datasets are decoded once, when the dataset is made, and augmented batch-wise where images are of one size.
 
     Args:
-        dataset: images and labels.
+        dataset: images and labels; an image with a negative label has no class, and its label becomes -100.
         columns: their columns.
         augmentation: `"none"`, `"pad_crop"` (pad by 4 and crop back), or `"resized_crop"` (8 to 100 % of the area).
         flip: mirror half of the views.
@@ -60,7 +61,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise DataError("the dataset has no images")
         check_mix(mix)
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
-        self.labels: list[int] = list(dataset[columns.label])
+        self.labels: list[int] = [label if label >= 0 else NO_CLASS for label in dataset[columns.label]]
         self.views, self.view, self.mix = views, 0, mix
         self.images = DecodedImages(dataset, columns, self.labels, marked, often=augmentation != "none", store=store)
         kind = dataset.features[columns.label]

@@ -188,6 +188,20 @@ def with_arguments(config: SubDistillConfig, **changed: Any) -> SubDistillConfig
     return copied
 
 
+def with_steps_of_all(config: SubDistillConfig, images: int, labelled: int) -> SubDistillConfig:
+    """The training arguments of a method that learns from labels alone: as many steps as the methods beside it.
+
+    Args:
+        config: with epochs or steps.
+        images: number of training images of the others.
+        labelled: of these with a label.
+    """
+    if config.max_steps > 0 or images == labelled:
+        return config
+    steps = math.ceil(config.num_train_epochs * math.ceil(images / images_of_a_step(config)))
+    return with_arguments(config, max_steps=steps)
+
+
 def images_of_a_step(config: SubDistillConfig) -> int:
     """Images of an optimiser's step: of each process one GPU takes part, whatever else it sees."""
     return int(config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps)

@@ -30,6 +30,7 @@ from subdistill_hf.pipeline.evaluation import (
     score,
     unmarked_test,
 )
+from subdistill_hf.pipeline.selection import Selection
 from subdistill_hf.pipeline.task import Task
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.report import (
@@ -43,6 +44,7 @@ from subdistill_hf.reporting.report import (
     ReportedStudent,
     ReportedSubspace,
     ReportedTeacher,
+    ReportedUnlabelled,
     RunReport,
 )
 
@@ -191,7 +193,14 @@ def reported_dataset(task: Task) -> ReportedDataset:
         train_images_per_class=data.images_per_class(),
         mark=None if data.marking is None else decode(ReportedMark, data.marking.described(data.subtask)),
         augmentation=_augmentation(task),
+        unlabelled=None if task.selection is None else _reported_unlabelled(task.selection),
     )
+
+
+def _reported_unlabelled(selection: Selection) -> ReportedUnlabelled:
+    """The images without labels, without the mass of each."""
+    shown = {name: value for name, value in vars(selection).items() if name != "masses"}
+    return ReportedUnlabelled(**shown, histogram=tuple(selection.histogram()))
 
 
 def _augmentation(task: Task) -> str:

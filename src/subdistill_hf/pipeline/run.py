@@ -36,7 +36,14 @@ from subdistill_hf.pipeline.adaptation import (
     announce_fitted,
     plan_adaptation,
 )
-from subdistill_hf.pipeline.auto import Choice, Start, config_of_method, resolve_learning_rate, resolve_threads
+from subdistill_hf.pipeline.auto import (
+    Choice,
+    Start,
+    config_of_method,
+    resolve_learning_rate,
+    resolve_threads,
+    with_steps_of_all,
+)
 from subdistill_hf.pipeline.energy import Energy, measured_energy
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
@@ -328,12 +335,14 @@ def build_trainer(
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
     config, choices = resolve_learning_rate(config, student.model, start)
+    if not METHODS[config.method].needs_teacher:
+        config = with_steps_of_all(config, len(task.data.rows("taught")), len(task.data.train))
     trainer = SubDistillTrainer(
         with_lora(student, options) if options.student_lora else student.model,
         config,
         teacher=teacher,
-        train_dataset=task.views(student),
-        fit_dataset=task.plain("train"),
+        train_dataset=task.views(student, "taught" if METHODS[config.method].needs_teacher else "train"),
+        fit_dataset=task.plain("taught"),
         eval_dataset=task.plain("validation"),
         data_collator=ViewCollator(student.processor, task.teacher.processor),
         processing_class=student.processor,

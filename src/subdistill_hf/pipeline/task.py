@@ -13,8 +13,10 @@ from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of, load_teacher
 from subdistill_hf.pipeline.auto import Resolved, resolve
+from subdistill_hf.pipeline.selection import Selection, add_unlabelled
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Task:
         teacher: frozen.
         lacks_classes: whether the teacher has to be adapted before it can teach the subtask.
         adaptation: how it was adapted, if it was: see `adaptation.adapt`.
+        selection: what became of the images without labels, if some were given.
     """
 
     resolved: Resolved
@@ -36,6 +39,7 @@ class Task:
     teacher: LoadedModel
     lacks_classes: bool = False
     adaptation: Mapping[str, Any] | None = None
+    selection: Selection | None = None
 
     @property
     def options(self) -> TaskOptions:
@@ -62,11 +66,16 @@ class Task:
         """Where the student goes."""
         return Path(self.config.output_dir)
 
-    def views(self, student: LoadedModel) -> ViewDataset:
-        """The augmented training images, large enough for both networks."""
+    def views(self, student: LoadedModel, split: str = "taught") -> ViewDataset:
+        """The augmented training images, large enough for both networks.
+
+        Args:
+            student: the student.
+            split: `"taught"`, or `"train"` without the images that have no labels.
+        """
         sizes = [input_size_of(student.processor), input_size_of(self.teacher.processor)]
         return self.data.views(
-            "train",
+            split,
             self.augmentation,
             self.flip,
             size=max(sizes),
@@ -108,8 +117,16 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
         images.check_images()
     check_fixed_size(teacher.processor, data.sizes, f"the teacher {teacher.name!r}")
     size = (data.typical_side, data.typical_side)
-    resolved = resolve(options, config, len(data.train), size, data.class_names)
-    return Task(resolved, data, test, teacher, lacks_classes)
+    selection = None
+    if options.unlabelled is not None:
+        if lacks_classes:
+            raise SubDistillError(
+                f"unlabelled={options.unlabelled} needs a teacher that knows the classes: fit this one first, without "
+                "--unlabelled, and give the folder of the fitted teacher as --teacher"
+            )
+        data, selection = add_unlabelled(data, teacher, options, config)
+    resolved = resolve(options, config, len(data.rows("taught")), size, data.class_names)
+    return Task(resolved, data, test, teacher, lacks_classes, selection=selection)
 
 
 def announce(task: Task) -> None:
@@ -118,9 +135,13 @@ def announce(task: Task) -> None:
     print(f"{config.world_size} process{'es' if config.world_size > 1 else ''} on {config.device.type}")
     print(f"teacher  {task.teacher.name}: {count_parameters(task.teacher.model):,} parameters")
     counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
+    if task.selection is not None:
+        counts += f", {task.selection.kept} without labels to train"
     print(f"images   {data.name}: {counts}")
     if data.marking is not None:
         print(f"mark     {data.marking.sentence(data.subtask)}")
+    if task.selection is not None:
+        print(f"\n{task.selection}\n")
     print(f"subtask\n{matching_table(data.subtask, task.teacher.labels)}")
     if task.resolved.choices:
         print("\nchosen for these images, as nothing else was asked for:", *task.resolved.choices, sep="\n  ")

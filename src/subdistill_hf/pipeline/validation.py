@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_values
 from subdistill_hf.config.validation import check_task_options
@@ -43,5 +44,20 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
     if (student := check_recipe(options.student)) is not None:
         check_student(student, config)
     check_student_lora(options)
+    check_methods_without_labels(options, config)
     for entry in [] if config.layers == [AUTO] else config.layers:
         split_entry(entry)
+
+
+def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse methods whose loss on the logits needs the class of each image, where some have none.
+
+    Raises:
+        SubDistillError: naming the method.
+    """
+    for method in (config.method, *options.compare):
+        if options.unlabelled is not None and METHODS[method].logit_labels:
+            raise SubDistillError(
+                f"method {method!r} needs the class of each image, and those of unlabelled={options.unlabelled} have "
+                "none: choose another method, such as kd or subdistill"
+            )

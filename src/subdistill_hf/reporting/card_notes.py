@@ -94,6 +94,27 @@ def energy_explanation(report: RunReport) -> str | None:
     )
 
 
+def unlabelled_fact(dataset: ReportedDataset) -> str | None:
+    """How many images without labels there were, of which, and how they were chosen; `None` without any."""
+    images = dataset.unlabelled
+    if images is None:
+        return None
+    left_out = {
+        "near-duplicates of validation or test images": images.held_out,
+        "near-duplicates of training images": images.copies,
+        "damaged": images.damaged,
+    }
+    dropped = [f"{count(number)} {why}" for why, number in left_out.items() if number]
+    revision = f", revision {code(images.revision)}" if images.revision else ""
+    classes = joined([f"{text(name)} {count(number)}" for name, number in images.kept_per_class.items()])
+    source = f"{hub_link(images.name, images.hub_id, 'datasets/')}{revision}"
+    return (
+        f"{count(images.kept)} of {count(images.found)} of {source}: "
+        f"those that show one of the classes with a probability of at least {images.threshold:g} by the teacher"
+        f"{', without ' + joined(dropped) if dropped else ''}. By the teacher's answer: {classes}"
+    )
+
+
 def weakest_classes(report: RunReport) -> str | None:
     """Name the class with the lowest accuracy; `None` where all are level."""
     accuracies = report.published_result.per_class_accuracy

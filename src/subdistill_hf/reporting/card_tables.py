@@ -16,7 +16,7 @@ from subdistill_hf.formatting import (
     milliseconds,
     operations,
 )
-from subdistill_hf.reporting.card_notes import lora_note, test_set
+from subdistill_hf.reporting.card_notes import lora_note, test_set, unlabelled_fact
 from subdistill_hf.reporting.markdown import code, hub_link, text
 from subdistill_hf.reporting.report import TEACHER, Latency, RunReport
 
@@ -149,6 +149,7 @@ def data_facts(report: RunReport) -> list[str]:
             "Dataset": hub_link(dataset.name, dataset.hub_id, "datasets/"),
             "Revision": _code(dataset.revision),
             "Training images": count(dataset.train_images),
+            "Training images without labels": unlabelled_fact(dataset),
             "Validation images": count(dataset.validation_images),
             f"Test images ({test_set(dataset)})": count(dataset.test_images),
             "Augmentation": text(dataset.augmentation or "") or None,

@@ -45,6 +45,37 @@ class ReportedMark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportedUnlabelled:
+    """The images without labels that the student learned from, beside the others.
+
+    Attributes:
+        name: of their dataset.
+        hub_id: its id, when it came from the Hub.
+        revision: its commit there.
+        found: images that the teacher looked at.
+        damaged: of these, those that cannot be decoded.
+        held_out: those that are near-duplicates of validation or test images.
+        copies: those that are near-duplicates of training images.
+        threshold: the least probability, by the teacher, of showing one of the classes.
+        kept: number of images that the student learned from.
+        kept_per_class: class name to number of these, by the teacher's answer.
+        histogram: images in bins of equal width of that probability, from 0 to 1.
+    """
+
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
+    found: int
+    damaged: int = 0
+    held_out: int = 0
+    copies: int = 0
+    threshold: float
+    kept: int
+    kept_per_class: Mapping[str, int] = field(default_factory=dict)
+    histogram: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportedDataset:
     """The images of the run.
 
@@ -60,6 +91,7 @@ class ReportedDataset:
         train_images_per_class: class name to number of training images.
         mark: the spurious mark on the images, if there is one.
         augmentation: what was done to the training images, in words.
+        unlabelled: the training images without labels, if there are some.
     """
 
     name: str
@@ -73,6 +105,7 @@ class ReportedDataset:
     train_images_per_class: Mapping[str, int] = field(default_factory=dict)
     mark: ReportedMark | None = None
     augmentation: str | None = None
+    unlabelled: ReportedUnlabelled | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

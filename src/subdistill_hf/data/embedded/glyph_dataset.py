@@ -24,12 +24,14 @@ _MARKER: Final = "complete.json"
 
 def _encode_class(seed: int, split: Split, class_id: int, count: int) -> list[bytes]:
     """Render a class's images of one split as PNG files."""
-    files = []
-    for index in range(count):
-        buffer = io.BytesIO()
-        render(seed, split, class_id, index).save(buffer, "PNG", compress_level=1)
-        files.append(buffer.getvalue())
-    return files
+    return [_encode(seed, split, class_id, index) for index in range(count)]
+
+
+def _encode(seed: int, split: Split, class_id: int, index: int) -> bytes:
+    """Render an image as a PNG file."""
+    buffer = io.BytesIO()
+    render(seed, split, class_id, index).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _encode_all(jobs: Sequence[tuple[int, Split, int, int]], num_proc: int | None) -> list[list[bytes]]:
@@ -120,6 +122,23 @@ def load_glyphs(
         root.mkdir(parents=True, exist_ok=True)
         _write(_build(chosen, counts, seed, num_proc), folder, arguments)
     return datasets.load_from_disk(str(folder))
+
+
+def glyphs_at(split: Split, places: Sequence[int], per_class: int) -> Any:
+    """Images of all classes without their labels, made at once and not cached.
+
+    Args:
+        split: `"train"` or `"test"`.
+        places: of images in the split, which is ordered by class, then number.
+        per_class: Number of images of each class in the split.
+    """
+    import datasets
+
+    files = [_encode(0, split, *divmod(place, per_class)) for place in places]
+    return datasets.Dataset.from_dict(
+        {"img": [{"bytes": file, "path": None} for file in files]},
+        features=datasets.Features({"img": datasets.Image()}),
+    )
 
 
 def _write(dataset: Any, folder: Path, arguments: dict[str, Any]) -> None:

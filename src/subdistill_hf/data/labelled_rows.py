@@ -1,0 +1,83 @@
+"""Rows of images with the student's outputs as their labels, and rows without a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import datasets
+
+from subdistill_hf.data.cached_rows import encoded_as_usual
+from subdistill_hf.data.columns import ImageColumns, Label
+from subdistill_hf.data.subtask import Subtask
+
+UNLABELLED = -1
+"""The label of a row without a class, as `datasets.ClassLabel` has it."""
+
+
+def with_subtask_labels(
+    rows: datasets.Dataset, columns: ImageColumns, subtask: Subtask, labels: Sequence[Label]
+) -> datasets.Dataset:
+    """Replace the label column by the student's outputs.
+
+    Args:
+        rows: image and label, of the subtask's classes alone.
+        columns: their columns.
+        subtask: the classes.
+        labels: how the label column spells them, in the order of the student's outputs.
+    """
+    outputs = {label: output for output, label in enumerate(labels)}
+    own = [outputs[label] for label in rows[columns.label][:]]
+    return with_outputs(as_images(rows, columns.image), columns, subtask, own)
+
+
+def without_labels(rows: datasets.Dataset, image: str, columns: ImageColumns, subtask: Subtask) -> datasets.Dataset:
+    """Images in the schema of a subtask's images, each without a class.
+
+    Args:
+        rows: the images.
+        image: the column that they are in.
+        columns: the columns of the subtask's images.
+        subtask: the classes.
+    """
+    images = as_images(rows, image)
+    if image != columns.image:
+        images = images.rename_column(image, columns.image)
+    return with_outputs(images, columns, subtask, [UNLABELLED] * len(images))
+
+
+def with_outputs(
+    images: datasets.Dataset, columns: ImageColumns, subtask: Subtask, outputs: Sequence[int]
+) -> datasets.Dataset:
+    """Images with a label column of the student's outputs, or of `UNLABELLED`."""
+    with _without_bars():
+        return images.select_columns([columns.image]).add_column(
+            columns.label, list(outputs), feature=datasets.ClassLabel(names=list(subtask.names))
+        )
+
+
+def as_images(rows: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The image column alone, as `datasets.Image` whatever it was: bytes, structs, or images not to be decoded."""
+    with _without_bars():
+        images = rows.select_columns([column])
+        kind = images.features[column]
+        if isinstance(kind, dict) and set(kind) != {"bytes", "path"}:
+            images = images.map(
+                lambda row: {column: encoded_as_usual(row[column])},
+                features=datasets.Features({column: datasets.Image(decode=False)}),
+            )
+        if kind != datasets.Image():
+            images = images.cast_column(column, datasets.Image())
+        return images
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bar of `datasets` for a step that takes no time."""
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()

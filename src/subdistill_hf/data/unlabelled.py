@@ -1,0 +1,103 @@
+"""Images without labels: which are looked at, and in what schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions, TaskOptions
+from subdistill_hf.data.columns import ImageColumns, image_column
+from subdistill_hf.data.folder_layout import split_named
+from subdistill_hf.data.labelled_rows import without_labels
+from subdistill_hf.data.sources import is_local, open_images
+from subdistill_hf.data.subtask import Subtask
+from subdistill_hf.errors import DataError
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """Images that a teacher has not looked at yet.
+
+    Attributes:
+        name: name of their dataset.
+        hub_id: its id on the Hub, if it comes from there.
+        revision: its commit there.
+        split: the split that they are of.
+        rows: the images, in the schema of the subtask's images.
+        notices: what of the dataset is not used, or should be known of it.
+    """
+
+    name: str
+    hub_id: str | None
+    revision: str | None
+    split: str
+    rows: datasets.Dataset
+    notices: tuple[str, ...] = ()
+
+
+def load_unlabelled(
+    options: TaskOptions, columns: ImageColumns, subtask: Subtask, seed: int = 0, processes: int | None = None
+) -> UnlabelledImages:
+    """Draw images from a dataset, whatever they show.
+
+    They are of its train split, or of its only one; of the others a run might be tested on.
+
+    Args:
+        options: where they are, how many, and whether to stream them.
+        columns: those that the subtask's images have.
+        subtask: the classes.
+        seed: of the draw; the images of a smaller number are among those of a larger one.
+        processes: how many processes generate or read images.
+
+    Raises:
+        DataError: for a dataset that cannot be loaded, has no images, or several splits and none for training.
+    """
+    place = str(options.unlabelled)
+    check_apart_from_test(options)
+    source = open_images(DataOptions(place, streaming=options.streaming), processes)
+    splits = source.splits
+    if TRAIN not in splits and len(splits) > 1:
+        raise DataError(
+            f"unlabelled={place}: expected a {TRAIN} split or one split alone, found {', '.join(splits)}: give the "
+            "folder or files of one of them"
+        )
+    split = TRAIN if TRAIN in splits else splits[0]
+    image = image_column(source.features)
+    if reason := source.unusable.get(split, {}).get(image):
+        raise DataError(reason)
+    rows = source.images(split, image, options.unlabelled_images, seed)
+    if len(rows) == 0:
+        raise DataError(f"unlabelled={place}: the split {split} has no images")
+    local = is_local(place)
+    return UnlabelledImages(
+        name=place.rstrip("/").rpartition("/")[2] if local else place,
+        hub_id=None if local or place in EMBEDDED_DATASETS else place,
+        revision=source.revision,
+        split=split,
+        rows=without_labels(rows, image, columns, subtask),
+        notices=tuple(f"{place}: {notice}" for notice in source.notices),
+    )
+
+
+def check_apart_from_test(options: TaskOptions) -> None:
+    """Refuse a folder that is the dataset's folder of test or validation images.
+
+    Raises:
+        DataError: naming it.
+    """
+    given, dataset = Path(str(options.unlabelled)), Path(options.dataset)
+    if not (given.exists() and dataset.is_dir()):
+        return
+    given, dataset = given.resolve(), dataset.resolve()
+    if given == dataset or not given.is_relative_to(dataset):
+        return
+    top = given.relative_to(dataset).parts[0]
+    if split_named(top) in ("test", "validation") or top == options.test_split:
+        raise DataError(
+            f"unlabelled={options.unlabelled} is the {split_named(top) or top} folder of the dataset, and a student "
+            "that learns from these images cannot be tested on them: give others"
+        )

@@ -1,0 +1,231 @@
+"""Which of the images without labels a student learns from: the teacher decides, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.distributed import several_processes
+from subdistill_hf.data.images import DecodedImages
+from subdistill_hf.data.loading import SubtaskData
+from subdistill_hf.data.near_duplicates import near_duplicates, thumbnails
+from subdistill_hf.data.preprocessing import process
+from subdistill_hf.data.unlabelled import UnlabelledImages, load_unlabelled
+from subdistill_hf.errors import DataError
+from subdistill_hf.formatting import count
+from subdistill_hf.models.loading import LoadedModel
+from subdistill_hf.pipeline.evaluation import Classifier
+
+BINS: Final = 10
+BAR: Final = 40  # characters of the longest bar
+BATCH: Final = 32
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What became of the images without labels.
+
+    Attributes:
+        name: name of their dataset.
+        hub_id: its id on the Hub, if it comes from there.
+        revision: its commit there.
+        found: images that were looked at.
+        damaged: of these, those that cannot be decoded.
+        held_out: those that are near-duplicates of validation or test images.
+        copies: those that are near-duplicates of training images.
+        masses: of all others the teacher's probability that it shows one of the subtask's classes, `(N,)`.
+        threshold: the least of those that are kept.
+        kept: number of images that are kept.
+        kept_per_class: class name to number of these by the teacher's answer.
+    """
+
+    name: str
+    hub_id: str | None
+    revision: str | None
+    found: int
+    damaged: int
+    held_out: int
+    copies: int
+    masses: tuple[float, ...]
+    threshold: float
+    kept: int
+    kept_per_class: dict[str, int]
+
+    def histogram(self) -> list[int]:
+        """The number of images in each of `BINS` bins of mass."""
+        counts: list[int] = np.histogram(self.masses, BINS, (0, 1))[0].tolist()
+        return counts
+
+    def __str__(self) -> str:
+        left_out = {
+            "near-duplicates of validation or test images": self.held_out,
+            "near-duplicates of training images": self.copies,
+            "that cannot be decoded": self.damaged,
+        }
+        said = [f"{count(number)} {why}" for why, number in left_out.items() if number]
+        lines = [
+            f"{self.name}: {count(self.found)} images without labels{'; left out: ' if said else ''}{', '.join(said)}"
+        ]
+        lines.append("the teacher's probability that an image shows one of the classes:")
+        longest = max(1, *self.histogram())
+        for place, number in enumerate(self.histogram()):
+            bar = "#" * -(-number * BAR // longest)
+            lines.append(f"  {place / BINS:.1f} to {(place + 1) / BINS:.1f}  {number:>7,}  {bar}".rstrip())
+        classes = ", ".join(f"{name} {number:,}" for name, number in self.kept_per_class.items())
+        lines.append(f"kept: {count(self.kept)} with at least {self.threshold:g} (--unlabelled_threshold)")
+        lines.append(f"by the teacher's answer: {classes}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one look at images without labels found.
+
+    Attributes:
+        thumbs: thumbnails `(N, D)`.
+        logits: the teacher's logits of all its classes `(N, outputs)`.
+        usable: whether each could be decoded.
+    """
+
+    thumbs: Tensor
+    logits: Tensor
+    usable: Tensor
+
+
+def add_unlabelled(
+    data: SubtaskData, teacher: LoadedModel, options: TaskOptions, config: SubDistillConfig
+) -> tuple[SubtaskData, Selection]:
+    """Add the images without labels that the teacher takes for the subtask's.
+
+    Left out are near-duplicates of images that are there already: of those that the student is validated or tested on,
+    since its figures would be too good, and of its training images.
+
+    Args:
+        data: the images with labels, with the classes matched to the teacher's.
+        teacher: the teacher.
+        options: where the images are, how many, and the threshold.
+        config: training arguments.
+
+    Returns:
+        The images with those that were chosen, and what became of all.
+
+    Raises:
+        DataError: when nothing is kept, saying which threshold would keep some.
+    """
+    with config.main_process_first(desc="loading images without labels"):
+        images = load_unlabelled(options, data.columns, data.subtask, config.seed)
+    teacher.model.to(config.device)
+    found: list[Any] = [None]
+    if config.process_index == 0:
+        found = [_choose(images, data, teacher, options, not config.disable_tqdm)]
+    if several_processes():  # rounding differs between devices, and all must train on the same images
+        broadcast_object_list(found)
+    places, selection = found[0]
+    if not places:
+        raise DataError(nothing_kept(selection))
+    noted = replace(data, notices=(*data.notices, *images.notices))
+    return noted.with_unlabelled(images.rows.select(places)), selection
+
+
+def _choose(
+    images: UnlabelledImages, data: SubtaskData, teacher: LoadedModel, options: TaskOptions, show: bool
+) -> tuple[list[int], Selection]:
+    """The places of the images that are kept, and what became of all."""
+    looked = look_at(images.rows, data, teacher, show)
+    held_out = looked.usable & near_duplicates(looked.thumbs, _thumbs_of(data, ("validation", "test")))
+    rest = looked.usable & ~held_out
+    copies = rest & near_duplicates(looked.thumbs, _thumbs_of(data, ("train",)))
+    rest &= ~copies
+    ids = list(data.subtask.teacher_ids or ())
+    masses = looked.logits.double().softmax(dim=1)[:, ids].sum(dim=1)
+    kept = rest & (masses >= options.unlabelled_threshold)
+    answers = looked.logits[:, ids].argmax(dim=1)[kept]
+    counts = torch.bincount(answers, minlength=len(ids)).tolist()
+    selection = Selection(
+        name=images.name,
+        hub_id=images.hub_id,
+        revision=images.revision,
+        found=len(images.rows),
+        damaged=int((~looked.usable).sum()),
+        held_out=int(held_out.sum()),
+        copies=int(copies.sum()),
+        masses=tuple(masses[rest].clamp(max=1).tolist()),
+        threshold=options.unlabelled_threshold,
+        kept=int(kept.sum()),
+        kept_per_class=dict(zip(data.subtask.names, counts, strict=True)),
+    )
+    return torch.nonzero(kept).flatten().tolist(), selection
+
+
+def look_at(rows: datasets.Dataset, data: SubtaskData, teacher: LoadedModel, show: bool = False) -> Looked:
+    """The teacher's answer to each image and its thumbnail, in one pass; damaged images have neither.
+
+    Args:
+        rows: the images, in the schema of the subtask's.
+        data: gives the columns.
+        teacher: the teacher.
+        show: show a bar.
+
+    Raises:
+        DataError: when none can be decoded.
+    """
+    images = DecodedImages(rows, data.columns, [-1] * len(rows), ahead=False)
+    classifier = Classifier(teacher.model, teacher.processor)
+    device = next(teacher.model.parameters()).device
+    usable = torch.zeros(len(rows), dtype=torch.bool)
+    thumbs, logits = [], []
+    for begin in tqdm(range(0, len(rows), BATCH), desc="images without labels", leave=False, disable=not show):
+        shown: list[Tensor] = []
+        for place in range(begin, min(begin + BATCH, len(rows))):
+            try:
+                shown.append(images[place])
+            except DataError:  # damaged files of collections are counted, not a reason to stop
+                continue
+            usable[place] = True
+        if shown:
+            thumbs.append(thumbnails(shown))
+            logits.append(classifier.logits(process(teacher.processor, shown).to(device)).cpu())
+    if not thumbs:
+        raise DataError(f"none of {len(rows)} images without labels can be decoded")
+    return Looked(_spread(thumbs, usable), _spread(logits, usable), usable)
+
+
+def _spread(parts: Sequence[Tensor], usable: Tensor) -> Tensor:
+    """Rows of the usable images at their places, 0 elsewhere."""
+    rows = torch.cat(list(parts))
+    spread = rows.new_zeros(len(usable), rows.shape[1])
+    spread[usable] = rows
+    return spread
+
+
+def _thumbs_of(data: SubtaskData, splits: Sequence[str]) -> Tensor:
+    """The thumbnails of the images of some splits, as they are without a mark."""
+    plain = [data.views(split, marked=None) for split in splits]
+    return torch.cat([thumbnails([views.image(index)]) for views in plain for index in range(len(views))])
+
+
+def nothing_kept(selection: Selection) -> str:
+    """Why no image is left, and the threshold that would keep some."""
+    if not selection.masses:
+        return (
+            f"unlabelled={selection.name}: all {selection.found} images are near-duplicates of labelled ones, or "
+            "cannot be decoded: give others"
+        )
+    best = max(selection.masses)
+    lower = np.floor(10 * best) / 10 if best >= 0.1 else 0
+    keeps = sum(mass >= lower for mass in selection.masses)
+    return (
+        f"unlabelled_threshold={selection.threshold:g} keeps none of {selection.found} images: the teacher's largest "
+        f"probability that one shows a class is {best:.2g}; --unlabelled_threshold {lower:g} would keep {keeps}. Do "
+        f"the images show these classes at all?\n{selection}"
+    )

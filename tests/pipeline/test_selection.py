@@ -1,0 +1,147 @@
+"""Images without labels in a run: which are kept, who learns from them, and what is said of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import NAMES, config, task_options, write_task
+from subdistill_hf.data.embedded.glyphs import render
+from subdistill_hf.errors import DataError, SubDistillError
+from subdistill_hf.pipeline.report import reported_dataset
+from subdistill_hf.pipeline.run import build_run, teacher_of
+from subdistill_hf.pipeline.task import announce, load_task
+from subdistill_hf.pipeline.validation import validate_options
+from subdistill_hf.reporting.card_notes import unlabelled_fact
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A task, and a folder of 12 new images, 2 of the test, 1 of the training (mirrored) and 1 that is damaged."""
+    folder = write_task(tmp_path_factory.mktemp("unlabelled"))
+    (folder / "mine").mkdir()
+    for index in range(12):
+        render(0, "train", 40 + index, 7).save(folder / "mine" / f"new{index}.png")
+    for index in range(2):
+        render(0, "test", 10, index).save(folder / "mine" / f"test{index}.bmp")
+    image = np.array(render(0, "train", 11, 0))[:, ::-1]
+    Image.fromarray(image).save(folder / "mine" / "mirrored.png")
+    (folder / "mine" / "damaged.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(inputs, tmp_path_factory):
+    """The task with all of these images that may be used."""
+    return load_task(options_of(inputs), config(tmp_path_factory.mktemp("everything") / "out", disable_tqdm=True))
+
+
+def options_of(inputs, **changed):
+    return task_options(inputs, **{"unlabelled": str(inputs / "mine"), "unlabelled_threshold": 0.0, **changed})
+
+
+def test_copies_of_other_images_and_damaged_ones_are_left_out_and_counted(everything):
+    chosen = everything.selection
+    assert (chosen.found, chosen.damaged, chosen.held_out, chosen.copies) == (16, 1, 2, 1)
+    assert chosen.kept == len(chosen.masses) == 12
+    assert sum(chosen.kept_per_class.values()) == 12
+    assert len(everything.data.rows("taught")) == len(everything.data.train) + 12
+
+
+def test_the_teachers_probability_decides(inputs, everything, tmp_path):
+    masses = sorted(everything.selection.masses)
+    logits = everything.teacher.model(
+        pixel_values=everything.teacher.processor(
+            [row["image"].convert("RGB") for row in everything.data.rows("taught").select(range(15, 27))],
+            return_tensors="pt",
+        )["pixel_values"]
+    ).logits
+    expected = sorted(logits.double().softmax(1)[:, list(everything.data.subtask.teacher_ids)].sum(1).tolist())
+    assert masses == pytest.approx(expected, rel=1e-4)
+    middle = (masses[7] + masses[8]) / 2
+    task = load_task(options_of(inputs, unlabelled_threshold=middle), config(tmp_path / "out", disable_tqdm=True))
+    assert task.selection.kept == 4
+    assert min(mass for mass in task.selection.masses if mass >= middle) == masses[8]
+    with pytest.raises(DataError, match=r"keeps none of 16 images.*--unlabelled_threshold 0.* would keep"):
+        load_task(options_of(inputs, unlabelled_threshold=0.999), config(tmp_path / "out", disable_tqdm=True))
+
+
+def test_moments_and_training_take_them_and_evaluation_and_labels_alone_do_not(everything, tmp_path):
+    teacher = teacher_of(everything)
+    runs = {method: build_run(everything, method, teacher).trainer for method in ("scratch", "ce_kd", "subdistill")}
+    labelled = len(everything.data.train)
+    assert {name: len(one.train_dataset) for name, one in runs.items()} == {
+        "scratch": labelled,
+        "ce_kd": labelled + 12,
+        "subdistill": labelled + 12,
+    }
+    assert {len(one.fit_dataset) for one in runs.values()} == {labelled + 12}
+    assert -100 not in runs["subdistill"].eval_dataset.labels
+    labels = runs["ce_kd"].train_dataset.labels
+    assert labels[labelled:] == [-100] * 12
+    assert -100 not in labels[:labelled]
+
+
+def test_every_method_has_as_many_steps(inputs, tmp_path):
+    settings = config(tmp_path / "out", disable_tqdm=True, max_steps=-1, num_train_epochs=3)
+    task = load_task(options_of(inputs), settings)
+    trainers = [build_run(task, method, teacher_of(task)).trainer for method in ("scratch", "kd")]
+    assert trainers[0].args.max_steps == 3 * len(trainers[1].get_train_dataloader())
+
+
+def test_a_run_says_what_became_of_them(everything, capsys):
+    announce(everything)
+    said = capsys.readouterr().out
+    assert "12 without labels to train" in said
+    assert (
+        "mine: 16 images without labels; left out: 2 near-duplicates of validation or test images, 1 near-dup" in said
+    )
+    assert "kept: 12 with at least 0 (--unlabelled_threshold)" in said
+    assert "by the teacher's answer: " + NAMES[0] in said
+    reported = reported_dataset(everything)
+    assert (reported.unlabelled.kept, reported.unlabelled.name) == (12, "mine")
+    assert sum(reported.unlabelled.histogram) == 12
+    assert "12 of 16 of `mine`" in unlabelled_fact(reported).replace("mine:", "`mine`:")
+
+
+def test_images_that_are_all_there_already_are_refused(inputs, tmp_path):
+    with pytest.raises(DataError, match="all 18 images are near-duplicates of labelled ones"):
+        load_task(
+            options_of(inputs, unlabelled=str(inputs / "images" / "train")),
+            config(tmp_path / "out", disable_tqdm=True),
+        )
+
+
+def test_methods_that_need_each_label_are_refused(inputs, tmp_path):
+    for method, compared in (("dkd", []), ("kd", ["dkd"])):
+        with pytest.raises(SubDistillError, match="'dkd' needs the class of each image"):
+            validate_options(options_of(inputs, compare=compared), config(tmp_path / "out", method=method))
+
+
+def test_a_teacher_that_lacks_the_classes_cannot_choose(inputs, tmp_path):
+    given = options_of(inputs, dataset="digits", classes=["superclass:even"], adapt_teacher="lora")
+    with pytest.raises(SubDistillError, match="needs a teacher that knows the classes"):
+        load_task(given, config(tmp_path / "out", disable_tqdm=True))
+
+
+def test_a_training_step_with_no_label_at_all_is_finite(everything):
+    trainer = build_run(everything, "ce_kd", teacher_of(everything)).trainer
+    trainer.prepare_distillation()
+    images = trainer.train_dataset
+    batch = trainer.data_collator([images[len(images) - 1 - place] for place in range(4)])
+    loss = trainer.loss_terms(
+        {"logits": torch.zeros(4, 3, requires_grad=True), "layer_losses": torch.zeros(0)},
+        torch.ones(4, 3),
+        batch["labels"],
+    )
+    assert float(loss["task"].detach()) == 0
+
+
+def test_threshold_and_number_have_no_meaning_alone():
+    for option in ({"unlabelled_threshold": 0.2}, {"unlabelled_images": 5}):
+        with pytest.raises(SubDistillError, match="has no meaning without --unlabelled"):
+            task_options(Path("x"), **option)
