@@ -17,7 +17,7 @@ from subdistill_hf.data.sources import open_source
 from subdistill_hf.data.views import AUGMENTATIONS
 from subdistill_hf.losses.procrustes import PROCRUSTES
 from subdistill_hf.losses.rotations import FULL_WIDTH, ROTATIONS
-from subdistill_hf.losses.subspace import CENTRINGS
+from subdistill_hf.losses.subspace import CENTRINGS, TARGET_SCALES
 from subdistill_hf.models.loading import TEACHERS_FOLDER
 from subdistill_hf.teacher.cache_files import PRECISIONS
 
@@ -31,8 +31,9 @@ from subdistill_hf.teacher.cache_files import PRECISIONS
         (options.Graphs, GRAPHS),
         (options.Mark, MARKS),
         (options.Rotation, (*ROTATIONS, PROCRUSTES, FULL_WIDTH)),
+        (options.TargetScale, TARGET_SCALES),
     ],
-    ids=["Augmentation", "CachePrecision", "Centring", "Graphs", "Mark", "Rotation"],
+    ids=["Augmentation", "CachePrecision", "Centring", "Graphs", "Mark", "Rotation", "TargetScale"],
 )
 def test_names_are_those_of_the_registries(names, registry):
     assert get_args(names) == tuple(registry)
@@ -45,6 +46,7 @@ def test_fields_have_the_choices_of_these_names():
         "basis": BASES,
         "centring": get_args(options.Centring),
         "rotation": (*get_args(options.Rotation), options.AUTO),
+        "target_scale": get_args(options.TargetScale),
         "teacher_cache_precision": get_args(options.CachePrecision),
         "cuda_graphs": get_args(options.Graphs),
     }

@@ -198,6 +198,15 @@ def test_the_table_shows_every_name_shape_and_subspace():
     assert len(starts) == 1  # columns are aligned
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student", "expected"),
+    [((8, 8), (8, 8), None), ((8, 8), (4, 4), (4, 4)), ((4, 4), (8, 8), None), ((6, 2), (3, 4), (3, 2))],
+)
+def test_the_teachers_map_is_pooled_where_the_students_grid_is_smaller(teacher, student, expected):
+    pair = LayerPair(LayerShape("theirs", 6, teacher, 0), LayerShape("ours", 4, student, 1))
+    assert pair.pooled_grid == expected
+
+
 def test_the_table_of_hand_made_pairs():
     pairs = [
         LayerPair(LayerShape("layer1", 64, (8, 8), 0), LayerShape("blocks.0", 16, (4, 4), 0)),

@@ -221,6 +221,22 @@ def test_all_dimensions_reconstruct_everything(moments, kind):
     torch.testing.assert_close(subspace.reconstruct(subspace.project(activation)), activation)
 
 
+def test_the_energy_where_a_layer_is_compared_is_that_of_its_pooled_coordinates(moments, tmp_path):
+    activation, _ = draw()
+    pooled = activation.unflatten(2, (-1, 7)).mean(dim=3)
+    subspace = Subspace.fit(moments, 3, pooled=Moments.of(pooled))
+    expected = subspace.project(pooled).numpy().var(axis=(0, 2))
+    np.testing.assert_allclose(subspace.energies_compared.numpy(), expected, rtol=1e-10)
+    assert subspace.energy_compared == pytest.approx(expected.sum())
+    assert subspace.truncated(2).energy_compared == pytest.approx(expected[:2].sum())
+    subspace.save(tmp_path)
+    assert torch.equal(Subspace.load(tmp_path).energies_compared, subspace.energies_compared)
+    as_it_is = Subspace.fit(moments, 3)
+    assert as_it_is.energy_compared == as_it_is.truncated(3).energy_compared == subspace.energy
+    as_it_is.save(tmp_path)
+    assert Subspace.load(tmp_path).energies_compared is None
+
+
 def test_truncation_is_the_fit_with_fewer_dimensions(moments):
     whole = Subspace.fit(moments)
     for dimensions in (1, 3, 6):

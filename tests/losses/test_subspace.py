@@ -13,9 +13,11 @@ from subdistill_hf.config.bases import BASES
 from subdistill_hf.core.activations import Features, to_features
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.errors import SubspaceError
 from subdistill_hf.losses.rotations import ROTATIONS, Rotation
 from subdistill_hf.losses.subspace import (
     CENTRINGS,
+    TARGET_SCALES,
     Centre,
     SubspaceAlignment,
     same_positions,
@@ -124,6 +126,15 @@ def slow_loss(student, teacher, alignment, centring):
     return sum(errors) / len(errors) / alignment.energy
 
 
+def slow_unit_loss(student, target, matrix, centring, energy):
+    """The loss at unit scale by its definition; `student` and `target` `(positions, K)`, the target centred."""
+    dimensions = min(student.shape[1], target.shape[1])
+    mean = 0 if centring == "none" else student.mean(axis=0)
+    scale = 1 / np.sqrt(student.var(axis=0) + 1e-5) if centring == "batch_norm" else 1
+    mapped = (scale * (student - mean)) @ matrix.T
+    return ((mapped - np.sqrt(dimensions / energy) * target) ** 2).sum(axis=1).mean() / dimensions
+
+
 MAP, TOKENS = "map", "tokens"
 # student layout, teacher layout (kind, prefix tokens, height, width), expected grid, are prefix tokens compared
 SPATIAL_CASES = {
@@ -221,10 +232,105 @@ def test_every_map_starts_orthogonal_in_float32(kind):
     torch.testing.assert_close(rotation @ rotation.T, torch.eye(5), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "options"), [("centring", {"centring": "x"}), ("rotation", {"rotation": "x"})])
-def test_unknown_options_are_refused_with_the_known_ones(name, options):
-    with pytest.raises(ValueError, match=rf"unknown {name} 'x': expected one of .*(mean|orthogonal)"):
+@pytest.mark.parametrize("name", ["centring", "rotation", "target_scale"])
+def test_unknown_options_are_refused_with_the_known_ones(name):
+    options = {name: "x"}
+    with pytest.raises(ValueError, match=rf"unknown {name} 'x': expected one of .*(mean|orthogonal|unit)"):
         SubspaceAlignment(random_subspace(4, 2), 2, **{"centring": "mean", **options})
+
+
+# The scale of the target
+
+
+def fitted_to(values, dimensions, pooled=None, context=None, **options):
+    """The subspace of activations `(B, d, P)`, by PCA unless another basis is asked for."""
+    moments = Moments.of(values.double(), context)
+    return Subspace.fit(moments, dimensions, **{"kind": "pca"} | options, pooled=pooled and Moments.of(pooled.values))
+
+
+@pytest.mark.parametrize("centring", CENTRINGS)
+@pytest.mark.parametrize("rotation", [*ROTATIONS, "full_width"])
+@pytest.mark.parametrize("grid", [(4, 4), (2, 2)], ids=["one grid", "pooled"])
+def test_the_loss_at_unit_scale_is_its_definition(centring, rotation, grid):
+    teacher = map_features(6, 7, 4, 4).with_values(30 * map_features(6, 7, 4, 4).values + 2)
+    pooled = None if grid == (4, 4) else teacher.pooled(grid)
+    dimensions = 7 if rotation == "full_width" else 4
+    subspace = fitted_to(teacher.values, dimensions, pooled)
+    torch.manual_seed(0)
+    alignment = SubspaceAlignment(subspace, 4, centring, rotation, target_scale="unit").double()
+    student = map_features(6, 4, *grid, seed=1)
+    compared = subspace.project((pooled or teacher).values).transpose(1, 2).flatten(0, 1).numpy()
+    expected = slow_unit_loss(
+        student.values.transpose(1, 2).flatten(0, 1).numpy(),
+        compared,
+        alignment.rotation.matrix.detach().numpy(),
+        centring,
+        compared.var(axis=0).sum(),
+    )
+    assert alignment(student, alignment.make_target(teacher)).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("centring", ["mean", "batch_norm"])
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_a_student_that_predicts_the_mean_costs_1_also_where_maps_are_pooled(centring, factor):
+    teacher = map_features(6, 7, 4, 4).with_values(factor * map_features(6, 7, 4, 4).values)
+    subspace = fitted_to(teacher.values, 4, teacher.pooled((2, 2)))
+    constant = map_features(6, 4, 2, 2).with_values(torch.full((6, 4, 4), 3.0, dtype=torch.float64))
+    unit, published = (SubspaceAlignment(subspace, 4, centring, target_scale=s).double() for s in ("unit", "teacher"))
+    assert unit(constant, unit.make_target(teacher)).item() == pytest.approx(1)
+    expected = subspace.energy_compared / subspace.energy
+    assert published(constant, published.make_target(teacher)).item() == pytest.approx(expected)
+    assert expected < 0.5
+
+
+def with_energies(energies, images=64):
+    """Activations `(B, K, 4)` whose principal directions are the channels, of exactly these variances."""
+    values = map_features(images, len(energies), 2, 2).values.transpose(0, 1).flatten(1)
+    values = torch.linalg.qr((values - values.mean(dim=1, keepdim=True)).T).Q.T * math.sqrt(values.shape[1])
+    values = values * torch.tensor(energies, dtype=torch.float64).sqrt()[:, None]
+    return values.unflatten(1, (images, 4)).transpose(0, 1)
+
+
+HADAMARD = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]).double() / 2
+
+
+@pytest.mark.parametrize("rotation", ["orthogonal", "procrustes"])
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_a_student_with_the_targets_correlations_costs_nothing(rotation, factor):
+    """By a Hadamard rotation every channel has the same variance, so dividing by the deviations changes nothing."""
+    target = Features(factor * with_energies([9.0, 4.0, 2.0, 0.5]), (2, 2))
+    subspace = fitted_to(target.values, 4)
+    student = target.with_values(torch.matmul(HADAMARD.T, target.values) * 1e5 / factor + 7)
+    losses = {}
+    for scale in ("unit", "teacher"):
+        alignment = SubspaceAlignment(subspace, 4, "batch_norm", rotation, target_scale=scale).double()
+        if rotation == "orthogonal":
+            alignment.rotation.start_from(torch.matmul(subspace.basis.T, HADAMARD))
+        losses[scale] = alignment(student, alignment.make_target(target)).item()
+    energy = 15.5 * factor**2
+    assert losses["unit"] < 1e-12
+    assert losses["teacher"] == pytest.approx((math.sqrt(energy) - 2) ** 2 / energy, rel=1e-6)  # the floor, K = 4
+
+
+def test_a_wider_student_with_the_targets_correlations_costs_nothing():
+    wide = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double() / math.sqrt(2), HADAMARD)
+    own = with_energies([9.0, 4.0, 2.0, 0.5, 3.0, 5.0, 7.0, 0.5])
+    target = Features(own[:, :4], (2, 2))
+    subspace = fitted_to(target.values, 4)
+    student = target.with_values(1e4 * torch.matmul(wide.T, own))
+    alignment = SubspaceAlignment(subspace, 8, "batch_norm", target_scale="unit").double()
+    alignment.rotation.start_from(torch.matmul(subspace.basis.T, wide[:4]))
+    # 15.5 of the student's 31 are in the subspace, and 4 of its 8 once its channels are divided
+    assert alignment(student, alignment.make_target(target)).item() < 1e-12
+
+
+def test_a_target_that_pooling_levels_is_refused():
+    values = torch.ones(6, 2, 2, 2, dtype=torch.float64)
+    values[:, :, 0] = -1
+    teacher = to_features(values, "layer")
+    subspace = fitted_to(teacher.values, 1, teacher.pooled((1, 1)))
+    with pytest.raises(SubspaceError, match="does not vary once it is pooled"):
+        SubspaceAlignment(subspace, 1, "mean", target_scale="unit")
 
 
 # Training
@@ -431,8 +537,8 @@ def test_every_option_changes_the_trained_loss():
             optimiser.step()
         return round(loss.item(), 6)
 
-    combinations = list(itertools.product(CENTRINGS, ROTATIONS, (True, False)))
-    losses = {trained(centring=c, rotation=r, normalise=n) for c, r, n in combinations}
+    combinations = list(itertools.product(CENTRINGS, ROTATIONS, (True, False), TARGET_SCALES))
+    losses = {trained(centring=c, rotation=r, normalise=n, target_scale=s) for c, r, n, s in combinations}
     assert len(losses) == len(combinations)
 
 

@@ -188,6 +188,11 @@ def test_other_targets_lie_in_other_files(tmp_path, change):
     assert all(before[name] != after[name] for name in before)
 
 
+def test_scaled_targets_have_files_of_their_own(tmp_path):
+    before, after = names(run(tmp_path)), names(run(tmp_path, target_scale="unit"))
+    assert [name for name in before if before[name] == after[name]] == [""]
+
+
 @pytest.mark.parametrize("change", [{"basis": "pca"}, {"student": lambda: resnet(widths=(6, 10, 14, 18))}])
 def test_other_subspaces_share_the_logits_alone(tmp_path, change):
     options = {name: value() if callable(value) else value for name, value in change.items()}

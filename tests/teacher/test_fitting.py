@@ -53,6 +53,23 @@ def test_subspaces_have_the_dimensions_of_the_students_or_all(teacher):
     assert [each.dimensions for each in whole.values()] == [12, 28]
 
 
+def test_the_energy_of_a_pooled_layer_is_that_of_the_target_where_it_is_compared(teacher):
+    pairs = [LayerPair(layer, LayerShape(layer.name, 5, (3, 2), 0)) for layer in LAYERS]
+    fitted = fit_pairs(teacher, pairs, views(), COLLATE, request(), "prca")
+    images = views()
+    pixels = COLLATE([images[index] for index in range(len(images))])["pixel_values"]
+    with torch.no_grad():
+        maps = teacher.model(pixel_values=pixels, output_hidden_states=True).hidden_states[1].double()
+    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, (3, 2)).flatten(2)
+    coordinates = fitted[STAGES[0]].project(pooled)
+    expected = float(coordinates.var(dim=(0, 2), correction=0).sum())
+    assert fitted[STAGES[0]].energy_compared == pytest.approx(expected, rel=1e-6)
+    assert expected < 0.9 * fitted[STAGES[0]].energy
+    as_it_is = fit_pairs(teacher, PAIRS, views(), COLLATE, request(), "prca")[STAGES[0]]
+    assert torch.equal(as_it_is.basis, fitted[STAGES[0]].basis)
+    assert as_it_is.energies_compared is None
+
+
 def test_a_basis_without_contexts_needs_no_backward_pass(teacher, monkeypatch):
     asked = []
     stream = fitting.activations_and_contexts

@@ -100,6 +100,7 @@ def test_every_option_of_the_subspaces_and_alignments_changes_the_loss(tmp_path)
         {"centring": "none"},
         {"rotation": "linear", "learning_rate": 1e-2},
         {"normalise_energy": False},
+        {"target_scale": "unit"},
         {"positions": 2},
         {"layer_pairs": 2},
         {"temperature": 2.0},
@@ -163,6 +164,7 @@ def test_model_init_gives_every_training_a_fresh_student_and_fresh_rotations(tmp
         {"method": "fitnet"},
         {"method": "kd"},
         {"normalise_energy": False},
+        {"target_scale": "unit"},
     ],
     ids=str,
 )

@@ -77,6 +77,7 @@ REFUSED = {
     "basis": {"basis": "pca"},
     "centring": {"centring": "mean"},
     "normalise_energy": {"normalise_energy": False},
+    "target_scale": {"target_scale": "unit"},
     "positions": {"positions": 2},
     "rotation": {"rotation": "procrustes"},
     "layer_weight": {"layer_weight": 0.25},
@@ -268,6 +269,17 @@ def test_a_checkpoint_of_an_older_version_is_resumed_with_a_word(tmp_path, check
     (old / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     with pytest.warns(UserWarning, match="of an older version, does not tell the training images"):
         run(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_from_before_targets_were_scaled_is_resumed(tmp_path, checkpoint):
+    old = tmp_path / "checkpoint-2"
+    shutil.copytree(checkpoint, old)
+    state = json.loads((old / STATE_FILE).read_text(encoding="utf-8"))
+    del state["method"]["target_scale"]
+    (old / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    run(tmp_path, target_scale="teacher").prepare_distillation(str(old))
+    with pytest.raises(DistillationError, match=r"'teacher'\} there, \{'target_scale': 'unit'\} now"):
+        run(tmp_path, target_scale="unit").prepare_distillation(str(old))
 
 
 # Files

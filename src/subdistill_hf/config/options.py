@@ -20,6 +20,7 @@ Centring = Literal["mean", "batch_norm", "none"]
 Graphs = Literal["all", "losses", "off"]
 Mark = Literal["plus", "watermark", "copyright", "jpeg"]
 Rotation = Literal["orthogonal", "linear", "procrustes", "full_width"]
+TargetScale = Literal["unit", "teacher"]
 
 
 @dataclass
@@ -261,8 +262,15 @@ class DistillationOptions:
             "to all of the teacher's space instead of a subspace."
         },
     )
+    target_scale: TargetScale = field(
+        default="teacher",
+        metadata={
+            "help": "Scale of each layer's target: unit (variance 1 in a coordinate, whatever the teacher's "
+            "scale), or teacher (the teacher's own, as published)."
+        },
+    )
     normalise_energy: bool = field(
-        default=True, metadata={"help": "Divide each layer's loss by the energy of its subspace."}
+        default=True, metadata={"help": "Divide each layer's loss by the energy of its target."}
     )
     positions: int | None = field(
         default=None,

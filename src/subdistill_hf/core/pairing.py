@@ -32,6 +32,12 @@ class LayerPair:
         """Whether the class and register tokens are left out of the comparison, and so of the moments."""
         return self.teacher.prefix != self.student.prefix
 
+    @property
+    def pooled_grid(self) -> tuple[int, int] | None:
+        """The grid to which the teacher's map is pooled before it is compared; `None` where it is not pooled."""
+        height, width = (min(sides) for sides in zip(self.teacher.grid, self.student.grid, strict=True))
+        return None if (height, width) == self.teacher.grid else (height, width)
+
     def __str__(self) -> str:
         return f"{self.teacher.name}={self.student.name}"
 

@@ -36,6 +36,8 @@ class Subspace:
         total_energy: variance of the activations in all d directions.
         count: number of positions the moments were taken over.
         kind: name of the basis (a key of `BASES`).
+        energies_compared: the same as `energies`, of the layer's map as it is compared, which is pooled where the
+            student's grid is smaller `(K,)`; `None` where it is compared as it is.
     """
 
     mean: Tensor
@@ -45,15 +47,28 @@ class Subspace:
     total_energy: float
     count: int
     kind: str = "prca"
+    energies_compared: Tensor | None = None
     _cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False
     )
 
     @classmethod
-    def fit(cls, moments: Moments, dimensions: int | None = None, kind: str = "prca", seed: int = 0) -> Subspace:
+    def fit(
+        cls,
+        moments: Moments,
+        dimensions: int | None = None,
+        kind: str = "prca",
+        seed: int = 0,
+        pooled: Moments | None = None,
+    ) -> Subspace:
         """The subspace of `dimensions` K directions (all d when `None` or larger than d).
 
-        `seed` is that of a seeded basis; the others are determined by the moments.
+        Args:
+            moments: of activations and contexts at the layer's own positions.
+            dimensions: K.
+            kind: name of the basis.
+            seed: of a seeded basis; the others are determined by the moments.
+            pooled: moments of the activations as they are compared, where they are pooled to a smaller grid first.
 
         Raises:
             SubspaceError: for an unknown basis, fewer than one dimension, or fewer positions than K + 1.
@@ -80,7 +95,7 @@ class Subspace:
         values, vectors = leading_eigenvectors(matrix, dimensions)
         vectors = filled_by_variance(matrix, covariance, values, vectors, BASES[kind].rounding)
         basis = _with_fixed_signs(vectors)
-        energies = ((covariance @ basis) * basis).sum(dim=0)
+        energies = _variances(covariance, basis)
         if not float(energies.sum()) > rounding:
             raise SubspaceError(
                 f"the activations do not vary in the {dimensions} directions of the basis {kind!r}: there is "
@@ -94,6 +109,7 @@ class Subspace:
             total_energy=float(covariance.trace()),
             count=moments.count,
             kind=kind,
+            energies_compared=None if pooled is None else _variances(pooled.covariance, basis).cpu(),
         )
 
     @property
@@ -112,6 +128,11 @@ class Subspace:
         return float(self.energies.sum())
 
     @property
+    def energy_compared(self) -> float:
+        """e': the energy of the target at the positions where it is compared (docs/method.md, "Energy")."""
+        return self.energy if self.energies_compared is None else float(self.energies_compared.sum())
+
+    @property
     def energy_fraction(self) -> float:
         """e as a share of the layer's whole variance."""
         return self.energy / self.total_energy
@@ -128,6 +149,7 @@ class Subspace:
             self.total_energy,
             self.count,
             self.kind,
+            None if self.energies_compared is None else self.energies_compared[:dimensions].contiguous(),
         )
 
     def _tensors(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,13 +203,23 @@ class Subspace:
 
 
 def fit_layer(
-    layer: str, moments: Moments, dimensions: int | None = None, kind: str = "prca", seed: int = 0
+    layer: str,
+    moments: Moments,
+    dimensions: int | None = None,
+    kind: str = "prca",
+    seed: int = 0,
+    pooled: Moments | None = None,
 ) -> Subspace:
     """`Subspace.fit`, with errors that name the layer."""
     try:
-        return Subspace.fit(moments, dimensions, kind, seed)
+        return Subspace.fit(moments, dimensions, kind, seed, pooled)
     except SubspaceError as error:
         raise SubspaceError(f"layer {layer!r}: {error}") from error
+
+
+def _variances(covariance: Tensor, basis: Tensor) -> Tensor:
+    """The variance along each column of a basis `(d, K)`, `(K,)`."""
+    return ((covariance @ basis) * basis).sum(dim=0)
 
 
 def _with_fixed_signs(basis: Tensor) -> Tensor:
@@ -203,7 +235,8 @@ def save_subspaces(subspaces: Mapping[str, Subspace], folder: str | Path) -> Non
     tensors = {
         f"{layer}/{name}": getattr(subspace, name).clone()  # truncations share memory, which safetensors refuses
         for layer, subspace in subspaces.items()
-        for name in ("mean", "basis", "energies", "eigenvalues")
+        for name in ("mean", "basis", "energies", "eigenvalues", "energies_compared")
+        if getattr(subspace, name) is not None
     }
     described = {
         layer: {
@@ -233,6 +266,7 @@ def load_subspaces(folder: str | Path) -> dict[str, Subspace]:
             total_energy=entry["total_energy"],
             count=entry["count"],
             kind=entry["kind"],
+            energies_compared=tensors.get(f"{layer}/energies_compared"),
         )
         for layer, entry in described.items()
     }

@@ -25,6 +25,7 @@ class LayerLoss(nn.Module):
         student_width: channels K of the student layer; a loss that learns nothing needs neither.
 
     Attributes:
+        teacher_scale: what `target` multiplies the teacher's values by; 1 unless it is set before the first target.
         replayable: whether both launch the same kernels whatever the values are, and never wait for the device, so
             that a CUDA graph can hold them. It is not inherited: each class says so of itself.
     """
@@ -33,13 +34,14 @@ class LayerLoss(nn.Module):
 
     def __init__(self, teacher_width: int = 0, student_width: int = 0) -> None:
         super().__init__()
+        self.teacher_scale = 1.0
 
     def target(self, teacher: Features) -> Features:
-        """The target of teacher features `(B, d, P)`: by default a copy, since a later layer may change them."""
-        return teacher.with_values(teacher.values.clone())
+        """The target of teacher features `(B, d, P)`: by default a scaled copy; a later layer may change them."""
+        return teacher.with_values(teacher.values * self.teacher_scale)
 
     def identity(self) -> str:
-        """Identity of the target, beside the teacher's features: by default nothing more."""
+        """Identity of the target, beside the teacher's features and `teacher_scale`: by default nothing more."""
         return "activations"
 
     def loss(self, student: Features, target: Features) -> Tensor:

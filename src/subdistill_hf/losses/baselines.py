@@ -123,7 +123,7 @@ class OrthogonalProjection(LayerLoss):
 
     def target(self, teacher: Features) -> Features:
         """The standardised average `(B, d, 1)`."""
-        average = teacher.without_prefix().values.mean(dim=2)
+        average = teacher.without_prefix().values.mean(dim=2) * self.teacher_scale
         return Features(F.layer_norm(average, average.shape[1:])[:, :, None], (1, 1))
 
     def loss(self, student: Features, target: Features) -> Tensor:

@@ -22,7 +22,7 @@ def make_layer_loss(
     """The loss of one layer pair, with whatever it learns newly initialised.
 
     Args:
-        options: the method, its centring and normalisation.
+        options: the method, its centring, normalisation and scale.
         pair: the teacher's and the student's layer.
         subspace: that of the teacher's layer, for methods that use one.
         rotation: map of the student's features onto the subspace.
@@ -40,7 +40,8 @@ def make_layer_loss(
     elif subspace is None:
         raise DistillationError(f"method {options.method!r} needs a subspace of teacher layer {pair.teacher.name!r}")
     else:
-        loss = make(subspace, pair.student.width, options.centring, rotation, options.normalise_energy)
+        of_energy = options.normalise_energy, options.target_scale
+        loss = make(subspace, pair.student.width, options.centring, rotation, *of_energy)
     return loss
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Literal, cast
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from subdistill_hf.core.activations import Features, at_least_float32
 from subdistill_hf.core.hooks import has_hooks
 from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.errors import SubspaceError
 from subdistill_hf.losses.aligned_error import aligned_errors
 from subdistill_hf.losses.base import LayerLoss, is_changed
 from subdistill_hf.losses.batch_moments import constants
@@ -22,6 +24,8 @@ RotationOption = RotationKind | Literal["procrustes", "full_width"]
 AnyRotation = Rotation | ProcrustesRotation | OrthonormalMap
 Centring = Literal["mean", "batch_norm", "none"]
 CENTRINGS: tuple[Centring, ...] = ("mean", "batch_norm", "none")
+TargetScale = Literal["unit", "teacher"]
+TARGET_SCALES: tuple[TargetScale, ...] = ("unit", "teacher")
 
 
 def same_positions(student: Features, target: Features) -> tuple[Tensor, Tensor]:
@@ -115,9 +119,9 @@ def centred_errors(
 
 
 class SubspaceAlignment(LayerLoss):
-    """L = (1/e)·mean over images and positions of ‖V(h - mean h) - Uᵀ(a - μ)‖² (docs/method.md, "The layer loss").
+    """L = (1/e)·mean over images and positions of ‖V D(h - mean h) - t‖² (docs/method.md, "The layer loss").
 
-    Predicting the mean costs exactly 1 under centring `mean` at full resolution, whatever the layer.
+    Predicting the mean costs 1, whatever the layer; with `target_scale="teacher"` less where a map is pooled.
 
     Args:
         subspace: the teacher layer's subspace, of dimension K' at most the student's width.
@@ -125,7 +129,13 @@ class SubspaceAlignment(LayerLoss):
         centring: see `Centre`.
         rotation: see `Rotation`; `"procrustes"`, see `ProcrustesRotation`; or `"full_width"`, an orthonormal map
             to a subspace that may be wider than the student, such as all of the teacher's space (an ablation).
-        normalise: divide by the energy e (off is an ablation of the paper).
+        normalise: divide by the energy e of the target (off is an ablation of the paper).
+        target_scale: `"teacher"`, t = Uᵀ(a - μ), as published; or `"unit"`, the same scaled to an energy of the
+            smaller of K and K', that of normalised features.
+
+    Raises:
+        ValueError: for an unknown centring or scale.
+        SubspaceError: for a target without energy, which cannot be scaled.
     """
 
     replayable = True
@@ -137,8 +147,11 @@ class SubspaceAlignment(LayerLoss):
         centring: Centring,
         rotation: RotationOption = "orthogonal",
         normalise: bool = True,
+        target_scale: TargetScale = "teacher",
     ) -> None:
         super().__init__()
+        if target_scale not in TARGET_SCALES:
+            raise ValueError(f"unknown target_scale {target_scale!r}: expected one of {', '.join(TARGET_SCALES)}")
         self.subspace = subspace
         self.centre = Centre(student_width, centring)
         self.rotation: AnyRotation
@@ -148,11 +161,21 @@ class SubspaceAlignment(LayerLoss):
             self.rotation = OrthonormalMap(subspace.dimensions, student_width)
         else:
             self.rotation = Rotation(student_width, subspace.dimensions, rotation)
-        self.energy = subspace.energy if normalise else 1.0
+        energy = subspace.energy
+        if target_scale == "unit":
+            energy = float(min(student_width, subspace.dimensions))
+            if not subspace.energy_compared > 0:
+                raise SubspaceError(
+                    "the teacher's layer does not vary once it is pooled to the student's grid: choose another layer, "
+                    "or target_scale='teacher'"
+                )
+            self.teacher_scale = math.sqrt(energy / subspace.energy_compared)
+        self.energy = energy if normalise else 1.0
 
     def target(self, teacher: Features) -> Features:
-        """t = Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
-        return teacher.with_values(self.subspace.project(teacher.values))
+        """t, the scaled Uᵀ(a - μ), `(B, K', P)`, of the teacher's features `(B, d, P)`."""
+        coordinates = self.subspace.project(teacher.values)
+        return teacher.with_values(coordinates if self.teacher_scale == 1 else coordinates * self.teacher_scale)
 
     def identity(self) -> str:
         """Digest of the subspace."""

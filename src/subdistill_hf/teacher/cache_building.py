@@ -197,6 +197,7 @@ def _describe(
         tokens = found.values.transpose(1, 2).is_contiguous()
         shape = found.values.shape[1:][::-1] if tokens else found.values.shape[1:]
         what = {"layer": name, "target": loss.identity(), "grid": list(found.grid), "tokens": tokens}
+        what |= {} if loss.teacher_scale == 1 else {"scale": loss.teacher_scale}
         layers[name] = StoredLayer(file(what, shape), found.grid, found.prefix, tokens)
     cache = TeacherCache(len(dataset), request.views, file({"classes": classes}, logits.shape[1:]), layers)
     return cache, (cache.rows(numbers, shown), cache.packed(logits, features))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,7 @@ def fit_moments(
     request: FitRequest,
     without_prefix: Collection[str] = (),
     with_context: bool = True,
+    pooled: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, Moments]:
     """The moments of teacher layers, by name (docs/method.md, "Moments").
 
@@ -94,6 +95,8 @@ def fit_moments(
         request: how.
         without_prefix: names of layers whose class and register tokens are left out.
         with_context: `False` skips the backward pass, for bases that need no contexts.
+        pooled: names of layers, with grids to which their activations are pooled; the moments of what is pooled,
+            without contexts, come too, by `pooled_name`.
 
     Raises:
         DistillationError: when the images cannot be shared by the processes.
@@ -112,7 +115,7 @@ def fit_moments(
         )
 
     def moments(batch_size: int) -> dict[str, Moments]:
-        found = stream(batch_size, share, request.show)
+        found = _with_pooled(stream(batch_size, share, request.show), pooled or {}, without_prefix)
         return collect_moments(found, without_prefix, request.positions, request.seed + request.rank)
 
     batch_size = request.batch_size
@@ -122,6 +125,24 @@ def fit_moments(
         if request.show:
             tqdm.write(f"subspaces  {len(share)} images in batches of {batch_size}: {memory(batch_size * needed)}")
     return within_memory(moments, batch_size)
+
+
+def pooled_name(layer: str) -> str:
+    """The name of the moments of a layer's pooled activations."""
+    return f"{layer} pooled"
+
+
+def _with_pooled(
+    stream: Stream, grids: Mapping[str, tuple[int, int]], without_prefix: Collection[str]
+) -> Iterator[dict[str, tuple[Features, Features | None]]]:
+    """Add to each batch the activations of some layers, pooled to their grids."""
+    for batch in stream:
+        added = {}
+        for layer, grid in grids.items():
+            activation = batch[layer][0]
+            activation = activation.without_prefix() if layer in without_prefix else activation
+            added[pooled_name(layer)] = (activation.pooled(grid), None)
+        yield batch | added
 
 
 def _may_take_much(share: Any, collate: Collate, batch_size: int) -> bool:
@@ -186,6 +207,7 @@ def fit_pairs(
         request,
         without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
         with_context=BASES[basis].needs_context,
+        pooled={pair.teacher.name: pair.pooled_grid for pair in pairs if pair.pooled_grid is not None},
     )
     return {
         pair.teacher.name: fit_layer(
@@ -194,6 +216,7 @@ def fit_pairs(
             pair.teacher.width if full_width else pair.dimensions,
             basis,
             request.seed + number,
+            moments.get(pooled_name(pair.teacher.name)),
         )
         for number, pair in enumerate(pairs)
     }

@@ -82,6 +82,7 @@ class ModuleInputs:
     rotation: str
     centring: str
     normalise_energy: bool
+    target_scale: str
     subspace_digests: tuple[str, ...]
 
 
@@ -285,6 +286,7 @@ class DistillationPlan:
             self.rotation,
             args.centring,
             args.normalise_energy,
+            args.target_scale,
             tuple(subspace.digest for subspace in self.compared_subspaces.values()),
         )
 

@@ -62,7 +62,7 @@ PARTS = (
     Part(
         "method",
         "the method and its options",
-        ("method", "basis", "centring", "normalise_energy", "positions", "rotation"),
+        ("method", "basis", "centring", "target_scale", "normalise_energy", "positions", "rotation"),
     ),
     Part(
         "weights",
@@ -224,6 +224,7 @@ def check_resumable(checkpoint: str | Path, identity: Mapping[str, Any], max_ste
     if missing := missing_files(checkpoint):
         raise DistillationError(why_incomplete(checkpoint, missing))
     saved, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(identity))
+    saved.get("method", {}).setdefault("target_scale", "teacher")  # what there was before the option
     for part in PARTS:
         if part.change == "refused" and part.name in saved and not _same(part, saved[part.name], now[part.name]):
             raise DistillationError(
