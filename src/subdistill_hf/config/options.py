@@ -51,7 +51,10 @@ class DataOptions:
     image_column: str | None = field(default=None, metadata={"help": "Column of the images; found by its type."})
     label_column: str | None = field(
         default=None,
-        metadata={"help": "Column of the classes: ClassLabel, texts or whole numbers; found by its type."},
+        metadata={
+            "help": "Column of the classes: ClassLabel, texts or whole numbers; found by its type. none: the images "
+            "have no labels, or they are not looked at; the classes are then some of the teacher's."
+        },
     )
     superclass_column: str | None = field(
         default=None, metadata={"help": "Column of the superclasses; by default another, coarser ClassLabel."}
@@ -146,13 +149,17 @@ class UnlabelledOptions:
         },
     )
     unlabelled_images: int = field(
-        default=10_000, metadata={"help": "Look at this many of them at most, drawn with the seed."}
+        default=10_000,
+        metadata={
+            "help": "Look at this many of them at most, drawn with the seed; of a dataset without labels, in each "
+            "split."
+        },
     )
     unlabelled_threshold: float = field(
         default=0.5,
         metadata={
-            "help": "Keep those to which the teacher gives at least this probability of showing one of the classes, "
-            "0 to 1; 0 keeps all."
+            "help": "Keep images without labels to which the teacher gives at least this probability of showing one "
+            "of the classes, 0 to 1; 0 keeps all."
         },
     )
 

@@ -9,14 +9,16 @@ import types
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from subdistill_hf.errors import DataError, SubDistillError
 
 if TYPE_CHECKING:
-    from subdistill_hf.config.options import AdaptationOptions, DataOptions, TaskOptions, UnlabelledOptions
+    from subdistill_hf.config.options import AdaptationOptions, DataOptions, TaskOptions
 
 LARGEST_SEED = 2**32 - 1  # that numpy takes
+NO_LABELS: Final = "none"
+"""The `label_column` of a dataset without labels."""
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
@@ -146,16 +148,42 @@ def check_adaptation_options(options: AdaptationOptions) -> None:
         raise SubDistillError("adapt_target_modules has no meaning with adapt_teacher=head: use adapt_teacher=lora")
 
 
-def check_unlabelled_options(options: UnlabelledOptions) -> None:
+def check_unlabelled_options(options: TaskOptions) -> None:
     """Refuse numbers out of range, and any without images without labels.
 
     Raises:
         SubDistillError: naming the option.
     """
     check_ranges(options, {"unlabelled_images": 1}, {"unlabelled_threshold": (0, 1)})
+    if options.label_column == NO_LABELS:
+        _check_without_labels(options)
+        return
     for name in ("unlabelled_images", "unlabelled_threshold"):
         if options.unlabelled is None and getattr(options, name) != _default_of(options, name):
             raise SubDistillError(f"{name}={getattr(options, name)!r} has no meaning without --unlabelled")
+
+
+def _check_without_labels(options: TaskOptions) -> None:
+    """Refuse what only images with labels can be asked for.
+
+    Raises:
+        SubDistillError: naming the option.
+    """
+    for name in ("superclass_column", "train_images_per_class", "train_fraction", "mark"):
+        if getattr(options, name) is not None:
+            raise SubDistillError(
+                f"{name}={getattr(options, name)!r} has no meaning with label_column={NO_LABELS}: it needs labels"
+            )
+    if options.adapt_teacher != "no":
+        raise SubDistillError(
+            f"adapt_teacher={options.adapt_teacher} has no meaning with label_column={NO_LABELS}: a teacher is fitted "
+            "with labels"
+        )
+    if options.unlabelled is not None:
+        raise SubDistillError(
+            f"unlabelled={options.unlabelled} has no meaning with label_column={NO_LABELS}: all images are without "
+            "labels; put them into one dataset"
+        )
 
 
 def check_task_options(options: TaskOptions) -> None:

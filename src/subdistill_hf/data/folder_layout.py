@@ -107,10 +107,11 @@ def split_paths(paths: Sequence[str]) -> dict[str, list[str]]:
     Args:
         paths: of images, relative to a folder, with slashes.
     """
+    words = {**SPLIT_OF_SHORT_WORD, **SPLIT_OF_WORD}
     splits: dict[str, list[str]] = defaultdict(list)
     for path in sorted(paths):
         top, slash, _ = path.partition("/")
-        splits[SPLIT_OF_WORD.get(top.casefold(), "train") if slash else "train"].append(path)
+        splits[words.get(top.casefold(), "train") if slash else "train"].append(path)
     return in_usual_order(splits)
 
 
@@ -130,7 +131,10 @@ def read_layout(paths: Sequence[str], place: str) -> Layout:
         top, slash, _ = path.partition("/")
         (tops[top] if slash else loose).append(path)
     if not tops:
-        raise DataError(f"{place} holds {len(loose)} images and no folders of classes. {EXPECTED}")
+        raise DataError(
+            f"{place} holds {len(loose)} images and no folders of classes. {EXPECTED}; images without labels need "
+            "--label_column none"
+        )
     left_out = {"in no class folder": loose} if loose else {}
     deep = {top: sum(path.count("/") > 1 for path in inside) for top, inside in tops.items()}
     splits = _splits_among(tops, deep, place)

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
-from subdistill_hf.config.validation import check_data_options
+from subdistill_hf.config.validation import NO_LABELS, check_data_options
 from subdistill_hf.data.columns import ImageColumns, Label, is_class
 from subdistill_hf.data.folder_layout import composed
 from subdistill_hf.data.image_facts import image_facts, transparency_notice
@@ -51,6 +51,7 @@ class SubtaskData:
         sizes: heights and widths that occur among the images, in a sample that is spread evenly over all.
         typical_side: the larger side of the test image in the middle, by area, of such a sample.
         notices: what of the dataset is not used, or should be known of it.
+        labels_by_teacher: whether the labels are the teacher's answers, since the dataset has none.
         taught: the training images, and those without labels behind them; the same as `train` where there are none.
         store: keeps decoded images once for all views of them.
     """
@@ -70,6 +71,7 @@ class SubtaskData:
     sizes: tuple[tuple[int, int], ...] = ()
     typical_side: int = 0
     notices: tuple[str, ...] = ()
+    labels_by_teacher: bool = False
     taught: datasets.Dataset | None = None
     store: ImageStore = field(default_factory=ImageStore, compare=False)
 
@@ -132,6 +134,8 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
             clearly what they are, or options that contradict each other.
     """
     check_data_options(options)
+    if options.label_column == NO_LABELS:
+        raise DataError(f"label_column={NO_LABELS}: expected images with labels, without which only distill works")
     source = open_source(options, processes)
     notices = _Notices(source.notices)
     if options.train_split not in source.splits:

@@ -11,11 +11,15 @@ from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions, TaskOpt
 from subdistill_hf.data.columns import ImageColumns, image_column
 from subdistill_hf.data.folder_layout import split_named
 from subdistill_hf.data.labelled_rows import without_labels
+from subdistill_hf.data.loading import OFFICIAL_TEST_SPLITS
 from subdistill_hf.data.sources import is_local, open_images
 from subdistill_hf.data.subtask import Subtask
+from subdistill_hf.data.tables import ImageSource
 from subdistill_hf.errors import DataError
 
 TRAIN = "train"
+COLUMNS = ImageColumns("image", "label")
+"""The columns of images that had no labels."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,25 @@ def load_unlabelled(
         )
     split = TRAIN if TRAIN in splits else splits[0]
     image = image_column(source.features)
+    return _drawn(source, split, image, place, options.unlabelled_images, columns, subtask, seed)
+
+
+def _drawn(
+    source: ImageSource,
+    split: str,
+    image: str,
+    place: str,
+    most: int,
+    columns: ImageColumns,
+    subtask: Subtask,
+    seed: int,
+) -> UnlabelledImages:
+    """Some images of a split; the arguments as those of the callers."""
     if reason := source.unusable.get(split, {}).get(image):
         raise DataError(reason)
-    rows = source.images(split, image, options.unlabelled_images, seed)
+    rows = source.images(split, image, most, seed)
     if len(rows) == 0:
-        raise DataError(f"unlabelled={place}: the split {split} has no images")
+        raise DataError(f"{place}: the split {split} has no images")
     local = is_local(place)
     return UnlabelledImages(
         name=place.rstrip("/").rpartition("/")[2] if local else place,
@@ -80,6 +98,57 @@ def load_unlabelled(
         split=split,
         rows=without_labels(rows, image, columns, subtask),
         notices=tuple(f"{place}: {notice}" for notice in source.notices),
+    )
+
+
+@dataclass(frozen=True)
+class UnlabelledDataset:
+    """A dataset without labels.
+
+    Attributes:
+        train: images of its train split.
+        test: images of its test split; `None` where a share of the others is to be held out.
+        test_split: the name of the test split.
+    """
+
+    train: UnlabelledImages
+    test: UnlabelledImages | None
+    test_split: str | None
+
+
+def load_dataset_without_labels(
+    options: TaskOptions, subtask: Subtask, seed: int = 0, processes: int | None = None
+) -> UnlabelledDataset:
+    """Draw images of the splits for training and test of a dataset, whatever they show, with `COLUMNS`.
+
+    Args:
+        options: the dataset, its splits, and how many images of each.
+        subtask: the classes.
+        seed: of the draw.
+        processes: how many processes generate or read images.
+
+    Raises:
+        DataError: for a dataset that cannot be loaded, or has no split for training or test.
+    """
+    source = open_images(options, processes)
+    tests = OFFICIAL_TEST_SPLITS if options.test_split is None else (options.test_split,)
+    test = next((split for split in tests if split in source.splits and split != options.train_split), None)
+    found = ", ".join(source.splits)
+    if options.train_split not in source.splits:
+        raise DataError(f"expected a {options.train_split} split, found {found}: choose one with --train_split")
+    if test is None and options.test_fraction is None:
+        raise DataError(
+            f"dataset {options.dataset!r} has no {' or '.join(tests)} split, only {found}: choose one with "
+            "--test_split, or hold out a share of the training images with --test_fraction 0.2"
+        )
+    image = image_column(source.features, options.image_column)
+
+    def drawn(split: str) -> UnlabelledImages:
+        return _drawn(source, split, image, options.dataset, options.unlabelled_images, COLUMNS, subtask, seed)
+
+    held_out = options.test_fraction is not None
+    return UnlabelledDataset(
+        drawn(options.train_split), None if test is None or held_out else drawn(test), None if held_out else test
     )
 
 

@@ -193,6 +193,7 @@ def reported_dataset(task: Task) -> ReportedDataset:
         train_images_per_class=data.images_per_class(),
         mark=None if data.marking is None else decode(ReportedMark, data.marking.described(data.subtask)),
         augmentation=_augmentation(task),
+        labels_by_teacher=data.labels_by_teacher,
         unlabelled=None if task.selection is None else _reported_unlabelled(task.selection),
     )
 
@@ -268,11 +269,12 @@ def changed_options(config: SubDistillConfig) -> dict[str, Any]:
 def results_table(report: RunReport) -> str:
     """The results as a table for the terminal, with what knowing nothing would be worth."""
     marked = report.dataset.mark is not None
-    header = ["", "accuracy", "balanced", *(["without mark", "follows mark"] if marked else [])]
+    header = ["", report.short_figure, "balanced", *(["without mark", "follows mark"] if marked else [])]
     rows = [[*header, "parameters", "ms/image", "trained in"]]
     for result in report.results:
         shares = [result.accuracy, result.balanced_accuracy]
         shares += [result.clean_accuracy, result.mark_followed] if marked else []
+        shares = shares if report.measures(result) else [None] * len(shares)
         rows.append(
             [
                 method_label(result.method),
@@ -284,6 +286,8 @@ def results_table(report: RunReport) -> str:
         )
     lines = table(rows, numbers_from=1)
     count = report.dataset.test_images
+    if report.dataset.labels_by_teacher:
+        lines += "\n\nno image had a label: agreement is with the teacher's answers, right or wrong"
     return (
         f"\n{lines}\n\n{len(report.classes)} classes, {count} test images; {report.latency_machine}\n{_chance(report)}"
     )

@@ -347,5 +347,5 @@ def build_trainer(
         data_collator=ViewCollator(student.processor, task.teacher.processor),
         processing_class=student.processor,
     )
-    show_progress(trainer, label)
+    show_progress(trainer, label, "agreement" if task.data.labels_by_teacher else "accuracy")
     return trainer, student, choices

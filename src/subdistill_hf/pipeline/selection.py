@@ -16,10 +16,13 @@ from tqdm.auto import tqdm
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.distributed import several_processes
+from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.images import DecodedImages
+from subdistill_hf.data.labelled_rows import UNLABELLED
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.near_duplicates import near_duplicates, thumbnails
 from subdistill_hf.data.preprocessing import process
+from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.data.unlabelled import UnlabelledImages, load_unlabelled
 from subdistill_hf.errors import DataError
 from subdistill_hf.formatting import count
@@ -141,13 +144,13 @@ def _choose(
     images: UnlabelledImages, data: SubtaskData, teacher: LoadedModel, options: TaskOptions, show: bool
 ) -> tuple[list[int], Selection]:
     """The places of the images that are kept, and what became of all."""
-    looked = look_at(images.rows, data, teacher, show)
+    looked = look_at(images.rows, data.columns, teacher, show)
     held_out = looked.usable & near_duplicates(looked.thumbs, _thumbs_of(data, ("validation", "test")))
     rest = looked.usable & ~held_out
     copies = rest & near_duplicates(looked.thumbs, _thumbs_of(data, ("train",)))
     rest &= ~copies
     ids = list(data.subtask.teacher_ids or ())
-    masses = looked.logits.double().softmax(dim=1)[:, ids].sum(dim=1)
+    masses = masses_of(looked.logits, data.subtask)
     kept = rest & (masses >= options.unlabelled_threshold)
     answers = looked.logits[:, ids].argmax(dim=1)[kept]
     counts = torch.bincount(answers, minlength=len(ids)).tolist()
@@ -167,19 +170,19 @@ def _choose(
     return torch.nonzero(kept).flatten().tolist(), selection
 
 
-def look_at(rows: datasets.Dataset, data: SubtaskData, teacher: LoadedModel, show: bool = False) -> Looked:
+def look_at(rows: datasets.Dataset, columns: ImageColumns, teacher: LoadedModel, show: bool = False) -> Looked:
     """The teacher's answer to each image and its thumbnail, in one pass; damaged images have neither.
 
     Args:
-        rows: the images, in the schema of the subtask's.
-        data: gives the columns.
+        rows: the images.
+        columns: their columns.
         teacher: the teacher.
         show: show a bar.
 
     Raises:
         DataError: when none can be decoded.
     """
-    images = DecodedImages(rows, data.columns, [-1] * len(rows), ahead=False)
+    images = DecodedImages(rows, columns, [UNLABELLED] * len(rows), ahead=False)
     classifier = Classifier(teacher.model, teacher.processor)
     device = next(teacher.model.parameters()).device
     usable = torch.zeros(len(rows), dtype=torch.bool)
@@ -198,6 +201,11 @@ def look_at(rows: datasets.Dataset, data: SubtaskData, teacher: LoadedModel, sho
     if not thumbs:
         raise DataError(f"none of {len(rows)} images without labels can be decoded")
     return Looked(_spread(thumbs, usable), _spread(logits, usable), usable)
+
+
+def masses_of(logits: Tensor, subtask: Subtask) -> Tensor:
+    """The teacher's probability that an image shows one of the subtask's classes `(N,)`, of all its logits."""
+    return logits.double().softmax(dim=1)[:, list(subtask.teacher_ids or ())].sum(dim=1)
 
 
 def _spread(parts: Sequence[Tensor], usable: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
@@ -17,6 +18,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of, load_teacher
 from subdistill_hf.pipeline.auto import Resolved, resolve
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
+from subdistill_hf.pipeline.without_labels import load_without_labels
 
 
 @dataclass
@@ -99,10 +101,14 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     Raises:
         SubDistillError: for classes that images or teacher lack, or an image that cannot be decoded.
     """
-    with config.main_process_first(desc="loading images"):
-        data = load_subtask(options, config.seed)
-    adaptable = options.adapt_teacher != "no"
-    teacher = load_teacher(options.teacher, options.trust_remote_code, adaptable)
+    adaptable, selection = options.adapt_teacher != "no", None
+    if options.label_column == NO_LABELS:
+        teacher = load_teacher(options.teacher, options.trust_remote_code)
+        data, selection = load_without_labels(options, config, teacher)
+    else:
+        with config.main_process_first(desc="loading images"):
+            data = load_subtask(options, config.seed)
+        teacher = load_teacher(options.teacher, options.trust_remote_code, adaptable)
     lacks_classes = teacher.without_head
     if not lacks_classes:
         try:
@@ -117,7 +123,6 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
         images.check_images()
     check_fixed_size(teacher.processor, data.sizes, f"the teacher {teacher.name!r}")
     size = (data.typical_side, data.typical_side)
-    selection = None
     if options.unlabelled is not None:
         if lacks_classes:
             raise SubDistillError(
@@ -136,8 +141,12 @@ def announce(task: Task) -> None:
     print(f"teacher  {task.teacher.name}: {count_parameters(task.teacher.model):,} parameters")
     counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
     if task.selection is not None:
-        counts += f", {task.selection.kept} without labels to train"
+        counts += "" if data.labels_by_teacher else f", {task.selection.kept} without labels to train"
     print(f"images   {data.name}: {counts}")
+    if data.labels_by_teacher:
+        print(
+            "labels   none: the teacher's answers stand for them, and each accuracy is the agreement with the teacher"
+        )
     if data.marking is not None:
         print(f"mark     {data.marking.sentence(data.subtask)}")
     if task.selection is not None:

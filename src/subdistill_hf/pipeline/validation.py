@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_values
-from subdistill_hf.config.validation import check_task_options
+from subdistill_hf.config.validation import NO_LABELS, check_task_options
 from subdistill_hf.core.pairing import split_entry
 from subdistill_hf.data.subtask import check_paper_subtasks
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.names import check_repository
 from subdistill_hf.models.students import check_recipe, check_student_lora
+from subdistill_hf.pipeline.auto import config_of_method
 from subdistill_hf.training.arguments import check_training_arguments
 from subdistill_hf.training.checks import check_student
 
@@ -56,6 +59,12 @@ def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig)
         SubDistillError: naming the method.
     """
     for method in (config.method, *options.compare):
+        weights = config_of_method(config, method, Path(config.output_dir)).weights()
+        if options.label_column == NO_LABELS and (METHODS[method].logit_labels or weights["task"]):
+            raise SubDistillError(
+                f"method {method!r} learns from labels, and with label_column={NO_LABELS} there are none: choose kd, "
+                "subdistill or another method without them, and no task_weight"
+            )
         if options.unlabelled is not None and METHODS[method].logit_labels:
             raise SubDistillError(
                 f"method {method!r} needs the class of each image, and those of unlabelled={options.unlabelled} have "

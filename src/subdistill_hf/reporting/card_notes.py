@@ -74,7 +74,8 @@ def sizes(report: RunReport) -> list[str]:
 
 def chance_note(report: RunReport) -> str:
     """The accuracy of a guess, and whether the published student is worth more."""
-    said = f"A guess is right in {format_percent(report.chance)} of cases"
+    guessed = "agrees with the teacher" if report.dataset.labels_by_teacher else "is right"
+    said = f"A guess {guessed} in {format_percent(report.chance)} of cases"
     if report.largest_class is not None:
         name, share = report.largest_class
         said += f", and always answering {text(name)}, the class with most test images, in {format_percent(share)}"
@@ -91,6 +92,16 @@ def energy_explanation(report: RunReport) -> str | None:
     return (
         f"The energy of the training is what {report.energy_source} estimates for the whole machine; that of the "
         "teacher's own training is not in it."
+    )
+
+
+def agreement_note(report: RunReport) -> str | None:
+    """What the figures of a run without labels are worth; `None` where there were labels."""
+    if not report.dataset.labels_by_teacher:
+        return None
+    return (
+        "**No image had a label.** Each figure is the agreement with the teacher: the share of the images to which "
+        "the student gives the teacher's answer, right or wrong. How often either is right was not measured."
     )
 
 

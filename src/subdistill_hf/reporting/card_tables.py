@@ -18,7 +18,7 @@ from subdistill_hf.formatting import (
 )
 from subdistill_hf.reporting.card_notes import lora_note, test_set, unlabelled_fact
 from subdistill_hf.reporting.markdown import code, hub_link, text
-from subdistill_hf.reporting.report import TEACHER, Latency, RunReport
+from subdistill_hf.reporting.report import TEACHER, Latency, MethodResult, RunReport
 
 Row = dict[str, str | None]
 LOG_ROWS: Final = 12
@@ -29,15 +29,16 @@ def result_rows(report: RunReport) -> list[Row]:
     images, published = report.dataset.test_images, report.published_result
     rows = []
     for result in report.results:
+        measured = report.measures(result)
         row = {
             "Model": method_label(result.method),
             "Parameters": count(result.parameters),
-            "Accuracy": accuracy_with_error(result.accuracy, images),
+            _capital(report.figure): accuracy_with_error(result.accuracy, images) if measured else None,
             "Accuracy without the mark": format_percent(result.clean_accuracy),
             "Follows the mark": format_percent(result.mark_followed),
             "The same without the mark": format_percent(result.followed_without_mark),
-            "Balanced accuracy": format_percent(result.balanced_accuracy),
-            "Agrees with teacher": None if result.method == TEACHER else format_percent(result.teacher_agreement),
+            f"Balanced {report.short_figure}": format_percent(result.balanced_accuracy) if measured else None,
+            "Agrees with teacher": None if report.dataset.labels_by_teacher else _agreement(result),
             "Operations per image": operations(result.operations),
             "Time per image": _latency(result.latency_ms),
             "Training": duration(result.training_seconds),
@@ -47,6 +48,15 @@ def result_rows(report: RunReport) -> list[Row]:
             row = {column: cell and f"**{cell}**" for column, cell in row.items()}
         rows.append(row)
     return rows
+
+
+def _agreement(result: MethodResult) -> str | None:
+    """The share of images that a student and the teacher put in the same class."""
+    return None if result.method == TEACHER else format_percent(result.teacher_agreement)
+
+
+def _capital(figure: str) -> str:
+    return figure[0].upper() + figure[1:]
 
 
 def _latency(latency: Latency | None) -> str | None:
@@ -73,7 +83,7 @@ def class_rows(report: RunReport) -> list[Row]:
                 "Class": text(name),
                 "Training images": count(report.dataset.train_images_per_class.get(name)),
                 "Test images": None if counts is None else count(images),
-                "Accuracy": measured,
+                _capital(report.figure): measured,
                 "Most often taken for": None if counts is None else _taken_for(report.classes, counts, index),
             }
         )
@@ -117,7 +127,7 @@ def training_log_rows(report: RunReport) -> list[Row]:
                     "Step": count(entry.get("step")),
                     "Epoch": None if entry.get("epoch") is None else f"{entry['epoch']:.1f}",
                     "Training loss": None if loss is None else f"{loss:.4g}",
-                    "Validation accuracy": format_percent(entry["eval_accuracy"]),
+                    f"Validation {report.short_figure}": format_percent(entry["eval_accuracy"]),
                 }
             )
     last = len(rows) - 1

@@ -143,11 +143,13 @@ def standing(report: RunReport) -> list[str]:
     images, which = report.dataset.test_images, test_set(report.dataset)
     label, measured = method_label(published.method), accuracy_with_error(published.accuracy, images)
     sentences = [f"{label} classifies {measured} of the {images:,} images of the {which} correctly."]
+    if report.dataset.labels_by_teacher:
+        sentences = [f"{label} gives the teacher's answer to {measured} of the {images:,} images of the {which}."]
     distances: list[str] = []
     unresolved: list[str] = []
     better: list[str] = []
     for result in report.results:
-        if result.method == published.method:
+        if result.method == published.method or not report.measures(result):
             continue
         other = "the teacher" if result.method == TEACHER else method_label(result.method)
         difference = published.accuracy - result.accuracy
@@ -188,14 +190,18 @@ def _card_data(report: RunReport, name: str | None) -> Metadata:
         license=license_id,
         base_model=(bases if len(bases) > 1 else bases[0]) if bases else None,
         datasets=[dataset.hub_id] if dataset.hub_id else None,
-        metrics=["accuracy"],
+        metrics=None if dataset.labels_by_teacher else ["accuracy"],
         tags=[
             "subdistill",
             *(["knowledge-distillation"] if teacher in origins else []),
             "image-classification",
         ],
-        model_name=name or slug("-".join([teacher.name.split("/")[-1], published.method, dataset.name])),
-        eval_results=[
+        model_name=None
+        if dataset.labels_by_teacher
+        else name or slug("-".join([teacher.name.split("/")[-1], published.method, dataset.name])),
+        eval_results=None  # the Hub has no metric for the agreement with a teacher
+        if dataset.labels_by_teacher
+        else [
             EvalResult(
                 task_type="image-classification",
                 task_name="Image classification",

@@ -70,7 +70,7 @@ def plot_training(report: RunReport, path: str | os.PathLike[str]) -> Path | Non
     figure, axes = figure_of_panels(-(-len(panels) // columns), columns, panel=CURVE_PANEL)
     for panel, ax in zip(panels, axes, strict=False):
         if panel == "accuracy":
-            _draw_accuracies(ax, accuracies)
+            _draw_accuracies(ax, accuracies, report.figure)
         else:
             _draw_losses(ax, drawable(method_label(panel)), losses[panel])
         ax.set_xlabel(unit)
@@ -158,14 +158,15 @@ def plot_confusion(report: RunReport, path: str | os.PathLike[str]) -> Path | No
         ax.set_xticks(ax.get_xticks(), classes, rotation=45, ha="right", rotation_mode="anchor")
     ax.tick_params(which="both", length=0, labelsize=TEXT_SIZE if counted or not named else 6)
     ax.set_xlabel("predicted class" if named else "number of the predicted class, from 0")
-    ax.set_ylabel("true class" if named else "number of the true class, from 0")
+    true_class = "teacher's class" if report.dataset.labels_by_teacher else "true class"
+    ax.set_ylabel(true_class if named else f"number of the {true_class}, from 0")
     if counted:
         for true, predicted in np.argwhere(counts):
             colour = "white" if shares[true, predicted] > 0.55 else INK
             count = counts[true, predicted]
             ax.text(predicted, true, count, ha="center", va="center", color=colour, fontsize=TEXT_SIZE)
     bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 3 / side), aspect=20, format=Percent())
-    bar.set_label("share of the true class", color=INK, fontsize=TEXT_SIZE)
+    bar.set_label(f"share of the {true_class}", color=INK, fontsize=TEXT_SIZE)
     bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, length=0)
     bar.outline.set_visible(False)
     set_heading(ax, f"{_short_label(published.method)}: {counts.sum():,} test images")
@@ -196,7 +197,7 @@ def plot_all(report: RunReport, folder: str | os.PathLike[str]) -> list[Path]:
     return [path for path in drawn if path is not None]
 
 
-def _draw_accuracies(ax: Axes, accuracies: Curves) -> None:
+def _draw_accuracies(ax: Axes, accuracies: Curves, figure: str) -> None:
     """Draw one labelled curve a method."""
     colours = distinct_colours((method, method) for method in accuracies)
     ends = []
@@ -206,7 +207,7 @@ def _draw_accuracies(ax: Axes, accuracies: Curves) -> None:
         ax.plot(x, accuracy, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
         ends.append((x[-1], accuracy[-1], f"{_short_label(method)} {format_percent(accuracy[-1])}", colour))
     ax.yaxis.set_major_formatter(Percent())
-    set_heading(ax, "Accuracy on the validation images")
+    set_heading(ax, f"{figure.capitalize()} on the validation images")
     label_ends(ax, ends)
 
 

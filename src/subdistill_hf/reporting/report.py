@@ -92,6 +92,7 @@ class ReportedDataset:
         mark: the spurious mark on the images, if there is one.
         augmentation: what was done to the training images, in words.
         unlabelled: the training images without labels, if there are some.
+        labels_by_teacher: whether no image had a label, so that the teacher's answers stand for them.
     """
 
     name: str
@@ -106,6 +107,7 @@ class ReportedDataset:
     mark: ReportedMark | None = None
     augmentation: str | None = None
     unlabelled: ReportedUnlabelled | None = None
+    labels_by_teacher: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,6 +381,20 @@ class RunReport:
     def teacher_result(self) -> MethodResult | None:
         """The teacher's own result, if the report holds it."""
         return next((result for result in self.results if result.method == TEACHER), None)
+
+    @property
+    def figure(self) -> str:
+        """The meaning of each `accuracy`: without labels it is the agreement with the teacher's answers."""
+        return "agreement with the teacher" if self.dataset.labels_by_teacher else "accuracy"
+
+    @property
+    def short_figure(self) -> str:
+        """The same in one word."""
+        return "agreement" if self.dataset.labels_by_teacher else "accuracy"
+
+    def measures(self, result: MethodResult) -> bool:
+        """Whether a result's accuracies say something: the teacher always agrees with itself."""
+        return not (self.dataset.labels_by_teacher and result.method == TEACHER)
 
     @property
     def chance(self) -> float:

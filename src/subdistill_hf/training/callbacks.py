@@ -41,11 +41,12 @@ class MethodProgress(ProgressCallback):
 
     Args:
         method: what the bar is labelled with.
+        figure: what the validation accuracy is called.
     """
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, figure: str = "accuracy") -> None:
         super().__init__()
-        self.method = method
+        self.method, self.figure = method, figure
         self.shown: dict[str, str] = {}
 
     def on_train_begin(
@@ -70,16 +71,22 @@ class MethodProgress(ProgressCallback):
         **kwargs: Any,
     ) -> None:
         """Show the figures behind the bar."""
-        for name, shown in (("loss", "loss"), ("eval_accuracy", "validation accuracy")):
+        for name, shown in (("loss", "loss"), ("eval_accuracy", f"validation {self.figure}")):
             if logs and name in logs:
                 self.shown[shown] = f"{float(logs[name]):.3f}"
         if self.training_bar is not None:
             self.training_bar.set_postfix(self.shown)
 
 
-def show_progress(trainer: Trainer, label: str | None) -> None:
-    """Give a trainer our bar in place of transformers' bar and prints; none without a label or with `disable_tqdm`."""
+def show_progress(trainer: Trainer, label: str | None, figure: str = "accuracy") -> None:
+    """Give a trainer our bar in place of transformers' bar and prints; none without a label or with `disable_tqdm`.
+
+    Args:
+        trainer: the trainer.
+        label: of the bar.
+        figure: what the validation accuracy is called.
+    """
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if label is not None and not trainer.args.disable_tqdm:
-        trainer.add_callback(MethodProgress(label))
+        trainer.add_callback(MethodProgress(label, figure))

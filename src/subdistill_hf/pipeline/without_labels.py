@@ -1,0 +1,153 @@
+"""A dataset without labels: the teacher chooses the images of the subtask, and its answers stand for labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.distributed import several_processes
+from subdistill_hf.data.image_facts import image_facts
+from subdistill_hf.data.labelled_rows import with_outputs
+from subdistill_hf.data.loading import SubtaskData
+from subdistill_hf.data.near_duplicates import near_duplicates
+from subdistill_hf.data.splits import TEST_SEED
+from subdistill_hf.data.subtask import Subtask, resolve_classes
+from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, UnlabelledImages, load_dataset_without_labels
+from subdistill_hf.errors import DataError
+from subdistill_hf.models.loading import LoadedModel
+from subdistill_hf.pipeline.selection import Looked, Selection, look_at, masses_of, nothing_kept
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images of a split that the teacher takes for the subtask's.
+
+    Attributes:
+        places: among the images that were drawn.
+        answers: the teacher's, as outputs of the student.
+        thumbs: thumbnails `(N, D)`.
+    """
+
+    places: tuple[int, ...]
+    answers: tuple[int, ...]
+    thumbs: Tensor
+
+    def chosen(self, which: np.ndarray[Any, Any]) -> _Part:
+        """Some of them, by their numbers."""
+        places, answers = ([values[index] for index in which] for values in (self.places, self.answers))
+        return _Part(tuple(places), tuple(answers), self.thumbs[torch.as_tensor(which)])
+
+
+def load_without_labels(
+    options: TaskOptions, config: SubDistillConfig, teacher: LoadedModel
+) -> tuple[SubtaskData, Selection]:
+    """Load the images of a dataset without labels that the teacher takes for the subtask's.
+
+    In all splits those are kept that show one of the classes with at least `unlabelled_threshold`. Of the training
+    images near-duplicates of validation and test images are dropped. Labels are the teacher's answers, so an accuracy
+    is the agreement with the teacher.
+
+    Args:
+        options: dataset, classes (of the teacher), splits and threshold.
+        config: training arguments.
+        teacher: the teacher.
+
+    Returns:
+        The images, and what became of those that a training could have.
+
+    Raises:
+        SubtaskError: for classes that the teacher lacks.
+        DataError: when too few images are kept.
+    """
+    names = tuple(teacher.labels[output] for output in range(len(teacher.labels)))
+    subtask = resolve_classes(options.classes, names)
+    subtask = subtask.with_teacher(subtask.dataset_ids)
+    with config.main_process_first(desc="loading images without labels"):
+        found = load_dataset_without_labels(options, subtask, config.seed)
+    teacher.model.to(config.device)
+    shared: list[Any] = [None]
+    if config.process_index == 0:
+        shared = [_choose(found, subtask, teacher, options, config)]
+    if several_processes():  # see `selection.add_unlabelled`
+        broadcast_object_list(shared)
+    parts, selection = shared[0]
+    train, validation, test = (
+        _rows_of(images, part, subtask)
+        for images, part in zip((found.train, found.train, found.test or found.train), parts, strict=True)
+    )
+    facts = [image_facts(rows, COLUMNS.image) for rows in (train, test)]
+    return SubtaskData(
+        name=found.train.name,
+        hub_id=found.train.hub_id,
+        subtask=subtask,
+        class_names=names,
+        train=train,
+        validation=validation,
+        test=test,
+        test_split=found.test_split or f"held out of {options.train_split}",
+        columns=COLUMNS,
+        official_test=found.test_split is not None,
+        revision=found.train.revision,
+        sizes=tuple(sorted({size for each in facts for size in each.sizes})),
+        typical_side=facts[1].typical_side or 0,
+        notices=found.train.notices,
+        labels_by_teacher=True,
+    ), selection
+
+
+def _choose(
+    found: UnlabelledDataset, subtask: Subtask, teacher: LoadedModel, options: TaskOptions, config: SubDistillConfig
+) -> tuple[tuple[_Part, _Part, _Part], Selection]:
+    """The images for training, validation and test, and what became of those that a training could have."""
+    show = not config.disable_tqdm
+    looked = look_at(found.train.rows, COLUMNS, teacher, show)
+    pool = _kept(looked, subtask, options.unlabelled_threshold)
+    if found.test is None:
+        order = np.random.default_rng([TEST_SEED, len(pool.places)]).permutation(len(pool.places))
+        held_out = round(float(options.test_fraction or 0) * len(order))
+        test, pool = pool.chosen(np.sort(order[:held_out])), pool.chosen(np.sort(order[held_out:]))
+    else:
+        test = _kept(look_at(found.test.rows, COLUMNS, teacher, show), subtask, options.unlabelled_threshold)
+    order = np.random.default_rng(config.seed).permutation(len(pool.places))
+    validating = max(1, round(options.validation_fraction * len(order)))
+    validation, train = pool.chosen(np.sort(order[:validating])), pool.chosen(np.sort(order[validating:]))
+    near = near_duplicates(train.thumbs, torch.cat([validation.thumbs, test.thumbs])).numpy()
+    train = train.chosen(np.flatnonzero(~near))
+    masses = masses_of(looked.logits, subtask)[looked.usable]
+    counts = np.bincount(np.asarray(train.answers, dtype=np.int64), minlength=len(subtask.names)).tolist()
+    selection = Selection(
+        name=found.train.name,
+        hub_id=found.train.hub_id,
+        revision=found.train.revision,
+        found=len(found.train.rows),
+        damaged=int((~looked.usable).sum()),
+        held_out=int(near.sum()),
+        copies=0,
+        masses=tuple(masses.clamp(max=1).tolist()),
+        threshold=options.unlabelled_threshold,
+        kept=len(train.places),
+        kept_per_class=dict(zip(subtask.names, counts, strict=True)),
+    )
+    if not len(train.places) or not len(test.places):
+        raise DataError(nothing_kept(selection))
+    return (train, validation, test), selection
+
+
+def _kept(looked: Looked, subtask: Subtask, threshold: float) -> _Part:
+    """The images that show one of the classes with this probability by the teacher."""
+    kept = looked.usable & (masses_of(looked.logits, subtask) >= threshold)
+    answers = looked.logits[:, list(subtask.teacher_ids or ())].argmax(dim=1)[kept]
+    return _Part(tuple(torch.nonzero(kept).flatten().tolist()), tuple(answers.tolist()), looked.thumbs[kept])
+
+
+def _rows_of(images: UnlabelledImages, part: _Part, subtask: Subtask) -> datasets.Dataset:
+    """The rows of a part, with the teacher's answers as their labels."""
+    return with_outputs(images.rows.select(list(part.places)), COLUMNS, subtask, part.answers)

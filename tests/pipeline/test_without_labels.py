@@ -1,0 +1,108 @@
+"""Datasets without labels: the teacher chooses the images, and every figure is called the agreement with it."""
+
+import pytest
+from huggingface_hub import metadata_load
+
+from helpers import NAMES, config, task_options, write_task
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.data.embedded.glyphs import render
+from subdistill_hf.data.loading import load_subtask
+from subdistill_hf.errors import DataError, SubDistillError
+from subdistill_hf.pipeline.report import results_table
+from subdistill_hf.pipeline.run import distill
+from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.pipeline.validation import validate_options
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A teacher, and images in no folder of a class: 30 to train, one of them a test image too, and 8 to test."""
+    folder = write_task(tmp_path_factory.mktemp("without_labels"))
+    for split, count in (("train", 29), ("test", 8)):
+        (folder / "mine" / split).mkdir(parents=True)
+        for index in range(count):
+            render(0, split, 60 + index, 3).save(folder / "mine" / split / f"{index}.png")
+    render(0, "test", 60, 3).save(folder / "mine" / "train" / "again.bmp")
+    return folder
+
+
+def options_of(inputs, **changed):
+    given = {"dataset": str(inputs / "mine"), "label_column": "none", "unlabelled_threshold": 0.0}
+    return task_options(inputs, **given | changed)
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    settings = config(folder, method="subdistill", max_steps=2, eval_strategy="steps", eval_steps=1)
+    return distill(options_of(inputs), settings), folder
+
+
+def test_the_teachers_answers_are_the_labels(inputs, tmp_path):
+    task = load_task(options_of(inputs), config(tmp_path / "out"))
+    data = task.data
+    assert (len(data.train), len(data.validation), len(data.test)) == (23, 6, 8)
+    assert task.selection.held_out == 1
+    assert data.subtask.names == NAMES
+    assert data.subtask.teacher_ids == tuple(CLASS_NAMES.index(name) for name in NAMES)
+    pixels = task.teacher.processor(list(data.test["image"]), return_tensors="pt")["pixel_values"]
+    answers = task.teacher.model(pixel_values=pixels).logits[:, list(data.subtask.teacher_ids)].argmax(1)
+    assert data.test["label"][:] == answers.tolist()
+
+
+def test_a_share_is_held_out_where_there_is_no_test_split(inputs, tmp_path):
+    train = str(inputs / "mine" / "train")
+    task = load_task(options_of(inputs, dataset=train, test_fraction=0.2), config(tmp_path / "out"))
+    assert len(task.data.test) == 6
+    assert task.data.test_split == "held out of train"
+    with pytest.raises(DataError, match=r"has no test or validation split.*--test_fraction"):
+        load_task(options_of(inputs, dataset=train), config(tmp_path / "out"))
+
+
+def test_tables_say_agreement_and_the_teachers_own_is_left_out(finished):
+    report, _ = finished
+    assert report.figure == "agreement with the teacher"
+    said = results_table(report)
+    assert "agreement" in said.splitlines()[1]
+    assert "accuracy" not in said
+    teacher = next(line for line in said.splitlines() if line.startswith("Teacher"))
+    assert "%" not in teacher
+    for result in report.results[1:]:
+        assert result.accuracy == result.teacher_agreement
+
+
+def test_the_card_says_agreement_and_the_metadata_has_no_accuracy(finished):
+    _, folder = finished
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "**No image had a label.**" in card
+    assert "Agreement with the teacher" in card
+    assert "accuracy" not in card.replace("Accuracy", "accuracy").casefold().split("## citation")[0]
+    metadata = metadata_load(folder / "README.md")
+    assert "model-index" not in metadata
+    assert "metrics" not in metadata
+
+
+@pytest.mark.parametrize("method", ["scratch", "ce_kd", "dkd"])
+def test_methods_that_learn_from_labels_are_refused(inputs, tmp_path, method):
+    with pytest.raises(SubDistillError, match=f"{method!r} learns from labels"):
+        validate_options(options_of(inputs), config(tmp_path / "out", method=method))
+
+
+@pytest.mark.parametrize(
+    "given", [{"train_images_per_class": 5}, {"mark": "plus"}, {"adapt_teacher": "lora"}, {"unlabelled": "glyphs-100"}]
+)
+def test_options_that_need_labels_are_refused(inputs, given):
+    with pytest.raises(SubDistillError, match="has no meaning with label_column=none"):
+        options_of(inputs, **given)
+
+
+def test_other_commands_need_labels(inputs):
+    with pytest.raises(DataError, match="without which only distill works"):
+        load_subtask(options_of(inputs))
+
+
+def test_a_flat_folder_says_which_option_is_meant(inputs):
+    with pytest.raises(DataError, match="--label_column none"):
+        load_subtask(task_options(inputs, dataset=str(inputs / "mine" / "train")))
