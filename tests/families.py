@@ -120,10 +120,16 @@ FAMILIES = {
         (64, 64),
         maps(numbered("efficientnet.encoder.blocks.", (1, 2, 4, 6)), [8, 16, 32, 80]),
     ),
+    # where the last norm of a residual branch is zero, as timm makes it, nothing of the branch gets a gradient
     "timm resnet": timm_family(
-        "resnet10t", maps(numbered("timm_model.layer", range(1, 5)), [8, 12, 16, 24]), channels=(8, 12, 16, 24)
+        "resnet10t",
+        maps(numbered("timm_model.layer", range(1, 5)), [8, 12, 16, 24]),
+        channels=(8, 12, 16, 24),
+        zero_init_last=False,
     ),
-    "timm regnet": timm_family("regnetx_002", maps(numbered("timm_model.s", range(1, 5)), [24, 56, 152, 368])),
+    "timm regnet": timm_family(
+        "regnetx_002", maps(numbered("timm_model.s", range(1, 5)), [24, 56, 152, 368]), zero_init_last=False
+    ),
     "timm mobilenetv4": timm_family(
         "mobilenetv4_conv_small_050",
         # not blocks.4, which widens for the head

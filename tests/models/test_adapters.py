@@ -387,13 +387,13 @@ def test_the_best_adapter_is_kept_and_can_be_trained_on(tmp_path):
     run = with_adapter_run(
         tmp_path,
         method="scratch",
-        learning_rate=0.05,  # so that the last is not the best
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",
         save_steps=1,
         load_best_model_at_end=True,
         metric_for_best_model="loss",
+        greater_is_better=True,  # so that the last, which learned most, is not the best
     )
     run.train()
     best = Path(run.state.best_model_checkpoint)
