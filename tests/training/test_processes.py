@@ -133,23 +133,25 @@ test_processes.work(Path(sys.argv[1]))
 close_process_group()
 """
 
-COMMAND = """
-import json, os, sys
+EXAMPLE = """
+import json, os, runpy, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 import torch
 torch.set_num_threads(1)
 from training import test_processes
 from subdistill_hf import cli
+folder = sys.argv.pop(1)
 run, seen = cli._run, {}
 def watched(*given):
     run(*given)
     seen["before"] = test_processes.gloo_threads()
 cli._run = watched
-code = cli.main(sys.argv[2:])
-seen["after"] = test_processes.gloo_threads(wait=True)
-Path(sys.argv[1], f"threads-{os.environ['RANK']}.json").write_text(json.dumps(seen))
-sys.exit(code)
+try:
+    runpy.run_path("examples/run_subdistill.py", run_name="__main__")
+finally:
+    seen["after"] = test_processes.gloo_threads(wait=True)
+    Path(folder, f"threads-{os.environ['RANK']}.json").write_text(json.dumps(seen))
 """
 
 
@@ -345,31 +347,37 @@ def short_run(folder):
     return options.split()
 
 
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The folder of a run of the example script in two processes, what it printed, and the repository it pushed to."""
+    folder = tmp_path_factory.mktemp("example")
+    (folder / "example.py").write_text(EXAMPLE, encoding="utf-8")
+    arguments = [*short_run(folder), "--push_to_hub", "--hub_model_id", "expert"]
+    with LoopbackHub(folder / "hub") as hub:
+        environment = hub.environment(HF_DATASETS_CACHE=str(folder / "cache"))
+        printed = torchrun(folder / "example.py", folder, *arguments, environment=environment)
+        pushed = hub.commits("user/expert"), hub.files("user/expert")
+    assert not hub.errors
+    return folder, printed, pushed
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux names the threads of a process in /proc")
-def test_a_command_leaves_no_thread_of_its_group_that_could_abort_the_end_of_the_process(tmp_path):
-    (tmp_path / "command.py").write_text(COMMAND, encoding="utf-8")
-    environment = quiet_environment(HF_DATASETS_CACHE=str(tmp_path / "cache"))
-    torchrun(tmp_path / "command.py", tmp_path, "distill", *short_run(tmp_path), environment=environment)
+def test_a_command_leaves_no_thread_of_its_group_that_could_abort_the_end_of_the_process(example):
     for rank in (0, 1):
-        threads = read(tmp_path / f"threads-{rank}.json")
+        threads = read(example[0] / f"threads-{rank}.json")
         assert len(threads["before"]) >= 2
         assert threads["after"] == []
 
 
-def test_the_example_script_runs_in_two_processes_and_one_of_them_pushes(tmp_path):
-    arguments = [*short_run(tmp_path), "--push_to_hub", "--hub_model_id", "expert"]
-    with LoopbackHub(tmp_path / "hub") as hub:
-        environment = hub.environment(HF_DATASETS_CACHE=str(tmp_path / "cache"))
-        printed = torchrun("examples/run_subdistill.py", *arguments, environment=environment)
-        commits, pushed = hub.commits("user/expert"), hub.files("user/expert")
-    assert not hub.errors
+def test_the_example_script_runs_in_two_processes_and_one_of_them_pushes(example):
+    folder, printed, (commits, pushed) = example
     assert printed.count("2 processes on cpu") == 1
     assert printed.count("SubDistill  ") == 1
-    report = read(tmp_path / "out" / "report.json")
+    report = read(folder / "out" / "report.json")
     assert [result["method"] for result in report["results"]] == ["teacher", "subdistill"]
     assert (report["dataset"]["train_images"], report["dataset"]["test_images"]) == (15, 9)
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    model = AutoModelForImageClassification.from_pretrained(folder / "out")
     assert model.config.id2label == dict(enumerate(NAMES))
     assert [commit.title for commit in commits] == ["initial commit", "Student, processor and card"]
-    assert pushed["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert pushed["model.safetensors"] == (folder / "out" / "model.safetensors").read_bytes()
     assert "README.md" in pushed
