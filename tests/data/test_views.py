@@ -165,3 +165,13 @@ def test_an_image_without_a_class_has_the_label_that_losses_ignore_and_no_share_
             if image < 6:
                 expected[image // 2] += share
         assert torch.allclose(mixed[index]["labels"], expected)
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "custom"])
+def test_a_dataset_with_a_transform_or_a_format_is_refused(form):
+    rows = subtask_rows(2)
+    rows = rows.with_transform(lambda batch: batch) if form == "custom" else rows.with_format(form)
+    with pytest.raises(
+        DataError, match=r"the dataset has (a transform|the format '.*'): expected .*with_format\(None\)"
+    ):
+        ViewDataset(rows, COLUMNS)

@@ -28,6 +28,16 @@ def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
     assert run.trainer.teacher.class_ids.tolist() == [12, 10]
 
 
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_models_that_are_not_there_are_refused_before_images_are_read(inputs, tmp_path, monkeypatch, role):
+    monkeypatch.setattr("subdistill_hf.pipeline.task.load_subtask", lambda *given: pytest.fail("images were read"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "empty").mkdir()
+    for missing in (str(tmp_path / "empty"), "timm/mobilenetv4_conv_small.e2400_r224_in1k", "nobody/nothing"):
+        with pytest.raises(SubDistillError, match=f"{role} '{missing}' cannot be (loaded|built)"):
+            load_task(task_options(inputs, **{role: missing}), config(tmp_path / "out"))
+
+
 @pytest.mark.parametrize(
     ("side", "given", "expected"),
     [

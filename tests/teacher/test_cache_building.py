@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from helpers import (
     CLASS_IDS,
+    COLUMNS,
     assert_equal_weights,
     processor,
     resnet,
@@ -23,6 +24,7 @@ from helpers import (
     weights_of,
 )
 from subdistill_hf.data.collate import LOGITS, TARGETS, ViewCollator
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.teacher.cache_files import CacheError
 from subdistill_hf.teacher.targets import ComputedTargets
@@ -292,6 +294,33 @@ def test_a_dataset_that_does_not_name_its_views_is_refused(tmp_path):
         trainer(
             tmp_path, train=rows, parts={"data_collator": torch.utils.data.default_collate}, teacher_cache="2"
         ).train()
+
+
+class Noisy(ViewDataset):
+    """Each reading of an image is another one."""
+
+    def __getitems__(self, indices):
+        examples = super().__getitems__(indices)
+        return [
+            example | {"image": example["image"] ^ torch.randint(2, (1, 32, 32), dtype=torch.uint8)}
+            for example in examples
+        ]
+
+
+def test_views_that_differ_each_time_they_are_read_are_refused(tmp_path):
+    rows = views().images.dataset
+    noisy = Noisy(rows, COLUMNS, "none", views=2)
+    with pytest.raises(SubDistillError, match=r"views that are the same.*those of Noisy differ.*teacher_cache='off'"):
+        run(tmp_path / "noise", images=noisy).train()
+
+    def noisy_collator(items):
+        batch = ViewCollator(processor(), processor())(items)
+        return batch | {"pixel_values": batch["pixel_values"] + torch.randn(())}
+
+    drawn = run(tmp_path / "collator")
+    drawn.data_collator = noisy_collator
+    with pytest.raises(SubDistillError, match="views that are the same each time"):
+        drawn.train()
 
 
 def test_batches_without_places_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Files of targets: whole or not there, checked byte by byte, within their limit."""
 
+import errno
 import json
 import os
 import subprocess
@@ -223,3 +224,17 @@ def test_targets_of_another_user_can_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "utime", refused)
     assert file.check() is None
+
+
+def test_space_is_taken_when_a_file_begins_and_a_full_disk_is_told_then(tmp_path, monkeypatch):
+    """Later a full disk would be a bus error: the array is mapped into memory."""
+    file = TargetFile(tmp_path, {"of": "space"}, (1000, 100), "float32")
+    file.begin(tmp_path / "part")
+    assert (tmp_path / "part").stat().st_blocks * 512 >= file.size
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(CacheError, match=r"targets cannot be written to .*No space left on device.*teacher_cache_dir"):
+        file.begin(tmp_path / "part")

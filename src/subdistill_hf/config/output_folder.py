@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from filelock import FileLock, Timeout
 
@@ -57,6 +58,28 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def take_space(file: IO[bytes], size: int) -> None:
+    """Give a file its size and the disk's space for it: writing to a mapped file whose disk is full kills a process.
+
+    Args:
+        file: open for writing; what is in it stays.
+        size: bytes.
+
+    Raises:
+        OSError: when the disk has not enough room.
+    """
+    file.flush()
+    if not hasattr(os, "posix_fallocate"):
+        file.truncate(size)
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        file.truncate(size)  # a file system that cannot tell
 
 
 def check_output_folder(folder: str | Path, option: str = "output_dir") -> None:

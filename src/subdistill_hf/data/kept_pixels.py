@@ -7,7 +7,6 @@ channel, so a byte and a table give the very pixels back. What is not given back
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subdistill_hf.config.output_folder import take_space
 from subdistill_hf.data.collate import IMAGES, PIXELS, Collate, ViewCollator, labels_and_places
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.views import ViewDataset
@@ -88,10 +88,7 @@ class KeptPixels:
         rows = images * views
         self.size = rows * (self.shape.numel() + 1)
         with tempfile.TemporaryFile(dir=folder) as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, self.size)  # a disk that is full later would kill the process
-            else:
-                file.truncate(self.size)
+            take_space(file, self.size)
             self._filled: Any = np.memmap(file, np.uint8, "r+", 0, (rows,))
             self._codes: Any = np.memmap(file, np.uint8, "r+", rows, (rows, *self.shape))
 

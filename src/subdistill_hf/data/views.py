@@ -38,8 +38,8 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             dataset keeps its own.
 
     Raises:
-        DataError: for an unknown augmentation, an empty dataset, an image that cannot be decoded, or images of
-            different sizes that are to be mixed.
+        DataError: for an unknown augmentation, an empty dataset, one with a transform or a format, an image that
+            cannot be decoded, or images of different sizes that are to be mixed.
     """
 
     def __init__(
@@ -59,6 +59,12 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise DataError(f"unknown augmentation {augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
         if len(dataset) == 0:
             raise DataError("the dataset has no images")
+        if (form := dataset.format["type"]) is not None:
+            what = "a transform" if form == "custom" else f"the format {form!r}"
+            raise DataError(
+                f"the dataset has {what}: expected the images as they are stored, which dataset.with_format(None) "
+                "gives; views are drawn with augmentation=..., and pixels are made by ViewCollator"
+            )
         check_mix(mix)
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = [label if label >= 0 else NO_CLASS for label in dataset[columns.label]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
     path, local = _place(name)
     if name in EMBEDDED_TEACHERS and Path(name).is_dir():
         logger.warning(f"{name} is the embedded teacher: for the folder, give ./{name}")
-    try:
+    with _explained(name, path):
         adapter = find_adapter(path)
         if adapter is None:
             check_labels(AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code), f"teacher {name!r}")
@@ -118,12 +119,6 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
             base = _origin(adapter.base, source_of_base, base_is_local, base_revision)
             source = str(adapter.folder) if adapter.has_processor else source_of_base
         processor = load_processor(source, model, trust_remote_code)
-    except LOADING_ERRORS as error:
-        reason = missing_place(path) or explain(error).rstrip(".")
-        raise ModelError(
-            f"teacher {name!r} cannot be loaded: {reason}. Expected an embedded teacher "
-            f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
-        ) from error
     check_image_channels(model, f"teacher {name!r}")
     replaceable = head_modules(model) if missing and adaptable else []
     if untrained := sorted(weight for weight in missing if weight.rpartition(".")[0] not in replaceable):
@@ -142,6 +137,36 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
         base=base,
         without_head=bool(missing),
     )
+
+
+def check_teacher_is_there(name: str, trust_remote_code: bool = False) -> None:
+    """Refuse a teacher whose configuration cannot be read, before anything large is.
+
+    Args:
+        name: see `load_teacher`.
+        trust_remote_code: run model code from the repository.
+
+    Raises:
+        ModelError: as `load_teacher` does.
+    """
+    path, _ = _place(name)
+    with _explained(name, path):
+        adapter = find_adapter(path)
+        source, revision = (path, None) if adapter is None else (_place(adapter.base)[0], adapter.base_revision)
+        AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, revision=revision)
+
+
+@contextmanager
+def _explained(name: str, path: str) -> Iterator[None]:
+    """Turn what the libraries raise of a teacher inside the context into one message."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        reason = missing_place(path) or explain(error).rstrip(".")
+        raise ModelError(
+            f"teacher {name!r} cannot be loaded: {reason}. Expected an embedded teacher "
+            f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
+        ) from error
 
 
 def load_processor(source: str, model: nn.Module, trust_remote_code: bool = False) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ def check_recipe(recipe: str) -> nn.Module | None:
         return _new(recipe, ("first", "second"), ViTImageProcessor()).model
 
 
+def check_student_is_there(source: str, trust_remote_code: bool = False) -> None:
+    """Refuse a pretrained student whose configuration cannot be read, before anything large is; a new one has none.
+
+    Args:
+        source: see `build_student`.
+        trust_remote_code: run model code from the repository.
+
+    Raises:
+        ModelError: as `build_student` does.
+    """
+    if not is_new(source):
+        with _explained(source):
+            AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+
 def _new(recipe: str, names: Sequence[str], teacher_processor: Any) -> LoadedModel:
     kind, _, text = recipe.partition(":")
     labels = labels_of(names)
@@ -100,7 +116,7 @@ def is_new(recipe: str) -> bool:
 def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) -> LoadedModel:
     """A model of the Hub or of a folder, with a new head where its classes are others."""
     local = Path(source).is_dir()
-    try:
+    with _explained(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_labels(config, f"student {source!r}")
         before, names = names_of(config), list(labels["label2id"])
@@ -114,13 +130,6 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
             dtype=torch.float32,  # whatever it was saved in: half precision is for autocast
         )
         processor = load_processor(source, model, trust_remote_code)
-    except UNBUILDABLE as error:
-        reason = missing_place(source) or explain(error).rstrip(".")
-        raise ModelError(
-            f"student {source!r} cannot be built: {reason}. Expected a recipe "
-            f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub; "
-            f"a new student needs no network, such as --student resnet:widths={RESNET_WIDTHS}"
-        ) from error
     check_image_channels(model, f"student {source!r}")
     _check_mostly_trained(source, model, loading["missing_keys"])
     if len(before) == len(names) and before != names:  # of as many outputs, so that its head was read
@@ -134,6 +143,20 @@ def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) ->
         revision,
         license_of(source, revision),
     )
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn what the libraries raise of a pretrained student inside the context into one message."""
+    try:
+        yield
+    except UNBUILDABLE as error:
+        reason = missing_place(source) or explain(error).rstrip(".")
+        raise ModelError(
+            f"student {source!r} cannot be built: {reason}. Expected a recipe "
+            f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub; "
+            f"a new student needs no network, such as --student resnet:widths={RESNET_WIDTHS}"
+        ) from error
 
 
 def _check_mostly_trained(source: str, model: nn.Module, missing: Sequence[str]) -> None:

@@ -132,9 +132,9 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         except Exception as error:
             if (fault := disk_fault(error)) is None:
                 raise
-            raise SubDistillError(
-                f"{folder} cannot be written to any more ({fault}). {kept_in(folder, config.method)}"
-            ) from error
+            told = isinstance(error, SubDistillError)  # such as a cache on another disk
+            said = error if told else f"{folder} cannot be written to any more ({fault})"
+            raise SubDistillError(f"{said}. {kept_in(folder, config.method)}") from error
 
 
 def _run(options: TaskOptions, config: SubDistillConfig, command: str | None) -> RunReport | None:

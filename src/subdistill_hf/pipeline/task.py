@@ -15,7 +15,14 @@ from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of, load_teacher
+from subdistill_hf.models.loading import (
+    LoadedModel,
+    check_teacher_is_there,
+    count_parameters,
+    input_size_of,
+    load_teacher,
+)
+from subdistill_hf.models.students import check_student_is_there
 from subdistill_hf.pipeline.auto import Resolved, resolve
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
 from subdistill_hf.pipeline.without_labels import load_without_labels
@@ -99,8 +106,11 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
         config: training arguments.
 
     Raises:
-        SubDistillError: for classes that images or teacher lack, or an image that cannot be decoded.
+        SubDistillError: for a teacher or student that cannot be read, before any image is; for classes that images or
+            teacher lack, or an image that cannot be decoded.
     """
+    check_teacher_is_there(options.teacher, options.trust_remote_code)  # before images are read
+    check_student_is_there(options.student, options.trust_remote_code)
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
         teacher = load_teacher(options.teacher, options.trust_remote_code)

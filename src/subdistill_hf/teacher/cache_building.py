@@ -27,6 +27,7 @@ from subdistill_hf.teacher.cache_files import CacheError, TargetFile, make_room
 from subdistill_hf.teacher.targets import ComputedTargets
 
 FORMAT = 1
+COMPARED = 8  # images that are read twice, since those of a view must be the same each time
 TOLERANCE = 0.05  # of the largest target: bfloat16 and other machines round otherwise
 
 
@@ -86,6 +87,23 @@ class TeacherViews:
     def first_pixels(self) -> Tensor:
         """The teacher's pixels of the first two images, as the collator makes them."""
         return teacher_pixels(self.collate(self._examples(range(min(2, len(self.dataset))))))
+
+    def check_that_they_come_again(self) -> None:
+        """Refuse views that differ each time they are read: the student would see others than the teacher did.
+
+        Raises:
+            DistillationError: for a dataset or a collator that draws at random.
+        """
+        count = min(COMPARED, len(self.dataset))
+        places = [place * (len(self.dataset) - 1) // max(count - 1, 1) for place in range(count)]
+        first, second = (teacher_pixels(self.collate(self._examples(places))) for _ in range(2))
+        if not torch.equal(first, second):
+            raise DistillationError(
+                "teacher_cache needs views that are the same each time they are read, and those of "
+                f"{type(self.dataset).__name__} differ: the student would see other pixels than those whose targets "
+                "are kept. Draw what is random from (seed, view, image), as ViewDataset does, or use "
+                "teacher_cache='off'"
+            )
 
     def of(self, places: Sequence[int]) -> tuple[Tensor, Tensor, Targets]:
         """Numbers and views of some images in the dataset's present view, and the teacher's logits and targets.
@@ -175,6 +193,7 @@ def _describe(
     """
     teacher, dataset = views.targets.teacher, views.dataset
     dataset.set_epoch(0)
+    views.check_that_they_come_again()
     pixels = views.first_pixels()
     numbers, shown, (logits, features) = views.of(range(min(2, len(dataset))))
     common = {

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subdistill_hf.config.output_folder import take_space
 from subdistill_hf.errors import SubDistillError
 
 TENSOR = "targets"
@@ -91,11 +92,21 @@ class TargetFile:
         return None
 
     def begin(self, temporary: Path) -> None:
-        """Take the space of the array in a file that is not valid yet."""
+        """Take the space of the array in a file that is not valid yet.
+
+        Raises:
+            CacheError: when the disk has not enough room: others may have written to it since `make_room` looked.
+        """
         header = self._header()
-        with temporary.open("wb") as file:
-            file.write(header)
-            file.truncate(len(header) + self.size)
+        try:
+            with temporary.open("wb") as file:
+                file.write(header)
+                take_space(file, len(header) + self.size)
+        except OSError as error:
+            raise CacheError(
+                f"the teacher's targets cannot be written to {self.folder} ({error.strerror}): use another "
+                "teacher_cache_dir, or teacher_cache=off"
+            ) from error
 
     def mapped(self, path: Path, writable: bool = False) -> Tensor:
         """The array in `path`, mapped into memory; changes reach the file only when it is writable."""
