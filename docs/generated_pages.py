@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import architecture
-from subdistill_hf.cli import COMMANDS
+from subdistill_hf.cli.commands import COMMANDS
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 
 class SubDistillError(ValueError):
     """Something that the user can put right; the message says what was expected, what was found, and how."""

@@ -1,13 +1,15 @@
 """Ctrl-C, and disks that are full: one line that says how to go on, and no traceback."""
 
 import errno
+import sys
 
 import pytest
 
 from command_line import arguments, files, run
-from helpers import NAMES
-from subdistill_hf.cli import INTERRUPTED, main
+from helpers import NAMES, run_python
+from subdistill_hf.cli import main
 from subdistill_hf.config.output_folder import LOCK_FILE, held_for_this_run
+from subdistill_hf.errors import INTERRUPTED
 from subdistill_hf.pipeline import run as pipeline
 from subdistill_hf.training.trainer import SubDistillTrainer
 
@@ -43,7 +45,7 @@ def test_ctrl_c_gives_one_line_and_its_own_status(inputs, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("command", ["push", "benchmark"])
 def test_ctrl_c_gives_one_line_in_commands_with_a_file(tmp_path, monkeypatch, command):
-    monkeypatch.setattr("subdistill_hf.cli._run", raiser(KeyboardInterrupt()))
+    monkeypatch.setattr("subdistill_hf.cli.commands._run", raiser(KeyboardInterrupt()))
     status, _, err = run(command, [str(tmp_path)])
     assert (status, one_line(err)[:13]) == (INTERRUPTED, "interrupted: ")
 
@@ -55,16 +57,39 @@ def test_ctrl_c_while_words_are_read_gives_one_line(monkeypatch):
     assert main(["--help"]) == 0
 
 
+def test_ctrl_c_while_the_commands_are_imported_gives_one_line(monkeypatch, capsys):
+    class Interrupted:
+        @staticmethod
+        def find_spec(name, *given):
+            if name == "subdistill_hf.cli.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "subdistill_hf.cli.commands")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    assert main(["demo"]) == INTERRUPTED
+    assert one_line(capsys.readouterr().err) == "interrupted"
+
+
+def test_the_entry_point_imports_next_to_nothing():
+    code = "import sys; import subdistill_hf.cli; print(*sys.modules)"
+    loaded = run_python(code).stdout.split()
+    assert [name for name in loaded if name.startswith("subdistill_hf.")] == [
+        "subdistill_hf.errors",
+        "subdistill_hf.cli",
+    ]
+    assert not {"argparse", "filelock", "torch"} & set(loaded)
+
+
 def test_what_other_libraries_make_of_ctrl_c_is_one_line_too(monkeypatch):
     wrapped = RuntimeError("DataLoader worker exited")
     wrapped.__context__ = KeyboardInterrupt()
-    monkeypatch.setattr("subdistill_hf.cli._run", raiser(wrapped))
+    monkeypatch.setattr("subdistill_hf.cli.commands._run", raiser(wrapped))
     status, _, err = run("demo", [])
     assert (status, one_line(err)[:13]) == (INTERRUPTED, "interrupted: ")
 
 
 def test_other_errors_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr("subdistill_hf.cli._run", raiser(ZeroDivisionError()))
+    monkeypatch.setattr("subdistill_hf.cli.commands._run", raiser(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         main(["demo"])
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from helpers import run_python
-from subdistill_hf.cli import COMMANDS, main
+from subdistill_hf.cli import main
+from subdistill_hf.cli.commands import COMMANDS
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 
 from helpers import REPOSITORY
 from pages import NOT_RUN, PAGES, blocks, inline_code
-from subdistill_hf.cli import COMMANDS, distill, main
+from subdistill_hf.cli import distill, main
+from subdistill_hf.cli.commands import COMMANDS
 
 WORK = {
     "distill": "subdistill_hf.pipeline.run.distill",
