@@ -136,6 +136,7 @@ def test_a_second_run_in_a_folder_is_refused_before_any_work(inputs, tmp_path, m
         ("subdistill_hf.pipeline.student_folder.RunReport.save", "Kept: the training up to "),
         ("subdistill_hf.pipeline.student_folder._save", "Kept: all figures in "),
         ("subdistill_hf.pipeline.student_folder._save_card", "and the student in "),
+        ("subdistill_hf.pipeline.student_folder.contact_sheet", "and the student in "),
     ],
 )
 def test_a_disk_that_fills_leaves_what_was_made_and_says_where(inputs, tmp_path, monkeypatch, place, kept):

@@ -298,7 +298,8 @@ def arguments(**changed):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A Hub, and what three runs said: two that may not push, and one whose last push fails at first."""
+    """A Hub, and what four runs said: two that may not push, one whose last push fails at first, and one with a token
+    in a file."""
     with LoopbackHub(tmp_path_factory.mktemp("runs")) as running:
         save_teacher(running.folder / "teacher")
         write_image_folder(running.folder / "images")
@@ -312,7 +313,16 @@ def runs(tmp_path_factory):
                 hub_strategy="every_save",
                 hub_always_push="true",
             ),
+            [
+                *arguments(output_dir="unclean", hub_token=running.token, hub_model_id="unclean", max_steps=1),
+                "--overwrite",
+            ],
         ]
+        (running.folder / "unclean").mkdir()  # of an earlier run, with a file that somebody put there
+        (running.folder / "unclean" / "report.json").write_text("{}", encoding="utf-8")
+        (running.folder / "unclean" / "processor_config.json").write_text(
+            json.dumps({"token": running.token, "home": str(running.folder)}), encoding="utf-8"
+        )
         running.outcomes, _ = running.answer(PROGRAM, json.dumps(given), HF_TOKEN=None)
         yield running
     assert not running.errors, "\n".join(running.errors)
@@ -355,6 +365,22 @@ def test_a_run_pushes_its_student_at_its_end_and_says_how_to_try_again(runs):
         assert runs.token.encode() not in text
     assert str(runs.folder).encode() not in card
     assert b"subdistill distill --teacher teacher" in card
+
+
+def test_a_run_with_a_token_in_a_file_sends_nothing_and_keeps_its_folder(runs):
+    status, printed, said = runs.outcomes[3]
+    assert status == 1
+    assert "SubDistill " in printed
+    assert "unclean was not pushed to user/unclean: unclean/processor_config.json holds an access token" in said
+    assert said.rstrip().endswith("to try again: subdistill push unclean --repo user/unclean")
+    assert runs.files("user/unclean") == {}
+    assert {"model.safetensors", "README.md", "report.json"} <= state_of(runs.folder / "unclean").keys()
+    (runs.folder / "unclean" / "processor_config.json").unlink()
+    [[status, _, said]] = push(runs, ["unclean", "--repo", "unclean"])
+    assert status == 0, said
+    sent = runs.files("user/unclean")
+    assert "model.safetensors" in sent
+    assert not any(runs.token.encode() in content for content in sent.values())
 
 
 def test_without_being_asked_a_run_pushes_only_what_is_finished(tmp_path):
