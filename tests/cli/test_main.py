@@ -1,5 +1,8 @@
 """All commands: help without torch, messages without tracebacks."""
 
+import io
+import sys
+
 import pytest
 import torch
 
@@ -77,3 +80,11 @@ def test_a_process_group_of_the_caller_stays_open(tmp_path):
         assert torch.distributed.is_initialized()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_names_that_the_terminal_cannot_show_are_written_out(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    monkeypatch.setattr("subdistill_hf.cli.commands._run", lambda *given: print("class \u732b"))
+    assert main(["demo"]) == 0
+    assert written.getvalue().strip() == b"class \\u732b"

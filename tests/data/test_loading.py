@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers import CLASS_IDS, COLUMNS, NAMES, damaged_png, whole_png, write_image_folder
+from pictures import encoded, write_pictures
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
@@ -161,3 +162,41 @@ def test_classes_without_test_images_are_named(tmp_path, caplog):
     shutil.rmtree(folder / "test" / CLASS_NAMES[CLASS_IDS[1]])
     load_subtask(DataOptions(str(folder), ["all"]))
     assert f"no test images of {CLASS_NAMES[CLASS_IDS[1]]}: the accuracy is that of the other classes" in caplog.text
+
+
+def table_with(column, values):
+    rows = {"image": [{"bytes": encoded(number), "path": None} for number in range(len(values))]}
+    rows |= {"label": ["cat", "dog"] * (len(values) // 2), column: values}
+    return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "refused"),
+    [
+        ("split", ["train"] * 6 + ["test"] * 6, True),
+        ("Usage", ["Training"] * 8 + ["PublicTest"] * 4, True),
+        ("split", ["train"] * 12, False),
+        ("set", ["blue", "red"] * 6, False),
+        ("note", ["train", "test"] * 6, False),
+    ],
+)
+def test_a_table_whose_column_tells_several_splits_is_refused(tmp_path, column, values, refused):
+    table_with(column, values).to_parquet(tmp_path / "all.parquet")
+    if not refused:
+        assert len(load(tmp_path, ["all"], test_fraction=0.5, label_column="label").test) == 6
+        return
+    with pytest.raises(DataError, match=f"column '{column}' says that the rows of the train split are of several spl"):
+        load(tmp_path, ["all"], test_fraction=0.5, label_column="label")
+
+
+def test_metadata_with_a_column_of_splits_are_refused(tmp_path):
+    write_pictures(tmp_path, [f"images/{number}.png" for number in range(12)])
+    lines = [f"images/{number}.png,{'ab'[number % 2]},{'train' if number < 8 else 'test'}" for number in range(12)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,split", *lines]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"column 'split' says .* \('test', 'train'\), which would be mixed"):
+        load(tmp_path, ["all"], test_fraction=0.5)
+
+
+def test_the_training_split_is_no_test_split(image_folder):
+    with pytest.raises(DataError, match="test_split=train is the split that is trained on"):
+        load(image_folder, test_split="train")

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from helpers import processor, resnet, trainer, views
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.errors import DistillationError, SubspaceError
+from subdistill_hf.errors import DistillationError, NonFiniteLossError, SubspaceError
 from subdistill_hf.training.examples import described_images, known_labels
 from subdistill_hf.training.trainer import SubDistillTrainer
 from trainings import STAGES, InOrder, Plain, last_loss, logged, parts
@@ -292,3 +292,54 @@ def test_the_teacher_sees_images_of_another_size_when_they_come(tmp_path):
     run.train()
     assert [pair.teacher.grid for pair in run.pairs] == [(2 * height, 2 * width) for height, width in grids]
     assert set(parts(logged(run)[0])) == LAYERS
+
+
+# Students that cannot learn
+
+
+def frozen(student, but=()):
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name.startswith(tuple(but)) if but else False)
+    return student
+
+
+def test_a_student_without_a_trained_weight_is_refused(tmp_path):
+    with pytest.raises(DistillationError, match="no weight of the student is trained: requires_grad is False"):
+        trainer(tmp_path, frozen(resnet()))
+
+
+def test_compared_layers_of_frozen_weights_are_told(tmp_path, caplog):
+    trainer(tmp_path)
+    assert "frozen" not in caplog.text
+    run = trainer(tmp_path, frozen(resnet(), ["resnet.encoder.stages.2", "resnet.encoder.stages.3", "classifier"]))
+    told = f"the student's weights up to {STAGES[0]}, {STAGES[1]} are frozen"
+    assert caplog.text.count(told) == 1
+    run.prepare_distillation()
+    assert caplog.text.count(told) == 1
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_student_of_another_precision_than_its_images_is_refused(tmp_path, kind):
+    with pytest.raises(DistillationError, match=rf"weights are {kind}, and its images torch.float32: load it with"):
+        trainer(tmp_path, resnet().to(kind))
+
+
+def test_a_learning_rate_of_zero_is_refused(tmp_path):
+    with pytest.raises(DistillationError, match="learning_rate=0: no weight would change"):
+        trainer(tmp_path, learning_rate=0.0).train()
+
+
+def test_batch_norms_without_running_statistics_are_told(tmp_path, caplog):
+    student = resnet()
+    norm = student.resnet.embedder.embedder.normalization
+    norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    trainer(tmp_path, student, method="kd")
+    assert "the student's batch norm 'resnet.embedder.embedder.normalization' has no running statistics" in caplog.text
+
+
+def test_a_loss_that_is_nan_before_any_step_is_not_blamed_on_the_learning_rate(tmp_path):
+    student = resnet()
+    with torch.no_grad():
+        next(student.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"near step 0\. Likely causes: the student's weights as they came"):
+        trainer(tmp_path, student, method="kd").train()

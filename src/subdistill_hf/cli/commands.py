@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import ModuleType
 from typing import Any
 
@@ -89,6 +90,8 @@ def run_command(words: Sequence[str]) -> int:
 def _status_of(words: Sequence[str]) -> int:
     """Run a command, whatever comes of it but for errors of its own."""
     wait_passively()
+    if isinstance(sys.stdout, TextIOWrapper):  # names of classes may be in any script, whatever the terminal's is
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
     if words[0] not in (*COMMANDS, "-h", "--help"):
         print(f"unknown command {words[0]!r}\n\n{parser.format_help()}", file=sys.stderr)

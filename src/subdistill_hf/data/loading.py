@@ -13,7 +13,7 @@ import numpy as np
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
 from subdistill_hf.config.validation import NO_LABELS, check_data_options
 from subdistill_hf.data.columns import ImageColumns, Label, is_class
-from subdistill_hf.data.folder_layout import composed
+from subdistill_hf.data.folder_layout import SPLIT_OF_WORD, composed
 from subdistill_hf.data.image_facts import image_facts, transparency_notice
 from subdistill_hf.data.images import ImageStore
 from subdistill_hf.data.labelled_rows import with_subtask_labels
@@ -22,13 +22,15 @@ from subdistill_hf.data.repeated_images import without_repeated
 from subdistill_hf.data.sources import is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
 from subdistill_hf.data.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
-from subdistill_hf.data.tables import Source
+from subdistill_hf.data.tables import Source, StreamSource
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 OFFICIAL_TEST_SPLITS = ("test", "validation")
+SPLIT_COLUMNS = ("split", "splits", "subset", "set", "partition", "usage", "phase")
+"""Columns that may tell the split of each row, in datasets that are one table."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         )
     columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
     _check_usable(source, options.train_split, columns.image, columns.label)
+    _refuse_mixed_splits(source, options.train_split, columns)
     classes = _all_classes(source, columns, options.train_split)
 
     def superclasses() -> Mapping[str, Sequence[str]]:
@@ -235,6 +238,28 @@ def _check_usable(source: Source, split: str, *columns: str) -> None:
     for column in columns:
         if reason := source.unusable.get(split, {}).get(column):
             raise DataError(reason)
+
+
+def _refuse_mixed_splits(source: Source, split: str, columns: ImageColumns) -> None:
+    """Refuse training rows of which a column says that they are of several splits; a stream is not read for it.
+
+    Raises:
+        DataError: naming the column.
+    """
+    others = set(source.features) - {columns.image, columns.label, columns.superclass}
+    for name in () if isinstance(source, StreamSource) else sorted(others):
+        kind = source.features[name]
+        texts = isinstance(kind, datasets.ClassLabel) or (isinstance(kind, datasets.Value) and "string" in kind.dtype)
+        if name.casefold() not in SPLIT_COLUMNS or not texts or source.unusable.get(split, {}).get(name):
+            continue
+        values: set[Any] = {value for value in source.column(split, name) if value is not None}
+        told = sorted(kind.names[value] if isinstance(kind, datasets.ClassLabel) else value for value in values)
+        if len(told) > 1 and any(value.casefold() in SPLIT_OF_WORD for value in told):
+            raise DataError(
+                f"column {name!r} says that the rows of the {split} split are of several splits "
+                f"({', '.join(map(repr, told[:5]))}), which would be mixed. Expected a file or a folder for each, "
+                "such as train.parquet and test.parquet: write them, or leave the column out if it means another thing"
+            )
 
 
 def _unknown_labels(source: Source, column: str, classes: _Classes, test: str) -> list[str]:
@@ -330,6 +355,11 @@ def _official_test(
     source: Source, columns: ImageColumns, labels: Sequence[Label], options: DataOptions
 ) -> tuple[str, datasets.Dataset]:
     """The first official split with labelled images of the subtask, and these: some keep test labels secret."""
+    if options.test_split == options.train_split:
+        raise DataError(
+            f"test_split={options.test_split} is the split that is trained on: give another, or hold out a share of "
+            "it with --test_fraction 0.2"
+        )
     wanted = OFFICIAL_TEST_SPLITS if options.test_split is None else (options.test_split,)
     official = [name for name in wanted if name in source.splits and name != options.train_split]
     if not official:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from subdistill_hf.config.training import SubDistillConfig
@@ -16,6 +18,8 @@ from subdistill_hf.errors import DistillationError
 from subdistill_hf.metrics import NO_CLASS
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.training.arguments import check_training_arguments
+
+logger = logging.getLogger(__name__)
 
 
 def check_arguments(args: Any, loss: Any | None, own_metrics: bool) -> None:
@@ -154,6 +158,53 @@ def _places(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, tensor in tensors.items():
         if not is_lazy(tensor) and tensor.numel() and tensor.untyped_storage().data_ptr():
             yield name, (tensor.device, tensor.untyped_storage().data_ptr())
+
+
+def check_trainable(student: nn.Module) -> None:
+    """Refuse a student none of whose weights is trained: the layer losses alone would learn.
+
+    Raises:
+        DistillationError: saying how weights are trained.
+    """
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise DistillationError(
+            "no weight of the student is trained: requires_grad is False for all of them. model.requires_grad_(True) "
+            "trains all"
+        )
+
+
+def check_precision(student: nn.Module, pixels: Tensor) -> None:
+    """Refuse a student whose weights are of another precision than its images.
+
+    Raises:
+        DistillationError: naming both.
+    """
+    kinds = {parameter.dtype for parameter in student.parameters() if parameter.is_floating_point()}
+    if kinds and pixels.is_floating_point() and pixels.dtype not in kinds:
+        found = ", ".join(sorted(map(str, kinds)))
+        raise DistillationError(
+            f"the student's weights are {found}, and its images {pixels.dtype}: load it with dtype=torch.float32, or "
+            "call model.float(); half precision is for the passes alone (bf16=True in the arguments)"
+        )
+
+
+def tell_batch_statistics(model: nn.Module, who: str) -> None:
+    """Log a warning for batch norms that never use running statistics, as with `track_running_stats=False`.
+
+    Args:
+        model: the model.
+        who: `"student"` or `"teacher"`.
+    """
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and _without(module)]
+    if norms:
+        logger.warning(
+            f"the {who}'s batch norm {norms[0]!r} has no running statistics: what the {who} says of an image depends "
+            "on the other images of its batch, in evaluations too, so that figures hold for batches of one size alone"
+        )
+
+
+def _without(norm: _BatchNorm) -> bool:
+    return norm.running_mean is None
 
 
 def check_pixels(model: nn.Module, who: str) -> None:

@@ -176,7 +176,9 @@ class LossLog:
                     f"{name} are NaN or infinite near step {step}, and so is the loss of {', '.join(bad)}: look there "
                     "for the cause, the weights that gave them or the precision in which they were computed"
                 )
+        causes = "a learning rate or layer weight that is too large, or float16 overflow (use bf16)"
+        if step == 0:  # no weight was changed yet
+            causes = "the student's weights as they came, a layer weight that is too large, or float16 overflow"
         raise NonFiniteLossError(
-            f"the loss of {', '.join(bad)} is NaN or infinite near step {step}. Likely causes: a learning rate or "
-            "layer weight that is too large, or float16 overflow (use bf16)"
+            f"the loss of {', '.join(bad)} is NaN or infinite near step {step}. Likely causes: {causes}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.training import LABELS, SubDistillConfig
-from subdistill_hf.core.activations import height_and_width, logits_of
-from subdistill_hf.core.hooks import evaluation_mode
+from subdistill_hf.core.activations import first_tensor, height_and_width, logits_of
+from subdistill_hf.core.hooks import evaluation_mode, hooked, named_layers
 from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, ViewCollator
@@ -22,6 +23,8 @@ from subdistill_hf.models.adapters import base_of
 from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.checks import check_apart, check_student, check_teacher
+
+logger = logging.getLogger(__name__)
 
 
 def teacher_of(
@@ -133,7 +136,7 @@ def match_models(
         _check_classes(classes, outputs, teacher.class_ids, method)
         if layers is None:
             return []
-        return pair_layers(
+        pairs_found = pair_layers(
             teacher.model,
             base_of(student),
             layers,
@@ -142,6 +145,28 @@ def match_models(
             height_and_width(teacher_pixels),
             height_and_width(student_inputs["pixel_values"]),
             pairs,
+        )
+    _tell_frozen_layers(student, run_student, [pair.student.name for pair in pairs_found])
+    return pairs_found
+
+
+def _tell_frozen_layers(student: nn.Module, run: Callable[[], Tensor], layers: Sequence[str]) -> None:
+    """Log a warning for paired layers of the student that no trained weight reaches: it learns nothing there."""
+    if all(parameter.requires_grad for parameter in student.parameters()):
+        return
+    frozen: list[str] = []
+
+    def look(name: str, inputs: Any, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None and not tensor.requires_grad:
+            frozen.append(name)
+
+    with evaluation_mode(student), torch.enable_grad(), hooked(named_layers(base_of(student), layers), look):
+        run()
+    if frozen:
+        logger.warning(
+            f"the student's weights up to {', '.join(frozen)} are frozen: the losses of these layers train their "
+            "rotations alone, and teach the student nothing. Compare other layers (layers=...), or train these weights"
         )
 
 

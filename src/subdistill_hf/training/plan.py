@@ -24,6 +24,7 @@ from subdistill_hf.core.pairing import LayerPair, layer_table
 from subdistill_hf.core.subspaces import Subspace, load_subspaces
 from subdistill_hf.data.collate import teacher_pixels
 from subdistill_hf.data.views import ViewDataset
+from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses.base import LayerLoss, is_replayable
 from subdistill_hf.losses.building import make_layer_loss
 from subdistill_hf.losses.procrustes import suited_rotation
@@ -149,6 +150,8 @@ class DistillationPlan:
         args, teacher = self.args, self.teacher
         views = None if teacher is None else args.views
         check_batches(args, length_of(images.train))
+        if not (args.learning_rate or self.own_optimizer):
+            raise DistillationError("learning_rate=0: no weight would change; give a positive one")
         if views is not None:
             check_views(images.train, views)
         if teacher is not None:

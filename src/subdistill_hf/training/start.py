@@ -23,7 +23,15 @@ from subdistill_hf.errors import DistillationError
 from subdistill_hf.metrics import NO_CLASS
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.batch_norm import single_value_norm
-from subdistill_hf.training.checks import check_apart, check_labels, check_pixels, check_student
+from subdistill_hf.training.checks import (
+    check_apart,
+    check_labels,
+    check_pixels,
+    check_precision,
+    check_student,
+    check_trainable,
+    tell_batch_statistics,
+)
 from subdistill_hf.training.examples import example_batch, example_of_loader, is_stream, known_labels
 from subdistill_hf.training.loaders import evaluation_collator
 from subdistill_hf.training.matching import inputs_of, outputs_of
@@ -132,13 +140,17 @@ def check_start(
     """
     check_student(student, args)
     check_pixels(student, "student")
+    check_trainable(student)
     if teacher is not None:
         check_pixels(teacher.model, "teacher")
         check_apart(student, teacher.model)
+        tell_batch_statistics(teacher.model, "teacher")
+    tell_batch_statistics(student, "student")
     if args.remove_unused_columns:
         _check_columns(images.train)
     example = place(images.example())
     inputs = inputs_of(student, example)
+    check_precision(student, example["pixel_values"])
     with evaluation_mode(student), torch.no_grad():
         classes = outputs_of(logits_of(student(**inputs)), "student")
     if classes > 1:  # fewer are refused when student and teacher are matched
