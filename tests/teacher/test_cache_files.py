@@ -238,3 +238,13 @@ def test_space_is_taken_when_a_file_begins_and_a_full_disk_is_told_then(tmp_path
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(CacheError, match=r"targets cannot be written to .*No space left on device.*teacher_cache_dir"):
         file.begin(tmp_path / "part")
+
+
+def test_an_array_that_cannot_be_described_is_not_left_behind(tmp_path, monkeypatch):
+    def full(*given, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        written(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -123,8 +123,14 @@ class TargetFile:
         temporary.replace(path)
         entry = {"file": path.name, "sha256": digest, "precision": self.precision, "of": dict(self.description)}
         index = temporary.with_suffix(".json")
-        index.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-        index.replace(self._index)
+        try:
+            index.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+            index.replace(self._index)
+        except OSError:  # a full disk needs its space
+            index.unlink(missing_ok=True)
+            if not self._index.is_file():  # that of another run
+                path.unlink(missing_ok=True)
+            raise
 
     def remove(self) -> None:
         """Delete the array."""

@@ -363,8 +363,8 @@ class SubDistillTrainer(Trainer):
         self._evaluated = LabelledMean()
         output = super().evaluation_loop(*args, **kwargs)
         mean, self._evaluated = self._evaluated.mean(self._mean_of_processes), None
-        names = [name for name in output.metrics if name.endswith("_loss")] if mean is not None else []
-        output.metrics.update(dict.fromkeys(names, mean))
+        if mean is not None:
+            output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = mean
         return output
 
     def prediction_step(
