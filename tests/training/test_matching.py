@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import NAMES, processor, resnet, teacher_resnet, trainer, views
+from helpers import CLASS_IDS, NAMES, processor, resnet, teacher_resnet, trainer, views
 from subdistill_hf.core.activations import LayerError
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError
@@ -119,3 +119,23 @@ def test_the_student_gets_the_fields_that_its_forward_names(tmp_path, student):
     assert run.predict(views(2, "test")).predictions.shape == (6, 3)
     if student is Scaled:
         assert [1.0] * 8 in model.seen
+
+
+# Names of classes
+
+
+def test_classes_that_are_given_to_each_others_outputs_are_refused(tmp_path):
+    swapped = [CLASS_IDS[1], CLASS_IDS[0], CLASS_IDS[2]]
+    message = f"output 0 is '{NAMES[0]}', .* output {swapped[0]}, '{NAMES[1]}'.* is its output"
+    with pytest.raises(DistillationError, match=message):
+        trainer(tmp_path, parts={"teacher_class_ids": swapped})
+    with pytest.raises(DistillationError, match=rf"output 0 is '{NAMES[2]}', .*Pass teacher_class_ids=\[\.\.\.\]"):
+        trainer(tmp_path, resnet(NAMES[::-1]), teacher_resnet(NAMES), parts={"teacher_class_ids": None})
+
+
+def test_a_class_of_another_name_than_the_teachers_is_told_where_the_teacher_has_it(tmp_path, caplog):
+    for names, ids in ((("a", "b", "c"), CLASS_IDS), (("LABEL_11", "LABEL_12", "LABEL_10"), CLASS_IDS)):
+        trainer(tmp_path, resnet(names), parts={"teacher_class_ids": ids})
+    assert "is taught by" not in caplog.text
+    trainer(tmp_path, parts={"teacher_class_ids": [*CLASS_IDS[:2], 40]})
+    assert f"output 2 is '{NAMES[2]}', and is taught by the teacher's output 40" in caplog.text

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,14 @@ from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, ViewCollator
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import base_of
+from subdistill_hf.models.heads import names_of
 from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.checks import check_apart, check_student, check_teacher
 
 logger = logging.getLogger(__name__)
+
+MADE_UP_NAME: Final = re.compile(r"LABEL_\d+|\d+")
 
 
 def teacher_of(
@@ -134,6 +138,7 @@ def match_models(
     with evaluation_mode(student), torch.no_grad():
         classes, outputs = outputs_of(run_student(), "student"), outputs_of(run_teacher(), "teacher")
         _check_classes(classes, outputs, teacher.class_ids, method)
+        _check_names(base_of(student), teacher)
         if layers is None:
             return []
         pairs_found = pair_layers(
@@ -204,6 +209,34 @@ def _check_classes(student_outputs: int, teacher_outputs: int, class_ids: Tensor
         raise DistillationError(f"teacher_class_ids must lie between 0 and {teacher_outputs - 1}")
     if len(set(class_ids.tolist())) < student_outputs:
         raise DistillationError("teacher_class_ids names one output of the teacher twice")
+
+
+def _check_names(student: nn.Module, teacher: Teacher) -> None:
+    """Refuse classes that both models name, and that are given to each other's outputs; tell of other doubts.
+
+    Names that transformers makes up, such as LABEL_0, say nothing.
+
+    Raises:
+        DistillationError: naming the first output.
+    """
+    ours, theirs = (names_of(getattr(model, "config", None)) for model in (student, teacher.model))
+    chosen = list(range(len(theirs))) if teacher.class_ids is None else teacher.class_ids.tolist()
+    if len(ours) != len(chosen) or max(chosen, default=0) >= len(theirs):
+        return  # no names, or of other outputs
+    for output, (name, place) in enumerate(zip(ours, chosen, strict=True)):
+        own = [other for other, label in enumerate(theirs) if label == name]
+        if not own or place in own or MADE_UP_NAME.fullmatch(name):
+            continue
+        said = (
+            f"the student's output {output} is {name!r}, and is taught by the teacher's output {place}, "
+            f"{theirs[place]!r}: the teacher's {name!r} is its output {own[0]}"
+        )
+        if set(own) & set(chosen):
+            raise DistillationError(
+                f"{said}. Pass teacher_class_ids=[...], the teacher's output for each output of the student, or give "
+                "the student other names"
+            )
+        logger.warning(f"{said}. See to teacher_class_ids, or to the student's names (id2label)")
 
 
 def check_subspaces(pairs: Sequence[LayerPair], subspaces: Mapping[str, Subspace], full_width: bool = False) -> None:
