@@ -37,6 +37,23 @@ def loss_of(loss, student, teacher):
     return loss(student, loss.make_target(teacher))
 
 
+# Unit scale
+
+
+def test_at_unit_scale_a_fitnet_that_predicts_the_mean_costs_1():
+    teacher = features(width=6).with_values(50 * features(width=6).values)
+    deviations = teacher.values - teacher.values.mean(dim=(0, 2), keepdim=True)
+    energy = float(deviations.square().sum(dim=1).mean())
+    loss = make("fitnet")
+    loss.bring_to_unit_scale(6, energy)
+    target = loss.make_target(teacher)
+    torch.testing.assert_close(target.values, teacher.values * math.sqrt(6 / energy))
+    with torch.no_grad():
+        loss.regressor.weight.zero_()
+        loss.regressor.bias.copy_(target.values.mean(dim=(0, 2)))
+    assert loss(features(seed=1), target).item() == pytest.approx(1)
+
+
 # The released code
 
 

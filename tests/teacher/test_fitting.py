@@ -8,9 +8,9 @@ from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.errors import DistillationError
+from subdistill_hf.errors import DistillationError, SubspaceError
 from subdistill_hf.teacher import fitting
-from subdistill_hf.teacher.fitting import FitRequest, fit_moments, fit_pairs
+from subdistill_hf.teacher.fitting import FitRequest, fit_energies, fit_moments, fit_pairs
 from subdistill_hf.teacher.teacher import Teacher
 from trainings import STAGES
 
@@ -68,6 +68,29 @@ def test_the_energy_of_a_pooled_layer_is_that_of_the_target_where_it_is_compared
     as_it_is = fit_pairs(teacher, PAIRS, views(), COLLATE, request(), "prca")[STAGES[0]]
     assert torch.equal(as_it_is.basis, fitted[STAGES[0]].basis)
     assert as_it_is.energies_compared is None
+
+
+def test_energies_are_those_of_all_channels_where_a_layer_is_compared(teacher, monkeypatch):
+    pairs = [LayerPair(layer, LayerShape(layer.name, 5, (4, 4), 0)) for layer in LAYERS]
+    images = views()
+    pixels = COLLATE([images[index] for index in range(len(images))])["pixel_values"]
+    with torch.no_grad():
+        hidden = teacher.model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    expected = {
+        STAGES[0]: torch.nn.functional.avg_pool2d(hidden[1].double(), 2),
+        STAGES[2]: hidden[3].double(),  # of 2 x 2: it is the student's map that is pooled
+    }
+    found = fit_energies(teacher, pairs, images, COLLATE, request())
+    for name, maps in expected.items():
+        assert found[name] == pytest.approx(float(maps.var(dim=(0, 2, 3), correction=0).sum()), rel=1e-6)
+    monkeypatch.setattr(teacher.model, "forward", lambda pixel_values: constant(teacher.model, pixel_values))
+    with pytest.raises(SubspaceError, match=f"layer '{STAGES[0]}' does not vary"):
+        fit_energies(teacher, pairs, images, COLLATE, request())
+
+
+def constant(model, pixels):
+    """What the model says of black images, whatever it is shown."""
+    return type(model).forward(model, pixel_values=torch.zeros_like(pixels[:1]).expand_as(pixels))
 
 
 def test_a_basis_without_contexts_needs_no_backward_pass(teacher, monkeypatch):

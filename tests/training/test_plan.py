@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
-from helpers import assert_equal_weights, resnet, trainer, views, weights_of
+from helpers import assert_equal_weights, resnet, teacher_resnet, trainer, views, weights_of
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError, SubspaceError
@@ -48,17 +49,17 @@ def test_a_rotation_that_is_left_open_suits_the_layers(tmp_path, monkeypatch, mo
     assert run.plan.identity(run.model)["method"]["rotation"] == expected
 
 
+class Untouchable(torch.utils.data.Dataset):
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        raise AssertionError("the images were read to fit subspaces")
+
+
 def test_given_subspaces_are_used_and_nothing_is_fitted(tmp_path):
     fitted = trainer(tmp_path, max_steps=1, basis="identity")
     given = fitted.fit_subspaces()
-
-    class Untouchable(torch.utils.data.Dataset):
-        def __len__(self):
-            return 24
-
-        def __getitem__(self, index):
-            raise AssertionError("the images were read to fit subspaces")
-
     own = trainer(tmp_path, max_steps=1, parts={"subspaces": given, "fit_dataset": Untouchable()})
     for run in (fitted, own):
         run.train()
@@ -180,6 +181,57 @@ def test_changed_arguments_give_what_a_fresh_trainer_gives(tmp_path, changed):
     assert last_loss(run) == pytest.approx(last_loss(fresh), rel=1e-6)
     assert last_loss(run) != pytest.approx(before, rel=1e-3)
     assert run.plan.identity(run.model) == fresh.plan.identity(fresh.model)
+
+
+class Scaled(nn.Module):
+    """A stage whose output is multiplied by a factor, which the next one takes out again."""
+
+    def __init__(self, stage, factor, before):
+        super().__init__()
+        self.stage, self.factor, self.before = stage, factor, before
+
+    def forward(self, hidden):
+        return self.factor * self.stage(hidden / self.before)
+
+
+def scaled_teacher(factor):
+    """The same classifier with other scales inside; by a power of two nothing is rounded in another way."""
+    teacher = teacher_resnet()
+    stages = teacher.resnet.encoder.stages
+    for index, stage in enumerate(list(stages)):
+        stages[index] = Scaled(stage, factor, factor if index else 1)
+    with torch.no_grad():
+        teacher.classifier[1].weight.div_(factor)
+    return teacher
+
+
+@pytest.mark.parametrize("method", ["subdistill", "fitnet", "vid", "vkd"])
+def test_a_factor_of_the_teachers_layers_changes_no_training_at_unit_scale(tmp_path, method):
+    def trained(factor):
+        options = {"method": method, "target_scale": "unit", "max_steps": 2, "learning_rate": 1e-2}
+        run = trainer(
+            tmp_path, resnet(widths=(8, 12, 16)), scaled_teacher(factor), **options, layers=PAIRS_OF_OTHER_GRIDS
+        )
+        run.train()
+        return weights_of(run.distillation)
+
+    assert_equal_weights(trained(2.0**12), trained(1.0), tolerance=1e-8)
+
+
+PAIRS_OF_OTHER_GRIDS = [f"{STAGES[0]}={STAGES[1]}", f"{STAGES[2]}={STAGES[2]}"]  # the first is pooled
+
+
+def test_energies_are_kept_for_what_resumes(tmp_path):
+    options = {"method": "fitnet", "target_scale": "unit", "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    first = trainer(tmp_path, **options)
+    first.train()
+    assert set(first.plan.energies) == set(STAGES)
+    again = trainer(tmp_path, **options, parts={"fit_dataset": Untouchable()})
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert again.plan.energies == first.plan.energies
+    assert_equal_weights(weights_of(again.distillation), weights_of(first.distillation))
+    again.args.target_scale = "teacher"
+    assert again.plan.energies == {}
 
 
 def test_given_subspaces_stay_whatever_changes(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,15 +27,26 @@ class LayerLoss(nn.Module):
 
     Attributes:
         teacher_scale: what `target` multiplies the teacher's values by; 1 unless it is set before the first target.
+        scale_free: whether the loss is the same whatever the teacher's scale is, so that nothing is measured for it.
         replayable: whether both launch the same kernels whatever the values are, and never wait for the device, so
             that a CUDA graph can hold them. It is not inherited: each class says so of itself.
     """
 
+    scale_free: bool = False
     replayable: bool = False
 
     def __init__(self, teacher_width: int = 0, student_width: int = 0) -> None:
         super().__init__()
         self.teacher_scale = 1.0
+
+    def bring_to_unit_scale(self, width: int, energy: float) -> None:
+        """Scale the features to variance 1 in a channel, on average (docs/method.md, "The scale of the target").
+
+        Args:
+            width: channels d of the teacher layer.
+            energy: variance of its features in all channels together, where they are compared.
+        """
+        self.teacher_scale = math.sqrt(width / energy)
 
     def target(self, teacher: Features) -> Features:
         """The target of teacher features `(B, d, P)`: by default a scaled copy; a later layer may change them."""

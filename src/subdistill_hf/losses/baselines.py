@@ -20,7 +20,8 @@ VID_LEAST_VARIANCE = 1e-5
 class FitNet(LayerLoss):
     """Mean over images and positions of ‖W h + b - a‖² (Romero et al., 2015, equation 3).
 
-    The regressor is a 1x1 convolution without activation; the larger map is pooled to the smaller first.
+    The regressor is a 1x1 convolution without activation; the larger map is pooled to the smaller first. At unit scale
+    the square is averaged over channels, not summed: predicting the mean costs 1.
 
     Args:
         teacher_width: channels d of the teacher layer.
@@ -34,12 +35,18 @@ class FitNet(LayerLoss):
         super().__init__()
         self.regressor = nn.Conv1d(student_width, teacher_width, 1)
         self.activation = nn.ReLU() if activation else nn.Identity()
+        self.energy = 1.0  # that the loss is divided by
+
+    def bring_to_unit_scale(self, width: int, energy: float) -> None:
+        """Scale the teacher's features, and divide by the energy that they have then."""
+        super().bring_to_unit_scale(width, energy)
+        self.energy = float(width)
 
     def loss(self, student: Features, target: Features) -> Tensor:
         """The loss of `(B, K, P')` against `(B, d, P)`."""
         h, a = same_positions(student, target)
         error: Tensor = (self.activation(self.regressor(h)) - a).square().sum(dim=1)
-        return error.mean()
+        return error.mean() / self.energy
 
 
 class AttentionTransfer(LayerLoss):
@@ -49,6 +56,7 @@ class AttentionTransfer(LayerLoss):
     larger map is pooled to the smaller first. Nothing is learned beside the student.
     """
 
+    scale_free = True
     replayable = True
 
     def loss(self, student: Features, target: Features) -> Tensor:
@@ -140,6 +148,7 @@ class SimilarityPreserving(LayerLoss):
     images of its own batch.
     """
 
+    scale_free = True
     replayable = True
 
     def loss(self, student: Features, target: Features) -> Tensor:

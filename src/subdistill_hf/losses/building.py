@@ -16,8 +16,20 @@ from subdistill_hf.losses.base import LayerLoss
 from subdistill_hf.losses.subspace import RotationOption
 
 
+def needs_energies(options: DistillationOptions) -> bool:
+    """Whether the energies of the teacher's layers are measured, beside those of subspaces, to scale the targets."""
+    method = METHODS[options.method]
+    if method.layer_loss is None or method.uses_subspaces or options.target_scale == "teacher":
+        return False
+    return not _find(method.layer_loss).scale_free
+
+
 def make_layer_loss(
-    options: DistillationOptions, pair: LayerPair, subspace: Subspace | None, rotation: RotationOption
+    options: DistillationOptions,
+    pair: LayerPair,
+    subspace: Subspace | None,
+    rotation: RotationOption,
+    energy: float | None = None,
 ) -> LayerLoss:
     """The loss of one layer pair, with whatever it learns newly initialised.
 
@@ -26,6 +38,7 @@ def make_layer_loss(
         pair: the teacher's and the student's layer.
         subspace: that of the teacher's layer, for methods that use one.
         rotation: map of the student's features onto the subspace.
+        energy: that of the teacher's layer where it is compared, for methods of which `needs_energies` says so.
 
     Raises:
         DistillationError: for a method without layer losses, or a missing subspace.
@@ -37,6 +50,8 @@ def make_layer_loss(
     loss: LayerLoss
     if not method.uses_subspaces:
         loss = make(pair.teacher.width, pair.student.width)
+        if energy is not None:
+            loss.bring_to_unit_scale(pair.teacher.width, energy)
     elif subspace is None:
         raise DistillationError(f"method {options.method!r} needs a subspace of teacher layer {pair.teacher.name!r}")
     else:

@@ -21,7 +21,7 @@ from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace, fit_layer
 from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
-from subdistill_hf.errors import DistillationError
+from subdistill_hf.errors import DistillationError, SubspaceError
 from subdistill_hf.formatting import memory
 from subdistill_hf.teacher.teacher import Teacher
 
@@ -199,16 +199,7 @@ def fit_pairs(
         DistillationError: when the images cannot be shared by the processes.
         SubspaceError: when the moments do not determine a subspace.
     """
-    moments = fit_moments(
-        teacher,
-        [pair.teacher for pair in pairs],
-        dataset,
-        collate,
-        request,
-        without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
-        with_context=BASES[basis].needs_context,
-        pooled={pair.teacher.name: pair.pooled_grid for pair in pairs if pair.pooled_grid is not None},
-    )
+    moments = _moments_of_pairs(teacher, pairs, dataset, collate, request, BASES[basis].needs_context)
     return {
         pair.teacher.name: fit_layer(
             pair.teacher.name,
@@ -222,6 +213,53 @@ def fit_pairs(
     }
 
 
+def fit_energies(
+    teacher: Teacher, pairs: Sequence[LayerPair], dataset: Any, collate: Collate, request: FitRequest
+) -> dict[str, float]:
+    """The energies of the pairs' teacher layers where they are compared, by name: variances of all channels together.
+
+    Args:
+        teacher: the teacher.
+        pairs: teacher layers, with the students' grids to which they are pooled.
+        dataset: images, as a training would read them.
+        collate: gives `teacher_pixel_values`, or else `pixel_values`.
+        request: how the images are read.
+
+    Raises:
+        DistillationError: when the images cannot be shared by the processes.
+        SubspaceError: when a layer does not vary.
+    """
+    moments = _moments_of_pairs(teacher, pairs, dataset, collate, request, with_context=False)
+    energies = {}
+    for pair in pairs:
+        name = pair.teacher.name
+        energies[name] = float(moments.get(pooled_name(name), moments[name]).covariance.trace())
+        if not energies[name] > 0:
+            raise SubspaceError(f"layer {name!r} does not vary over the images where it is compared")
+    return energies
+
+
+def _moments_of_pairs(
+    teacher: Teacher,
+    pairs: Sequence[LayerPair],
+    dataset: Any,
+    collate: Collate,
+    request: FitRequest,
+    with_context: bool,
+) -> dict[str, Moments]:
+    """The moments of the pairs' teacher layers, and of those that are pooled as they are then."""
+    return fit_moments(
+        teacher,
+        [pair.teacher for pair in pairs],
+        dataset,
+        collate,
+        request,
+        without_prefix=[pair.teacher.name for pair in pairs if pair.drops_prefix],
+        with_context=with_context,
+        pooled={pair.teacher.name: pair.pooled_grid for pair in pairs if pair.pooled_grid is not None},
+    )
+
+
 def _share(dataset: Any, request: FitRequest) -> Any:
     """The images of this process."""
     if hasattr(dataset, "__len__"):
@@ -229,7 +267,10 @@ def _share(dataset: Any, request: FitRequest) -> Any:
             raise DistillationError(f"{len(dataset)} images cannot be shared by {request.processes} processes")
         return torch.utils.data.Subset(dataset, range(request.rank, len(dataset), request.processes))
     if request.processes > 1:
-        raise DistillationError("a streamed dataset cannot be shared by several processes: pass subspaces=...")
+        raise DistillationError(
+            "a streamed dataset cannot be shared by several processes: pass subspaces=..., or for a method without "
+            "subspaces target_scale='teacher'"
+        )
     return _FirstOf(dataset, request.most_streamed)
 
 

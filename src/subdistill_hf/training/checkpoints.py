@@ -34,6 +34,7 @@ from subdistill_hf.models.adapters import load_adapters, save_adapter
 ALIGNMENTS_FILE = "alignments.safetensors"
 STATE_FILE = "subdistill.json"
 FILES = "files"  # in it: what belongs to the checkpoint beside it
+ENERGIES = "energies"  # in it: of teacher layers without subspaces, where they were measured
 WEIGHTS_FILES = (
     SAFE_WEIGHTS_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -48,15 +49,20 @@ SHARDED_FOLDERS = ("global_step", "optimizer", "pytorch_model_fsdp")
 
 
 def save_distillation(
-    folder: Path, state: Mapping[str, Any], subspaces: Mapping[str, Subspace], alignments: nn.Module
+    folder: Path,
+    state: Mapping[str, Any],
+    subspaces: Mapping[str, Subspace],
+    alignments: nn.Module,
+    energies: Mapping[str, float],
 ) -> None:
-    """Write a run's identity, and where it has them its subspaces and the state of its layer losses.
+    """Write a run's identity, and where it has them its subspaces or energies and the state of its layer losses.
 
     Args:
         folder: the checkpoint's folder; made if need be.
         state: the run's identity, see `resuming.run_identity`.
         subspaces: teacher layer name to subspace.
         alignments: the losses of all layer pairs.
+        energies: teacher layer name to energy.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -66,7 +72,8 @@ def save_distillation(
     if state_of_losses := {name: value.contiguous() for name, value in alignments.state_dict().items()}:
         save_file(state_of_losses, folder / ALIGNMENTS_FILE)
         files.append(ALIGNMENTS_FILE)
-    (folder / STATE_FILE).write_text(json.dumps({**state, FILES: files}, indent=2) + "\n", encoding="utf-8")
+    whole = {**state, ENERGIES: dict(energies), FILES: files}
+    (folder / STATE_FILE).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 def saves_itself(student: nn.Module) -> bool:
@@ -120,6 +127,12 @@ def load_student(checkpoint: str | Path, student: Any) -> bool:
     loaded = type(student).from_pretrained(checkpoint, config=student.config, dtype=student.dtype)
     student.load_state_dict(loaded.state_dict())
     return True
+
+
+def load_energies(checkpoint: str | Path) -> dict[str, float]:
+    """The energies of a checkpoint, teacher layer name to energy."""
+    energies: dict[str, float] = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))[ENERGIES]
+    return energies
 
 
 def load_alignments(checkpoint: str | Path, alignments: nn.Module) -> None:

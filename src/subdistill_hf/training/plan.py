@@ -26,16 +26,17 @@ from subdistill_hf.data.collate import teacher_pixels
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses.base import LayerLoss, is_replayable
-from subdistill_hf.losses.building import make_layer_loss
+from subdistill_hf.losses.building import make_layer_loss, needs_energies
 from subdistill_hf.losses.procrustes import suited_rotation
 from subdistill_hf.losses.rotations import FULL_WIDTH
 from subdistill_hf.losses.subspace import RotationOption
 from subdistill_hf.models.adapters import base_of, frozen_names
 from subdistill_hf.models.loading import weights_digest
 from subdistill_hf.teacher.cache_building import CacheRequest, TeacherViews, check_views, open_cache
-from subdistill_hf.teacher.fitting import FitRequest, fit_pairs
+from subdistill_hf.teacher.fitting import FitRequest, fit_energies, fit_pairs
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
+from subdistill_hf.training.checkpoints import load_energies
 from subdistill_hf.training.examples import described_images
 from subdistill_hf.training.loaders import check_batches, length_of
 from subdistill_hf.training.made import Made, Same, up_to_date
@@ -74,6 +75,18 @@ class SubspaceInputs:
 
 
 @dataclass(frozen=True)
+class EnergyInputs:
+    """The inputs of the energies; the seed is `None` where nothing is drawn."""
+
+    teacher_digest: str
+    pairs: tuple[LayerPair, ...]
+    images: Same
+    collate: Same
+    positions: int | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
 class ModuleInputs:
     """The inputs of the student with its layer losses."""
 
@@ -85,6 +98,7 @@ class ModuleInputs:
     normalise_energy: bool
     target_scale: str
     subspace_digests: tuple[str, ...]
+    energies: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,7 @@ class DistillationPlan:
         self._given = dict(subspaces or {})
         self._pairing: Made[PairingInputs, list[LayerPair]] | None = None
         self._subspaces: Made[SubspaceInputs, dict[str, Subspace]] | None = None
+        self._energies: Made[EnergyInputs, dict[str, float]] | None = None
         self._module: Made[ModuleInputs, StudentWithAlignments] | None = None
         self._targets: Made[TargetInputs, ComputedTargets | CachedTargets] | None = None
         self._frozen: Made[Same, str] | None = None
@@ -161,6 +176,7 @@ class DistillationPlan:
         if checkpoint is not None:
             check_resumable(checkpoint, self.identity(student), args.max_steps, args.num_train_epochs)
         self.fit_subspaces(images, checkpoint)
+        self._fit_energies(images, checkpoint)
         module = self.make_module(student)
         if teacher is not None:
             self._open_targets(teacher, module, images, views)
@@ -272,6 +288,36 @@ class DistillationPlan:
             known |= fit_pairs(teacher, missing, images.for_moments, images.collate, request, basis, full_width)
         return {pair.teacher.name: known[pair.teacher.name] for pair in self.pairs}
 
+    # The energies of layers without subspaces
+
+    @property
+    def energies(self) -> dict[str, float]:
+        """Teacher layer name to energy, where targets without subspaces are scaled; none before `prepare`."""
+        return {} if self._energies is None or not needs_energies(self.args) else self._energies.product
+
+    def _fit_energies(self, images: TrainingImages, checkpoint: str | None) -> None:
+        """Measure, or read, the energies of all paired teacher layers; each process reads its share of the images."""
+        teacher, args = self.teacher, self.args
+        if teacher is None or not self.pairs or not needs_energies(args):
+            return
+        inputs = EnergyInputs(
+            teacher_digest=teacher.digest,
+            pairs=tuple(self.pairs),
+            images=Same(images.for_moments),
+            collate=Same(images.collate),
+            positions=args.positions,
+            seed=args.seed if args.positions is not None else None,
+        )
+        if checkpoint is not None:
+            self._energies = Made(inputs, load_energies(checkpoint))
+            return
+
+        def measure() -> dict[str, float]:
+            request = FitRequest.for_training(args)
+            return fit_energies(teacher, self.pairs, images.for_moments, images.collate, request)
+
+        self._energies = up_to_date(self._energies, inputs, measure)
+
     # The student and its layer losses
 
     @property
@@ -291,6 +337,7 @@ class DistillationPlan:
             args.normalise_energy,
             args.target_scale,
             tuple(subspace.digest for subspace in self.compared_subspaces.values()),
+            tuple(self.energies.values()),
         )
 
         def make() -> StudentWithAlignments:
@@ -303,7 +350,8 @@ class DistillationPlan:
         return self._module.product
 
     def _layer_loss(self, pair: LayerPair) -> LayerLoss:
-        return make_layer_loss(self.args, pair, self.subspaces.get(pair.teacher.name), self.rotation)
+        subspace, energy = self.subspaces.get(pair.teacher.name), self.energies.get(pair.teacher.name)
+        return make_layer_loss(self.args, pair, subspace, self.rotation, energy)
 
     # The teacher's targets
 

@@ -385,7 +385,8 @@ class SubDistillTrainer(Trainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             state = self.plan.identity(self.model, self.optimizer)
-            checkpoints.save_distillation(folder, state, self.plan.compared_subspaces, self.distillation.alignments)
+            alignments = self.distillation.alignments
+            checkpoints.save_distillation(folder, state, self.plan.compared_subspaces, alignments, self.plan.energies)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
