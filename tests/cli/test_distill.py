@@ -230,6 +230,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
         assert after["training_seconds"] is None
     assert (runs / "subdistill" / "checkpoint-6").is_dir()
     assert "SubDistill" in printed
+    for method, step in (("scratch", 6), ("kd", 6), ("subdistill", 3)):
+        assert f"resumed  {method} from checkpoint-{step}\n" in printed
 
 
 def test_a_run_does_not_go_on_to_an_earlier_end(finished, inputs):

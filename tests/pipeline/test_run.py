@@ -22,7 +22,7 @@ from subdistill_hf.acceleration.threads import Threads
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.pipeline import adaptation
-from subdistill_hf.pipeline.run import build_run, distill, methods_of, teacher_of
+from subdistill_hf.pipeline.run import MethodRun, announce_resumed, build_run, distill, methods_of, teacher_of
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.teacher import teacher
 from subdistill_hf.training import plan
@@ -175,3 +175,12 @@ def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
         "fitnet": {"task": 0.0, "kd": 1.0, "layer": 10.0},
         "subdistill": {"task": 0.5, "kd": 0.25, "layer": 7.0},
     }
+
+
+def test_a_training_without_a_checkpoint_is_told_when_a_run_is_resumed(capsys):
+    runs = {name: MethodRun(None, None, place, []) for name, place in (("kd", None), ("subdistill", "a/checkpoint-3"))}
+    announce_resumed(runs)
+    assert capsys.readouterr().out.splitlines() == [
+        "resumed  kd from its start: there is no complete checkpoint",
+        "resumed  subdistill from checkpoint-3",
+    ]

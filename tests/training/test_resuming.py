@@ -163,6 +163,12 @@ def test_what_may_be_another_is_told(tmp_path, checkpoint, name):
         run(tmp_path, **changed).prepare_distillation(checkpoint)
 
 
+@pytest.mark.filterwarnings("default")
+def test_images_that_are_not_skipped_are_told(tmp_path, checkpoint):
+    with pytest.warns(UserWarning, match="ignore_data_skip: the run goes on with other images"):
+        run(tmp_path, ignore_data_skip=True).prepare_distillation(checkpoint)
+
+
 @pytest.mark.parametrize("name", FREE)
 def test_what_is_free_changes_nothing(tmp_path, checkpoint, whole, name):
     again, told = resumed(tmp_path, checkpoint, FREE[name])

@@ -185,6 +185,8 @@ def _prepare(
         runs = {method: build_run(task, method, teacher) for method in methods}
         threads = _take_threads(task, runs)
         if main:
+            if resumed_from(task.config):
+                announce_resumed(runs)
             _announce_runs(runs)
             print("" if threads is None else f"{threads}\n")
         if adaptation is None:
@@ -244,6 +246,13 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
     example = task.data.test[0][task.data.columns.image]
     return write_student(task.folder, model, published.student.processor, example, task.plain("train"), report)
+
+
+def announce_resumed(runs: Mapping[str, MethodRun]) -> None:
+    """Print where each training of a run that is resumed goes on: one without a checkpoint begins at its start."""
+    for method, run in runs.items():
+        place = "its start: there is no complete checkpoint" if run.checkpoint is None else Path(run.checkpoint).name
+        print(f"resumed  {method} from {place}")
 
 
 def _announce_runs(runs: Mapping[str, MethodRun]) -> None:

@@ -6,6 +6,7 @@ hyper-parameter search changes arguments and makes new students, and a trainer m
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -175,6 +176,12 @@ class DistillationPlan:
         self._describe(images, checkpoint is not None)
         if checkpoint is not None:
             check_resumable(checkpoint, self.identity(student), args.max_steps, args.num_train_epochs)
+            if args.ignore_data_skip:
+                warnings.warn(
+                    "ignore_data_skip: the run goes on with other images than it would have seen, and ends with other "
+                    "weights than a run that was not interrupted",
+                    stacklevel=3,
+                )
         self.fit_subspaces(images, checkpoint)
         self._fit_energies(images, checkpoint)
         module = self.make_module(student)
