@@ -26,8 +26,12 @@ __all__ = [
     "ProbabilityEvaluator",
     "SubtaskAccuracy",
     "TeacherAgreement",
+    "auroc",
+    "auroc_error",
     "compute_metrics",
     "confusion_matrix",
+    "share_reaching",
+    "threshold_keeping",
 ]
 
 MODULES: Final = {
@@ -260,7 +264,7 @@ def _predicted_classes(predictions: Sequence[int] | Sequence[Sequence[float]]) -
     return indices
 
 
-def _require_images(references: Sequence[int]) -> None:
+def _require_images(references: Sequence[Any]) -> None:
     """Refuse an empty evaluation."""
     if len(references) == 0:
         raise ValueError("expected the predictions of at least one image, found none")
@@ -273,6 +277,43 @@ def _require_named(classes: Sequence[Any], **indices: Sequence[int]) -> None:
         unknown = found[(found < 0) | (found >= len(classes))].tolist()
         if unknown:
             raise ValueError(f"expected {argument} from 0 to {len(classes) - 1}, found {unknown}")
+
+
+def auroc(known: Sequence[float], unknown: Sequence[float]) -> float:
+    """The area under the ROC curve: how often a known image has a higher score than an unknown one; ties count half.
+
+    Args:
+        known: scores of images of the classes, the higher the surer.
+        unknown: scores of other images.
+
+    Raises:
+        ValueError: when one of them is empty.
+    """
+    _require_images(known)
+    _require_images(unknown)
+    others = np.sort(np.asarray(unknown, dtype=np.float64))
+    below = np.searchsorted(others, known, "left") + np.searchsorted(others, known, "right")
+    return float(below.mean() / (2 * len(others)))
+
+
+def auroc_error(area: float, known: int, unknown: int) -> float:
+    """The standard error of an `auroc` of so many images (Hanley and McNeil, 1982)."""
+    both_known, both_unknown = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (known - 1) * (both_known - area**2) + (unknown - 1) * (both_unknown - area**2)
+    return float(np.sqrt(max(0.0, variance) / (known * unknown)))
+
+
+def threshold_keeping(known: Sequence[float], share: float) -> float:
+    """The largest score that at least this share of the known images reach."""
+    _require_images(known)
+    ordered = np.sort(np.asarray(known, dtype=np.float64))[::-1]
+    return float(ordered[max(1, int(np.ceil(share * len(ordered)))) - 1])
+
+
+def share_reaching(scores: Sequence[float], threshold: float) -> float:
+    """The share of images whose score is at least a threshold: of unknown ones the false-positive rate."""
+    _require_images(scores)
+    return float(np.mean(np.asarray(scores, dtype=np.float64) >= threshold))
 
 
 class ProbabilityEvaluator(ImageClassificationEvaluator):

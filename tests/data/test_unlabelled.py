@@ -3,20 +3,17 @@
 import datasets
 import pytest
 
-from helpers import CLASS_IDS, COLUMNS, NAMES, glyph_rows, write_image_folder
+from helpers import COLUMNS, NAMES, glyph_rows, write_image_folder
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.embedded.glyph_dataset import glyphs_at, load_glyphs
-from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.data.unlabelled import load_unlabelled
 from subdistill_hf.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
-SUBTASK = Subtask(NAMES, CLASS_IDS)
-
 
 def load(place, **options):
-    return load_unlabelled(TaskOptions(unlabelled=str(place), **options), COLUMNS, SUBTASK)
+    return load_unlabelled(TaskOptions(unlabelled=str(place), **options), COLUMNS, NAMES)
 
 
 def write_flat(folder, count=4):

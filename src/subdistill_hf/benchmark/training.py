@@ -136,7 +136,7 @@ def train_job(job: Job) -> Row:
             "learning_rate": trainer.args.learning_rate,
         }
         ours = Classifier(trainer.model, student.processor)
-        theirs = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
+        theirs = task.teacher_classifier
         answers = _teacher_answers(_digest([job.task, job.seed]))
         images_of = {"validation": task.plain("validation"), "test": task.test}
         unmarked = unmarked_test(task.data)
@@ -147,7 +147,7 @@ def train_job(job: Job) -> Row:
         for split in images_of.keys() - answers.keys():
             answers[split] = predict(theirs, images_of[split], workers=workers)
         for split in ("validation", "test"):
-            images, names = images_of[split], task.data.subtask.names
+            images, names = images_of[split], task.data.output_names
             scores = score(logits[split], images, names, answers[split])
             row[split] = scores.accuracy
             row[f"{split}_agreement"] = scores.teacher_agreement

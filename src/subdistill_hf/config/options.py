@@ -165,7 +165,51 @@ class UnlabelledOptions:
 
 
 @dataclass
-class TaskOptions(UnlabelledOptions, AdaptationOptions, DataOptions):
+class OtherOptions:
+    """An answer "none of these", and how well unknown images are told from known ones."""
+
+    other_class: bool = field(
+        default=False,
+        metadata={
+            "help": "Give the student one more output, none of these: the teacher's answer for it is all that it "
+            "gives to its other classes."
+        },
+    )
+    other_images: int | None = field(
+        default=None,
+        metadata={
+            "help": "Training images of other classes of the dataset, spread over them; by default as many as two "
+            "classes have."
+        },
+    )
+    test_unknown: bool = field(
+        default=False,
+        metadata={
+            "help": "Measure how well images of other classes of the dataset are told from the classes, and give the "
+            "student a threshold that keeps 95 % of the known. Always done with --other_class."
+        },
+    )
+
+
+@dataclass
+class WordsOptions:
+    """How the classes of a zero-shot teacher are put into words."""
+
+    prompts: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "For a teacher that compares images with texts: what a class is put into, with {} for its words, "
+            "such as 'a photo of {}.'; of several the mean counts. By default some that suit the teacher."
+        },
+    )
+    other_prompts: list[str] = field(
+        default_factory=list,
+        metadata={"help": "For such a teacher: texts of images that show none of the classes. By default some."},
+    )
+
+
+@dataclass
+class TaskOptions(WordsOptions, OtherOptions, UnlabelledOptions, AdaptationOptions, DataOptions):
     """The task: teacher, student, dataset and classes."""
 
     teacher: str = field(

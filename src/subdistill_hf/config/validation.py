@@ -186,6 +186,42 @@ def _check_without_labels(options: TaskOptions) -> None:
         )
 
 
+def check_other_options(options: TaskOptions) -> None:
+    """Refuse an answer "none of these" where nobody could teach it.
+
+    Raises:
+        SubDistillError: naming the option.
+    """
+    check_ranges(options, {"other_images": 1}, {})
+    if options.other_images is not None and not options.other_class:
+        raise SubDistillError(f"other_images={options.other_images} has no meaning without --other_class")
+    for name in ("other_class", "test_unknown"):
+        if getattr(options, name) and options.label_column == NO_LABELS:
+            raise SubDistillError(
+                f"{name} has no meaning with label_column={NO_LABELS}: other classes are told by labels"
+            )
+    if options.other_class and options.adapt_teacher != "no" and options.adapt_classes == "subtask":
+        raise SubDistillError(
+            "other_class needs a teacher that knows other classes: fit it to all of them, with adapt_classes=all"
+        )
+    if options.other_class and options.mark is not None:
+        raise SubDistillError(f"mark={options.mark} and other_class contradict each other: give one of them")
+
+
+def check_words_options(options: TaskOptions) -> None:
+    """Refuse prompts without a place for the class, and other prompts with one.
+
+    Raises:
+        SubDistillError: naming the prompt.
+    """
+    for prompt in options.prompts:
+        if prompt.count("{}") != 1 or "{" in prompt.replace("{}", "") or "}" in prompt.replace("{}", ""):
+            raise SubDistillError(f"prompts: {prompt!r} needs {{}} once, where the words of a class go")
+    for prompt in options.other_prompts:
+        if "{" in prompt or "}" in prompt:
+            raise SubDistillError(f"other_prompts: {prompt!r} has braces: expected a text of no class")
+
+
 def check_task_options(options: TaskOptions) -> None:
     """Refuse what `check_data_options` and `check_adaptation_options` refuse, and the same of the student.
 
@@ -195,6 +231,8 @@ def check_task_options(options: TaskOptions) -> None:
     check_data_options(options)
     check_adaptation_options(options)
     check_unlabelled_options(options)
+    check_other_options(options)
+    check_words_options(options)
     if not 0 <= options.mix <= 1:
         raise SubDistillError(f"mix={options.mix}: expected a share of the views, from 0 to 1")
     check_ranges(options, {"student_lora_rank": 1}, {})

@@ -15,7 +15,7 @@ from PIL import Image
 
 from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.folder_layout import Layout, composed, read_layout, split_paths
-from subdistill_hf.data.tables import draw_rows
+from subdistill_hf.data.tables import draw_rows, drawn_rows
 from subdistill_hf.errors import DataError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -194,6 +194,12 @@ class FolderSource:
     def without_class(self, split: str, name: str) -> int:
         """No image: each is in the folder of its class."""
         return 0
+
+    def some_rows(
+        self, split: str, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
+    ) -> datasets.Dataset:
+        """Some rows with these labels."""
+        return drawn_rows(self.rows(split, columns, labels), columns, labels, each, seed)
 
     def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
         """Some images, whatever their class."""

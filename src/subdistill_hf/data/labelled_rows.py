@@ -31,19 +31,21 @@ def with_subtask_labels(
     return with_outputs(as_images(rows, columns.image), columns, subtask, own)
 
 
-def without_labels(rows: datasets.Dataset, image: str, columns: ImageColumns, subtask: Subtask) -> datasets.Dataset:
+def without_labels(
+    rows: datasets.Dataset, image: str, columns: ImageColumns, names: Sequence[str]
+) -> datasets.Dataset:
     """Images in the schema of a subtask's images, each without a class.
 
     Args:
         rows: the images.
         image: the column that they are in.
         columns: the columns of the subtask's images.
-        subtask: the classes.
+        names: of the student's outputs.
     """
     images = as_images(rows, image)
     if image != columns.image:
         images = images.rename_column(image, columns.image)
-    return with_outputs(images, columns, subtask, [UNLABELLED] * len(images))
+    return with_names(images, columns, names, UNLABELLED)
 
 
 def with_outputs(
@@ -54,6 +56,23 @@ def with_outputs(
         return images.select_columns([columns.image]).add_column(
             columns.label, list(outputs), feature=datasets.ClassLabel(names=list(subtask.names))
         )
+
+
+def with_names(
+    rows: datasets.Dataset, columns: ImageColumns, names: Sequence[str], output: int | None = None
+) -> datasets.Dataset:
+    """The same images with more names of outputs.
+
+    Args:
+        rows: images and labels.
+        columns: their columns.
+        names: the names of all outputs.
+        output: the label of all; by default each keeps its own.
+    """
+    labels = rows[columns.label][:] if output is None else [output] * len(rows)
+    with _without_bars():
+        images = rows.select_columns([columns.image])
+        return images.add_column(columns.label, list(labels), feature=datasets.ClassLabel(names=list(names)))
 
 
 def as_images(rows: datasets.Dataset, column: str) -> datasets.Dataset:

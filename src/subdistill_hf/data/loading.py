@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import datasets
 import numpy as np
@@ -33,6 +33,31 @@ SPLIT_COLUMNS = ("split", "splits", "subset", "set", "partition", "usage", "phas
 """Columns that may tell the split of each row, in datasets that are one table."""
 
 
+OTHER: Final = "none of these"
+"""The name of the output for images of none of the classes."""
+
+
+@dataclass(frozen=True)
+class OtherImages:
+    """Images of a dataset's other classes.
+
+    Attributes:
+        near: test images of classes that the student saw as "none of these"; `None` where it saw none.
+        far: test images of classes that it never saw.
+        seen: the names of the classes of which training images are there.
+        unseen: the names of those that it never saw.
+        train_images: number of training images of the first.
+        answered: whether the student has an answer for them.
+    """
+
+    near: datasets.Dataset | None
+    far: datasets.Dataset | None
+    seen: tuple[str, ...]
+    unseen: tuple[str, ...]
+    train_images: int
+    answered: bool
+
+
 @dataclass(frozen=True)
 class SubtaskData:
     """The images of one subtask; labels are the student's outputs, 0 to C - 1.
@@ -53,6 +78,7 @@ class SubtaskData:
         sizes: heights and widths that occur among the images, in a sample that is spread evenly over all.
         typical_side: the larger side of the test image in the middle, by area, of such a sample.
         notices: what of the dataset is not used, or should be known of it.
+        others: images of other classes, if there is an answer for them or they are to be tested with.
         labels_by_teacher: whether the labels are the teacher's answers, since the dataset has none.
         taught: the training images, and those without labels behind them; the same as `train` where there are none.
         store: keeps decoded images once for all views of them.
@@ -73,19 +99,26 @@ class SubtaskData:
     sizes: tuple[tuple[int, int], ...] = ()
     typical_side: int = 0
     notices: tuple[str, ...] = ()
+    others: OtherImages | None = None
     labels_by_teacher: bool = False
     taught: datasets.Dataset | None = None
     store: ImageStore = field(default_factory=ImageStore, compare=False)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the student's outputs: the classes, and the answer "none of these" behind them."""
+        answered = self.others is not None and self.others.answered
+        return (*self.subtask.names, OTHER) if answered else self.subtask.names
 
     def with_unlabelled(self, rows: datasets.Dataset) -> SubtaskData:
         """The same with more training images, which have no labels; their columns are those of the others."""
         return replace(self, taught=datasets.concatenate_datasets([self.train, rows]))
 
     def rows(self, split: str) -> datasets.Dataset:
-        """The rows of `"train"`, `"taught"`, `"validation"` or `"test"`."""
+        """The rows of `"train"`, `"taught"`, `"validation"` or `"test"`; or the `"near"` or `"far"` unknown ones."""
         if split == "taught" and self.taught is None:
             return self.train
-        found: datasets.Dataset = getattr(self, split)
+        found: datasets.Dataset = getattr(self.others if split in ("near", "far") else self, split)
         return found
 
     def marked(self, split: str) -> MarkedRows | None:
@@ -107,12 +140,12 @@ class SubtaskData:
 
     def images_per_class(self) -> dict[str, int]:
         """Class name to number of training images."""
-        counts = np.bincount(self.train[self.columns.label], minlength=len(self.subtask.names))
-        return dict(zip(self.subtask.names, counts.tolist(), strict=True))
+        counts = np.bincount(self.train[self.columns.label], minlength=len(self.output_names))
+        return dict(zip(self.output_names, counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class _Classes:
+class Classes:
     """All classes of a dataset, by their ids: their names, and how the label column spells them."""
 
     names: tuple[str, ...]
@@ -147,7 +180,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
     _check_usable(source, options.train_split, columns.image, columns.label)
     _refuse_mixed_splits(source, options.train_split, columns)
-    classes = _all_classes(source, columns, options.train_split)
+    classes = all_classes(source, columns, options.train_split)
 
     def superclasses() -> Mapping[str, Sequence[str]]:
         return _superclasses(source, columns, classes, options.train_split)
@@ -262,7 +295,7 @@ def _refuse_mixed_splits(source: Source, split: str, columns: ImageColumns) -> N
             )
 
 
-def _unknown_labels(source: Source, column: str, classes: _Classes, test: str) -> list[str]:
+def _unknown_labels(source: Source, column: str, classes: Classes, test: str) -> list[str]:
     """The test images of classes that no training image has, where the labels themselves are the classes' names.
 
     Raises:
@@ -297,7 +330,7 @@ def _refuse_respelled(names: Sequence[str], column: str) -> None:
             )
 
 
-def _all_classes(source: Source, columns: ImageColumns, split: str) -> _Classes:
+def all_classes(source: Source, columns: ImageColumns, split: str) -> Classes:
     """The classes that the label column declares, or else the distinct texts or numbers in it, sorted.
 
     As with `ClassLabel`, a negative number marks an image without a class, and so does a blank text.
@@ -307,13 +340,13 @@ def _all_classes(source: Source, columns: ImageColumns, split: str) -> _Classes:
     """
     kind = source.features[columns.label]
     if isinstance(kind, datasets.ClassLabel):
-        return _Classes(tuple(kind.names), tuple(range(kind.num_classes)))
+        return Classes(tuple(kind.names), tuple(range(kind.num_classes)))
     labels: list[Any] = sorted({label for label in source.column(split, columns.label) if is_class(label)})
     _refuse_respelled([str(label) for label in labels], columns.label)
-    return _Classes(tuple(str(label) for label in labels), tuple(labels))
+    return Classes(tuple(str(label) for label in labels), tuple(labels))
 
 
-def _superclasses(source: Source, columns: ImageColumns, classes: _Classes, split: str) -> Mapping[str, Sequence[str]]:
+def _superclasses(source: Source, columns: ImageColumns, classes: Classes, split: str) -> Mapping[str, Sequence[str]]:
     """The classes of each superclass, read from the label columns."""
     if columns.superclass is None:
         return {}
@@ -339,7 +372,7 @@ def _superclasses(source: Source, columns: ImageColumns, classes: _Classes, spli
 def _marked_outputs(
     options: DataOptions,
     subtask: Subtask,
-    classes: _Classes,
+    classes: Classes,
     superclasses: Callable[[], Mapping[str, Sequence[str]]],
 ) -> tuple[int, ...]:
     """The student's outputs of the classes that carry the mark; none without one."""

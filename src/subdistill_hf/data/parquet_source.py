@@ -15,7 +15,7 @@ from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.errors import explained
 from subdistill_hf.data.known_datasets import KnownDataset
 from subdistill_hf.data.parquet_files import count_without_class
-from subdistill_hf.data.tables import draw_rows
+from subdistill_hf.data.tables import draw_rows, drawn_rows
 
 STREAM_BATCH = ROWS_AT_ONCE = 1000
 WHOLE_FILES = 2**28
@@ -122,6 +122,12 @@ class ParquetSource:
                 return self._prepared(builder, split, kept).select_columns(kept)
             self._look_at_files()
             return stored(builder, split, columns, labels, self.features)
+
+    def some_rows(
+        self, split: str, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
+    ) -> datasets.Dataset:
+        """Some rows with these labels."""
+        return drawn_rows(self.rows(split, columns, labels), columns, labels, each, seed)
 
     def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
         """Some images: of all rows, or of a stream from its beginning, see `cached_rows.stored_images`."""

@@ -54,6 +54,11 @@ class Source(ImageSource, Protocol):
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, in the order of the split: image and label, nothing decoded."""
 
+    def some_rows(
+        self, split: str, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
+    ) -> datasets.Dataset:
+        """At most so many rows of each of these labels, drawn with the seed: image and label, nothing decoded."""
+
     def without_class(self, split: str, name: str) -> int:
         """The number of rows whose label in a column names no class, as far as that is known without reading images.
 
@@ -65,6 +70,18 @@ class Source(ImageSource, Protocol):
 def draw_rows(rows: int, most: int, seed: int) -> list[int]:
     """The places of some rows, in rising order; those of a smaller number are among those of a larger one."""
     return sorted(np.random.default_rng(seed).permutation(rows)[:most].tolist())
+
+
+def drawn_rows(
+    rows: datasets.Dataset, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
+) -> datasets.Dataset:
+    """At most so many rows of each label."""
+    own = rows[columns.label][:]
+    places: list[int] = []
+    for number, label in enumerate(labels):
+        of_label = [place for place, found in enumerate(own) if found == label]
+        places += [of_label[index] for index in draw_rows(len(of_label), each, seed + number)]
+    return rows.select(sorted(places))
 
 
 class GlyphSource:
@@ -104,6 +121,20 @@ class GlyphSource:
         chosen = load_glyphs([int(label) for label in labels], num_proc=self.processes)[split]
         return chosen.select_columns([columns.image, columns.label])
 
+    def some_rows(
+        self, split: str, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
+    ) -> datasets.Dataset:
+        """Some images of these classes, of which no others are made."""
+        per_class, finer = self.per_class[split], columns.label == "fine_label"
+        places, own = [], []
+        for number, label in enumerate(labels):
+            classes = 1 if finer else len(CLASS_NAMES) // len(SUPERCLASS_NAMES)
+            for place in draw_rows(classes * per_class, each, seed + number):
+                places.append(int(label) * classes * per_class + place)
+                own.append(int(label))
+        images = glyphs_at("test" if split == "test" else "train", places, per_class)
+        return images.add_column(columns.label, own, feature=self.features[columns.label])
+
     def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
         """Images of all classes."""
         return glyphs_at(
@@ -140,6 +171,12 @@ class TableSource:
         wanted = set(labels)
         found = [place for place, label in enumerate(self.column(split, columns.label)) if label in wanted]
         return self.tables[split].with_format(None).select(found).select_columns([columns.image, columns.label])
+
+    def some_rows(
+        self, split: str, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
+    ) -> datasets.Dataset:
+        """Some rows with these labels."""
+        return drawn_rows(self.rows(split, columns, labels), columns, labels, each, seed)
 
     def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
         """Some images, by their places."""
@@ -179,6 +216,12 @@ class StreamSource:
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The rows with one of these labels, written to the cache as they come by."""
         return stored(self.builder, split, columns, labels, self.features)
+
+    def some_rows(
+        self, split: str, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
+    ) -> datasets.Dataset:
+        """Some rows with these labels, after all of them were written to the cache."""
+        return drawn_rows(self.rows(split, columns, labels), columns, labels, each, seed)
 
     def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
         """Some images from the beginning of the stream, see `cached_rows.stored_images`."""

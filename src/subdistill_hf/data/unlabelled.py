@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class UnlabelledImages:
 
 
 def load_unlabelled(
-    options: TaskOptions, columns: ImageColumns, subtask: Subtask, seed: int = 0, processes: int | None = None
+    options: TaskOptions, columns: ImageColumns, names: Sequence[str], seed: int = 0, processes: int | None = None
 ) -> UnlabelledImages:
     """Draw images from a dataset, whatever they show.
 
@@ -53,7 +54,7 @@ def load_unlabelled(
     Args:
         options: where they are, how many, and whether to stream them.
         columns: those that the subtask's images have.
-        subtask: the classes.
+        names: of the student's outputs.
         seed: of the draw; the images of a smaller number are among those of a larger one.
         processes: how many processes generate or read images.
 
@@ -71,7 +72,7 @@ def load_unlabelled(
         )
     split = TRAIN if TRAIN in splits else splits[0]
     image = image_column(source.features)
-    return _drawn(source, split, image, place, options.unlabelled_images, columns, subtask, seed)
+    return _drawn(source, split, image, place, options.unlabelled_images, columns, names, seed)
 
 
 def _drawn(
@@ -81,7 +82,7 @@ def _drawn(
     place: str,
     most: int,
     columns: ImageColumns,
-    subtask: Subtask,
+    names: Sequence[str],
     seed: int,
 ) -> UnlabelledImages:
     """Some images of a split; the arguments as those of the callers."""
@@ -96,7 +97,7 @@ def _drawn(
         hub_id=None if local or place in EMBEDDED_DATASETS else place,
         revision=source.revision,
         split=split,
-        rows=without_labels(rows, image, columns, subtask),
+        rows=without_labels(rows, image, columns, names),
         notices=tuple(f"{place}: {notice}" for notice in source.notices),
     )
 
@@ -144,7 +145,7 @@ def load_dataset_without_labels(
     image = image_column(source.features, options.image_column)
 
     def drawn(split: str) -> UnlabelledImages:
-        return _drawn(source, split, image, options.dataset, options.unlabelled_images, COLUMNS, subtask, seed)
+        return _drawn(source, split, image, options.dataset, options.unlabelled_images, COLUMNS, subtask.names, seed)
 
     held_out = options.test_fraction is not None
     return UnlabelledDataset(

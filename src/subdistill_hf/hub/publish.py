@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shlex
@@ -21,7 +22,7 @@ from subdistill_hf.hub.client import limit_waiting, longest_wait
 from subdistill_hf.hub.errors import HUB_ERRORS, explain
 from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, checkpoint_files, student_files
 from subdistill_hf.hub.names import LONGEST_NAME, check_repository, repository_name, shortened
-from subdistill_hf.hub.snippet import hub_code, local_code
+from subdistill_hf.hub.snippet import ANSWERS, hub_code, local_code
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +120,9 @@ def upload(folder: Path, destination: Destination) -> str:
         files = student_files(folder)
         if CARD_FILE in files:
             card = files[CARD_FILE].decode("utf-8")
-            for adapter in (False, True):
-                ours = hub_code(destination.repo, destination.revision, adapter)
-                card = card.replace(local_code(adapter), ours)
+            for adapter, score in itertools.product((False, True), ANSWERS):
+                ours = hub_code(destination.repo, destination.revision, adapter, score)
+                card = card.replace(local_code(adapter, score), ours)
             files[CARD_FILE] = card.encode()
         print(f"pushing {len(files)} files, {file_size(sum(map(len, files.values())))}, to {destination.repo}")
         pushed = commit(destination, files, folder, "Student, processor and card")

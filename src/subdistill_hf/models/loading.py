@@ -63,6 +63,7 @@ class LoadedModel:
         license: when known.
         base: the model that it was adapted from, when it came as a PEFT adapter.
         without_head: whether its head is untrained.
+        prompts: the texts that the classes of a zero-shot teacher stand in.
     """
 
     model: nn.Module
@@ -73,6 +74,7 @@ class LoadedModel:
     license: str | None = None
     base: Origin | None = None
     without_head: bool = False
+    prompts: tuple[str, ...] = ()
 
     @property
     def labels(self) -> dict[int, str]:

@@ -22,6 +22,7 @@ from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
 from subdistill_hf.reporting.report import Latency
+from subdistill_hf.teacher.class_ids import subtask_logits
 
 WARM_UP = 3
 FEWEST_RUNS = 5
@@ -35,11 +36,13 @@ class Classifier:
         model: the network.
         processor: its image processor.
         class_ids: the outputs that are the subtask's classes, in the student's order; all with `None`.
+        other: whether all its other outputs together are the answer "none of these".
     """
 
     model: nn.Module
     processor: Any
     class_ids: Sequence[int] | None = None
+    other: bool = False
 
     @torch.no_grad()
     def logits(self, pixel_values: Tensor) -> Tensor:
@@ -50,7 +53,7 @@ class Classifier:
             logits = logits_of(self.model(pixel_values=pixel_values)).float()
         finally:
             self.model.train(training)
-        return logits if self.class_ids is None else logits[:, list(self.class_ids)]
+        return subtask_logits(logits, self.class_ids, self.other)
 
 
 class PlainImages(torch.utils.data.Dataset[Tensor]):

@@ -17,6 +17,7 @@ from subdistill_hf.config.options import DistillationOptions, Rotation
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.data.loading import OtherImages
 from subdistill_hf.formatting import format_percent, table
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of
 from subdistill_hf.pipeline.energy import Energy
@@ -32,20 +33,25 @@ from subdistill_hf.pipeline.evaluation import (
 )
 from subdistill_hf.pipeline.selection import Selection
 from subdistill_hf.pipeline.task import Task
+from subdistill_hf.pipeline.unknown import measured_unknown, rejection_of, unknown_logits
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.report import (
     TEACHER,
     AdapterBase,
     MethodResult,
     ReportedAdaptation,
-    ReportedDataset,
     ReportedLora,
-    ReportedMark,
     ReportedStudent,
     ReportedSubspace,
     ReportedTeacher,
-    ReportedUnlabelled,
     RunReport,
+)
+from subdistill_hf.reporting.reported_images import (
+    ReportedDataset,
+    ReportedMark,
+    ReportedOthers,
+    ReportedRejection,
+    ReportedUnlabelled,
 )
 
 VERSIONED = ("subdistill-hf", "torch", "transformers", "timm", "datasets", "accelerate")
@@ -126,7 +132,7 @@ def build_report(
         published=config.method,
         created=datetime.date.today().isoformat(),
         dataset=reported_dataset(task),
-        classes=tuple(task.data.subtask.names),
+        classes=task.data.output_names,
         subtask=tuple(str(entry) for entry in task.options.classes),
         teacher=_reported_teacher(task, teacher_digest),
         student=_reported_student(published),
@@ -137,8 +143,16 @@ def build_report(
         hyperparameters=changed_options(config),
         histories={method: tuple(student.history) for method, student in trained.items()},
         versions={name.replace("-", "_"): _version(name) for name in VERSIONED},
+        rejection=None if task.data.others is None else _rejection(task, published),
         command=command,
     )
+
+
+def _rejection(task: Task, published: TrainedStudent) -> ReportedRejection:
+    """The published student's threshold for unknown images."""
+    classifier = Classifier(published.model, published.student.processor)
+    known = predict(classifier, task.test, workers=task.config.dataloader_num_workers)
+    return rejection_of(task, classifier, known, unknown_logits(task, classifier))
 
 
 def _version(package: str) -> str:
@@ -151,15 +165,15 @@ def _version(package: str) -> str:
 
 def measured_results(task: Task, trained: Mapping[str, TrainedStudent]) -> tuple[MethodResult, ...]:
     """The figures of the teacher and of each student."""
-    subtask, test, workers = task.data.subtask, task.test, task.config.dataloader_num_workers
-    classifiers = {TEACHER: Classifier(task.teacher.model, task.teacher.processor, subtask.teacher_ids)}
+    test, workers = task.test, task.config.dataloader_num_workers
+    classifiers = {TEACHER: task.teacher_classifier}
     classifiers |= {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
     logits = {name: predict(classifier, test, workers=workers) for name, classifier in classifiers.items()}
     clean = unmarked_test(task.data)
     latencies = measure_latency(classifiers, test)
     results = []
     for name, classifier in classifiers.items():
-        scores = score(logits[name], test, subtask.names, logits[TEACHER] if name != TEACHER else None)
+        scores = score(logits[name], test, task.data.output_names, logits[TEACHER] if name != TEACHER else None)
         unmarked = None if clean is None else predict(classifier, clean, workers=workers)
         marks = None if unmarked is None else mark_scores(task.data, logits[name], unmarked)
         student = trained.get(name)
@@ -167,6 +181,7 @@ def measured_results(task: Task, trained: Mapping[str, TrainedStudent]) -> tuple
             method=name,
             **vars(scores),
             **({} if marks is None else vars(marks)),
+            unknown=measured_unknown(logits[name], unknown_logits(task, classifier), task.has_other),
             parameters=count_parameters(classifier.model),
             operations=count_operations(classifier, test),
             latency_ms=latencies[name],
@@ -193,8 +208,21 @@ def reported_dataset(task: Task) -> ReportedDataset:
         train_images_per_class=data.images_per_class(),
         mark=None if data.marking is None else decode(ReportedMark, data.marking.described(data.subtask)),
         augmentation=_augmentation(task),
+        others=None if data.others is None else _reported_others(data.others),
         labels_by_teacher=data.labels_by_teacher,
         unlabelled=None if task.selection is None else _reported_unlabelled(task.selection),
+    )
+
+
+def _reported_others(others: OtherImages) -> ReportedOthers:
+    """The images of other classes, in numbers."""
+    return ReportedOthers(
+        answered=others.answered,
+        train_images=others.train_images,
+        seen=len(others.seen),
+        unseen=len(others.unseen),
+        near_images=0 if others.near is None else len(others.near),
+        far_images=0 if others.far is None else len(others.far),
     )
 
 
@@ -235,7 +263,8 @@ def _reported_teacher(task: Task, digest: str) -> ReportedTeacher:
         model_class=type(teacher.model).__name__,
         parameters=count_parameters(teacher.model),
         license=teacher.license,
-        teacher_classes=len(teacher.labels),
+        teacher_classes=None if teacher.prompts else len(teacher.labels),
+        prompts=teacher.prompts,
         base=None if teacher.base is None else AdapterBase(**vars(teacher.base)),
         adaptation=None if task.adaptation is None else decode(ReportedAdaptation, task.adaptation),
     )

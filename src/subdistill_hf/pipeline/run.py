@@ -242,6 +242,10 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     report = build_report(task, trained, teacher_digest, command)
     print(results_table(report))  # before anything is written, which may fail
     published = runs[task.config.method]
+    if report.rejection is not None:
+        settings: Any = trained[task.config.method].model.config
+        settings.update({"unknown_score": report.rejection.score, "unknown_threshold": report.rejection.threshold})
+        published.trainer.model.config = settings
     as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
     example = task.data.test[0][task.data.columns.image]
@@ -303,7 +307,7 @@ def teacher_of(task: Task) -> Teacher:
             f"the teacher {task.teacher.name!r} lacks the classes: fit it with subdistill distill --adapt_teacher, "
             f"and give the folder {ADAPTER_FOLDER} that this leaves as the teacher"
         )
-    return Teacher.for_training(task.teacher.model, task.data.subtask.teacher_ids, task.config)
+    return Teacher.for_training(task.teacher.model, task.data.subtask.teacher_ids, task.config, task.has_other)
 
 
 def build_run(task: Task, method: str, teacher: Teacher) -> MethodRun:
@@ -337,9 +341,7 @@ def build_trainer(
     """
     options = task.options
     set_seed(config.seed)
-    student = build_student(
-        options.student, task.data.subtask.names, task.teacher.processor, options.trust_remote_code
-    )
+    student = build_student(options.student, task.data.output_names, task.teacher.processor, options.trust_remote_code)
     check_fixed_size(student.processor, task.data.sizes, f"the student {student.name!r}")
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past

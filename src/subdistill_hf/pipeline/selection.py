@@ -28,6 +28,7 @@ from subdistill_hf.errors import DataError
 from subdistill_hf.formatting import count
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.teacher.class_ids import subtask_logits
 
 BINS: Final = 10
 BAR: Final = 40  # characters of the longest bar
@@ -126,7 +127,7 @@ def add_unlabelled(
         DataError: when nothing is kept, saying which threshold would keep some.
     """
     with config.main_process_first(desc="loading images without labels"):
-        images = load_unlabelled(options, data.columns, data.subtask, config.seed)
+        images = load_unlabelled(options, data.columns, data.output_names, config.seed)
     teacher.model.to(config.device)
     found: list[Any] = [None]
     if config.process_index == 0:
@@ -152,8 +153,13 @@ def _choose(
     ids = list(data.subtask.teacher_ids or ())
     masses = masses_of(looked.logits, data.subtask)
     kept = rest & (masses >= options.unlabelled_threshold)
-    answers = looked.logits[:, ids].argmax(dim=1)[kept]
-    counts = torch.bincount(answers, minlength=len(ids)).tolist()
+    answers = looked.logits[:, ids].argmax(dim=1)
+    if data.others is not None and data.others.answered:  # as many again show what none of these may be
+        below = torch.nonzero(rest & ~kept).flatten()
+        drawn = below[torch.randperm(len(below), generator=torch.Generator().manual_seed(0))]
+        kept[drawn[: data.others.train_images]] = True
+        answers = subtask_logits(looked.logits, ids, other=True).argmax(dim=1)
+    counts = torch.bincount(answers[kept], minlength=len(data.output_names)).tolist()
     selection = Selection(
         name=images.name,
         hub_id=images.hub_id,
@@ -165,7 +171,7 @@ def _choose(
         masses=tuple(masses[rest].clamp(max=1).tolist()),
         threshold=options.unlabelled_threshold,
         kept=int(kept.sum()),
-        kept_per_class=dict(zip(data.subtask.names, counts, strict=True)),
+        kept_per_class=dict(zip(data.output_names, counts, strict=True)),
     )
     return torch.nonzero(kept).flatten().tolist(), selection
 

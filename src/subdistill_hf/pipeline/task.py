@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.loading import SubtaskData, load_subtask
+from subdistill_hf.data.other_classes import with_other_classes
 from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
@@ -23,7 +24,9 @@ from subdistill_hf.models.loading import (
     load_teacher,
 )
 from subdistill_hf.models.students import check_student_is_there
+from subdistill_hf.models.zero_shot import Words, is_zero_shot, load_zero_shot
 from subdistill_hf.pipeline.auto import Resolved, resolve
+from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
 from subdistill_hf.pipeline.without_labels import load_without_labels
 
@@ -93,6 +96,16 @@ class Task:
             mix=self.options.mix,
         )
 
+    @property
+    def teacher_classifier(self) -> Classifier:
+        """The teacher as a classifier of the student's outputs."""
+        return Classifier(self.teacher.model, self.teacher.processor, self.data.subtask.teacher_ids, self.has_other)
+
+    @property
+    def has_other(self) -> bool:
+        """Whether there is an answer "none of these"."""
+        return self.data.others is not None and self.data.others.answered
+
     def plain(self, split: str) -> ViewDataset:
         """The images of a split without augmentation."""
         return self.data.views(split)
@@ -113,12 +126,12 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     check_student_is_there(options.student, options.trust_remote_code)
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
-        teacher = load_teacher(options.teacher, options.trust_remote_code)
+        teacher = load_teacher_of(options, options.classes)
         data, selection = load_without_labels(options, config, teacher)
     else:
         with config.main_process_first(desc="loading images"):
             data = load_subtask(options, config.seed)
-        teacher = load_teacher(options.teacher, options.trust_remote_code, adaptable)
+        teacher = load_teacher_of(options, data.subtask.names)
     lacks_classes = teacher.without_head
     if not lacks_classes:
         try:
@@ -127,6 +140,14 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
             if not adaptable:
                 raise
             lacks_classes = True
+    if options.other_class or options.test_unknown:
+        with config.main_process_first(desc="loading images of other classes"):
+            data = with_other_classes(data, options, config.seed)
+    if options.other_class and not lacks_classes and len(teacher.labels) == len(data.subtask.names):
+        raise SubDistillError(
+            f"other_class: the teacher {teacher.name!r} knows the classes of the subtask alone, and has no answer for "
+            "others: give one that knows more"
+        )
     # decoded before training, so that a damaged image is found now
     test = data.views("test")
     for images in (test, data.views("validation", marked=None)):
@@ -144,6 +165,31 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     return Task(resolved, data, test, teacher, lacks_classes, selection=selection)
 
 
+def load_teacher_of(options: TaskOptions, classes: Sequence[str]) -> LoadedModel:
+    """Load a classifier, or an image-text model as a classifier of these words.
+
+    Args:
+        options: the teacher, and for an image-text model the prompts.
+        classes: names of the subtask's classes, or words for them.
+
+    Raises:
+        SubDistillError: when it cannot be loaded, or prompts are given to a classifier.
+    """
+    if is_zero_shot(options.teacher, options.trust_remote_code):
+        if options.adapt_teacher != "no":
+            raise SubDistillError(
+                f"adapt_teacher={options.adapt_teacher}: the teacher {options.teacher!r} takes words, and lacks none"
+            )
+        words = Words(tuple(classes), tuple(options.prompts), tuple(options.other_prompts))
+        return load_zero_shot(options.teacher, words, options.trust_remote_code)
+    if options.prompts or options.other_prompts:
+        raise SubDistillError(
+            f"prompts are for a teacher that takes words, and {options.teacher!r} has classes of its own: leave them "
+            "out, or give a model such as openai/clip-vit-base-patch32"
+        )
+    return load_teacher(options.teacher, options.trust_remote_code, options.adapt_teacher != "no")
+
+
 def announce(task: Task) -> None:
     """Print what a run works with."""
     data, config = task.data, task.config
@@ -156,6 +202,11 @@ def announce(task: Task) -> None:
     if data.labels_by_teacher:
         print(
             "labels   none: the teacher's answers stand for them, and each accuracy is the agreement with the teacher"
+        )
+    if (others := data.others) is not None:
+        near, far = (0 if rows is None else len(rows) for rows in (others.near, others.far))
+        print(
+            f"unknown  {others.train_images} images of other classes to train; {near} near and {far} far ones to test"
         )
     if data.marking is not None:
         print(f"mark     {data.marking.sentence(data.subtask)}")

@@ -68,7 +68,8 @@ def load_without_labels(
         DataError: when too few images are kept.
     """
     names = tuple(teacher.labels[output] for output in range(len(teacher.labels)))
-    subtask = resolve_classes(options.classes, names)
+    classes = names[: len(options.classes)] if teacher.prompts else options.classes
+    subtask = resolve_classes(classes, names)
     subtask = subtask.with_teacher(subtask.dataset_ids)
     with config.main_process_first(desc="loading images without labels"):
         found = load_dataset_without_labels(options, subtask, config.seed)

@@ -17,7 +17,8 @@ from subdistill_hf.formatting import (
     ratio_in_words,
 )
 from subdistill_hf.reporting.markdown import code, hub_link, text
-from subdistill_hf.reporting.report import ReportedDataset, RunReport
+from subdistill_hf.reporting.report import RunReport
+from subdistill_hf.reporting.reported_images import ReportedDataset
 
 MARKS_IN_WORDS: Final = {
     "plus": "a red plus sign in a corner",
@@ -92,6 +93,30 @@ def energy_explanation(report: RunReport) -> str | None:
     return (
         f"The energy of the training is what {report.energy_source} estimates for the whole machine; that of the "
         "teacher's own training is not in it."
+    )
+
+
+def closed_world(report: RunReport) -> str:
+    """What the student answers to an image of none of its classes."""
+    rejection, others = report.rejection, report.dataset.others
+    if others is not None and others.answered:
+        said = (
+            f'**It may answer "none of these".** This output was trained with {count(others.train_images)} images of '
+            f"{count(others.seen)} other classes."
+        )
+    else:
+        said = (
+            "**It knows nothing else.** Any other image, whatever it shows, is forced into one of these classes: "
+            'there is no answer "none of them", and a high score is no sign that the image belongs here.'
+        )
+    if rejection is None:
+        return said
+    kept = [f"{format_percent(share)} of {kind} unknown images" for kind, share in rejection.unknown_kept.items()]
+    score = "probability of the classes together" if rejection.score == "none of these" else rejection.score
+    known = f"{format_percent(rejection.known_kept)} of the test images"
+    return (
+        f"{said} `config.json` has a threshold for the {score}, {rejection.threshold:.3f}, that keeps 95 % of "
+        f"{count(rejection.validation_images)} validation images. It is reached by {joined([known, *kept])}."
     )
 
 

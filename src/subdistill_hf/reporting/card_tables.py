@@ -67,6 +67,21 @@ def _latency(latency: Latency | None) -> str | None:
     return f"{milliseconds(latency.median)} ({low.removesuffix(' ms')} to {high.removesuffix(' ms')})"
 
 
+def unknown_rows(report: RunReport) -> list[Row]:
+    """One row a model and score: how well it tells images of other classes."""
+    return [
+        {
+            "Model": method_label(result.method),
+            "Score": text(unknown.score),
+            "Unknown images": f"{unknown.kind}, {count(unknown.images)}",
+            "AUROC": f"{unknown.auroc:.3f} ± {unknown.auroc_error:.3f}",
+            "Taken for known, with 95 % of the known kept": format_percent(unknown.false_positives),
+        }
+        for result in report.results
+        for unknown in result.unknown
+    ]
+
+
 def class_rows(report: RunReport) -> list[Row]:
     """One row a class: its images, its accuracy and what it is most often taken for."""
     published = report.published_result
@@ -146,6 +161,7 @@ def teacher_facts(report: RunReport) -> list[str]:
             "Class": _code(teacher.model_class),
             "Parameters": count(teacher.parameters),
             "Classes it was trained for": count(teacher.teacher_classes),
+            "Classes in words, in": joined([code(prompt) for prompt in teacher.prompts]) if teacher.prompts else None,
             "License": None if teacher.license is None else text(teacher.license),
         }
     )

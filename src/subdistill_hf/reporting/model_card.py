@@ -27,7 +27,8 @@ from subdistill_hf.reporting import card_notes, card_tables, markdown
 from subdistill_hf.reporting.card_notes import adaptation_note, test_set
 from subdistill_hf.reporting.local_paths import command_without_folders, file_name, without_folders
 from subdistill_hf.reporting.markdown import hub_link
-from subdistill_hf.reporting.report import TEACHER, ReportedDataset, ReportedStudent, ReportedTeacher, RunReport
+from subdistill_hf.reporting.report import TEACHER, ReportedStudent, ReportedTeacher, RunReport
+from subdistill_hf.reporting.reported_images import ReportedDataset
 
 # The Hub documents "adapter", "merge", "quantized" and "finetune"; "distill" was asked for
 # (huggingface_hub#3985) but is not among them. The student shares no weight with the teacher, so the first

@@ -12,6 +12,7 @@ from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import binomial_error
 from subdistill_hf.reporting.decoding import DecodingError, decode
+from subdistill_hf.reporting.reported_images import ReportedDataset, ReportedRejection, ReportedUnknown
 
 REPORT_FILE: Final = "report.json"
 TEACHER: Final = "teacher"
@@ -23,91 +24,6 @@ MARK_SCORES: Final = ("clean_accuracy", "mark_followed", "followed_without_mark"
 
 class ReportError(SubDistillError):
     """A report that cannot be read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportedMark:
-    """A spurious mark that was put on images.
-
-    Attributes:
-        name: which.
-        classes: the classes whose training images carry it; every test image does.
-        share: of their training images.
-        train_images: training images that carry it.
-        validation_images: validation images that carry it.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    share: float
-    train_images: int
-    validation_images: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportedUnlabelled:
-    """The images without labels that the student learned from, beside the others.
-
-    Attributes:
-        name: of their dataset.
-        hub_id: its id, when it came from the Hub.
-        revision: its commit there.
-        found: images that the teacher looked at.
-        damaged: of these, those that cannot be decoded.
-        held_out: those that are near-duplicates of validation or test images.
-        copies: those that are near-duplicates of training images.
-        threshold: the least probability, by the teacher, of showing one of the classes.
-        kept: number of images that the student learned from.
-        kept_per_class: class name to number of these, by the teacher's answer.
-        histogram: images in bins of equal width of that probability, from 0 to 1.
-    """
-
-    name: str
-    hub_id: str | None = None
-    revision: str | None = None
-    found: int
-    damaged: int = 0
-    held_out: int = 0
-    copies: int = 0
-    threshold: float
-    kept: int
-    kept_per_class: Mapping[str, int] = field(default_factory=dict)
-    histogram: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportedDataset:
-    """The images of the run.
-
-    Attributes:
-        name: of the dataset.
-        hub_id: its id, when it came from the Hub.
-        revision: its commit there.
-        train_images: their number.
-        validation_images: their number.
-        test_images: their number.
-        test_split: the split that the test images are, or where they were held out of, in words.
-        official_test: whether they are a split of the dataset's own.
-        train_images_per_class: class name to number of training images.
-        mark: the spurious mark on the images, if there is one.
-        augmentation: what was done to the training images, in words.
-        unlabelled: the training images without labels, if there are some.
-        labels_by_teacher: whether no image had a label, so that the teacher's answers stand for them.
-    """
-
-    name: str
-    hub_id: str | None = None
-    revision: str | None = None
-    train_images: int | None = None
-    validation_images: int | None = None
-    test_images: int
-    test_split: str
-    official_test: bool = True
-    train_images_per_class: Mapping[str, int] = field(default_factory=dict)
-    mark: ReportedMark | None = None
-    augmentation: str | None = None
-    unlabelled: ReportedUnlabelled | None = None
-    labels_by_teacher: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +85,7 @@ class ReportedTeacher:
         parameters: their number.
         license: when known.
         teacher_classes: number of classes that it was trained for.
+        prompts: the texts that the words of the classes were put into, for a teacher that takes words.
         base: what it is an adapter of, if it is one.
         adaptation: how it was fitted to the dataset, if it was.
     """
@@ -181,6 +98,7 @@ class ReportedTeacher:
     parameters: int
     license: str | None = None
     teacher_classes: int | None = None
+    prompts: tuple[str, ...] = ()
     base: AdapterBase | None = None
     adaptation: ReportedAdaptation | None = None
 
@@ -258,6 +176,7 @@ class MethodResult:
         clean_accuracy: the accuracy without the spurious mark; unknown where there is none.
         mark_followed: share of the marked images of other classes that are taken for the marked ones.
         followed_without_mark: that share without the mark.
+        unknown: how well it tells images of other classes, where there were some.
         parameters: their number.
         operations: floating-point operations of one image's forward pass.
         latency_ms: the time of one image's forward pass.
@@ -275,6 +194,7 @@ class MethodResult:
     clean_accuracy: float | None = None
     mark_followed: float | None = None
     followed_without_mark: float | None = None
+    unknown: tuple[ReportedUnknown, ...] = ()
     parameters: int | None = None
     operations: int | None = None
     latency_ms: Latency | None = None
@@ -344,6 +264,7 @@ class RunReport:
         hyperparameters: options that shape the result and differ from their defaults, by name.
         histories: method to the trainer's log.
         versions: package to version.
+        rejection: the published student's threshold for unknown images, if it was measured.
         usage: the card's snippet; `None` until the student is written.
         command: how to run this again.
     """
@@ -362,6 +283,7 @@ class RunReport:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     histories: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    rejection: ReportedRejection | None = None
     usage: Usage | None = None
     command: str | None = None
 
@@ -408,7 +330,7 @@ class RunReport:
         `None` where all classes have as many, or their numbers are unknown.
         """
         confusion = self.published_result.confusion
-        images = [sum(row) for row in confusion or ()]
+        images = [sum(row) for row in confusion or ()]  # of an answer "none of these" there are none
         if not any(images) or len(set(images)) == 1:
             return None
         return self.classes[images.index(max(images))], max(images) / sum(images)

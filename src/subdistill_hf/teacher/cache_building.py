@@ -204,7 +204,7 @@ def _describe(
         "views": request.views,
         "first_pixels": hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest(),
     }
-    classes = None if teacher.class_ids is None else teacher.class_ids.tolist()
+    classes = teacher.outputs
     rows = len(dataset) * request.views
 
     def file(description: Mapping[str, Any], shape: Sequence[int]) -> TargetFile:

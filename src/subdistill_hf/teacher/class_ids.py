@@ -6,9 +6,34 @@ import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from subdistill_hf.errors import DistillationError
 
 ClassIds = Iterable[int] | Mapping[int, int]
+
+
+def subtask_logits(logits: Tensor, class_ids: Sequence[int] | Tensor | None, other: bool = False) -> Tensor:
+    """A teacher's logits of a subtask.
+
+    Args:
+        logits: of all its classes `(B, outputs)`.
+        class_ids: the outputs that are the subtask's classes, in the student's order; all with `None`.
+        other: add the answer "none of these": the log-sum-exp of all other logits, so that its softmax is the
+            probability that the teacher gives to all its other classes together.
+
+    Returns:
+        `(B, C)`, or `(B, C + 1)`.
+    """
+    if class_ids is None:
+        return logits
+    ids = torch.as_tensor(class_ids, device=logits.device)
+    if not other:
+        return logits[:, ids]
+    others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device).index_fill(0, ids, False)
+    without = logits.masked_fill(~others, float("-inf"))  # no boolean index, whose size a graph could not know
+    return torch.cat([logits[:, ids], without.logsumexp(dim=1, keepdim=True)], dim=1)
 
 
 def class_numbers(class_ids: ClassIds) -> list[int]:

@@ -15,7 +15,7 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.loading import freeze, weights_digest
-from subdistill_hf.teacher.class_ids import ClassIds, class_numbers
+from subdistill_hf.teacher.class_ids import ClassIds, class_numbers, subtask_logits
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,6 +32,7 @@ class Teacher:
             takes all.
         device: where it runs; where it is with `None`.
         precision: data type of autocast in its passes; `None` runs them in the precision of its weights.
+        other: add an output for "none of these" to the logits, see `class_ids.subtask_logits`.
 
     Raises:
         DistillationError: for class ids that are no list of outputs.
@@ -43,20 +44,23 @@ class Teacher:
         class_ids: ClassIds | None = None,
         device: torch.device | None = None,
         precision: torch.dtype | None = None,
+        other: bool = False,
     ) -> None:
         outputs = None if class_ids is None else class_numbers(class_ids)
         self.model = base_of(freeze(model)).to(device)
         self.class_ids = None if outputs is None else torch.tensor(outputs, device=self.device)
-        self.precision = precision
+        self.precision, self.other = precision, other
         self._digest: str | None = None
 
     @classmethod
-    def for_training(cls, model: nn.Module, class_ids: ClassIds | None, args: SubDistillConfig) -> Teacher:
+    def for_training(
+        cls, model: nn.Module, class_ids: ClassIds | None, args: SubDistillConfig, other: bool = False
+    ) -> Teacher:
         """The teacher of trainings with these arguments: on their device and in their precision."""
         precision = "bf16" if args.teacher_bf16 else args.mixed_precision
         if args.deepspeed_plugin is not None and not args.teacher_bf16:
             precision = "no"  # DeepSpeed casts weights, those of the student alone
-        return cls(model, class_ids, args.device, AUTOCAST_DTYPES.get(precision))
+        return cls(model, class_ids, args.device, AUTOCAST_DTYPES.get(precision), other)
 
     def freeze(self) -> None:
         """Evaluation mode and no gradients, whatever was done to the model since."""
@@ -101,9 +105,18 @@ class Teacher:
             return logits_of(self.model(pixel_values=pixel_values))
 
     def logits(self, pixel_values: Tensor) -> Tensor:
-        """The logits of the subtask's classes, in the student's order, `(B, C)` in float32."""
+        """The logits of the subtask's classes, in the student's order, `(B, C)` in float32; with `other` one more."""
         logits = self.all_logits(pixel_values)
+        if self.other:
+            return subtask_logits(logits.float(), self.class_ids, other=True)
         return (logits if self.class_ids is None else logits[:, self.class_ids]).float()
+
+    @property
+    def outputs(self) -> list[int | str] | None:
+        """The identity of the outputs of `logits`: the model's, and `other`; `None` where all are taken."""
+        if self.class_ids is None:
+            return None
+        return [*self.class_ids.tolist(), *(["other"] if self.other else [])]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.precision is None else torch.autocast(self.device.type, dtype=self.precision)

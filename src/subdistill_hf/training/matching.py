@@ -137,7 +137,7 @@ def match_models(
 
     with evaluation_mode(student), torch.no_grad():
         classes, outputs = outputs_of(run_student(), "student"), outputs_of(run_teacher(), "teacher")
-        _check_classes(classes, outputs, teacher.class_ids, method)
+        _check_classes(classes - teacher.other, outputs, teacher.class_ids, method)
         _check_names(base_of(student), teacher)
         if layers is None:
             return []

@@ -176,7 +176,7 @@ def run_identity(
     identity: dict[str, Any] = {
         part.name: {name: _value(args, name) for name in part.arguments} for part in PARTS if part.change != "free"
     }
-    class_ids = None if teacher is None or teacher.class_ids is None else teacher.class_ids.tolist()
+    class_ids = None if teacher is None else teacher.outputs
     identity["teacher"] |= {
         "name": None if teacher is None else teacher.name,
         "digest": None if teacher is None else teacher.digest,

@@ -1,0 +1,121 @@
+"""Images of a dataset's other classes: to train an answer "none of these", and to test how they are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import datasets
+import numpy as np
+
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.data.columns import ImageColumns, Label
+from subdistill_hf.data.labelled_rows import as_images, with_names
+from subdistill_hf.data.loading import OTHER, OtherImages, SubtaskData, all_classes
+from subdistill_hf.data.sources import open_source
+from subdistill_hf.data.tables import Source
+from subdistill_hf.errors import DataError
+
+FAR_SHARE: Final = 0.2
+"""Share of the other classes that is kept from training, to be tested with."""
+MOST_TESTED: Final = 50
+"""Other classes that are tested with, at most, of each kind."""
+CLASSES_WORTH: Final = 2
+"""Training images of other classes, by default, in classes of the subtask."""
+
+
+def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:
+    """Add images of the dataset's other classes.
+
+    One class in five is never trained with: its test images are far unknowns, those of the others near ones. Without
+    an answer for them all are far. There are about as many test images of each kind as of the subtask, at most. Near
+    unknowns need a test split of the dataset's own.
+
+    Args:
+        data: the images of the subtask.
+        options: the dataset, and how many training images of other classes.
+        seed: of the choice of classes and images.
+
+    Returns:
+        The images, those of other classes among the training and validation images if they have an answer.
+
+    Raises:
+        DataError: when the dataset has no other classes, or no images of them.
+    """
+    source = open_source(options)
+    columns = data.columns
+    classes = all_classes(source, columns, options.train_split)
+    others = [place for place in range(len(classes.names)) if place not in data.subtask.dataset_ids]
+    if not others:
+        raise DataError(
+            f"{'other_class' if options.other_class else 'test_unknown'}: all classes of {options.dataset!r} are in "
+            "the subtask: expected others beside them"
+        )
+    order = np.random.default_rng([seed, len(others)]).permutation(others).tolist()
+    unseen = sorted(order[: max(1, round(FAR_SHARE * len(order)))]) if options.other_class else sorted(order)
+    seen = sorted(set(order) - set(unseen))
+    if options.other_class and not seen:
+        raise DataError("other_class: expected at least two other classes in the dataset, to train and to test with")
+
+    names = (*data.subtask.names, OTHER)
+
+    def labels(places: Sequence[int]) -> list[Label]:
+        return [classes.labels[place] for place in places]
+
+    def tested(places: Sequence[int]) -> datasets.Dataset | None:
+        split = data.test_split if data.official_test else options.train_split
+        chosen = np.random.default_rng(seed).permutation(places)[:MOST_TESTED].tolist()
+        if not chosen:
+            return None
+        return _some(source, split, columns, labels(sorted(chosen)), len(data.test), seed, names)
+
+    # without a test split of its own, test images of these classes could be training images
+    near = tested(seen) if data.official_test else None
+    far = tested(unseen)
+    if far is None or not len(far):
+        raise DataError(f"the {data.test_split} split of {options.dataset!r} has no images of other classes")
+    found = OtherImages(
+        near=near,
+        far=far,
+        seen=tuple(classes.names[place] for place in seen),
+        unseen=tuple(classes.names[place] for place in unseen),
+        train_images=0,
+        answered=options.other_class,
+    )
+    data = replace(data, others=found)
+    if not options.other_class:
+        return data
+    per_class = (len(data.train) + len(data.validation)) / len(data.subtask.names)
+    wanted = options.other_images or max(2, round(CLASSES_WORTH * per_class))
+    split = options.train_split
+    rows = _some(source, split, columns, labels(seen), wanted, seed, names)
+    if len(rows) < 2:
+        raise DataError(f"the {split} split of {options.dataset!r} has no images of other classes")
+    held_out = max(1, round(options.validation_fraction * len(rows)))
+    shuffled = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
+    validation, train = (rows.select(sorted(part.tolist())) for part in (shuffled[:held_out], shuffled[held_out:]))
+    return replace(
+        data,
+        train=datasets.concatenate_datasets([with_names(data.train, columns, names), train]),
+        validation=datasets.concatenate_datasets([with_names(data.validation, columns, names), validation]),
+        others=replace(found, train_images=len(train)),
+    )
+
+
+def _some(
+    source: Source,
+    split: str,
+    columns: ImageColumns,
+    labels: Sequence[Label],
+    most: int,
+    seed: int,
+    names: Sequence[str],
+) -> datasets.Dataset:
+    """About so many images of some classes, spread evenly over them, with the label of the last output."""
+    each = -(-most // len(labels))
+    rows = source.some_rows(split, columns, labels, each, seed)
+    if len(rows) > most:
+        rows = rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:most].tolist()))
+    images = as_images(rows, columns.image)
+    return with_names(images, columns, names, len(names) - 1)

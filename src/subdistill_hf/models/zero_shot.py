@@ -1,0 +1,308 @@
+"""Zero-shot teachers: an image-text model as a classifier whose classes are words.
+
+The text side runs once. What teaches is the vision side with a fixed matrix of class embeddings as its head, so that
+caches, subspaces and layer pairs treat it as any classifier.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from subdistill_hf.config.options import EMBEDDED_TEACHERS
+from subdistill_hf.hub.errors import explain, missing_place
+from subdistill_hf.models.adapter_loading import without_loading_reports
+from subdistill_hf.models.heads import labels_of
+from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, freeze
+from subdistill_hf.models.provenance import hub_revision, license_of
+
+PLACEHOLDER: Final = "{}"
+BETWEEN_PHRASES: Final = "|"
+USUAL_PROMPTS: Final = ("a photo of {}.", "a close-up photo of {}.", "a blurry photo of {}.", "a picture of {}.")
+PROMPTS: Final[dict[str, tuple[str, ...]]] = {
+    "chinese_clip": ("{}的照片。", "{}的图片。"),
+    "siglip": ("This is a photo of {}.",),
+    "siglip2": ("This is a photo of {}.",),
+}
+"""Kind of model to its usual prompts, where these are not `USUAL_PROMPTS`; SigLIP was trained on whole captions, and
+its card advises this one."""
+OTHER_PROMPTS: Final = (
+    "a photo.",
+    "a photo of something else.",
+    "a photo of a person.",
+    "a photo of an animal.",
+    "a photo of an object.",
+    "a photo of a landscape.",
+    "a photo of a building.",
+    "a photo of a room.",
+    "a texture.",
+    "a text.",
+)
+"""What a photograph of none of the classes may be described as."""
+NOTHING: Final = "none of these"
+SIGLIP_TOKENS: Final = 64
+PARITY: Final = 1e-4
+"""How far a logit may be from the model's own, beside its size."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """The classes of a zero-shot teacher.
+
+    Attributes:
+        classes: what each class is called; several phrases with `|` between them, of which the first is its name.
+        prompts: texts with `{}` for the phrase, whose embeddings are averaged; those of `PROMPTS` where empty.
+        other_prompts: texts of images of none of the classes; those of `OTHER_PROMPTS` where empty. A model with
+            sigmoids needs none: the odds of each class against none are what it says.
+    """
+
+    classes: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+    other_prompts: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The first phrase of each class."""
+        return tuple(phrases_of(entry)[0] for entry in self.classes)
+
+
+def phrases_of(entry: str) -> list[str]:
+    """The phrases of a class.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    phrases = [phrase.strip() for phrase in entry.split(BETWEEN_PHRASES) if phrase.strip()]
+    if not phrases:
+        raise ModelError(f"class {entry!r}: expected a word or a phrase")
+    return phrases
+
+
+def check_words(classes: Sequence[str]) -> None:
+    """Refuse words that tell no classes apart, and what only a dataset with labels knows.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    seen: dict[str, str] = {}
+    for entry in classes:
+        if entry == "all" or entry.startswith(("superclass:", "subtask:")):
+            raise ModelError(
+                f'class {entry!r}: a zero-shot teacher takes words, such as "a ripe tomato", and no names of groups'
+            )
+        for phrase in phrases_of(entry):
+            if (other := seen.setdefault(phrase.casefold(), entry)) != entry or classes.count(entry) > 1:
+                raise ModelError(f"class {phrase!r} is given twice, in {other!r} and {entry!r}: give it once")
+    if len(classes) < 2:
+        raise ModelError(f"expected at least two classes in words, found {list(classes)}")
+
+
+class ZeroShotClassifier(nn.Module):
+    """The vision side of an image-text model with a fixed head of class embeddings.
+
+    Args:
+        vision: an image-text model without its text side; `get_image_features` gives the image embeddings.
+        embeddings: of the classes, of length 1, `(K, D)`.
+        scale: factor of the cosines.
+        bias: added to each logit.
+        names: of the outputs.
+    """
+
+    def __init__(self, vision: Any, embeddings: Tensor, scale: float, bias: Tensor, names: Sequence[str]) -> None:
+        super().__init__()
+        self.config = copy.deepcopy(getattr(vision.config, "vision_config", vision.config))
+        self.config.update(labels_of(names))
+        self.config._name_or_path = vision.config._name_or_path
+        self.vision = vision
+        self.classifier = nn.Linear(embeddings.shape[1], embeddings.shape[0])
+        with torch.no_grad():
+            self.classifier.weight.copy_(scale * embeddings)
+            self.classifier.bias.copy_(bias)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits `(B, K)` of images `(B, 3, H, W)`."""
+        logits: Tensor = self.classifier(image_embeddings(self.vision, pixel_values))
+        return logits
+
+
+def image_embeddings(model: Any, pixel_values: Tensor) -> Tensor:
+    """The embeddings of images, of length 1, `(B, D)`."""
+    return F.normalize(_pooled(model.get_image_features(pixel_values=pixel_values)), dim=-1)
+
+
+def _pooled(features: Any) -> Tensor:
+    """Embeddings as older versions of transformers give them, or as a part of an output."""
+    found: Tensor = features if isinstance(features, Tensor) else features.pooler_output
+    return found
+
+
+def is_zero_shot(name: str, trust_remote_code: bool = False) -> bool:
+    """Whether a teacher is an image-text model whose classes are words; one that cannot be read is none."""
+    if name in EMBEDDED_TEACHERS:
+        return False
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS:
+        return False  # whoever loads it says why
+    classifier = any(str(kind).endswith("ForImageClassification") for kind in config.architectures or ())
+    return config.model_type in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES and not classifier
+
+
+def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> LoadedModel:
+    """Load an image-text model as a frozen classifier of words; its text side is used once, and not kept.
+
+    Args:
+        name: a local folder, or an id of the Hub.
+        words: the classes and prompts.
+        trust_remote_code: run model code from the repository.
+
+    Raises:
+        ModelError: when it cannot be loaded, or its logits are none of a scaled cosine.
+    """
+    check_words(words.classes)
+    local = Path(name).is_dir()
+    try:
+        with without_loading_reports():
+            model = AutoModelForZeroShotImageClassification.from_pretrained(
+                name, trust_remote_code=trust_remote_code, dtype=torch.float32
+            )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        reason = missing_place(name) or explain(error).rstrip(".")
+        raise ModelError(f"zero-shot teacher {name!r} cannot be loaded: {reason}") from error
+    classifier = as_classifier(model, tokenizer, words)
+    revision = hub_revision(name)
+    return LoadedModel(
+        freeze(classifier),
+        processor,
+        Path(name).name if local else name,
+        None if local else name,
+        revision,
+        license_of(name, revision),
+        prompts=prompts_of(model, words),
+    )
+
+
+def prompts_of(model: Any, words: Words) -> tuple[str, ...]:
+    """The prompts of the classes: those that were given, or those that suit the model."""
+    return words.prompts or PROMPTS.get(model.config.model_type, USUAL_PROMPTS)
+
+
+@torch.no_grad()
+def as_classifier(model: Any, tokenizer: Any, words: Words) -> ZeroShotClassifier:
+    """A classifier of words, made of an image-text model, which loses its text side.
+
+    Its outputs are the classes, and behind them what else an image may show: the other prompts, or of a model with
+    sigmoids one output whose logit is 0. A sigmoid's logit is the log odds of a class against everything else, so the
+    softmax over the classes and that 0 is the probability of each where they exclude each other.
+
+    Args:
+        model: the model.
+        tokenizer: of its texts.
+        words: the classes and prompts.
+
+    Raises:
+        ModelError: when its logits are none of a scaled cosine.
+    """
+    model.eval()
+    texts = [
+        [
+            prompt.format(phrase.replace("_", " "))
+            for prompt in prompts_of(model, words)
+            for phrase in phrases_of(entry)
+        ]
+        for entry in words.classes
+    ]
+    sigmoid = has_sigmoids(model)
+    others = () if sigmoid and not words.other_prompts else words.other_prompts or OTHER_PROMPTS
+    texts += [[text] for text in others]
+    names = [*words.names, *(f"(other) {text}" for text in others)]
+    scale, shift = _scale_and_bias(model)
+    _check_cosine(model, tokenizer, texts[0][0], scale, shift)
+    embeddings = torch.stack([_text_embedding(model, tokenizer, each) for each in texts])
+    bias = torch.full((len(texts),), shift)
+    if sigmoid and not others:
+        embeddings = torch.cat([embeddings, torch.zeros_like(embeddings[:1])])
+        bias, names = torch.cat([bias, torch.zeros(1)]), [*names, NOTHING]
+    _drop_text_side(model)
+    return ZeroShotClassifier(model, embeddings, scale, bias, names)
+
+
+def has_sigmoids(model: Any) -> bool:
+    """Whether each logit is the log odds of its own class, as in SigLIP, and not one of a softmax."""
+    return "siglip" in model.config.model_type
+
+
+def _text_embedding(model: Any, tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """The mean embedding of some texts, of length 1, `(D,)`."""
+    features = F.normalize(_pooled(model.get_text_features(**tokens_of(model, tokenizer, texts))), dim=-1)
+    return F.normalize(features.mean(dim=0), dim=0) if len(texts) > 1 else features[0]
+
+
+def tokens_of(model: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
+    """The tokens of texts, padded as the pipeline of transformers does."""
+    if has_sigmoids(model):
+        return tokenizer(
+            list(texts), return_tensors="pt", padding="max_length", max_length=SIGLIP_TOKENS, truncation=True
+        )
+    return tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
+
+
+def _scale_and_bias(model: Any) -> tuple[float, float]:
+    """The factor of a cosine, and what is added to it."""
+    if hasattr(model, "temperature"):  # ALIGN
+        return float(1 / model.temperature), 0.0
+    if not hasattr(model, "logit_scale"):
+        raise ModelError(
+            f"{type(model).__name__} has no scale of its logits: expected a model that compares images with texts by "
+            "the cosine of their embeddings, such as CLIP or SigLIP"
+        )
+    bias = float(model.logit_bias) if hasattr(model, "logit_bias") else 0.0
+    return float(torch.as_tensor(model.logit_scale).exp()), bias
+
+
+def _check_cosine(model: Any, tokenizer: Any, text: str, scale: float, shift: float) -> None:
+    """Refuse a model whose logit of an image and a text is not its scaled cosine.
+
+    Raises:
+        ModelError: with both.
+    """
+    side = getattr(getattr(model.config, "vision_config", None), "image_size", 224)
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        own = float(model(**tokens_of(model, tokenizer, [text]), pixel_values=image).logits_per_image)
+        ours = float(scale * (image_embeddings(model, image)[0] @ _text_embedding(model, tokenizer, [text])) + shift)
+    except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{type(model).__name__} cannot be a zero-shot teacher here: {error}") from error
+    if abs(own - ours) > PARITY * max(1.0, abs(own)):
+        raise ModelError(
+            f"{type(model).__name__} compares images and texts by more than the cosine of their embeddings: its logit "
+            f"is {own:.5f}, that of the cosine {ours:.5f}"
+        )
+
+
+def _drop_text_side(model: Any) -> None:
+    """Take out of a model whatever its image embeddings do not need."""
+    used: set[str] = set()
+    hooks = [
+        child.register_forward_hook(lambda *_, name=name: used.add(name)) for name, child in model.named_children()
+    ]
+    side = getattr(getattr(model.config, "vision_config", None), "image_size", 224)
+    try:
+        image_embeddings(model, torch.zeros(1, 3, side, side))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, _ in list(model.named_children()):
+        if name not in used:
+            setattr(model, name, None)

@@ -1,0 +1,85 @@
+"""Images of other classes: which classes are trained with, which are tested with alone, and how many there are."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers import CLASS_IDS, task_options, write_image_folder
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.data.loading import OTHER, load_subtask
+from subdistill_hf.data.other_classes import with_other_classes
+from subdistill_hf.errors import DataError, SubDistillError
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+ALL = (*CLASS_IDS, 20, 21, 22, 23, 24)
+NAMES = [CLASS_NAMES[class_id] for class_id in CLASS_IDS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("others")
+    write_image_folder(place / "images", class_ids=ALL, train=6, test=3)
+    return place
+
+
+def loaded(folder, **changed):
+    options = task_options(folder, dataset=str(folder / "images"), classes=NAMES, **changed)
+    return with_other_classes(load_subtask(options, 0), options, 0)
+
+
+def test_one_class_in_five_is_never_trained_with(folder):
+    data = loaded(folder, other_class=True)
+    others = data.others
+    assert len(others.seen) == 4
+    assert len(others.unseen) == 1
+    assert {*others.seen, *others.unseen} == {CLASS_NAMES[class_id] for class_id in ALL[3:]}
+    assert data.output_names == (*NAMES, OTHER)
+    assert (len(others.near), len(others.far)) == (9, 3)
+    assert set(others.near["label"]) == set(others.far["label"]) == {3}
+
+
+def test_training_and_validation_images_are_worth_two_classes(folder):
+    data = loaded(folder, other_class=True)
+    counts = [[*rows["label"]].count(3) for rows in (data.train, data.validation)]
+    assert sum(counts) == 12
+    assert counts[1] == 2
+    assert data.others.train_images == counts[0]
+    assert data.images_per_class()[OTHER] == counts[0]
+    assert [*loaded(folder, other_class=True, other_images=4).train["label"]].count(3) == 3
+    assert 3 not in data.test["label"]
+
+
+def test_without_an_answer_all_other_classes_are_tested_with_alone(folder):
+    data = loaded(folder, test_unknown=True)
+    assert data.others.near is None
+    assert len(data.others.unseen) == 5
+    assert len(data.others.far) == 9
+    assert data.output_names == tuple(NAMES)
+
+
+def test_glyphs_of_other_classes_alone_are_made():
+    options = task_options(Path("x"), dataset="glyphs-100", train_images_per_class=3, other_class=True)
+    data = load_subtask(options, 0)
+    data = with_other_classes(data, options, 0)
+    assert (len(data.others.seen), len(data.others.unseen)) == (78, 19)
+    assert data.others.train_images == 5
+
+
+def test_a_dataset_without_other_classes_is_refused(folder):
+    options = task_options(folder, dataset=str(folder / "images"), classes=["all"], other_class=True)
+    with pytest.raises(DataError, match=r"other_class: all classes of .* are in the subtask"):
+        with_other_classes(load_subtask(options, 0), options, 0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"other_images": 5},
+        {"other_class": True, "label_column": "none"},
+        {"other_class": True, "adapt_teacher": "lora"},
+        {"other_class": True, "mark": "plus"},
+    ],
+)
+def test_options_that_do_not_fit_are_refused(folder, given):
+    with pytest.raises(SubDistillError, match=r"other_class|without --other_class"):
+        task_options(folder, **given)

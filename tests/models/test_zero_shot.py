@@ -1,0 +1,206 @@
+"""Zero-shot teachers: parity with the pipeline of transformers, one pass of the text side, and refused words."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AlignConfig,
+    AlignModel,
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+    ViTImageProcessor,
+    pipeline,
+)
+
+from helpers import glyph_rows
+from subdistill_hf.models import zero_shot
+from subdistill_hf.models.loading import ModelError
+from subdistill_hf.models.zero_shot import Words, as_classifier, check_words, is_zero_shot, load_zero_shot
+
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "a",
+    "photo",
+    "of",
+    "This",
+    "is",
+    "ripe",
+    "unripe",
+    "rotten",
+    "tomato",
+    ".",
+    "red",
+    "picture",
+)
+CLASSES = ("a ripe tomato", "an unripe tomato", "a rotten tomato")
+TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+def tokenizer():
+    words = Tokenizer(WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="[UNK]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def clip():
+    return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=12))
+
+
+def siglip():
+    model = SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.0)
+        model.logit_bias.fill_(-1.5)
+    return model
+
+
+def align():
+    vision = {
+        "image_size": 32,
+        "kernel_sizes": [3, 3],
+        "in_channels": [32, 16],
+        "out_channels": [16, 24],
+        "strides": [1, 2],
+        "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 6],
+        "width_coefficient": 0.1,
+        "depth_coefficient": 1.0,
+    }
+    text = {key: value for key, value in TEXT.items() if key not in ("bos_token_id", "eos_token_id")}
+    return AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=8))
+
+
+FAMILIES = {"clip": clip, "siglip": siglip, "align": align}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny model of each family with its tokenizer and image processor."""
+    places = {}
+    for name, make in FAMILIES.items():
+        torch.manual_seed(0)
+        places[name] = tmp_path_factory.mktemp(name)
+        make().save_pretrained(places[name])
+        tokenizer().save_pretrained(places[name])
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(places[name])
+    return places
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_probabilities_are_those_of_the_pipeline(folders, family):
+    prompt = "This is a photo of {}."
+    teacher = load_zero_shot(str(folders[family]), Words(CLASSES, (prompt,)))
+    images = [image.convert("RGB") for image in glyph_rows()["img"][:3]]
+    pixels = teacher.processor(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        logits = teacher.model(pixels)[:, : len(CLASSES)].double()
+    ours = logits.sigmoid() if family == "siglip" else logits.softmax(dim=1)
+    classify = pipeline("zero-shot-image-classification", model=str(folders[family]))
+    for image, row in zip(images, ours, strict=True):
+        theirs = {
+            each["label"]: each["score"]
+            for each in classify(image, candidate_labels=list(CLASSES), hypothesis_template=prompt)
+        }
+        for name, value in zip(CLASSES, row.tolist(), strict=True):
+            assert value == pytest.approx(theirs[name], abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_text_side_runs_once_and_is_not_kept(folders, family):
+    teacher = load_zero_shot(str(folders[family]), Words(CLASSES))
+    names = [name for name, _ in teacher.model.named_parameters()]
+    assert not [name for name in names if "text" in name]
+    assert teacher.model.classifier.weight.shape[0] > len(CLASSES)
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    assert [teacher.labels[output] for output in range(3)] == list(CLASSES)
+
+
+def test_several_phrases_and_prompts_are_averaged():
+    model, words = clip(), tokenizer()
+    texts = [
+        "a photo of red tomato .",
+        "a picture of red tomato .",
+        "a photo of ripe tomato .",
+        "a picture of ripe tomato .",
+    ]
+    with torch.no_grad():
+        features = torch.stack([zero_shot._text_embedding(model.eval(), words, [text]) for text in texts]).double()
+    expected = features.mean(0) / features.mean(0).norm()
+    given = Words(("red tomato | ripe tomato", "a photo"), ("a photo of {} .", "a picture of {} ."))
+    scale = float(model.logit_scale.detach().exp())
+    made = as_classifier(model, words, given)
+    torch.testing.assert_close(made.classifier.weight[0].double() / scale, expected, atol=1e-6, rtol=0)
+    assert given.names == ("red tomato", "a photo")
+
+
+def test_a_sigmoid_model_has_one_more_output_whose_logit_is_zero(folders):
+    teacher = load_zero_shot(str(folders["siglip"]), Words(CLASSES))
+    with torch.no_grad():
+        logits = teacher.model(torch.rand(2, 3, 32, 32))
+    assert logits.shape == (2, 4)
+    assert not logits[:, 3].any()
+    assert teacher.labels[3] == "none of these"
+
+
+def test_image_text_models_are_told_from_classifiers(folders, tmp_path):
+    assert all(is_zero_shot(str(folder)) for folder in folders.values())
+    assert not is_zero_shot("glyphs-resnet")
+    assert not is_zero_shot(str(tmp_path / "nowhere"))
+    settings = json.loads((folders["clip"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"architectures": ["CLIPForImageClassification"]}))
+    assert not is_zero_shot(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["a cat", "A cat"], "is given twice"),
+        (["a cat", "a dog", "a cat"], "is given twice"),
+        (["a cat | a kitten", "a dog | a kitten"], "'a kitten' is given twice"),
+        (["superclass:cats", "a dog"], "takes words"),
+        (["a cat"], "at least two classes"),
+        (["a cat", " | "], "expected a word or a phrase"),
+    ],
+)
+def test_words_that_tell_no_classes_apart_are_refused(classes, message):
+    with pytest.raises(ModelError, match=message):
+        check_words(classes)
+
+
+def test_a_model_that_compares_otherwise_is_refused():
+    model = clip()
+    model.forward = lambda **given: type("Output", (), {"logits_per_image": torch.tensor([[3.0]])})
+    with pytest.raises(ModelError, match="by more than the cosine"):
+        as_classifier(model, tokenizer(), Words(CLASSES))

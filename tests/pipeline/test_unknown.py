@@ -1,0 +1,113 @@
+"""An answer "none of these" in a run: its teacher, its figures, its threshold, and the snippet that uses it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import CLASS_IDS, config, save_teacher, task_options, write_image_folder
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.data.loading import OTHER
+from subdistill_hf.hub.snippet import ANSWERS
+from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
+from subdistill_hf.pipeline.run import distill
+from subdistill_hf.pipeline.unknown import ENERGY, LARGEST, OTHER_SCORE, known_scores
+from subdistill_hf.teacher.class_ids import subtask_logits
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+NAMES = [CLASS_NAMES[class_id] for class_id in CLASS_IDS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("unknown")
+    save_teacher(place / "teacher")
+    write_image_folder(place / "images", class_ids=(*CLASS_IDS, 20, 21, 22, 23, 24), train=6, test=3)
+    return place
+
+
+def run(folder, tmp_path, **changed):
+    options = task_options(folder, dataset=str(folder / "images"), classes=NAMES, **changed)
+    report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
+    settings = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    return report, settings, (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
+    report, settings, card = run(folder, tmp_path, other_class=True)
+    assert report.classes == (*NAMES, OTHER)
+    assert settings["id2label"]["3"] == OTHER
+    assert settings["unknown_score"] == OTHER_SCORE
+    assert settings["unknown_threshold"] == report.rejection.threshold
+    for result in report.results:
+        assert {(each.kind, each.score) for each in result.unknown} == {
+            (kind, score) for kind in ("near", "far") for score in (OTHER_SCORE, LARGEST, ENERGY)
+        }
+    assert set(report.published_result.per_class_accuracy) == set(NAMES)
+    assert '**It may answer "none of these".**' in card
+    assert "## Images of other classes" in card
+    assert OTHER in report.usage.output
+
+
+def test_a_closed_student_gets_a_threshold(folder, tmp_path):
+    report, settings, card = run(folder, tmp_path, test_unknown=True)
+    assert report.classes == tuple(NAMES)
+    assert settings["unknown_score"] == LARGEST
+    assert {each.score for each in report.published_result.unknown} == {LARGEST, ENERGY}
+    assert "unknown_threshold" in report.usage.code
+    assert f"{report.rejection.threshold:.3f}" in card
+
+
+def test_the_teachers_answer_is_the_probability_of_all_its_other_classes():
+    logits = torch.randn(5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ids = [4, 0, 7]
+    ours = subtask_logits(logits, ids, other=True).softmax(dim=1)
+    everything = logits.softmax(dim=1)
+    torch.testing.assert_close(ours[:, :3], everything[:, ids])
+    torch.testing.assert_close(ours[:, 3], 1 - everything[:, ids].sum(dim=1))
+    assert torch.equal(subtask_logits(logits, ids), logits[:, ids])
+    assert subtask_logits(logits, None) is logits
+
+
+def test_scores_of_known_images():
+    logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]])
+    scores = known_scores(logits, other=True)
+    p = np.exp(logits.double().numpy())
+    np.testing.assert_allclose(scores[OTHER_SCORE], 1 - p[:, 2] / p.sum(1))
+    np.testing.assert_allclose(scores[LARGEST], p[:, :2].max(1) / p[:, :2].sum(1))
+    np.testing.assert_allclose(scores[ENERGY], np.log(p[:, :2].sum(1)))
+    assert set(known_scores(logits, other=False)) == {LARGEST, ENERGY}
+
+
+def test_the_area_under_the_curve_counts_pairs():
+    random = np.random.default_rng(0)
+    known, unknown = random.integers(0, 8, 30) + 2, random.integers(0, 8, 20)
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in known for b in unknown]
+    assert auroc(known, unknown) == pytest.approx(np.mean(pairs))
+    assert auroc([1, 2], [0]) == 1
+    assert auroc_error(1.0, 10, 10) == 0
+    assert auroc_error(0.5, 100, 100) == pytest.approx(np.sqrt(201 / 12 / 100**2), rel=0.02)  # of Mann and Whitney
+    with pytest.raises(ValueError, match="at least one image"):
+        auroc([], [1])
+
+
+def test_a_threshold_keeps_at_least_the_share_and_no_more_than_needed():
+    scores = np.random.default_rng(0).random(37)
+    threshold = threshold_keeping(scores, 0.95)
+    assert share_reaching(scores, threshold) >= 0.95
+    assert share_reaching(scores, np.nextafter(threshold, 2)) < 0.95
+
+
+@pytest.mark.parametrize(("score", "answered"), [(LARGEST, False), (OTHER_SCORE, True)])
+def test_the_snippet_rejects_what_is_below_the_threshold(score, answered, capsys):
+    class Settings:
+        unknown_threshold = 0.5
+
+    def classify(image, **options):
+        first = {"label": "none of these" if answered else "cat", "score": 0.6 if answered else 0.45}
+        return [first, {"label": "dog", "score": 0.4}]
+
+    classify.model = type("Model", (), {"config": Settings})
+    exec(ANSWERS[score].format(image='"example.png"'), {"classify": classify})
+    assert capsys.readouterr().out.splitlines()[-1] == "none of these"
