@@ -1,0 +1,105 @@
+"""Tiny image-text models with random weights, and a tokenizer of a few words."""
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AlignConfig,
+    AlignModel,
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+    ViTImageProcessor,
+)
+
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "a",
+    "photo",
+    "of",
+    "This",
+    "is",
+    "ripe",
+    "unripe",
+    "rotten",
+    "tomato",
+    ".",
+    "red",
+    "picture",
+)
+CLASSES = ("a ripe tomato", "an unripe tomato", "a rotten tomato")
+TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+def tokenizer():
+    words = Tokenizer(WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="[UNK]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def clip():
+    return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=12))
+
+
+def siglip():
+    model = SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.0)
+        model.logit_bias.fill_(-1.5)
+    return model
+
+
+def align():
+    vision = {
+        "image_size": 32,
+        "kernel_sizes": [3, 3],
+        "in_channels": [32, 16],
+        "out_channels": [16, 24],
+        "strides": [1, 2],
+        "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 6],
+        "width_coefficient": 0.1,
+        "depth_coefficient": 1.0,
+    }
+    text = {key: value for key, value in TEXT.items() if key not in ("bos_token_id", "eos_token_id")}
+    return AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=8))
+
+
+FAMILIES = {"clip": clip, "siglip": siglip, "align": align}
+
+
+def save_image_text_model(folder, family):
+    """A model of a family with its tokenizer and image processor, as `from_pretrained` reads them."""
+    torch.manual_seed(0)
+    FAMILIES[family]().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
