@@ -26,7 +26,7 @@ from subdistill_hf.data.class_names import imagenet_name
 COMMAND = "accelerate launch examples/run_subdistill.py --teacher google/vit-base-patch16-224"
 # Few steps, and a place that the test can look at.
 LIMITS = "--max_steps 2 --adapt_epochs 1 --teacher_cache 1 --per_device_train_batch_size 5 --use_cpu --report_to none"
-CARNIVORES = ["bear", "leopard", "lion", "tiger", "wolf"]
+CARNIVORES = ["bear", "lion", "wolf"]  # three of the five, for a teacher of this size takes its time
 TEACHER = "google/vit-base-patch16-224"
 STUDENT = "timm/mobilenetv4_conv_small.e2400_r224_in1k"
 
@@ -71,8 +71,9 @@ def student_files():
 
 
 def cifar_files():
-    """Two training images and a test image of each of six classes."""
+    """Two training images and a test image of each class."""
     names = [*CARNIVORES, "trout"]
+    classes = len(names)
     features = datasets.Features(
         {
             "img": datasets.Image(),
@@ -82,9 +83,10 @@ def cifar_files():
     )
     files = {}
     for split, each in (("train", 2), ("test", 1)):
-        pixels = np.random.default_rng(each).integers(0, 256, (6 * each, 32, 32, 3), dtype=np.uint8)
-        fine = [label for label in range(6) for _ in range(each)]
-        rows = {"img": list(pixels), "fine_label": fine, "coarse_label": [int(label < 5) for label in fine]}
+        pixels = np.random.default_rng(each).integers(0, 256, (classes * each, 32, 32, 3), dtype=np.uint8)
+        fine = [label for label in range(classes) for _ in range(each)]
+        coarse = [int(label < len(CARNIVORES)) for label in fine]
+        rows = {"img": list(pixels), "fine_label": fine, "coarse_label": coarse}
         content = io.BytesIO()
         datasets.Dataset.from_dict(rows, features=features).to_parquet(content)
         files[f"cifar100/{split}-00000-of-00001.parquet"] = content.getvalue()
