@@ -20,6 +20,11 @@ class MissingExtraError(SubDistillError):
 
     def __init__(self, use: str, extra: str) -> None:
         super().__init__(f"{use} needs packages that are not installed: {install_command(extra)}")
+        self.use, self.extra = use, extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """How it comes from another process: by default an exception is made again of its message alone."""
+        return type(self), (self.use, self.extra)
 
 
 def install_command(extra: str) -> str:

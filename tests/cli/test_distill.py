@@ -56,7 +56,7 @@ def test_all_help_lists_the_training_arguments_too():
         ({"student": "resnet:widths=8-no"}, "student recipe 'resnet:widths=8-no'"),
         ({"layers": "resnet.encoder.stages.7=resnet.encoder.stages.1"}, "nearest names: resnet.encoder.stages."),
         ({"layers": "classifier=resnet.encoder.stages.1"}, "layer 'classifier' gives a torch.float32 tensor of shape"),
-        (FEW_POSITIONS, "layer 'resnet.encoder.stages.3': 9 positions cannot determine a subspace of 12 dimensions"),
+        (FEW_POSITIONS, "layer 'resnet.encoder.stages.3': 12 positions cannot determine a subspace of 12 dimensions"),
         ({"method": "fitnets"}, "argument --method: invalid choice: 'fitnets' (choose from 'scratch', 'kd', 'ce_kd'"),
         ({"basis": "lda"}, "argument --basis: invalid choice: 'lda' (choose from 'prca', "),
         ({"centring": "median"}, "argument --centring: invalid choice: 'median' (choose from 'mean', 'batch_norm', '"),
@@ -119,7 +119,7 @@ def finished(inputs, tmp_path_factory):
     (folder / "runs" / "kd" / "checkpoint-99").mkdir(parents=True)
     (folder / "runs" / "kd" / "checkpoint-99" / "old.txt").write_text("old", encoding="utf-8")
     (folder / "report.json").write_text('{"old": true}', encoding="utf-8")
-    given = arguments(inputs, folder, compare="scratch kd", disable_tqdm="false")
+    given = arguments(inputs, folder, compare="scratch kd", disable_tqdm="false", validation_fraction=0.2)
     status, printed, said = run("distill", [*given, "--overwrite"])
     assert status == 0, said
     return folder, printed, said
@@ -212,7 +212,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
     runs = tmp_path / "out" / "runs"
     for step in (4, 5, 6):  # as if it had been killed in the middle of its third and last method
         shutil.rmtree(runs / "subdistill" / f"checkpoint-{step}")
-    given = arguments(inputs, tmp_path / "out", compare="scratch kd", resume_from_checkpoint="true")
+    given = arguments(
+        inputs, tmp_path / "out", compare="scratch kd", validation_fraction=0.2, resume_from_checkpoint="true"
+    )
     with pytest.warns(
         UserWarning, match=r"stays that of the checkpoint, which began with 0\.016: for 1e-05 start a new run"
     ):
@@ -237,7 +239,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_student(finished, inp
 def test_a_run_does_not_go_on_to_an_earlier_end(finished, inputs):
     folder, _, _ = finished
     before = files(folder)
-    given = arguments(inputs, folder, compare="scratch kd", resume_from_checkpoint="true", max_steps=4)
+    given = arguments(
+        inputs, folder, compare="scratch kd", validation_fraction=0.2, resume_from_checkpoint="true", max_steps=4
+    )
     status, _, said = run("distill", given)
     assert status == 2
     assert "later than max_steps=4: ask for more, or start a new run" in said
@@ -255,7 +259,8 @@ def test_a_run_is_not_resumed_with_another_teacher_or_other_classes(finished, in
         ({"centring": "mean"}, "method"),
         ({"mix": 0.5}, "views"),
     ):
-        changed = {"compare": "scratch kd", "resume_from_checkpoint": "true"} | changed
+        again = {"compare": "scratch kd", "resume_from_checkpoint": "true", "validation_fraction": 0.2}
+        changed = again | changed
         status, _, said = run("distill", arguments(inputs, folder, **changed))
         assert status == 2
         assert f"made with another choice of {part}: " in said

@@ -146,7 +146,7 @@ def test_choices_of_a_base_class_alone_can_be_looked_at():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation_fraction": 1.0}, r"validation_fraction=1.0: expected a share between 0 and 1"),
+        ({"validation_fraction": 1.0}, r"validation_fraction=1.0: expected a share of 0 or more, and below 1"),
         ({"test_fraction": 0.0}, r"test_fraction=0.0: expected a share between 0 and 1"),
         ({"train_fraction": 0.0}, r"train_fraction=0.0: expected a share above 0, at most 1"),
         ({"train_fraction": 1.1}, r"train_fraction=1.1: expected a share above 0"),
@@ -192,6 +192,6 @@ def test_options_of_a_task_are_checked_when_they_are_made_and_whenever_it_is_ask
 
 def test_options_of_data_are_checked_whenever_it_is_asked_for():
     options = DataOptions()
-    options.validation_fraction = 0
-    with pytest.raises(DataError, match="validation_fraction=0: expected a share between 0 and 1"):
+    options.validation_fraction = -1
+    with pytest.raises(DataError, match="validation_fraction=-1: expected a share of 0 or more, and below 1"):
         check_data_options(options)

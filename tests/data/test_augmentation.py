@@ -90,10 +90,55 @@ def test_only_the_others_that_are_mixed_in_are_made(monkeypatch):
     assert 24 < len(made) < 40
 
 
-@pytest.mark.parametrize("mix", [-0.1, 1.1])
-def test_mixing_needs_a_share(mix):
-    with pytest.raises(DataError, match="expected a share of the views, from 0 to 1"):
-        views(mix=mix)
+def test_a_rectangle_of_another_view_is_pasted_and_labelled_by_its_area():
+    plain = views(per_class=8, augmentation="pad_crop", seed=2)
+    pasted = views(per_class=8, augmentation="pad_crop", seed=2, cutmix=1.0)
+    images = len(plain)
+    own = torch.stack([item["image"] for item in plain.__getitems__(list(range(images)))])
+    corners, sides = set(), set()
+    for index, item in enumerate(pasted.__getitems__(list(range(images)))):
+        # the pixels of exactly one other view, in one square, wherever the two differ
+        fits = []
+        for other in set(range(images)) - {index}:
+            differs = (item["image"] != own[index]).any(0)
+            if not differs.any() or (item["image"] != own[other]).any(0)[differs].any():
+                continue
+            rows, columns = torch.nonzero(differs.any(1))[:, 0], torch.nonzero(differs.any(0))[:, 0]
+            top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+            inside = item["image"][:, top:bottom, left:right]
+            if torch.equal(inside, own[other][:, top:bottom, left:right]):
+                fits.append((other, top, left, max(bottom - top, right - left)))
+        share = item["labels"].double()
+        assert float(share.sum()) == pytest.approx(1)
+        if not fits:  # an image that was drawn as its own partner, or a square that shows nothing else
+            continue
+        other, top, left, side = fits[0]
+        assert side <= round(32 * 0.5**0.5)
+        weight = float(1 - share[plain.labels[index]])
+        if plain.labels[other] != plain.labels[index]:
+            assert side <= round(32 * weight**0.5) + 1e-9
+            assert weight == pytest.approx(float(share[plain.labels[other]]))
+            sides.add((side, round(32 * weight**0.5)))
+        corners.add((top, left))
+    assert len(corners) > 10
+    assert sum(side == expected for side, expected in sides) > len(sides) / 2
+
+
+def test_blended_and_pasted_views_are_shares_of_all_that_do_not_overlap():
+    plain, blended, both = views(40), views(40, mix=0.3), views(40, mix=0.3, cutmix=0.3)
+    count = len(plain)
+    images = [[item["image"] for item in each.__getitems__(list(range(count)))] for each in (plain, blended, both)]
+    is_blended = [not torch.equal(one, other) for one, other in zip(images[0], images[1], strict=True)]
+    changed = sum(not torch.equal(one, other) for one, other in zip(images[0], images[2], strict=True))
+    assert all(torch.equal(images[1][place], images[2][place]) for place in range(count) if is_blended[place])
+    assert 0.2 < sum(is_blended) / count < 0.4
+    assert 0.45 < changed / count < 0.7
+
+
+@pytest.mark.parametrize("shares", [{"mix": -0.1}, {"mix": 1.1}, {"cutmix": 1.1}, {"mix": 0.6, "cutmix": 0.6}])
+def test_mixing_needs_shares(shares):
+    with pytest.raises(DataError, match=r"expected (a share|shares) of the views"):
+        views(**shares)
 
 
 @pytest.mark.parametrize(

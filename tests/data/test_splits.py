@@ -34,6 +34,13 @@ def test_shares_are_taken_of_each_class():
     assert per_class(chosen()[0]) == [32, 16, 8]
 
 
+def test_without_a_share_no_image_is_held_out():
+    train, validation = chosen(train_images_per_class=5, validation_fraction=0)
+    assert (per_class(train), validation) == ([5, 5, 5], [])
+    held_out = chosen(train_images_per_class=5, validation_fraction=0.2)
+    assert set(train) == {*held_out[0], *held_out[1]}
+
+
 def test_a_smaller_share_is_a_part_of_a_larger_one():
     for seed in range(3):
         images = [

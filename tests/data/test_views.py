@@ -111,7 +111,7 @@ def test_an_unknown_augmentation_and_an_empty_dataset_are_refused():
 
 
 def test_mixing_changes_what_views_depend_on():
-    assert len({views(mix=mix).fingerprint for mix in (0, 0.5, 1)}) == 3
+    assert len({views(mix=mix, cutmix=cutmix).fingerprint for mix in (0, 0.5) for cutmix in (0, 0.3, 0.5)}) == 6
     images = b"".join(np.asarray(row["img"]).transpose(2, 0, 1).tobytes() for row in subtask_rows())
     # that of views which are not mixed: targets that were kept before there was any mixing stay valid
     assert (
@@ -126,15 +126,15 @@ def test_shares_are_of_all_classes_even_of_those_without_an_image():
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_images_of_different_sizes_are_mixed_only_when_cropped_to_one(monkeypatch, ahead):
+@pytest.mark.parametrize("how", [{"mix": 1.0}, {"cutmix": 1.0}])
+def test_an_image_of_another_size_is_brought_to_that_of_the_image_it_is_mixed_with(monkeypatch, ahead, how):
     if not ahead:
         monkeypatch.setattr("subdistill_hf.data.images.DECODE_AHEAD_BYTES", 0)
-    with pytest.raises(DataError, match=r"images 0 and 1 of 20 x 40 and 24 x 40 pixels cannot be mixed: .* mix=0"):
-        ViewDataset(of_different_sizes(), COLUMNS, mix=0.5)
-    with pytest.raises(DataError, match="choose the augmentation resized_crop with a size"):
-        ViewDataset(of_different_sizes(), COLUMNS, "resized_crop", mix=0.5)
-    dataset = ViewDataset(of_different_sizes(), COLUMNS, "resized_crop", size=(24, 16), mix=1)
-    assert [tuple(item["image"].shape) for item in dataset.__getitems__([0, 3])] == [(3, 24, 16)] * 2
+    plain, mixed = ViewDataset(of_different_sizes(), COLUMNS), ViewDataset(of_different_sizes(), COLUMNS, **how)
+    for index in range(len(plain)):
+        assert mixed[index]["image"].shape == plain[index]["image"].shape
+    cropped = ViewDataset(of_different_sizes(), COLUMNS, "resized_crop", size=(24, 16), **how)
+    assert [tuple(item["image"].shape) for item in cropped.__getitems__([0, 3])] == [(3, 24, 16)] * 2
 
 
 def test_images_of_several_sizes_are_checked_when_asked_for():

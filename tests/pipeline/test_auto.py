@@ -114,17 +114,20 @@ def resolved(folder, options=None, images=100, size=(32, 32), **settings):
 
 def test_everything_that_follows_from_the_images_is_decided(tmp_path):
     found = resolved(tmp_path)
-    assert (found.config.num_train_epochs, found.config.teacher_cache, found.config.views) == (93, "8", 8)
+    assert (found.config.num_train_epochs, found.config.teacher_cache, found.config.views) == (93, "32", 32)
     assert (found.options.augmentation, found.options.flip) == ("pad_crop", False)
-    assert [choice.option for choice in found.choices] == ["num_train_epochs", "teacher_cache", "augmentation", "flip"]
+    assert (found.options.mix, found.options.cutmix) == (0.4, 0.3)
+    decided = ["num_train_epochs", "teacher_cache", "augmentation", "flip", "mix", "cutmix"]
+    assert [choice.option for choice in found.choices] == decided
     assert str(found.choices[0]) == "--num_train_epochs 93.0: at least 60 passes over the images, and 1200 steps"
 
 
 def test_what_was_given_stays_and_is_no_choice(tmp_path):
-    options = {"augmentation": "none", "flip": True}
+    options = {"augmentation": "none", "flip": True, "mix": 0.1}
     found = resolved(tmp_path, options, size=(9, 99), num_train_epochs=3, teacher_cache="off")
     assert (found.config.num_train_epochs, found.config.teacher_cache) == (3, "off")
     assert (found.options.augmentation, found.options.flip) == ("none", True)
+    assert (found.options.mix, found.options.cutmix) == (0.1, None)
     assert found.choices == ()
     assert resolved(tmp_path, options, max_steps=5, teacher_cache=2).config.num_train_epochs == 0
 
@@ -153,8 +156,8 @@ def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(i
     assert enough_epochs(images, images_per_step) == epochs
 
 
-def test_few_images_are_kept_in_eight_views():
-    assert [enough_views(images) for images in (1, 1000, 1001)] == ["8", "8", "off"]
+def test_few_images_are_kept_in_many_views_and_many_images_in_none():
+    assert [enough_views(images) for images in (1, 250, 400, 1000, 1001)] == ["32", "32", "20", "8", "off"]
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(64, 200), (65, 100), (6400, 5), (2560, 5), (2561, 5), (1280, 10)])

@@ -130,7 +130,7 @@ def test_a_run_changes_nothing_of_what_was_given(finished):
     assert (options, settings) == before
     assert vars(settings).keys() == vars(before[1]).keys()
     chosen = report.hyperparameters
-    assert (chosen["learning_rate"], chosen["teacher_cache"], chosen["rotation"]) == (1.6e-2, "8", "procrustes")
+    assert (chosen["learning_rate"], chosen["teacher_cache"], chosen["rotation"]) == (1.6e-2, "32", "procrustes")
 
 
 def test_every_method_starts_from_the_same_student_and_sees_the_same_views(inputs, tmp_path):

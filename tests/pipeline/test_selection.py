@@ -19,6 +19,9 @@ from subdistill_hf.reporting.card_notes import unlabelled_fact
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
+MINE = {"unlabelled_threshold": 0.0, "validation_fraction": 0.2, "mix": 0}
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A task, and a folder of 12 new images, 2 of the test, 1 of the training (mirrored) and 1 that is damaged."""
@@ -41,7 +44,7 @@ def everything(inputs, tmp_path_factory):
 
 
 def options_of(inputs, **changed):
-    return task_options(inputs, **{"unlabelled": str(inputs / "mine"), "unlabelled_threshold": 0.0, **changed})
+    return task_options(inputs, **{**MINE, "unlabelled": str(inputs / "mine"), **changed})
 
 
 def test_copies_of_other_images_and_damaged_ones_are_left_out_and_counted(everything):

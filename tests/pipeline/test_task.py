@@ -62,6 +62,25 @@ def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side
     assert (task.views(build_run(task, "scratch", teacher_of(task)).student).flip) == expected[1]
 
 
+@pytest.mark.parametrize(
+    ("given", "training", "images"),
+    [
+        ({}, {}, (12, 0)),
+        ({}, {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}, (9, 3)),
+        ({"adapt_teacher": "head"}, {}, (9, 3)),
+        ({"mark": "plus"}, {}, (9, 3)),
+        ({"validation_fraction": 0.5}, {}, (6, 6)),
+    ],
+)
+def test_images_are_held_out_only_where_something_is_chosen_by_them(inputs, tmp_path, given, training, images):
+    options = task_options(inputs, train_images_per_class=4, **given)
+    task = load_task(options, config(tmp_path / "out", **{"eval_strategy": "epoch"} | training))
+    assert (len(task.data.train), len(task.data.validation)) == images
+    assert task.config.eval_strategy == ("epoch" if images[1] else "no")
+    assert (task.validation() is None) == (not images[1])
+    assert build_run(task, "kd", teacher_of(task)).trainer.eval_dataset is None or images[1]
+
+
 def test_embedded_datasets_are_not_mirrored_by_default(inputs, tmp_path):
     teacher = save_teacher(tmp_path / "teacher")
     given = task_options(inputs, dataset="digits", classes=["superclass:even"], teacher=str(teacher))
@@ -95,7 +114,7 @@ def test_a_pretrained_student_and_its_adapter_have_rates_of_their_own(inputs, tm
 
 
 def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_classes(inputs, tmp_path):
-    given = task_options(inputs, classes=list(NAMES[:2]), mix=0.5)
+    given = task_options(inputs, classes=list(NAMES[:2]), mix=0.5, validation_fraction=0.2)
     task = load_task(given, config(tmp_path / "out"))
     views = task.views(build_run(task, "kd", teacher_of(task)).student)
     assert views.mix == 0.5
@@ -103,8 +122,8 @@ def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_c
     assert task.plain("validation").mix == 0
 
 
-@pytest.mark.parametrize(("given", "expected"), [("auto", "8"), ("off", "off"), ("3", "3")])
-def test_few_images_are_taught_in_eight_views_unless_it_is_said_otherwise(inputs, tmp_path, given, expected):
+@pytest.mark.parametrize(("given", "expected"), [("auto", "32"), ("off", "off"), ("3", "3")])
+def test_few_images_are_taught_in_many_views_unless_it_is_said_otherwise(inputs, tmp_path, given, expected):
     task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out", teacher_cache=given))
     assert task.config.teacher_cache == expected
     assert task.views(build_run(task, "kd", teacher_of(task)).student).views == task.config.views

@@ -33,7 +33,17 @@ def untouched(monkeypatch):
     ("options", "training", "message"),
     [
         ({"train_images_per_class": "ten"}, {}, "train_images_per_class='ten': expected a whole number"),
-        ({"validation_fraction": 0}, {}, "validation_fraction=0: expected a share between 0 and 1"),
+        ({"validation_fraction": 1}, {}, "validation_fraction=1: expected a share of 0 or more, and below 1"),
+        (
+            {"validation_fraction": 0},
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 10, "save_steps": 10},
+            "validation_fraction=0 leaves no images for load_best_model_at_end, which chooses by them",
+        ),
+        (
+            {"validation_fraction": 0, "adapt_teacher": "lora"},
+            {},
+            "validation_fraction=0 leaves no images for adapt_teacher=lora, which chooses by them",
+        ),
         ({"train_images_per_class": 1}, {}, "train_images_per_class=1: expected at least 2"),
         ({"train_images_per_class": 5, "train_fraction": 0.5}, {}, "contradict each other: give one of them"),
         ({"test_split": "test", "test_fraction": 0.5}, {}, "contradict each other: give one of them"),

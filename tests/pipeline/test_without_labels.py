@@ -29,7 +29,8 @@ def inputs(tmp_path_factory):
 
 
 def options_of(inputs, **changed):
-    given = {"dataset": str(inputs / "mine"), "label_column": "none", "unlabelled_threshold": 0.0}
+    given = {"label_column": "none", "unlabelled_threshold": 0.0, "validation_fraction": 0.2}
+    given["dataset"] = str(inputs / "mine")
     return task_options(inputs, **given | changed)
 
 
@@ -50,6 +51,11 @@ def test_the_teachers_answers_are_the_labels(inputs, tmp_path):
     pixels = task.teacher.processor(list(data.test["image"]), return_tensors="pt")["pixel_values"]
     answers = task.teacher.model(pixel_values=pixels).logits[:, list(data.subtask.teacher_ids)].argmax(1)
     assert data.test["label"][:] == answers.tolist()
+
+
+def test_no_image_is_held_out_for_a_run_that_chooses_nothing_by_them(inputs, tmp_path):
+    task = load_task(options_of(inputs, validation_fraction=None), config(tmp_path / "out"))
+    assert (len(task.data.train), task.validation()) == (29, None)
 
 
 def test_a_share_is_held_out_where_there_is_no_test_split(inputs, tmp_path):

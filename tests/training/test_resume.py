@@ -53,6 +53,15 @@ class Slowly(TrainerCallback):
         time.sleep(0.1)
 
 
+def test_a_run_that_is_over_stays_as_it_was_also_within_an_epoch(tmp_path):
+    whole = long_run(tmp_path, max_steps=4, save_steps=2, per_device_train_batch_size=9)
+    whole.train()  # 24 images: the second epoch has two more steps
+    again = long_run(tmp_path, max_steps=4, save_steps=2, per_device_train_batch_size=9)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4
+    assert_equal_weights(weights_of(again.model), weights_of(whole.model))
+
+
 KILLED = """
 import sys
 sys.path.insert(0, "tests")

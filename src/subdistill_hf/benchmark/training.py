@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.benchmark.config import BenchmarkError, refuse_unknown
 from subdistill_hf.benchmark.jobs import Job, Row
-from subdistill_hf.config.defaults import RUN_DEFAULTS
+from subdistill_hf.config.defaults import RUN_DEFAULTS, VALIDATION_FRACTION
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import names_of_options
@@ -115,7 +115,7 @@ def train_job(job: Job) -> Row:
     _be_quiet()
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(job, folder)
-        task = load_task(TaskOptions(**job.task), config)
+        task = load_task(TaskOptions(**{"validation_fraction": VALIDATION_FRACTION, **job.task}), config)
         if task.lacks_classes:
             raise BenchmarkError(
                 f"teacher {task.teacher.name!r} lacks the classes of the subtask: adapt it first (subdistill distill "

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+VALIDATION_FRACTION = 0.2
+"""Share of the training images that is held out where something is chosen by them."""
+
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
     "learning_rate": 0.0,  # what suits student and method, see `auto.suited_learning_rate`
@@ -22,8 +25,8 @@ RUN_DEFAULTS: dict[str, Any] = {
     "metric_for_best_model": "accuracy",
     "hub_strategy": "end",  # one push, of the finished student
 }
-"""The command line's changes of the training arguments' defaults: it always has validation images, and pushes
-only what is finished."""
+"""The command line's changes of the training arguments' defaults: it evaluates where there are validation images, and
+pushes only what is finished."""
 
 
 def saved_when_evaluated(given: Mapping[str, Any]) -> dict[str, Any]:

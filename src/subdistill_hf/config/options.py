@@ -83,9 +83,12 @@ class DataOptions:
         default=None,
         metadata={"help": "Use this share of each class's training images (validation images included)."},
     )
-    validation_fraction: float = field(
-        default=0.2,
-        metadata={"help": "Share of the training images that is held out for validation, per class."},
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the training images that is held out for validation, per class. A run holds out none by "
+            "default, and a fifth where something is chosen by them: the best checkpoint, or the fit of a teacher."
+        },
     )
     mark: Mark | None = field(
         default=None,
@@ -250,9 +253,19 @@ class TaskOptions(WordsOptions, OtherOptions, UnlabelledOptions, AdaptationOptio
             "same."
         },
     )
-    mix: float = field(
-        default=0.0,
-        metadata={"help": "Share, from 0 to 1, of the training views that are mixed with a view of another image."},
+    mix: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share, from 0 to 1, of the training views that are blended with a view of another image (mixup); "
+            "by default chosen by the images."
+        },
+    )
+    cutmix: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share, from 0 to 1, of the training views that get a rectangle of a view of another image "
+            "(CutMix); by default chosen by the images."
+        },
     )
     compare: list[str] = field(
         default_factory=list,
@@ -354,7 +367,7 @@ class DistillationOptions:
             "help": "Number of augmented views of each image, or off. The teacher sees each view once, before "
             "training; what is needed of it (subspace coordinates and logits) is kept on disk, for this run and "
             "others, and no later step costs a teacher pass. With off every epoch makes new views, which the "
-            "teacher sees. On the command line auto, the default, keeps 8 views of up to 1000 images."
+            "teacher sees. On the command line auto, the default, keeps 8 to 32 views of up to 1000 images."
         },
     )
     teacher_cache_dir: str | None = field(

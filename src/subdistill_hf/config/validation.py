@@ -112,10 +112,10 @@ def check_data_options(options: DataOptions) -> None:
     """
     check_types(options)
     check_choices(options)
-    for name in ("validation_fraction", "test_fraction"):
-        share = getattr(options, name)
-        if share is not None and not 0 < share < 1:
-            raise DataError(f"{name}={share}: expected a share between 0 and 1")
+    if (share := options.test_fraction) is not None and not 0 < share < 1:
+        raise DataError(f"test_fraction={share}: expected a share between 0 and 1")
+    if (share := options.validation_fraction) is not None and not 0 <= share < 1:
+        raise DataError(f"validation_fraction={share}: expected a share of 0 or more, and below 1")
     if options.train_fraction is not None and not 0 < options.train_fraction <= 1:
         raise DataError(f"train_fraction={options.train_fraction}: expected a share above 0, at most 1")
     limit = options.train_images_per_class
@@ -233,8 +233,13 @@ def check_task_options(options: TaskOptions) -> None:
     check_unlabelled_options(options)
     check_other_options(options)
     check_words_options(options)
-    if not 0 <= options.mix <= 1:
-        raise SubDistillError(f"mix={options.mix}: expected a share of the views, from 0 to 1")
+    shares = {name: getattr(options, name) or 0.0 for name in ("mix", "cutmix")}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise SubDistillError(f"{name}={share}: expected a share of the views, from 0 to 1")
+    if sum(shares.values()) > 1:
+        found = " and ".join(f"{name}={share}" for name, share in shares.items())
+        raise SubDistillError(f"{found}: expected shares of the views that are at most 1 together")
     check_ranges(options, {"student_lora_rank": 1}, {})
     if not options.student_lora and (options.student_lora_target_modules or options.student_lora_save == "adapter"):
         raise SubDistillError("student_lora_target_modules and student_lora_save need --student_lora")

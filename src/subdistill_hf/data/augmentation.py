@@ -85,29 +85,38 @@ def mirroring(dataset: str, class_names: Sequence[str]) -> tuple[bool, str]:
 
 @dataclass(frozen=True)
 class Partners:
-    """With what each image of a dataset is mixed in one of its views.
+    """With what each image of a dataset is mixed in one of its views, and how.
 
     Attributes:
         other: the other image of each, `(N,)`.
         own: the weight of the image itself, `(N,)`: from a half to 1, and 1 where it is not mixed.
+        corner: where a rectangle of the other image is pasted, as shares of the room that it has, `(N, 2)`; a negative
+            row where the two images are blended.
     """
 
     other: Tensor
     own: Tensor
+    corner: Tensor
 
     def mixed(self, indices: Sequence[int], views_of: Callable[[list[int]], list[Tensor]]) -> list[Tensor]:
-        """own·view + (1 - own)·other for each image, rounded to bytes `(3, H, W)`.
+        """The views of images `(3, H, W)`, bytes, each blended with another, or with a rectangle of it pasted in.
 
         Args:
             indices: the images.
-            views_of: makes the views of images, `(3, H, W)` bytes, all of one size.
+            views_of: makes the views of images, `(3, H, W)` bytes; another size is brought to that of the image.
         """
         views = views_of(list(indices))
         places = [place for place, own in enumerate(self.own[indices].tolist()) if own < 1]
         chosen = [indices[place] for place in places]
         others = views_of(self.other[chosen].tolist()) if chosen else []
-        for place, other, own in zip(places, others, self.own[chosen].tolist(), strict=True):
-            views[place] = torch.lerp(other.float(), views[place].float(), own).round().to(torch.uint8)
+        for place, image, other in zip(places, chosen, others, strict=True):
+            view, own = views[place], float(self.own[image])
+            if other.shape != view.shape:
+                other = image_functional.resize(other, list(view.shape[1:]), antialias=True)
+            if self.corner[image, 0] < 0:
+                views[place] = torch.lerp(other.float(), view.float(), own).round().to(torch.uint8)
+            else:
+                views[place] = _pasted(view, other, own, self.corner[image])
         return views
 
     def labels(self, indices: Sequence[int], labels: Sequence[int], classes: int) -> Tensor:
@@ -130,25 +139,43 @@ def _shares(labels: Tensor, classes: int) -> Tensor:
     return F.one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]
 
 
-def check_mix(mix: float) -> None:
+def _pasted(view: Tensor, other: Tensor, own: float, corner: Tensor) -> Tensor:
+    """A view with a rectangle of another one, of its own proportions and of 1 - `own` of its area, to whole pixels."""
+    side = (1 - own) ** 0.5
+    height, width = (round(side * length) for length in view.shape[1:])
+    top = int(corner[0] * (view.shape[1] - height + 1))
+    left = int(corner[1] * (view.shape[2] - width + 1))
+    view = view.clone()
+    view[:, top : top + height, left : left + width] = other[:, top : top + height, left : left + width]
+    return view
+
+
+def check_mix(mix: float, cutmix: float = 0.0) -> None:
     """Refuse what is no share.
 
     Raises:
         DataError: naming it.
     """
-    if not 0 <= mix <= 1:
-        raise DataError(f"mix={mix}: expected a share of the views, from 0 to 1")
+    for name, share in (("mix", mix), ("cutmix", cutmix)):
+        if not 0 <= share <= 1:
+            raise DataError(f"{name}={share}: expected a share of the views, from 0 to 1")
+    if mix + cutmix > 1:
+        raise DataError(f"mix={mix} and cutmix={cutmix}: expected shares of the views that are at most 1 together")
 
 
-def draw_partners(images: int, share: float, seed: int, view: int) -> Partners:
+def draw_partners(images: int, mix: float, seed: int, view: int, cutmix: float = 0.0) -> Partners:
     """Choose what is mixed, and how: the same for (seed, view), and independent of the augmentation.
 
     Args:
         images: number of images.
-        share: of them that are mixed, in the mean.
+        mix: share of them that are blended with another, in the mean.
         seed: of the augmentation.
         view: number of the view.
+        cutmix: share of them that get a rectangle of another, in the mean.
     """
-    drawn = torch.from_numpy(np.random.default_rng([seed, view, MIX_SEED]).random((images, 3)))
-    own = torch.where(drawn[:, 0] < share, 0.5 + 0.5 * drawn[:, 1], 1.0)
-    return Partners((drawn[:, 2] * images).long(), own.float())
+    generator = np.random.default_rng([seed, view, MIX_SEED])
+    drawn = torch.from_numpy(generator.random((images, 3)))
+    corner = torch.from_numpy(generator.random((images, 2))).float()
+    own = torch.where(drawn[:, 0] < mix + cutmix, 0.5 + 0.5 * drawn[:, 1], 1.0)
+    corner[drawn[:, 0] < mix] = -1.0
+    return Partners((drawn[:, 2] * images).long(), own.float(), corner)

@@ -52,10 +52,15 @@ def with_outputs(
     images: datasets.Dataset, columns: ImageColumns, subtask: Subtask, outputs: Sequence[int]
 ) -> datasets.Dataset:
     """Images with a label column of the student's outputs, or of `UNLABELLED`."""
+    label = datasets.ClassLabel(names=list(subtask.names))
     with _without_bars():
-        return images.select_columns([columns.image]).add_column(
-            columns.label, list(outputs), feature=datasets.ClassLabel(names=list(subtask.names))
-        )
+        alone = images.select_columns([columns.image])
+        if not len(alone):  # datasets cannot add a column to a selection of none
+            return datasets.Dataset.from_dict(
+                {columns.image: [], columns.label: []},
+                features=datasets.Features({**alone.features, columns.label: label}),
+            )
+        return alone.add_column(columns.label, list(outputs), feature=label)
 
 
 def with_names(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.class_names import normalised
 from subdistill_hf.data.subtask import Subtask, SubtaskError
@@ -47,7 +48,8 @@ def train_and_validation(
         outputs: class of each row, 0 to C - 1.
         pool: the rows that may be chosen.
         subtask: the classes.
-        options: share or number of training images, and share of them for validation.
+        options: share or number of training images, and share of them for validation (by default
+            `VALIDATION_FRACTION`).
         seed: of the shuffle.
 
     Raises:
@@ -55,6 +57,7 @@ def train_and_validation(
     """
     train: list[int] = []
     validation: list[int] = []
+    share = VALIDATION_FRACTION if options.validation_fraction is None else options.validation_fraction
     rows_of_pool = np.asarray(pool, dtype=np.int64)
     for output, (name, class_id) in enumerate(zip(subtask.names, subtask.dataset_ids, strict=True)):
         rows = rows_of_pool[outputs[rows_of_pool] == output]
@@ -66,7 +69,7 @@ def train_and_validation(
         if options.train_fraction is not None:
             limit = max(2, round(options.train_fraction * len(rows)))
         rows = np.random.default_rng([seed, class_id]).permutation(rows)[:limit]
-        held_out = min(max(1, round(options.validation_fraction * len(rows))), len(rows) - 1)
+        held_out = min(max(1, round(share * len(rows))), len(rows) - 1) if share else 0
         validation += rows[:held_out].tolist()
         train += rows[held_out:].tolist()
     return sorted(train), sorted(validation)

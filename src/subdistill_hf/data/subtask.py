@@ -41,6 +41,10 @@ class MissingClassesError(SubtaskError):
         super().__init__(message)
         self.missing = tuple(missing)
 
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]]]:
+        """How it comes from another process: by default an exception is made again of its message alone."""
+        return type(self), (str(self), self.missing)
+
 
 @dataclass(frozen=True)
 class Subtask:

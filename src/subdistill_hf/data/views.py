@@ -34,12 +34,14 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         marked: which images are shown with a spurious mark, put on before the augmentation.
         mix: share of the views that are mixed with a view of another image, each with a weight of its own (mixup,
             Zhang et al., 2018); the labels of all are then shares of the classes. 0 mixes none.
+        cutmix: share of the views that get a rectangle of a view of another image (CutMix, Yun et al., 2019), labelled
+            alike by its area.
         store: where decoded images are kept for all datasets of a run that show the same ones; by default this
             dataset keeps its own.
 
     Raises:
         DataError: for an unknown augmentation, an empty dataset, one with a transform or a format, an image that
-            cannot be decoded, or images of different sizes that are to be mixed.
+            cannot be decoded, or shares that are none.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         views: int | None = None,
         marked: MarkedRows | None = None,
         mix: float = 0.0,
+        cutmix: float = 0.0,
         store: ImageStore | None = None,
     ) -> None:
         if augmentation not in AUGMENTATIONS:
@@ -65,15 +68,13 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 f"the dataset has {what}: expected the images as they are stored, which dataset.with_format(None) "
                 "gives; views are drawn with augmentation=..., and pixels are made by ViewCollator"
             )
-        check_mix(mix)
+        check_mix(mix, cutmix)
         self.augmentation, self.flip, self.size, self.seed = augmentation, flip, size, seed
         self.labels: list[int] = [label if label >= 0 else NO_CLASS for label in dataset[columns.label]]
-        self.views, self.view, self.mix = views, 0, mix
+        self.views, self.view, self.mix, self.cutmix = views, 0, mix, cutmix
         self.images = DecodedImages(dataset, columns, self.labels, marked, often=augmentation != "none", store=store)
         kind = dataset.features[columns.label]
         self._classes = kind.num_classes if isinstance(kind, datasets.ClassLabel) else max(self.labels) + 1
-        if mix and not self.gives_one_size:
-            self._check_sizes()
         self._draw()
 
     def __len__(self) -> int:
@@ -83,7 +84,8 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def fingerprint(self) -> str:
         """A digest of what every view depends on: the images, the augmentation and its seed."""
         shaping = (self.augmentation, self.flip, self.size, self.seed, PAD, len(self))
-        digest = hashlib.sha256(repr((*shaping, self.mix) if self.mix else shaping).encode())
+        mixing = (self.mix, self.cutmix) if self.cutmix else (self.mix,) if self.mix else ()
+        digest = hashlib.sha256(repr((*shaping, *mixing)).encode())
         digest.update(self.images.digest())
         return digest.hexdigest()
 
@@ -96,6 +98,7 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             "size": None if self.size is None else list(self.size),
             "seed": self.seed,
             "mix": self.mix,
+            "cutmix": self.cutmix,
         }
 
     def set_epoch(self, epoch: int) -> None:
@@ -109,7 +112,9 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Draw what the present view does to each image: one row of uniform numbers, and what it is mixed with."""
         images = len(self.labels)
         self._random = np.random.default_rng([self.seed, self.view]).random((images, 5))
-        self._partners = draw_partners(images, self.mix, self.seed, self.view) if self.mix else None
+        self._partners = None
+        if self.mix or self.cutmix:
+            self._partners = draw_partners(images, self.mix, self.seed, self.view, self.cutmix)
 
     def check_images(self) -> None:
         """Decode every image that was not decoded yet.
@@ -118,17 +123,6 @@ class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):
             DataError: naming one that cannot be.
         """
         self.images.check()
-
-    def _check_sizes(self) -> None:
-        """Refuse to mix images of different sizes."""
-        first = self.image(0).shape
-        for index in range(1, len(self)):
-            if (shape := self.image(index).shape) != first:
-                sizes = [f"{height} x {width}" for _, height, width in (first, shape)]
-                raise DataError(
-                    f"images 0 and {index} of {sizes[0]} and {sizes[1]} pixels cannot be mixed: expected one size; "
-                    "choose the augmentation resized_crop with a size, or mix=0"
-                )
 
     def image(self, index: int) -> Tensor:
         """One image without augmentation, `(3, H, W)` bytes."""

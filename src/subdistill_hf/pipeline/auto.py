@@ -18,6 +18,7 @@ from typing import Any, Literal
 from torch import nn
 
 from subdistill_hf.acceleration.threads import Threads, suited_threads
+from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.augmentation import mirroring
@@ -42,7 +43,9 @@ STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
 SMALL_IMAGE = 64  # pixels of the longer side
 MIN_EPOCHS, MIN_STEPS = 60, 1200
 MIN_ADAPTATION_EPOCHS, MIN_ADAPTATION_STEPS = 5, 200
-CACHED_VIEWS = 8
+MIX, CUTMIX = 0.4, 0.3  # shares of the views
+MOST_VIEWS = 32
+CACHED_PASSES = 8000  # of the teacher
 CACHED_IMAGES = 1000
 
 NEW_WITH_LAYERS = 1.6e-2
@@ -132,6 +135,23 @@ def options_for_teacher(options: TaskOptions, given: Collection[str]) -> tuple[T
     return replace(options, **chosen), choices
 
 
+def held_out(options: TaskOptions, config: SubDistillConfig) -> float:
+    """The share of the training images that a run holds out for validation.
+
+    Args:
+        options: what was asked for.
+        config: training arguments.
+
+    Returns:
+        What was given; otherwise 0, or `VALIDATION_FRACTION` where a checkpoint or the fit of a teacher is chosen by
+        these images, or where spurious marks are measured on them.
+    """
+    if options.validation_fraction is not None:
+        return options.validation_fraction
+    needed = config.load_best_model_at_end or options.adapt_teacher != "no" or options.mark is not None
+    return VALIDATION_FRACTION if needed else 0.0
+
+
 # From the images
 
 
@@ -162,7 +182,7 @@ def resolve(
     if config.teacher_cache == AUTO:
         views = enough_views(train_images)
         reason = (
-            "as good as new views in each epoch, each of which would cost a pass of the teacher"
+            "views of each image, each of which is one pass of the teacher"
             if views != "off"
             else f"targets of more than {CACHED_IMAGES} images would take much disk"
         )
@@ -175,9 +195,20 @@ def resolve(
     if options.flip is None:
         flip, reason = mirroring(options.dataset, class_names)
         augmenting.append(Choice("flip", flip, reason))
+    augmenting += _mixing(options)
     changed: dict[str, Any] = {choice.option: choice.value for choice in augmenting}
     completed = with_arguments(config, **{choice.option: choice.value for choice in training})
     return Resolved(replace(options, **changed), completed, (*training, *augmenting))
+
+
+def _mixing(options: TaskOptions) -> list[Choice]:
+    """The shares of mixed views of a user who gave none; where one is given, the other is 0."""
+    if options.augmentation == "none" or options.mix is not None or options.cutmix is not None:
+        return []
+    return [
+        Choice("mix", MIX, "blended images are new ones, and the teacher says what it sees in them"),
+        Choice("cutmix", CUTMIX, "so are images with a rectangle of another"),
+    ]
 
 
 def with_arguments(config: SubDistillConfig, **changed: Any) -> SubDistillConfig:
@@ -221,10 +252,10 @@ def enough_adaptation_epochs(images: int, images_per_step: int) -> float:
 def enough_views(images: int) -> str:
     """The `teacher_cache` of a run that was given none.
 
-    Eight views are as good as ever new ones (`benchmarks/results/cache_views`); of more images their targets would
-    take more disk than somebody who asked for nothing expects.
+    The more views, the better (`benchmarks/results/photographs`), and each is a pass of the teacher; of many images
+    their targets would take more disk than somebody who asked for nothing expects.
     """
-    return str(CACHED_VIEWS) if images <= CACHED_IMAGES else "off"
+    return str(min(MOST_VIEWS, CACHED_PASSES // images)) if images <= CACHED_IMAGES else "off"
 
 
 # From the student of a method

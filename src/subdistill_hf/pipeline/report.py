@@ -235,8 +235,12 @@ def _reported_unlabelled(selection: Selection) -> ReportedUnlabelled:
 def _augmentation(task: Task) -> str:
     """How the training images were changed, in words."""
     done = task.augmentation + (" and mirroring" if task.flip else "")
-    mixed = format_percent(task.options.mix)
-    return f"{done}; {mixed} of the views mixed with a view of another image" if task.options.mix else done
+    for share, how in (
+        (task.options.mix, "mixed with a view of another image"),
+        (task.options.cutmix, "with a rectangle of a view of another image"),
+    ):
+        done += f"; {format_percent(share)} of the views {how}" if share else ""
+    return done
 
 
 def _reported_student(trained: TrainedStudent) -> ReportedStudent:

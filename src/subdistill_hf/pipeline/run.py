@@ -354,7 +354,7 @@ def build_trainer(
         teacher=teacher,
         train_dataset=task.views(student, "taught" if METHODS[config.method].needs_teacher else "train"),
         fit_dataset=task.plain("taught"),
-        eval_dataset=task.plain("validation"),
+        eval_dataset=task.validation(),
         data_collator=ViewCollator(student.processor, task.teacher.processor),
         processing_class=student.processor,
     )

@@ -224,7 +224,7 @@ def _spread(parts: Sequence[Tensor], usable: Tensor) -> Tensor:
 
 def _thumbs_of(data: SubtaskData, splits: Sequence[str]) -> Tensor:
     """The thumbnails of the images of some splits, as they are without a mark."""
-    plain = [data.views(split, marked=None) for split in splits]
+    plain = [data.views(split, marked=None) for split in splits if len(data.rows(split))]
     return torch.cat([thumbnails([views.image(index)]) for views in plain for index in range(len(views))])
 
 

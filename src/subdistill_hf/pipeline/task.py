@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import IntervalStrategy
+
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import NO_LABELS
@@ -25,7 +27,7 @@ from subdistill_hf.models.loading import (
 )
 from subdistill_hf.models.students import check_student_is_there
 from subdistill_hf.models.zero_shot import Words, is_zero_shot, load_zero_shot
-from subdistill_hf.pipeline.auto import Resolved, resolve
+from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, with_arguments
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
 from subdistill_hf.pipeline.without_labels import load_without_labels
@@ -93,7 +95,8 @@ class Task:
             size=max(sizes),
             seed=self.config.seed,
             views=self.config.views,
-            mix=self.options.mix,
+            mix=self.options.mix or 0.0,
+            cutmix=self.options.cutmix or 0.0,
         )
 
     @property
@@ -110,6 +113,10 @@ class Task:
         """The images of a split without augmentation."""
         return self.data.views(split)
 
+    def validation(self) -> ViewDataset | None:
+        """The validation images without augmentation; `None` where none are held out."""
+        return self.plain("validation") if len(self.data.validation) else None
+
 
 def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     """Load images and teacher, match their classes, and decide what the options leave open.
@@ -124,6 +131,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     """
     check_teacher_is_there(options.teacher, options.trust_remote_code)  # before images are read
     check_student_is_there(options.student, options.trust_remote_code)
+    options = replace(options, validation_fraction=held_out(options, config))
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
         teacher = load_teacher_of(options, options.classes)
@@ -150,8 +158,11 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
         )
     # decoded before training, so that a damaged image is found now
     test = data.views("test")
-    for images in (test, data.views("validation", marked=None)):
-        images.check_images()
+    test.check_images()
+    if len(data.validation):
+        data.views("validation", marked=None).check_images()
+    else:
+        config = with_arguments(config, eval_strategy=IntervalStrategy.NO)
     check_fixed_size(teacher.processor, data.sizes, f"the teacher {teacher.name!r}")
     size = (data.typical_side, data.typical_side)
     if options.unlabelled is not None:
@@ -195,7 +206,8 @@ def announce(task: Task) -> None:
     data, config = task.data, task.config
     print(f"{config.world_size} process{'es' if config.world_size > 1 else ''} on {config.device.type}")
     print(f"teacher  {task.teacher.name}: {count_parameters(task.teacher.model):,} parameters")
-    counts = f"{len(data.train)} to train, {len(data.validation)} to validate, {len(data.test)} to test"
+    validation = f"{len(data.validation)} to validate, " if len(data.validation) else ""
+    counts = f"{len(data.train)} to train, {validation}{len(data.test)} to test"
     if task.selection is not None:
         counts += "" if data.labels_by_teacher else f", {task.selection.kept} without labels to train"
     print(f"images   {data.name}: {counts}")

@@ -43,6 +43,7 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
     for name, (value, reason) in NEEDED.items():
         if getattr(config, name) != value:
             raise SubDistillError(f"{name}={getattr(config, name)}: expected {value}, since {reason}")
+    _check_held_out(options, config)
     check_paper_subtasks(options.classes)
     if (student := check_recipe(options.student)) is not None:
         check_student(student, config)
@@ -70,3 +71,19 @@ def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig)
                 f"method {method!r} needs the class of each image, and those of unlabelled={options.unlabelled} have "
                 "none: choose another method, such as kd or subdistill"
             )
+
+
+def _check_held_out(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse to hold out no images where something is chosen by them."""
+    if options.validation_fraction != 0:
+        return
+    if config.load_best_model_at_end:
+        chooses = "load_best_model_at_end"
+    elif options.adapt_teacher != "no":
+        chooses = f"adapt_teacher={options.adapt_teacher}"
+    else:
+        return
+    raise SubDistillError(
+        f"validation_fraction=0 leaves no images for {chooses}, which chooses by them: expected a share above 0, such "
+        "as 0.2"
+    )

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.distributed import several_processes
@@ -118,7 +119,8 @@ def _choose(
     else:
         test = _kept(look_at(found.test.rows, COLUMNS, teacher, show), subtask, options.unlabelled_threshold)
     order = np.random.default_rng(config.seed).permutation(len(pool.places))
-    validating = max(1, round(options.validation_fraction * len(order)))
+    share = VALIDATION_FRACTION if options.validation_fraction is None else options.validation_fraction
+    validating = max(1, round(share * len(order))) if share else 0
     validation, train = pool.chosen(np.sort(order[:validating])), pool.chosen(np.sort(order[validating:]))
     near = near_duplicates(train.thumbs, torch.cat([validation.thumbs, test.thumbs])).numpy()
     train = train.chosen(np.flatnonzero(~near))

@@ -302,6 +302,13 @@ class SubDistillTrainer(Trainer):
         self.loss_log.check_end(self.state, sum(self.args.weights().values()), self._mean_of_processes, loaded)
         return output
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The parent's; not after the last checkpoint of a run that ended within an epoch: it would go on."""
+        if self._checkpoint is not None and self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _mean_of_processes(self, values: Tensor) -> Any:
         return self.accelerator.reduce(values, reduction="mean")
 
