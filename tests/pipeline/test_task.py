@@ -69,6 +69,7 @@ def test_augmentation_suits_the_images_unless_it_is_given(inputs, tmp_path, side
         ({}, {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}, (9, 3)),
         ({"adapt_teacher": "head"}, {}, (9, 3)),
         ({"mark": "plus"}, {}, (9, 3)),
+        ({"test_unknown": True, "classes": list(NAMES[:2])}, {}, (6, 2)),
         ({"validation_fraction": 0.5}, {}, (6, 6)),
     ],
 )

@@ -44,6 +44,7 @@ def untouched(monkeypatch):
             {},
             "validation_fraction=0 leaves no images for adapt_teacher=lora, which chooses by them",
         ),
+        ({"validation_fraction": 0, "other_class": True}, {}, "no images for the threshold of other_class"),
         ({"train_images_per_class": 1}, {}, "train_images_per_class=1: expected at least 2"),
         ({"train_images_per_class": 5, "train_fraction": 0.5}, {}, "contradict each other: give one of them"),
         ({"test_split": "test", "test_fraction": 0.5}, {}, "contradict each other: give one of them"),

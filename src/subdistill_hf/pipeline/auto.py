@@ -143,12 +143,13 @@ def held_out(options: TaskOptions, config: SubDistillConfig) -> float:
         config: training arguments.
 
     Returns:
-        What was given; otherwise 0, or `VALIDATION_FRACTION` where a checkpoint or the fit of a teacher is chosen by
-        these images, or where spurious marks are measured on them.
+        What was given; otherwise 0, or `VALIDATION_FRACTION` where a checkpoint, the fit of a teacher or a threshold is
+        chosen by these images, or where spurious marks are measured on them.
     """
     if options.validation_fraction is not None:
         return options.validation_fraction
-    needed = config.load_best_model_at_end or options.adapt_teacher != "no" or options.mark is not None
+    chosen = config.load_best_model_at_end or options.adapt_teacher != "no"
+    needed = chosen or options.other_class or options.test_unknown or options.mark is not None
     return VALIDATION_FRACTION if needed else 0.0
 
 

@@ -81,6 +81,8 @@ def _check_held_out(options: TaskOptions, config: SubDistillConfig) -> None:
         chooses = "load_best_model_at_end"
     elif options.adapt_teacher != "no":
         chooses = f"adapt_teacher={options.adapt_teacher}"
+    elif options.other_class or options.test_unknown:
+        chooses = "the threshold of other_class and test_unknown"
     else:
         return
     raise SubDistillError(
