@@ -143,8 +143,8 @@ def held_out(options: TaskOptions, config: SubDistillConfig) -> float:
         config: training arguments.
 
     Returns:
-        What was given; otherwise 0, or `VALIDATION_FRACTION` where a checkpoint, the fit of a teacher or a threshold is
-        chosen by these images, or where spurious marks are measured on them.
+        What was given; otherwise 0, or `VALIDATION_FRACTION` where these images choose a checkpoint, the fit of a
+        teacher or a threshold, or where spurious marks are measured on them.
     """
     if options.validation_fraction is not None:
         return options.validation_fraction
