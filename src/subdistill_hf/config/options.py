@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from subdistill_hf.config.bases import BASES
+from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.validation import check_data_options, check_task_options
 
@@ -109,6 +110,11 @@ class DataOptions:
     def __post_init__(self) -> None:
         """Refuse what does not fit, as a YAML file or a caller may give it."""
         check_data_options(self)
+
+    @property
+    def validation_share(self) -> float:
+        """The share that is held out for validation; `VALIDATION_FRACTION` where nothing was said."""
+        return VALIDATION_FRACTION if self.validation_fraction is None else self.validation_fraction
 
 
 @dataclass

@@ -92,7 +92,7 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     rows = _some(source, split, columns, labels(seen), wanted, seed, names)
     if len(rows) < 2:
         raise DataError(f"the {split} split of {options.dataset!r} has no images of other classes")
-    held_out = max(1, round(options.validation_fraction * len(rows)))
+    held_out = max(1, round(options.validation_share * len(rows)))
     shuffled = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
     validation, train = (rows.select(sorted(part.tolist())) for part in (shuffled[:held_out], shuffled[held_out:]))
     return replace(

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.class_names import normalised
 from subdistill_hf.data.subtask import Subtask, SubtaskError
@@ -57,7 +56,7 @@ def train_and_validation(
     """
     train: list[int] = []
     validation: list[int] = []
-    share = VALIDATION_FRACTION if options.validation_fraction is None else options.validation_fraction
+    share = options.validation_share
     rows_of_pool = np.asarray(pool, dtype=np.int64)
     for output, (name, class_id) in enumerate(zip(subtask.names, subtask.dataset_ids, strict=True)):
         rows = rows_of_pool[outputs[rows_of_pool] == output]

@@ -11,7 +11,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.distributed import several_processes
@@ -119,7 +118,7 @@ def _choose(
     else:
         test = _kept(look_at(found.test.rows, COLUMNS, teacher, show), subtask, options.unlabelled_threshold)
     order = np.random.default_rng(config.seed).permutation(len(pool.places))
-    share = VALIDATION_FRACTION if options.validation_fraction is None else options.validation_fraction
+    share = options.validation_share
     validating = max(1, round(share * len(order))) if share else 0
     validation, train = pool.chosen(np.sort(order[:validating])), pool.chosen(np.sort(order[validating:]))
     near = near_duplicates(train.thumbs, torch.cat([validation.thumbs, test.thumbs])).numpy()
