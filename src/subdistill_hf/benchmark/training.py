@@ -158,6 +158,8 @@ def train_job(job: Job) -> Row:
                 row |= {f"{whose}{name}": value for name, value in vars(marks).items()}
         row["parameters"] = count_parameters(trainer.model)
         row["images"] = len(task.data.train)
+        if task.selection is not None:
+            row["unlabelled"] = task.selection.kept
         row["machine"] = machine()
     return row
 
