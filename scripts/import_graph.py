@@ -22,6 +22,7 @@ ORDER = (
     ("training",),
     ("analysis",),
     ("pipeline",),
+    ("export",),
     ("benchmark",),
     ("cli", "__init__"),
 )

@@ -1,3 +1,4 @@
+from .config.commands import ExportOptions as ExportOptions
 from .config.options import DataOptions as DataOptions
 from .config.options import TaskOptions as TaskOptions
 from .config.training import SubDistillConfig as SubDistillConfig
@@ -9,6 +10,7 @@ from .data.loading import load_subtask as load_subtask
 from .data.subtask import Subtask as Subtask
 from .data.views import ViewDataset as ViewDataset
 from .errors import SubDistillError as SubDistillError
+from .export.run import export_student as export_student
 from .losses.logits import logit_distillation as logit_distillation
 from .losses.subspace import SubspaceAlignment as SubspaceAlignment
 from .models.loading import load_teacher as load_teacher

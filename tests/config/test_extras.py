@@ -20,6 +20,10 @@ PROJECT = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encodi
 OPTIONAL = {module for modules in EXTRAS.values() for module in modules}
 NEED_PLOTS = {"reporting/drawing.py", "reporting/plots.py", "reporting/fonts.py", "benchmark/plots.py"}
 NEED_PLOTS |= {"benchmark/statistics.py"}
+NEED_ONNX = {
+    f"export/{name}.py" for name in ("graph", "onnx_export", "onnx_files", "parity", "quantisation", "runtime")
+}
+"""Modules that only a command of that extra imports."""
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(OPTIONAL)}))\n"
 """Begins a script for which nothing of the extras is installed."""
 
@@ -47,8 +51,9 @@ def test_only_what_draws_imports_optional_packages_at_its_top():
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in {name.split(".")[0] for name in names} & OPTIONAL:
                 importers.setdefault(path.relative_to(PACKAGE).as_posix(), set()).add(name)
-    assert set(importers) == NEED_PLOTS
-    assert set().union(*importers.values()) <= set(EXTRAS["plots"])
+    assert set(importers) == NEED_PLOTS | NEED_ONNX
+    for extra, modules in (("plots", NEED_PLOTS), ("onnx", NEED_ONNX)):
+        assert set().union(*(importers[module] for module in modules)) <= set(EXTRAS[extra])
 
 
 def test_what_is_missing_is_refused_with_the_command_that_installs_it(monkeypatch):

@@ -18,6 +18,8 @@ WORK = {
     "inspect": "subdistill_hf.analysis.inspect.inspect",
     "analyse": "subdistill_hf.analysis.analyse.analyse",
     "benchmark": "subdistill_hf.benchmark.command.benchmark",
+    "export": "subdistill_hf.export.run.export_student",
+    "serve": "subdistill_hf.export.page.serve",
     "push": "subdistill_hf.hub.publish.push_folder",
 }
 """What each command of ours calls when its options fit."""
@@ -25,6 +27,8 @@ NOT_PARSED = {
     "hf auth login": "the Hub's own command; it asks for a token",
     "pip install pre-commit && pre-commit install": "it needs a package registry",
     "OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/losses": "pytest is what runs here",
+    "npm install onnxruntime-web": "it needs a package registry",
+    "python dice-expert/onnx/run_onnx.py dice-expert/example.png": "tests/export/test_run.py runs it",
 }
 LAUNCHED = "examples/run_subdistill.py"
 

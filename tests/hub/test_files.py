@@ -61,3 +61,15 @@ def test_weights_in_parts_and_of_adapters_are_weights(tmp_path):
     for name in {*names, "model.safetensors.json", "my_model.safetensors", "model-1.safetensors"}:
         (tmp_path / name).write_bytes(b"")
     assert set(student_files(tmp_path)) == names
+
+
+def test_folders_for_devices_go_along_and_others_stay(tmp_path):
+    for name in ("onnx/export.json", "onnx/model.onnx", "onnx/transformers_js/onnx/model.onnx", "other/model.onnx"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "onnx" / "notes.txt").touch()
+    assert student_files(tmp_path) == {
+        name: name.encode() for name in ("onnx/export.json", "onnx/model.onnx", "onnx/transformers_js/onnx/model.onnx")
+    }
+    (tmp_path / "onnx" / "export.json").unlink()
+    assert student_files(tmp_path) == {}

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from subdistill_hf.acceleration.threads import wait_passively
-from subdistill_hf.cli import analyse, benchmark, demo, distill, inspect, push
+from subdistill_hf.cli import analyse, benchmark, demo, distill, export, inspect, push, serve
 from subdistill_hf.config.output_folder import disk_fault
 from subdistill_hf.errors import INTERRUPTED, PushError, SubDistillError, with_causes
 
@@ -19,7 +19,9 @@ COMMANDS: dict[str, ModuleType] = {
     "inspect": inspect,
     "analyse": analyse,
     "benchmark": benchmark,
+    "export": export,
     "push": push,
+    "serve": serve,
     "demo": demo,
 }
 """Name to the module of a command, which has `HELP`, a line; `parse`, which takes words to the options that they give;

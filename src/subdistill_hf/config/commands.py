@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.options import DataOptions
+from subdistill_hf.errors import SubDistillError
+
+MOST_POINTS: Final = 100
+LAST_PORT: Final = 65_535
 
 
 @dataclass
@@ -66,6 +71,67 @@ class PushOptions:
     revision: str | None = field(
         default=None, metadata={"help": "Branch, made if it is not there; by default the main one."}
     )
+
+
+@dataclass
+class ExportOptions:
+    """What a student is exported as."""
+
+    format: Literal["onnx"] = field(default="onnx", metadata={"help": "Format of the files: onnx."})
+    int8: bool = field(
+        default=False,
+        metadata={
+            "help": "Write a file with weights and activations of 8 bits too, if it is accurate enough; it needs "
+            "images, see --calibration."
+        },
+    )
+    preprocessing: Literal["inside", "outside"] = field(
+        default="inside",
+        metadata={
+            "help": "Scaling, cutting and normalisation of images: in the file, which then takes images of any size "
+            "(inside), or left to the device (outside)."
+        },
+    )
+    calibration: str | None = field(
+        default=None,
+        metadata={
+            "help": "Images to measure with, and to find the ranges of int8: a dataset, as for distill, that has the "
+            "student's classes, or a folder of images without classes. By default those that the student was "
+            "trained and tested with."
+        },
+    )
+    max_loss: float = field(
+        default=1.0,
+        metadata={"help": "Points of accuracy that int8 may cost; where it costs more, it is not kept."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit."""
+        if not 0 <= self.max_loss <= MOST_POINTS:
+            raise SubDistillError(f"max_loss={self.max_loss:g}: expected points of accuracy, from 0 to {MOST_POINTS}")
+
+
+@dataclass
+class ServeOptions:
+    """Where the page of a student goes; it is served to this machine alone."""
+
+    port: int = field(default=8000, metadata={"help": "Port on this machine; 0 takes one that is free."})
+    space: str | None = field(
+        default=None,
+        metadata={"help": "Write the page to this folder, a static Space of the Hub, instead of serving it."},
+    )
+    runtime: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder dist of npm's onnxruntime-web, which runs the student in the browser; by default in "
+            "node_modules here or above."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit."""
+        if not 0 <= self.port <= LAST_PORT:
+            raise SubDistillError(f"port={self.port}: expected a number from 0 to {LAST_PORT}")
 
 
 @dataclass

@@ -13,6 +13,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "digits": ("sklearn",),
     "tensorboard": ("tensorboard",),
     "energy": ("codecarbon",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
 }
 """Extra to the modules that its packages bring; `pyproject.toml` has the packages with their versions."""
 

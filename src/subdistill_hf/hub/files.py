@@ -13,6 +13,10 @@ CARD_FILE: Final = "README.md"
 ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 NAMED: Final = ("config.json", "preprocessor_config.json", "processor_config.json", ADAPTER_CONFIG_FILE, CARD_FILE)
 WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+EXPORT_FOLDERS: Final = ("onnx",)
+"""The folders of a student for devices, each with an `EXPORT_FILE` by which it is known."""
+EXPORT_FILE: Final = "export.json"
+EXPORTED: Final = (".onnx", ".json", ".py")
 TRAINER_STATE: Final = "trainer_state.json"
 
 
@@ -20,8 +24,8 @@ def student_files(folder: str | Path) -> dict[str, bytes]:
     """The files of a student, by name; read now, whatever comes later.
 
     These are its configuration and weights (or those of an adapter), its processor, its card, the images that the
-    card shows, the example image of the card's code, and the code of a model that brings its own. Checkpoints,
-    alignments, subspaces, logs and reports are not among them.
+    card shows, the example image of the card's code, the code of a model that brings its own, and its folders for
+    devices. Checkpoints, alignments, subspaces, logs and reports are not among them.
 
     Args:
         folder: where a trainer or `distill` wrote the student.
@@ -30,7 +34,7 @@ def student_files(folder: str | Path) -> dict[str, bytes]:
     present = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     card = present[CARD_FILE].read_text(encoding="utf-8") if CARD_FILE in present else ""
     own_code = "config.json" in present and "auto_map" in json.loads(present["config.json"].read_bytes())
-    return {
+    own = {
         name: path.read_bytes()
         for name, path in present.items()
         if name in NAMED
@@ -38,6 +42,18 @@ def student_files(folder: str | Path) -> dict[str, bytes]:
         or (path.suffix == ".png" and (name == EXAMPLE_FILE or f"]({name})" in card))
         or (path.suffix == ".py" and own_code)
     }
+    return own | exported_files(folder)
+
+
+def exported_files(folder: str | Path) -> dict[str, bytes]:
+    """The files of a student's folders for devices, by their paths below the student's.
+
+    Args:
+        folder: of the student.
+    """
+    places = [Path(folder, name) for name in EXPORT_FOLDERS if Path(folder, name, EXPORT_FILE).is_file()]
+    paths = sorted(path for place in places for path in place.rglob("*") if path.suffix in EXPORTED and path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def checkpoint_files(folder: str | Path) -> dict[str, bytes | Path]:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.errors import HTTPError, explain, missing_place
+from subdistill_hf.hub.files import WEIGHTS
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
 from subdistill_hf.models.adapters import head_modules
 from subdistill_hf.models.provenance import hub_revision, license_of
@@ -169,6 +170,41 @@ def _explained(name: str, path: str) -> Iterator[None]:
             f"teacher {name!r} cannot be loaded: {reason}. Expected an embedded teacher "
             f"({', '.join(EMBEDDED_TEACHERS)}), a folder, or the id of an image classifier on the Hub"
         ) from error
+
+
+def load_student(folder: str | Path) -> LoadedModel:
+    """Load and freeze a finished student: evaluation mode, no gradients.
+
+    Args:
+        folder: where `distill` or a trainer left it; of a PEFT adapter, which is merged into its base model.
+
+    Raises:
+        ModelError: when the folder holds no student, or one that cannot be loaded.
+    """
+    path = Path(folder)
+    if not (path.is_dir() and any(WEIGHTS.fullmatch(file.name) for file in path.iterdir())):
+        raise ModelError(f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it")
+    try:
+        adapter = find_adapter(str(path))
+        if adapter is None:
+            check_labels(AutoConfig.from_pretrained(path), f"student {path.name!r}")
+            with without_loading_reports():
+                model, loading = AutoModelForImageClassification.from_pretrained(
+                    path, output_loading_info=True, dtype=torch.float32
+                )
+            untrained = sorted(loading["missing_keys"])
+        else:
+            model, untrained = load_merged(adapter, _place(adapter.base)[0]), []
+        processor = load_processor(str(path), model)
+    except LOADING_ERRORS as error:
+        raise ModelError(f"student {path.name!r} cannot be loaded: {explain(error).rstrip('.')}") from error
+    check_image_channels(model, f"student {path.name!r}")
+    if untrained:
+        raise ModelError(
+            f"student {path.name!r} has no trained weights for {', '.join(untrained[:4])}: it is not a finished "
+            "classifier"
+        )
+    return LoadedModel(freeze(model), processor, path.resolve().name)
 
 
 def load_processor(source: str, model: nn.Module, trust_remote_code: bool = False) -> Any:

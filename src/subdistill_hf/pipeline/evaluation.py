@@ -21,7 +21,7 @@ from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
-from subdistill_hf.reporting.report import Latency
+from subdistill_hf.reporting.exported import Latency
 from subdistill_hf.teacher.class_ids import subtask_logits
 
 WARM_UP = 3

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.config.options import DistillationOptions, Rotation
+from subdistill_hf.config.options import DataOptions, DistillationOptions, Rotation
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
@@ -144,6 +144,7 @@ def build_report(
         histories={method: tuple(student.history) for method, student in trained.items()},
         versions={name.replace("-", "_"): _version(name) for name in VERSIONED},
         rejection=None if task.data.others is None else _rejection(task, published),
+        image_options=image_options(task),
         command=command,
     )
 
@@ -153,6 +154,11 @@ def _rejection(task: Task, published: TrainedStudent) -> ReportedRejection:
     classifier = Classifier(published.model, published.student.processor)
     known = predict(classifier, task.test, workers=task.config.dataloader_num_workers)
     return rejection_of(task, classifier, known, unknown_logits(task, classifier))
+
+
+def image_options(task: Task) -> dict[str, Any]:
+    """The options that the images of a run were loaded with, and the seed."""
+    return {one.name: getattr(task.options, one.name) for one in fields(DataOptions)} | {"seed": task.config.seed}
 
 
 def _version(package: str) -> str:

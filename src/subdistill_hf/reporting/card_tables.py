@@ -17,8 +17,9 @@ from subdistill_hf.formatting import (
     operations,
 )
 from subdistill_hf.reporting.card_notes import lora_note, test_set, unlabelled_fact
+from subdistill_hf.reporting.exported import Latency
 from subdistill_hf.reporting.markdown import code, hub_link, text
-from subdistill_hf.reporting.report import TEACHER, Latency, MethodResult, RunReport
+from subdistill_hf.reporting.report import TEACHER, MethodResult, RunReport
 
 Row = dict[str, str | None]
 LOG_ROWS: Final = 12
@@ -40,7 +41,7 @@ def result_rows(report: RunReport) -> list[Row]:
             f"Balanced {report.short_figure}": format_percent(result.balanced_accuracy) if measured else None,
             "Agrees with teacher": None if report.dataset.labels_by_teacher else _agreement(result),
             "Operations per image": operations(result.operations),
-            "Time per image": _latency(result.latency_ms),
+            "Time per image": latency_cell(result.latency_ms),
             "Training": duration(result.training_seconds),
             "Energy of the training": energy(result.training_kilowatt_hours),
         }
@@ -59,7 +60,7 @@ def _capital(figure: str) -> str:
     return figure[0].upper() + figure[1:]
 
 
-def _latency(latency: Latency | None) -> str | None:
+def latency_cell(latency: Latency | None) -> str | None:
     """A median with its quartiles in brackets."""
     if latency is None:
         return None

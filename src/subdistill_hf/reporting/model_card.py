@@ -23,7 +23,7 @@ from subdistill_hf.formatting import (
     joined,
     slug,
 )
-from subdistill_hf.reporting import card_notes, card_tables, markdown
+from subdistill_hf.reporting import card_notes, card_tables, markdown, on_device
 from subdistill_hf.reporting.card_notes import adaptation_note, test_set
 from subdistill_hf.reporting.local_paths import command_without_folders, file_name, without_folders
 from subdistill_hf.reporting.markdown import hub_link
@@ -96,6 +96,41 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
         UserWarning: when the teacher's license is unknown; the metadata then has none.
     """
     report = _publishable(report)
+    body = (
+        _environment()
+        .get_template("model_card.md.jinja")
+        .render(
+            report=report,
+            published=report.published_result,
+            label=method_label(report.published_result.method),
+            title=markdown.text(f"{report.dataset.name} expert: {_class_phrase(report)}"),
+            dataset=hub_link(report.dataset.name, report.dataset.hub_id, "datasets/"),
+            teacher=hub_link(report.teacher.name, report.teacher.hub_id) + adaptation_note(report),
+            standing=standing(report),
+            tables=card_tables,
+            notes=card_notes,
+            device=on_device,
+            device_plot=None,
+            plots=_plots(plots),
+        )
+    )
+    return StudentCard(f"---\n{_card_data(report, name).to_yaml()}\n---\n\n{body}")
+
+
+def render_on_device(report: RunReport, plot: str | None = None) -> str:
+    """Render the section "On a device" of the card alone.
+
+    Args:
+        report: with exports.
+        plot: the image file beside the card that shows them.
+    """
+    report = _publishable(report)
+    template = _environment().get_template("on_device.md.jinja")
+    return template.render(report=report, device=on_device, device_plot=plot)
+
+
+def _environment() -> jinja2.Environment:
+    """The templates, with the filters that they use."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("subdistill_hf.reporting"),
         undefined=jinja2.StrictUndefined,
@@ -112,19 +147,7 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
         "fenced": markdown.fenced,
         "table": markdown.table,
     }
-    body = environment.get_template("model_card.md.jinja").render(
-        report=report,
-        published=report.published_result,
-        label=method_label(report.published_result.method),
-        title=markdown.text(f"{report.dataset.name} expert: {_class_phrase(report)}"),
-        dataset=hub_link(report.dataset.name, report.dataset.hub_id, "datasets/"),
-        teacher=hub_link(report.teacher.name, report.teacher.hub_id) + adaptation_note(report),
-        standing=standing(report),
-        tables=card_tables,
-        notes=card_notes,
-        plots=_plots(plots),
-    )
-    return StudentCard(f"---\n{_card_data(report, name).to_yaml()}\n---\n\n{body}")
+    return environment
 
 
 def standing(report: RunReport) -> list[str]:

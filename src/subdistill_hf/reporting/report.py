@@ -12,6 +12,7 @@ from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import binomial_error
 from subdistill_hf.reporting.decoding import DecodingError, decode
+from subdistill_hf.reporting.exported import Latency, ReportedExport
 from subdistill_hf.reporting.reported_images import ReportedDataset, ReportedRejection, ReportedUnknown
 
 REPORT_FILE: Final = "report.json"
@@ -146,23 +147,6 @@ class ReportedStudent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Milliseconds that a forward pass of one image takes.
-
-    Attributes:
-        median: of the runs.
-        low: their lower quartile.
-        high: their upper quartile.
-        runs: their number.
-    """
-
-    median: float
-    low: float
-    high: float
-    runs: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class MethodResult:
     """The figures of the teacher, or of the student of one method, on the test images.
 
@@ -266,6 +250,8 @@ class RunReport:
         versions: package to version.
         rejection: the published student's threshold for unknown images, if it was measured.
         usage: the card's snippet; `None` until the student is written.
+        image_options: the options that the images were loaded with, those of `DataOptions`, and the seed.
+        exports: the student in formats for devices, each format once.
         command: how to run this again.
     """
 
@@ -285,6 +271,8 @@ class RunReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     rejection: ReportedRejection | None = None
     usage: Usage | None = None
+    image_options: Mapping[str, Any] = field(default_factory=dict)
+    exports: tuple[ReportedExport, ...] = ()
     command: str | None = None
 
     @property

@@ -1,0 +1,45 @@
+"""What an export came to, for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from subdistill_hf.formatting import file_size, format_percent, memory, milliseconds, table
+from subdistill_hf.reporting.exported import ExportedFile, ReportedExport
+
+
+def summary(result: ReportedExport, folder: str | Path) -> str:
+    """A table of the files, where they lie, and what was left out.
+
+    Args:
+        result: see `run.export_student`.
+        folder: of the student.
+    """
+    unknown = ("", "", "", "", "")
+    rows: list[tuple[str, ...]] = [("", "size", "accuracy", "as torch", "logits within", "ms/image", "memory")]
+    rows.append(("torch", "", format_percent(result.torch_accuracy) or "", *unknown[:4]))
+    rows += [_row(file) for file in result.files]
+    lines = [
+        "",
+        table(rows, numbers_from=1),
+        "",
+        f"{result.runtime} alone, 1 thread, 1 image; {result.machine}; {result.images}",
+    ]
+    if result.pixel_difference is not None:
+        lines.append(f"preprocessing inside: pixels within {result.pixel_difference:.2g} of 255 levels")
+    lines += [f"note: no int8 file: {result.left_out}"] if result.left_out else []
+    lines.append(f"\nThe files are in {Path(folder) / result.format}")
+    return "\n".join(lines)
+
+
+def _row(file: ExportedFile) -> tuple[str, ...]:
+    latency, peak = file.latency_ms, file.peak_memory_bytes
+    return (
+        f"{file.name}{f' ({file.scheme})' if file.scheme else ''}",
+        file_size(file.size_bytes),
+        format_percent(file.accuracy) or "",
+        format_percent(file.agreement) or "",
+        f"{file.largest_difference:.2g}",
+        f"{milliseconds(latency.median)} ({latency.low:.2g} to {latency.high:.2g})",
+        "" if peak is None else memory(peak),
+    )

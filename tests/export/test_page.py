@@ -1,0 +1,226 @@
+"""The page of a student: its files, its server, and the answers that a browser gives on it."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command_line import run
+from export.samples import small_network
+from helpers import NAMES, processor, resnet
+from reporting.samples import make_report, parsed
+from subdistill_hf.export import page
+from subdistill_hf.export.device_folder import write_browser_folder, write_json
+from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.onnx_files import FLOAT_FILE, Graphs
+from subdistill_hf.export.page import PAGE_FILES, RUNTIME_FILES, served, write_page
+from subdistill_hf.export.preprocessing import steps_of
+from subdistill_hf.export.runtime import session
+from subdistill_hf.export.student import TorchStudent
+from subdistill_hf.models.loading import LoadedModel
+
+EXPORTED = {
+    "format": "onnx",
+    "runtime": "onnxruntime 1.32.0",
+    "machine": "a processor",
+    "preprocessing": "inside",
+    "network_difference": 1e-6,
+    "images": "the 500 test images of glyphs-100",
+    "image_count": 500,
+    "torch_accuracy": 0.91,
+    "files": [
+        {
+            "name": FLOAT_FILE,
+            "precision": "float32",
+            "size_bytes": 400_000,
+            "accuracy": 0.91,
+            "agreement": 1.0,
+            "largest_difference": 0.004,
+            "latency_ms": {"median": 1.5, "low": 1.4, "high": 1.75, "runs": 50},
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """A student with an export."""
+    folder = tmp_path_factory.mktemp("student")
+    made = TorchStudent(LoadedModel(resnet(widths=(8, 12)), processor(), "student"))
+    steps = steps_of(made.loaded.processor)
+    graphs, network = Graphs(made, steps), small_network()
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / FLOAT_FILE).write_bytes(graphs.file(network))
+    write_browser_folder(folder / "onnx", made, steps, {FLOAT_FILE: graphs.browser_file(network)})
+    write_json(folder / "onnx" / "export.json", EXPORTED)
+    return folder
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    """Files of the names that onnxruntime-web has."""
+    place = tmp_path / "node_modules" / "onnxruntime-web" / "dist"
+    place.mkdir(parents=True)
+    for name in RUNTIME_FILES:
+        (place / name).write_text(name)
+    return place
+
+
+def test_the_page_holds_all_that_it_needs(student, runtime, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = write_page(student, tmp_path / "page")
+    found = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    expected = {*PAGE_FILES, *(f"runtime/{name}" for name in RUNTIME_FILES), FLOAT_FILE, "student.json", "README.md"}
+    assert found == expected
+    facts = json.loads((place / "student.json").read_text())
+    assert facts["labels"] == list(NAMES)
+    assert facts["file"] == FLOAT_FILE
+    assert facts["facts"]["Accuracy"] == "91.0 % on the 500 test images of glyphs-100"
+    assert "knows nothing else" in facts["warning"]
+    assert "sdk: static" in (place / "README.md").read_text()
+    for name in PAGE_FILES:
+        assert "//" not in (place / name).read_text().replace("// ", "")
+
+
+def test_the_report_of_a_run_gives_the_page_its_title(student):
+    exported = page._exported(student)
+    facts = page.page_facts(student, exported, exported.files[0], parsed(make_report()))
+    assert facts["title"].startswith("glyphs-100 expert: ")
+    assert facts["facts"]["Teacher"] == "glyphs-resnet"
+
+
+def test_the_server_gives_files_with_the_types_that_browsers_need(runtime):
+    with served(runtime) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        types = [urllib.request.urlopen(address + name).headers["Content-Type"] for name in RUNTIME_FILES]
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(address + "../../none")
+        with (
+            pytest.raises(ExportError, match=f"port {server.server_port} cannot be used"),
+            served(runtime, server.server_port),
+        ):
+            pass
+        server.shutdown()
+    assert types == ["text/javascript", "text/javascript", "application/wasm"]
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_without_the_runtime_the_page_says_how_to_get_it(student, tmp_path):
+    with pytest.raises(ExportError, match=r"not found in .*none.*npm install onnxruntime-web"):
+        write_page(student, tmp_path / "page", tmp_path / "none")
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_student_without_an_export_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="run subdistill export"):
+        write_page(tmp_path, tmp_path / "page")
+
+
+def test_an_export_without_preprocessing_is_refused(student, tmp_path):
+    (tmp_path / "onnx").mkdir()
+    write_json(tmp_path / "onnx" / "export.json", EXPORTED | {"preprocessing": "outside"})
+    with pytest.raises(ExportError, match="--preprocessing inside"):
+        write_page(tmp_path, tmp_path / "page")
+
+
+def test_the_command_writes_a_space(student, runtime, tmp_path):
+    words = [str(student), "--space", str(tmp_path / "space"), "--runtime", str(runtime)]
+    assert run("serve", words) == (0, f"The page is in {tmp_path / 'space'}\n", "")
+    assert (tmp_path / "space" / "index.html").is_file()
+
+
+def test_a_port_out_of_range_is_refused(student):
+    status, _, said = run("serve", [str(student), "--port", "70000"])
+    assert (status, said) == (2, "error: port=70000: expected a number from 0 to 65535\n")
+
+
+# In a browser
+
+CHECK = """
+import { classify, loadStudent, pixelsOf } from "./student.js";
+const student = await loadStudent();
+const answers = {};
+for (const name of await (await fetch("names.json")).json()) {
+  const blob = await (await fetch(name)).blob();
+  answers[name] = (await classify(student, await pixelsOf(blob))).probabilities;
+}
+await fetch("answers", { method: "POST", body: JSON.stringify(answers) });
+"""
+
+
+def installed_runtime():
+    """The folder of onnxruntime-web, where NODE_PATH names one."""
+    places = [Path(place, "onnxruntime-web", "dist") for place in os.environ.get("NODE_PATH", "").split(os.pathsep)]
+    return next((place for place in places if (place / RUNTIME_FILES[0]).is_file()), None)
+
+
+@pytest.mark.skipif(
+    shutil.which("chromium") is None or installed_runtime() is None,
+    reason="needs chromium, and onnxruntime-web in NODE_PATH: npm install onnxruntime-web",
+)
+def test_a_browser_gives_the_answers_of_python(student, tmp_path):
+    place = write_page(student, tmp_path / "page", installed_runtime())
+    random = np.random.default_rng(0)
+    images = {}
+    for number in range(50):
+        size = random.integers(20, 200, 2)
+        images[f"{number}.png"] = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(images[f"{number}.png"]).save(place / f"{number}.png")
+    (place / "names.json").write_text(json.dumps(list(images)))
+    (place / "check.js").write_text(CHECK)
+    check = (place / "index.html").read_text().replace("app.js", "check.js")
+    (place / "check.html").write_text(check)
+    answers, said = answers_of_chromium(place, "check.html", tmp_path)
+    assert "CONSOLE" not in said
+    running = session(student / "onnx" / FLOAT_FILE)
+    for name, image in images.items():
+        expected = running.run(["probabilities"], {"images": image[None]})[0][0]
+        np.testing.assert_allclose(answers[name], expected, atol=1e-5)
+
+
+def answers_of_chromium(place, name, folder, seconds=120):
+    """What a page posts, and what the browser writes meanwhile."""
+    posted = []
+
+    class Files(page._StaticFiles):
+        def __init__(self, *given):
+            super().__init__(*given, directory=str(place))
+
+        def do_POST(self):  # noqa: N802
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    assert issubclass(Files, SimpleHTTPRequestHandler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with (folder / "chromium.log").open("w") as log:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--disable-extensions"]
+        options += [
+            f"--user-data-dir={folder / 'profile'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]
+        # a debugging port keeps the page open until it has posted
+        options += ["--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/{name}"]
+        browser = subprocess.Popen(["chromium", *options], stdout=log, stderr=log)
+        until = time.monotonic() + seconds
+        while not posted and browser.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        browser.kill()
+        browser.wait()
+    server.shutdown()
+    server.server_close()
+    said = (folder / "chromium.log").read_text(errors="replace")
+    assert posted, said[-3000:]
+    return posted[0], said

@@ -1,0 +1,109 @@
+"""Image processors become steps, and a graph of the steps gives the pixels that the processor gives."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from transformers import BitImageProcessor, ConvNextImageProcessor, EfficientNetImageProcessor, ViTImageProcessor
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from subdistill_hf.data.preprocessing import process
+from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.graph import as_bytes, with_pixels_of_bytes, with_preprocessing
+from subdistill_hf.export.preprocessing import CentreCrop, Normalise, Resize, described, output_size, steps_of
+from subdistill_hf.export.runtime import session
+
+HALF = Normalise((127.5,) * 3, (127.5,) * 3)
+
+
+def timm_processor(**settings):
+    return TimmWrapperImageProcessor(pretrained_cfg={"input_size": (3, 64, 64), "crop_pct": 0.875, **settings})
+
+
+PROCESSORS = {
+    "bilinear": ViTImageProcessor(size={"height": 32, "width": 40}),
+    "pillow": ViTImageProcessorPil(size={"height": 48, "width": 64}, resample=3),
+    "convnext": ConvNextImageProcessor(size={"shortest_edge": 64}),
+    "crop": BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 57, "width": 50}),
+    "padded": BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 57, "width": 50}),
+    "top": EfficientNetImageProcessor(size={"height": 48, "width": 48}, resample=3),
+    "timm": timm_processor(interpolation="bicubic"),
+    "squash": timm_processor(interpolation="bilinear", crop_mode="squash"),
+}
+
+
+def pixels_of_steps(steps):
+    """A function from an image to what a graph of the steps gives."""
+    names = ("pixel_values", "logits")
+    inputs, outputs = ([helper.make_tensor_value_info(one, TensorProto.FLOAT, ["b", 3, "y", "x"])] for one in names)
+    graph = helper.make_graph([helper.make_node("Identity", names[:1], names[1:])], "same", inputs, outputs)
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    whole = with_preprocessing(network, steps)
+    onnx.checker.check_model(whole)
+    of_bytes, of_floats = session(as_bytes(whole)), session(as_bytes(with_pixels_of_bytes(whole)))
+
+    def pixels(image):
+        found = of_bytes.run(None, {"images": image[None]})[0][0]
+        floats = image.astype(np.float32).transpose(2, 0, 1)[None]
+        assert np.array_equal(found, of_floats.run(None, {"pixel_values": floats})[0][0])
+        return found
+
+    return pixels
+
+
+def images():
+    """Noise, the worst case of a filter, and smooth images, in sizes that shrink, grow, and do both."""
+    rng = np.random.default_rng(0)
+    for height, width in [(32, 40), (17, 23), (91, 40), (40, 90), (130, 201), (201, 52)]:
+        yield rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        y, x = np.mgrid[:height, :width]
+        yield np.stack([y * 255 // height, x * 255 // width, (x + y) % 256], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_pixels_of_the_graph_are_those_of_the_processor(name):
+    steps = steps_of(PROCESSORS[name])
+    pixels = pixels_of_steps(steps)
+    unit = np.prod([step.deviation for step in steps if isinstance(step, Normalise)], axis=0).reshape(3, 1, 1)
+    worst, mean = 0.0, 0.0
+    for image in images():
+        expected = process(PROCESSORS[name], [torch.from_numpy(image).permute(2, 0, 1)])[0].numpy()
+        found = pixels(image)
+        assert found.shape == expected.shape
+        assert output_size(steps) == found.shape[1:]
+        levels = np.abs(found - expected) * unit
+        worst, mean = max(worst, levels.max()), max(mean, levels.mean())
+    assert worst < (1.01 if name in ("pillow", "timm", "squash") else 2.01)
+    assert mean < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bilinear", (Resize(32, 40, "bilinear", "horizontal"), HALF)),
+        ("pillow", (Resize(48, 64, "bicubic", "pillow"), HALF)),
+        ("convnext", (Resize(73, 0, "bicubic", "horizontal"), CentreCrop(64, 64))),
+        ("timm", (Resize(73, 0, "bicubic", "pillow"), CentreCrop(64, 64, half_even=True))),
+        ("squash", (Resize(73, 73, "bilinear", "pillow"), CentreCrop(64, 64, half_even=True))),
+    ],
+)
+def test_the_steps_of_a_processor(name, expected):
+    assert steps_of(PROCESSORS[name])[: len(expected)] == expected
+    assert described(expected)[0]["step"] == "Resize"
+
+
+@pytest.mark.parametrize(
+    ("processor", "what"),
+    [
+        (ViTImageProcessor(resample=1), "resample=1"),
+        (ViTImageProcessor(size={"longest_edge": 32, "shortest_edge": 16}), "longest_edge"),
+        (timm_processor(crop_mode="border"), "ResizeKeepRatio"),
+        (object(), "object"),
+    ],
+)
+def test_what_cannot_be_told_in_steps_is_refused_by_name(processor, what):
+    with pytest.raises(ExportError, match=what) as refused:
+        steps_of(processor)
+    assert "--preprocessing outside" in str(refused.value)
