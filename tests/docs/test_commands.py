@@ -18,7 +18,7 @@ WORK = {
     "inspect": "subdistill_hf.analysis.inspect.inspect",
     "analyse": "subdistill_hf.analysis.analyse.analyse",
     "benchmark": "subdistill_hf.benchmark.command.benchmark",
-    "export": "subdistill_hf.export.run.export_student",
+    "export": "subdistill_hf.export.run.export",
     "serve": "subdistill_hf.export.page.serve",
     "push": "subdistill_hf.hub.publish.push_folder",
 }

@@ -213,4 +213,5 @@ def test_a_benchmark_of_a_page_is_one(block, tmp_path):
 
 
 def test_the_pages_have_no_other_language():
-    assert {block.language for block in blocks()} <= {"python", "bash", "yaml", "diff"}
+    assert {block.language for block in blocks()} <= {"python", "bash", "yaml", "diff", "js"}
+    assert all(block.note.startswith(NOT_RUN) for block in blocks("js"))

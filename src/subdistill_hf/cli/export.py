@@ -29,11 +29,10 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
 
 def run(given: dict[str, Any], words: Sequence[str]) -> None:
     """Export the student, and print what was measured."""
-    from subdistill_hf.export.run import export_student
-    from subdistill_hf.export.summary import summary
+    from subdistill_hf.export.run import export
 
     folder = given.pop("folder")
-    print(summary(export_student(folder, ExportOptions(**given)), folder))
+    export(folder, ExportOptions(**given))
 
 
 def after_interruption(words: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.config.extras import require_extra
 from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.summary import summary
 from subdistill_hf.hub.files import EXPORT_FILE
 from subdistill_hf.models.loading import load_student
 from subdistill_hf.reporting.exported import ReportedExport
@@ -21,6 +22,16 @@ from subdistill_hf.reporting.report import REPORT_FILE, RunReport
 if TYPE_CHECKING:
     from subdistill_hf.export.images import ExportImages
     from subdistill_hf.export.student import TorchStudent
+
+
+def export(student: str | Path, options: ExportOptions) -> None:
+    """Export the student of a folder, and print what was measured.
+
+    Args:
+        student: see `export_student`.
+        options: what to write.
+    """
+    print(summary(export_student(student, options), student))
 
 
 def export_student(student: str | Path, options: ExportOptions | None = None) -> ReportedExport:
