@@ -19,7 +19,7 @@ PACKAGE = Path(subdistill_hf.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OPTIONAL = {module for modules in EXTRAS.values() for module in modules}
 NEED_PLOTS = {"reporting/drawing.py", "reporting/plots.py", "reporting/fonts.py", "benchmark/plots.py"}
-NEED_PLOTS |= {"benchmark/statistics.py"}
+NEED_PLOTS |= {"benchmark/statistics.py", "reporting/export_plot.py"}
 NEED_ONNX = {
     f"export/{name}.py" for name in ("graph", "onnx_export", "onnx_files", "parity", "quantisation", "runtime")
 }
