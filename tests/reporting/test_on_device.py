@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from reporting.samples import make_report, parsed
+from subdistill_hf.reporting.card_section import describe_on_card, with_section
 from subdistill_hf.reporting.export_plot import plot_export
 from subdistill_hf.reporting.exported import ExportedFile, Latency, ReportedExport, TriedScheme
 from subdistill_hf.reporting.model_card import render_card, render_on_device
-from subdistill_hf.reporting.on_device import describe_on_card, with_section
 from subdistill_hf.reporting.report import RunReport
 
 FLOAT = ExportedFile(

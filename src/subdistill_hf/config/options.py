@@ -195,7 +195,7 @@ class OtherOptions:
         default=False,
         metadata={
             "help": "Measure how well images of other classes of the dataset are told from the classes, and give the "
-            "student a threshold that keeps 95 % of the known. Always done with --other_class."
+            "student a threshold that keeps 95 %% of the known. Always done with --other_class."
         },
     )
 

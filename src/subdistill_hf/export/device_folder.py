@@ -68,9 +68,7 @@ def browser_config(student: TorchStudent, int8: bool) -> dict[str, Any]:
         "id2label": {str(output): name for output, name in names["id2label"].items()},
         "label2id": names["label2id"],
     }
-    if student.threshold is not None:
-        described["threshold"] = student.threshold
-    return described | ({} if int8 else {"transformers.js_config": {"dtype": "fp32"}})
+    return described | student.threshold | ({} if int8 else {"transformers.js_config": {"dtype": "fp32"}})
 
 
 def browser_preprocessing(student: TorchStudent, steps: tuple[Step, ...] | None) -> dict[str, Any]:

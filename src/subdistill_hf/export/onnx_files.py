@@ -66,9 +66,7 @@ class Graphs:
             "labels": json.dumps(self.student.classes, ensure_ascii=False),
             "preprocessing": "outside" if self.steps is None else described(self.steps),
         }
-        if self.student.threshold is not None:
-            facts["threshold"] = self.student.threshold
-        return facts
+        return facts | self.student.threshold
 
 
 def float_network(student: TorchStudent) -> onnx.ModelProto:

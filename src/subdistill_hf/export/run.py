@@ -90,9 +90,9 @@ def _images(folder: Path, report: RunReport | None, options: ExportOptions, stud
     from subdistill_hf.export.images import calibration_images, images_of_run, made_up_images
 
     if options.calibration is not None:
-        return calibration_images(options.calibration, student.classes)
+        return calibration_images(options.calibration, student.known_classes)
     if report is not None and report.image_options:
-        return images_of_run(report.image_options, student.classes)
+        return images_of_run(report.image_options, student.known_classes)
     if options.int8:
         raise ExportError(
             f"int8 needs images, and {folder} does not say which the student was trained with: give --calibration, a "
@@ -110,7 +110,7 @@ def _write_result(folder: Path, result: ReportedExport) -> None:
 
 def _describe(folder: Path, report: RunReport, result: ReportedExport) -> None:
     """Put what was measured into the report of the run, the plots and the card."""
-    from subdistill_hf.reporting.on_device import describe_on_card
+    from subdistill_hf.reporting.card_section import describe_on_card
 
     others = tuple(one for one in report.exports if one.format != result.format)
     report = replace(report, exports=(*others, result))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from subdistill_hf.core.activations import logits_of
+from subdistill_hf.data.loading import OTHER
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.export.images import Bytes
 from subdistill_hf.models.heads import names_of
@@ -42,10 +43,16 @@ class TorchStudent:
         return input_size_of(self.loaded.processor)
 
     @property
-    def threshold(self) -> float | None:
-        """The score below which an image is none of the classes, where the student's configuration has one."""
+    def known_classes(self) -> list[str]:
+        """The classes without the answer "none of these", which some students have."""
+        return [name for name in self.classes if name != OTHER]
+
+    @property
+    def threshold(self) -> dict[str, Any]:
+        """The score below which an image is none of the classes, and of what, as the configuration has them."""
         config: Any = self.loaded.model.config
-        return getattr(config, "threshold", None)
+        found = {name: getattr(config, name, None) for name in ("unknown_score", "unknown_threshold")}
+        return {name: value for name, value in found.items() if value is not None}
 
     def pixels(self, images: Sequence[Bytes]) -> list[Array]:
         """What the processor makes of images `(H, W, 3)`: `(3, H', W')` each."""
