@@ -25,6 +25,13 @@ def test_the_images_of_a_run_are_split_as_it_split_them(folder):
     assert images.described == f"the 6 test images of {folder.name}"
 
 
+def test_a_run_without_validation_images_chooses_by_training_images(folder):
+    options = {"dataset": str(folder), "classes": list(NAMES), "validation_fraction": 0.0, "seed": 3}
+    images = images_of_run(options, NAMES)
+    assert len(images.validation.images) == 15
+    assert images.chosen_on == "training images"
+
+
 def test_a_dataset_of_other_classes_is_refused(folder):
     with pytest.raises(ExportError, match=r"calibration=.*no_such_class.*of the student's classes"):
         calibration_images(str(folder), [*NAMES[:2], "no_such_class"])

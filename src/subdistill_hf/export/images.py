@@ -54,12 +54,14 @@ class ExportImages:
         validation: choose among the ways to int8.
         test: what is reported was measured with.
         described: the test images in words.
+        chosen_on: which images `validation` holds, in words.
     """
 
     calibration: ImageSet
     validation: ImageSet
     test: ImageSet
     described: str
+    chosen_on: str = "the same images"
 
 
 def images_of_run(options: Mapping[str, Any], classes: Sequence[str]) -> ExportImages:
@@ -128,11 +130,13 @@ def _of_dataset(options: DataOptions, seed: int, classes: Sequence[str], what: s
         )
     test, total = _set_of(data, "test", MOST_IMAGES), len(data.test)
     count = f"{len(test.images):,} of the {total:,}" if len(test.images) < total else f"the {total:,}"
+    choosing = "validation" if len(data.validation) else "train"  # of a run that has held out none
     return ExportImages(
         _set_of(data, "train", MOST_CALIBRATION_IMAGES),
-        _set_of(data, "validation", MOST_IMAGES),
+        _set_of(data, choosing, MOST_IMAGES),
         test,
         f"{count} test images of {data.name}",
+        "validation images" if choosing == "validation" else "training images",
     )
 
 

@@ -94,6 +94,7 @@ def export_onnx(student: TorchStudent, images: ExportImages, options: ExportOpti
         torch_accuracy=expected.accuracy,
         calibration_images=len(images.calibration.images) if options.int8 else None,
         tried=int8.tried,
+        chosen_on=images.chosen_on,
         left_out=left_out,
         files=tuple(files.values()),
     )

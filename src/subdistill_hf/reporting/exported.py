@@ -86,6 +86,7 @@ class ReportedExport:
         torch_accuracy: of the student in torch on them; unknown without labels.
         calibration_images: images that gave int8 its ranges.
         tried: the ways to 8 bits that were tried.
+        chosen_on: the images by which one of them was chosen, in words.
         left_out: why there is no int8 file, though it was asked for.
         files: what was written.
     """
@@ -101,5 +102,6 @@ class ReportedExport:
     torch_accuracy: float | None = None
     calibration_images: int | None = None
     tried: tuple[TriedScheme, ...] = ()
+    chosen_on: str = "validation images"
     left_out: str | None = None
     files: tuple[ExportedFile, ...]

@@ -65,7 +65,7 @@ def _int8_facts(export: ReportedExport) -> list[str]:
     kind = "accuracy" if labelled else "same class as torch"
     tried = ", ".join(_tried(one, labelled) for one in export.tried)
     found = [
-        f"Ways to 8 bits, by {kind} on validation images: {tried}; ranges from {count(export.calibration_images)} "
+        f"Ways to 8 bits, by {kind} on {export.chosen_on}: {tried}; ranges from {count(export.calibration_images)} "
         "images."
     ]
     if export.left_out is not None:
