@@ -96,7 +96,7 @@ def test_a_transformer_teaches_a_convolutional_student(tmp_path, method):
 def test_the_full_width_map_compares_with_all_of_the_teachers_space(tmp_path):
     run = trainer(tmp_path, rotation="full_width", layers=["resnet.encoder.stages.1=resnet.encoder.stages.1"])
     distillation = run.prepare_distillation()
-    assert "subspace" not in run.layer_preview()
+    assert "subspace" not in run.plan.preview()
     (subspace,) = run.subspaces.values()
     assert (subspace.width, subspace.dimensions) == (20, 20)
     assert subspace.energy == pytest.approx(subspace.total_energy)

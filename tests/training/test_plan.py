@@ -25,7 +25,7 @@ def test_layers_may_be_named_or_matched_by_a_regular_expression(tmp_path):
     assert [str(pair) for pair in matched.pairs] == [f"{STAGES[1]}={STAGES[0]}", f"{STAGES[3]}={STAGES[2]}"]
     named.train()
     assert set(parts(logged(named)[0])) == {"kd", f"layer/{STAGES[1]}", f"layer/{STAGES[3]}"}
-    assert f"{STAGES[1]}  20 x 4x4  {STAGES[2]}" in named.layer_preview()
+    assert f"{STAGES[1]}  20 x 4x4  {STAGES[2]}" in named.plan.preview()
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from helpers import (
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.training.checkpoints import ALIGNMENTS_FILE, STATE_FILE, last_complete_checkpoint
+from subdistill_hf.training.optimizers import initial_rate
 
 STEPS = 24
 
@@ -339,7 +340,7 @@ def test_another_learning_rate_does_not_count_and_is_said(tmp_path, recwarn):
         UserWarning, match=r"the learning rate stays that of the checkpoint, which began with 0\.001: for 0\.005 start"
     ):
         run.train(resume_from_checkpoint=True)
-    assert run.initial_learning_rate == 1e-3
+    assert initial_rate(run.optimizer, run.args) == 1e-3
 
 
 def test_of_an_optimiser_of_the_user_the_learning_rate_is_not_compared(tmp_path, recwarn):

@@ -61,6 +61,7 @@ from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.report import RunReport
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.callbacks import show_progress
+from subdistill_hf.training.optimizers import initial_rate
 from subdistill_hf.training.trainer import SubDistillTrainer
 
 
@@ -91,7 +92,7 @@ class MethodRun:
             trainer.pairs,
             trainer.subspaces,
             trainer.state.log_history,
-            trainer.initial_learning_rate,
+            initial_rate(trainer.optimizer, trainer.args),
             trainer.rotation,
             resumed=self.checkpoint is not None,
             energy=self.energy,
@@ -263,7 +264,7 @@ def _announce_runs(runs: Mapping[str, MethodRun]) -> None:
     """Print the layers of the last method that has some, and what was chosen for each method."""
     shown = next((run.trainer for run in reversed(list(runs.values())) if run.trainer.pairs), None)
     if shown is not None:
-        print(f"\n{shown.layer_preview()}\n")
+        print(f"\n{shown.plan.preview()}\n")
         if shown.args.rotation == AUTO and METHODS[shown.args.method].uses_subspaces:
             print(f"rotation  {shown.rotation}, which suits these layers\n")
     if choices := [choice for run in runs.values() for choice in run.choices]:

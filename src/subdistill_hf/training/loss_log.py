@@ -182,3 +182,9 @@ class LossLog:
         raise NonFiniteLossError(
             f"the loss of {', '.join(bad)} is NaN or infinite near step {step}. Likely causes: {causes}"
         )
+
+
+def naming_best(error: NonFiniteLossError, state: TrainerState) -> NonFiniteLossError:
+    """The error of a training, with the folder of its best student before that, if there is one."""
+    best = state.best_model_checkpoint
+    return NonFiniteLossError(f"{error}" if best is None else f"{error}. The best student before that is in {best}")

@@ -38,21 +38,27 @@ class LabelledMean:
     def __init__(self) -> None:
         self._sums: Tensor | None = None
 
-    def add(self, loss: Tensor, labels: Tensor) -> None:
-        """Add a batch: its `label_loss`, and its labels."""
+    def add(self, loss: Tensor, labels: Tensor | None) -> None:
+        """Add a batch: its `label_loss`, and its labels, if it has some."""
+        if labels is None:
+            return
         labelled = torch.full_like(loss, len(labels), dtype=torch.float32)
         if not labels.is_floating_point():
             labelled = (labels != NO_CLASS).sum().float()
         sums = torch.stack([loss.detach() * labelled, labelled, torch.full_like(labelled, len(labels))])
         self._sums = sums if self._sums is None else self._sums + sums
 
-    def mean(self, reduce: Callable[[Tensor], Tensor]) -> float | None:
-        """The mean over all processes, by what takes sums of this process to means of all; `None` where the
-        Trainer's is the same, since each image has a class, and where none has one."""
+    def described(self, name: str, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The mean over all processes by its name; nothing where the Trainer's is the same, or no image has a class.
+
+        Args:
+            name: of the mean.
+            reduce: takes sums of this process to means of all.
+        """
         if self._sums is None:
-            return None
+            return {}
         total, labelled, images = reduce(self._sums).tolist()
-        return total / labelled if 0 < labelled < images else None
+        return {name: total / labelled} if 0 < labelled < images else {}
 
 
 def weighted_terms(

@@ -93,3 +93,9 @@ def lay_out_state(optimizer: Any) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
                 state[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def initial_rate(optimizer: torch.optim.Optimizer | None, args: SubDistillConfig) -> float:
+    """The first learning rate of a training: of a resumed one its checkpoint decides, not the arguments."""
+    first = {} if optimizer is None else optimizer.param_groups[0]
+    return float(first.get("initial_lr", args.learning_rate))

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import PushInProgress
 
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf
@@ -27,7 +27,7 @@ from subdistill_hf.errors import NonFiniteLossError
 from subdistill_hf.hub.clean import check_kept_card
 from subdistill_hf.hub.client import limit_waiting
 from subdistill_hf.hub.files import CARD_FILE, student_files
-from subdistill_hf.hub.publish import Destination, commit, push_checkpoint
+from subdistill_hf.hub.publish import Destination, commit
 from subdistill_hf.hub.short_card import kept_evaluation, short_card
 from subdistill_hf.losses.subspace import RotationOption
 from subdistill_hf.metrics import compute_metrics as default_metrics
@@ -35,9 +35,9 @@ from subdistill_hf.models.heads import names_of
 from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
-from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement
+from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement, pushes
 from subdistill_hf.training.checks import check_arguments, check_batch_labels
-from subdistill_hf.training.loss_log import LossLog
+from subdistill_hf.training.loss_log import LossLog, naming_best
 from subdistill_hf.training.loss_terms import LabelledMean, label_loss, weighted_terms
 from subdistill_hf.training.made import Made, Same, up_to_date
 from subdistill_hf.training.matching import columns_of, inputs_of, labels_of, teacher_of
@@ -118,18 +118,14 @@ class SubDistillTrainer(Trainer):
         self._start: Made[tuple[Same, ...], Start] | None = None
         self._single_value_norm: str | None = None  # a batch norm that a batch of one image cannot train
         self._finish: Finish | None = None  # makes what the loader of the training loop leaves to the device
-        self._evaluated: LabelledMean | None = None  # during an evaluation
+        self._evaluated = LabelledMean()  # of the present evaluation
         self._checkpoint: str | None = None  # that the present training resumes
         self._has_trained = False
         if self.train_dataset is not None:
             self._check_models(self._images)
 
     def _check_models(self, images: TrainingImages) -> dict[str, Any]:
-        """Refuse models and images that do not fit, and pair the layers; done again where one of them is another.
-
-        Returns:
-            A batch of two images.
-        """
+        """Refuse models and images that do not fit, and pair the layers, again for another one; gives two images."""
         self._place_student()
         parts = (self.model, images.train, images.fit, images.collate, self.eval_dataset)
         model, evaluated, place = self.model, self.eval_dataset, self._prepare_inputs
@@ -169,16 +165,6 @@ class SubDistillTrainer(Trainer):
     def targets(self) -> ComputedTargets | CachedTargets | None:
         """The source of the teacher's logits and layer targets of a batch; `None` without a teacher."""
         return self.plan.targets
-
-    @property
-    def initial_learning_rate(self) -> float:
-        """The one that the training has; of a resumed one its checkpoint decides, not the arguments."""
-        first = {} if self.optimizer is None else self.optimizer.param_groups[0]
-        return float(first.get("initial_lr", self.args.learning_rate))
-
-    def layer_preview(self) -> str:
-        """The paired layers as a table."""
-        return self.plan.preview()
 
     # Preparation
 
@@ -230,8 +216,7 @@ class SubDistillTrainer(Trainer):
             logits = logits_of(model(**seen))
             check_batch_labels(labels, logits, "evaluation")
             loss = label_loss(logits, labels)
-            if labels is not None and self._evaluated is not None:
-                self._evaluated.add(loss, labels)
+            self._evaluated.add(loss, labels)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         batch_norm.check_single_image(self._single_value_norm, len(inputs["pixel_values"]))
         teacher_logits, targets = (None, {}) if self.targets is None else self.targets.of(inputs)
@@ -289,10 +274,7 @@ class SubDistillTrainer(Trainer):
         try:
             output = super().train(self._checkpoint, *args, **kwargs)
         except NonFiniteLossError as error:
-            best = self.state.best_model_checkpoint
-            if best is None:
-                raise
-            raise NonFiniteLossError(f"{error}. The best student before that is in {best}") from error
+            raise naming_best(error, self.state) from error
         finally:
             self.is_in_train = False
             self.plan.replay("off")
@@ -369,9 +351,8 @@ class SubDistillTrainer(Trainer):
         batch_norm.share_statistics(self.model, self.args.world_size)
         self._evaluated = LabelledMean()
         output = super().evaluation_loop(*args, **kwargs)
-        mean, self._evaluated = self._evaluated.mean(self._mean_of_processes), None
-        if mean is not None:
-            output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = mean
+        name = f"{kwargs.get('metric_key_prefix', 'eval')}_loss"
+        output.metrics.update(self._evaluated.described(name, self._mean_of_processes))
         return output
 
     def prediction_step(
@@ -426,13 +407,10 @@ class SubDistillTrainer(Trainer):
     def create_model_card(self, language: str | None = None, model_name: str | None = None, **kwargs: Any) -> None:
         """Write a short card, of what the trainer knows, to the output folder; `distill` writes the full one."""
         if self.is_world_process_zero():
-            card = short_card(
-                model_name or (self.hub_model_id or self.args.output_dir).rstrip("/").split("/")[-1],
-                names_of(getattr(self.model, "config", None)),
-                None if self.teacher is None else self.teacher.name,
-                self.pairs,
-                kept_evaluation(self.state, self.args.load_best_model_at_end),
-            )
+            name = model_name or (self.hub_model_id or self.args.output_dir).rstrip("/").split("/")[-1]
+            classes, teacher = names_of(getattr(self.model, "config", None)), getattr(self.teacher, "name", None)
+            evaluation = kept_evaluation(self.state, self.args.load_best_model_at_end)
+            card = short_card(name, classes, teacher, self.pairs, evaluation)
             card.save(Path(self.args.output_dir) / CARD_FILE)
 
     def push_to_hub(
@@ -465,13 +443,7 @@ class SubDistillTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push the student of a checkpoint; the parent would push its pickled arguments too, with paths and tokens."""
-        args, folder = self.args, Path(checkpoint_folder)
-        if args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
-            return
-        if self.push_in_progress is None or self.push_in_progress.is_done() or args.hub_always_push:
-            self.callback_handler.on_push_begin(args, self.state, self.control)
-            target = Destination(self.hub_model_id, None, args.hub_revision, args.hub_token)
-            message = f"Training in progress, step {self.state.global_step}"
-            names = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: folder.name}
-            job = push_checkpoint(folder, target, message, whole=names.get(args.hub_strategy))
-            self.push_in_progress = PushInProgress([job])
+        if self.is_world_process_zero() and pushes.is_time(self.args, self.push_in_progress):
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            folder, step = Path(checkpoint_folder), self.state.global_step
+            self.push_in_progress = pushes.of_checkpoint(self.args, self.hub_model_id, folder, step)
