@@ -1,6 +1,9 @@
 """A teacher that lacks the classes is fitted to them, kept, used again, or refused with the reason."""
 
+import contextlib
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.adapters import AdapterError
 from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.models.students import build_student
+from subdistill_hf.pipeline import adaptation
 from subdistill_hf.pipeline.adaptation import (
     ADAPTER_FOLDER,
     AdaptationError,
@@ -26,6 +30,7 @@ from subdistill_hf.pipeline.adaptation import (
     announce_fitted,
     plan_adaptation,
 )
+from subdistill_hf.pipeline.auto import HEAD_RATES
 from subdistill_hf.pipeline.evaluation import Classifier, predict
 from subdistill_hf.pipeline.task import load_task
 
@@ -215,6 +220,59 @@ def test_without_the_option_the_refusal_names_it(places, tmp_path):
         task_of(places, tmp_path, adapt_teacher="no")
 
 
+# A new head alone
+
+
+@pytest.fixture(scope="module")
+def with_head(places, tmp_path_factory):
+    """A teacher whose head alone was trained, with what was printed and the folder of its run."""
+    output, printed = tmp_path_factory.mktemp("head"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        plan = planned(places, output, adapt_teacher="head", adapt_epochs=40.0, adapt_learning_rate=None)
+        task = adapt(plan, output / "runs")
+    return task, announce_adaptation(plan) + printed.getvalue(), output
+
+
+def test_a_head_is_trained_on_what_the_body_gives_once(places, with_head):
+    task, printed, _ = with_head
+    assert accuracy(task) >= 0.9
+    before, after = weights_of(load_teacher(str(places / "resnet")).model), weights_of(task.teacher.model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"classifier.1.weight", "classifier.1.bias"}
+    learned = task.adaptation
+    assert (learned["method"], learned["rank"], learned["augmented_views"]) == ("head", None, 0)
+    assert learned["learning_rate"] in HEAD_RATES
+    assert learned["training_seconds"] > 0
+    assert learned["trained_parameters"] == 3 * 36 + 3
+    assert "a new head for 3 classes, from what the teacher's body gives for 48 images, which is computed" in printed
+    passes = rf"head     \d+ passes over 48 inputs at a learning rate of {learned['learning_rate']:g}; after pass "
+    assert re.search(rf"{passes}{learned['epochs']}, the best, [\d.]+ % of 12 validation images", printed)
+
+
+def test_a_trained_head_is_used_again_and_made_again_for_other_views(places, with_head, tmp_path, capsys):
+    output = shutil.copytree(with_head[2], tmp_path / "run")
+    options = {"adapt_teacher": "head", "adapt_epochs": 40.0, "adapt_learning_rate": None}
+    again = adapt(planned(places, output, resume=True, **options), output / "runs")
+    assert weights_digest(again.teacher.model) == weights_digest(with_head[0].teacher.model)
+    assert again.adaptation == with_head[0].adaptation
+    with_views = adapt(planned(places, output, **options, adapt_views=2), output / "runs")
+    printed = capsys.readouterr()
+    assert "it was made with another choice of views" in printed.err
+    assert "passes over 144 inputs" in printed.out
+    assert with_views.adaptation["augmented_views"] == 2
+    assert accuracy(with_views) >= 0.9
+
+
+def test_a_head_that_does_not_give_the_answers_alone_is_trained_inside_the_teacher(places, tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptation, "bytes_of_inputs", lambda *given: None)
+    plan = planned(places, tmp_path, adapt_teacher="head", adapt_epochs=3.0)
+    assert "It is trained inside the teacher, whose answers its head alone does not give" in announce_adaptation(plan)
+    task = adapt(plan, tmp_path / "runs")
+    assert "augmented_views" not in task.adaptation
+    with pytest.raises(AdaptationError, match="adapt_views=2: the head of ResNetForImageClassification is trained"):
+        planned(places, tmp_path / "other", adapt_teacher="head", adapt_views=2)
+
+
 # Again
 
 
@@ -311,6 +369,8 @@ def test_a_resumed_run_whose_adapter_is_gone_is_refused(places, copied):
             SubDistillError,
             "no meaning with adapt_teacher=head",
         ),
+        ({"adapt_views": 2}, SubDistillError, "adapt_views has no meaning with adapt_teacher=lora"),
+        ({"adapt_teacher": "head", "adapt_views": -1}, SubDistillError, "adapt_views=-1: expected at least 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(places, tmp_path, options, kind, message):

@@ -1,6 +1,7 @@
 """What is decided for a user who leaves it open: by teacher, images and student, and never over what was given."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -17,8 +18,10 @@ from subdistill_hf.pipeline.auto import (
     enough_adaptation_epochs,
     enough_epochs,
     enough_views,
+    most_head_epochs,
     options_for_teacher,
     resolve,
+    resolve_adaptation,
     resolve_learning_rate,
     suited_learning_rate,
 )
@@ -163,6 +166,27 @@ def test_few_images_are_kept_in_many_views_and_many_images_in_none():
 @pytest.mark.parametrize(("images", "epochs"), [(64, 200), (65, 100), (6400, 5), (2560, 5), (2561, 5), (1280, 10)])
 def test_a_teacher_is_fitted_in_at_least_200_steps_and_5_epochs(images, epochs):
     assert enough_adaptation_epochs(images, 64) == epochs
+
+
+@pytest.mark.parametrize(("inputs", "passes"), [(48, 667), (400, 250), (10240, 100), (400_000, 100)])
+def test_a_head_alone_makes_at_most_2000_steps_or_100_passes(inputs, passes):
+    assert most_head_epochs(inputs) == passes
+
+
+@pytest.mark.parametrize(
+    ("given", "head_alone", "chosen"),
+    [
+        ({}, False, {"adapt_epochs": 100, "adapt_learning_rate": 2e-3}),
+        ({"adapt_epochs": 2.0}, False, {"adapt_learning_rate": 2e-3}),
+        ({}, True, {"adapt_epochs": 667}),
+        ({"adapt_learning_rate": 1e-2, "adapt_epochs": 7.0}, True, {}),
+    ],
+)
+def test_what_is_open_about_an_adaptation_is_chosen_and_nothing_else(given, head_alone, chosen):
+    options = TaskOptions(**given)
+    resolved, choices = resolve_adaptation(options, 65 if not head_alone else 48, 64, head_alone)
+    assert {choice.option: choice.value for choice in choices} == chosen
+    assert resolved == replace(options, **chosen)
 
 
 # From the student

@@ -86,7 +86,7 @@ def with_batch_norm(folder):
     )
 
 
-def adapted_teacher(folder, teacher, processes):
+def adapted_teacher(folder, teacher, processes, way="lora"):
     """A teacher of glyphs, fitted to digits; its batch norms keep their statistics, so that nothing depends on who
     has which image."""
     options = TaskOptions(
@@ -94,7 +94,7 @@ def adapted_teacher(folder, teacher, processes):
         dataset="digits",
         classes=["one", "seven"],
         train_images_per_class=20,
-        adapt_teacher="lora",
+        adapt_teacher=way,
         adapt_epochs=2.0,
     )
     task = load_task(options, config(folder, per_device_train_batch_size=GLOBAL_BATCH // processes))
@@ -189,6 +189,8 @@ def work(folder):
     predicted = run.predict(views(5, "test"))
     teacher = adapted_teacher(folder / "adapted", folder / "teacher", 2).teacher.model
     save_file(weights_of(teacher), folder / f"teacher-{rank}.safetensors")
+    with_head = adapted_teacher(folder / "head", folder / "teacher", 2, "head").teacher.model
+    save_file(weights_of(with_head), folder / f"head-{rank}.safetensors")
     save_subspaces(inspected(folder / "spectra", folder / "teacher"), folder / f"spectra-{rank}")
     analysis = asdict(analysed(folder / "analysis", folder / "teacher"))
     (folder / f"analysis-{rank}.json").write_text(json.dumps(analysis), encoding="utf-8")
@@ -289,6 +291,14 @@ def test_a_teacher_fitted_by_two_processes_is_that_of_one(two_processes, tmp_pat
     one = adapted_teacher(tmp_path, two_processes / "teacher", 1)
     assert_equal_weights(weights_of(one.teacher.model), first, tolerance=2e-5)
     assert one.adaptation["train_images"] == 32
+
+
+def test_a_head_fitted_by_two_processes_is_that_of_one(two_processes, tmp_path):
+    first, second = (load_file(two_processes / f"head-{rank}.safetensors") for rank in (0, 1))
+    assert_equal_weights(first, second)
+    one = adapted_teacher(tmp_path, two_processes / "teacher", 1, "head")
+    assert_equal_weights(weights_of(one.teacher.model), first, tolerance=2e-5)
+    assert one.adaptation["epochs"] <= 2
 
 
 def test_inspecting_a_teacher_with_two_processes_finds_what_one_finds(two_processes, tmp_path, datasets_cache):

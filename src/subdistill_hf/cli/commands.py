@@ -10,12 +10,13 @@ from types import ModuleType
 from typing import Any
 
 from subdistill_hf.acceleration.threads import wait_passively
-from subdistill_hf.cli import analyse, benchmark, demo, distill, export, inspect, push, serve
+from subdistill_hf.cli import adapt, analyse, benchmark, demo, distill, export, inspect, push, serve
 from subdistill_hf.config.output_folder import disk_fault
 from subdistill_hf.errors import INTERRUPTED, PushError, SubDistillError, with_causes
 
 COMMANDS: dict[str, ModuleType] = {
     "distill": distill,
+    "adapt": adapt,
     "inspect": inspect,
     "analyse": analyse,
     "benchmark": benchmark,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from subdistill_hf.config.bases import BASES
-from subdistill_hf.config.options import DataOptions
+from subdistill_hf.config.options import AUTO, Augmentation, DataOptions, FittingOptions
 from subdistill_hf.errors import SubDistillError
 
 MOST_POINTS: Final = 100
@@ -23,6 +23,32 @@ class TeacherOptions(DataOptions):
         metadata={"help": "Teacher layers by module name or regular expression, or auto: the stages."},
     )
     seed: int = field(default=42, metadata={"help": "Seed of the choice of images."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
+
+
+@dataclass
+class AdaptOptions(FittingOptions, DataOptions):
+    """A teacher, and the classes that it is adapted to."""
+
+    teacher: str = field(default="glyphs-resnet", metadata={"help": "Teacher, as for distill."})
+    classes: list[str] = field(
+        default_factory=lambda: ["all"],
+        metadata={"help": "Classes that the teacher is to know, as for distill; by default all of the dataset's."},
+    )
+    adapt_teacher: Literal["lora", "head"] = field(
+        default="lora",
+        metadata={
+            "help": "What is trained: a new head and low-rank changes of the body (lora), or a new head alone (head), "
+            "which is much quicker."
+        },
+    )
+    augmentation: Literal[Augmentation, "auto"] = field(
+        default=AUTO, metadata={"help": "Augmentation of training images, as for distill."}
+    )
+    flip: bool | None = field(
+        default=None, metadata={"help": "Mirror half of the augmented training images, as for distill."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace what an earlier run left in the output folder."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
 
 

@@ -28,6 +28,9 @@ RUN_DEFAULTS: dict[str, Any] = {
 """The command line's changes of the training arguments' defaults: it evaluates where there are validation images, and
 pushes only what is finished."""
 
+ADAPT_DEFAULTS: dict[str, Any] = {"output_dir": "subdistill-teacher", "report_to": "none"}
+"""The same of `subdistill adapt`, whose own options say how long and how fast it trains."""
+
 
 def saved_when_evaluated(given: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that follow what was given: a student is saved when it is evaluated, for the best one to be kept.

@@ -118,8 +118,8 @@ class DataOptions:
 
 
 @dataclass
-class AdaptationOptions:
-    """How a teacher that lacks the subtask's classes is fitted to their dataset."""
+class FittingOptions:
+    """How a teacher is fitted to classes that it lacks."""
 
     adapt_teacher: Literal["no", "lora", "head"] = field(
         default="no",
@@ -127,10 +127,6 @@ class AdaptationOptions:
             "help": "What to do with a teacher that lacks the classes: refuse it (no), or fit it to the dataset "
             "first, by a new head and low-rank changes of its body (lora), or a new head alone (head)."
         },
-    )
-    adapt_classes: Literal["subtask", "all"] = field(
-        default="subtask",
-        metadata={"help": "What the teacher is fitted to: the classes of the subtask, or all of the dataset's."},
     )
     adapt_target_modules: list[str] = field(
         default_factory=list,
@@ -141,9 +137,35 @@ class AdaptationOptions:
     )
     adapt_rank: int = field(default=8, metadata={"help": "Rank of the low-rank changes of lora."})
     adapt_epochs: float = field(
-        default=0.0, metadata={"help": "Passes over the images to fit the teacher; 0 takes enough."}
+        default=0.0,
+        metadata={
+            "help": "Passes over the images to fit the teacher; 0 takes enough. A new head alone (head) is trained "
+            "for at most so many, and stops when the validation loss no longer falls."
+        },
     )
-    adapt_learning_rate: float = field(default=2e-3, metadata={"help": "Learning rate to fit the teacher."})
+    adapt_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate to fit the teacher; by default 2e-3 for lora, and the best of three for head."
+        },
+    )
+    adapt_views: int = field(
+        default=0,
+        metadata={
+            "help": "Augmented views of each image that a new head alone (head) is trained on, beside the image "
+            "itself; each costs a pass of the teacher."
+        },
+    )
+
+
+@dataclass
+class AdaptationOptions(FittingOptions):
+    """How a teacher that lacks the subtask's classes is fitted to their dataset."""
+
+    adapt_classes: Literal["subtask", "all"] = field(
+        default="subtask",
+        metadata={"help": "What the teacher is fitted to: the classes of the subtask, or all of the dataset's."},
+    )
 
 
 @dataclass

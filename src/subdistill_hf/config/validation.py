@@ -133,19 +133,24 @@ def check_data_options(options: DataOptions) -> None:
 
 
 def check_adaptation_options(options: AdaptationOptions) -> None:
-    """Refuse numbers out of range, and modules for a teacher that gets a new head alone.
+    """Refuse numbers out of range, and options that the way of adapting has no use for.
 
     Raises:
         SubDistillError: naming the option.
     """
-    check_ranges(options, {"adapt_rank": 1}, {})
-    if options.adapt_epochs < 0 or not options.adapt_learning_rate > 0:
+    check_ranges(options, {"adapt_rank": 1, "adapt_views": 0}, {})
+    rate = options.adapt_learning_rate
+    if options.adapt_epochs < 0 or (rate is not None and not rate > 0):
         raise SubDistillError(
-            f"adapt_epochs={options.adapt_epochs}, adapt_learning_rate={options.adapt_learning_rate}: expected "
+            f"adapt_epochs={options.adapt_epochs}, adapt_learning_rate={rate}: expected "
             "positive numbers (or 0 epochs, for enough)"
         )
     if options.adapt_teacher == "head" and options.adapt_target_modules:
         raise SubDistillError("adapt_target_modules has no meaning with adapt_teacher=head: use adapt_teacher=lora")
+    if options.adapt_teacher == "lora" and options.adapt_views:
+        raise SubDistillError(
+            "adapt_views has no meaning with adapt_teacher=lora, which sees new views in each epoch: leave it out"
+        )
 
 
 def check_unlabelled_options(options: TaskOptions) -> None:

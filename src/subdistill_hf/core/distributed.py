@@ -30,6 +30,20 @@ def average_over_processes(statistic: Tensor) -> Tensor:
     return average
 
 
+def gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the order of the processes; those of this one where there is no other.
+
+    Args:
+        rows: `(N, ...)`, of the same shape in each process.
+    """
+    if not several_processes():
+        return rows
+    distributed = sys.modules["torch.distributed"]
+    everyones = rows.new_empty(distributed.get_world_size() * len(rows), *rows.shape[1:])
+    distributed.all_gather_into_tensor(everyones, rows.contiguous())
+    return everyones
+
+
 def close_process_group() -> None:
     """Close the process group of a launcher, if one is open, and wait until its threads are gone.
 

@@ -5,23 +5,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import shutil
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions
+from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.stored_images import digest_of_rows
+from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.formatting import count, memory
 from subdistill_hf.models.adapter_loading import RECORD_FILE
 from subdistill_hf.models.adapters import (
     ADAPTER_FILE,
@@ -34,8 +40,16 @@ from subdistill_hf.models.adapters import (
     with_adapter,
 )
 from subdistill_hf.models.loading import LoadedModel, freeze, input_size_of, weights_digest
-from subdistill_hf.pipeline.auto import enough_adaptation_epochs, images_of_a_step
+from subdistill_hf.pipeline.auto import HEAD_RATES, Choice, images_of_a_step, resolve_adaptation
 from subdistill_hf.pipeline.task import Task
+from subdistill_hf.teacher.head_inputs import (
+    HeadInputs,
+    Heads,
+    RecordingRequest,
+    bytes_of_inputs,
+    record_head_inputs,
+)
+from subdistill_hf.teacher.head_training import train_heads
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 from subdistill_hf.training.trainer import SubDistillTrainer
@@ -58,7 +72,10 @@ class Adaptation:
         task: of the run; its teacher has a new, untrained head and the matched classes.
         data: the images that the teacher learns from.
         targets: the modules that get a low-rank change; none when the head alone is trained.
-        epochs: passes over the images.
+        options: the task's, in which nothing about the adaptation is left open.
+        choices: what was chosen for it.
+        head_bytes: the memory that what the head reads takes for an image, where the head is trained on that alone;
+            `None` where it is trained inside the model.
         identity: what another run must share to use the adapter again.
         record: what is known of the adapter that is there already; `None` when it has to be made.
         checkpoint: where an interrupted training goes on.
@@ -67,7 +84,9 @@ class Adaptation:
     task: Task
     data: SubtaskData
     targets: tuple[str, ...]
-    epochs: float
+    options: TaskOptions
+    choices: Sequence[Choice]
+    head_bytes: int | None
     identity: Mapping[str, Any]
     record: Mapping[str, Any] | None
     checkpoint: str | None
@@ -76,6 +95,11 @@ class Adaptation:
     def folder(self) -> Path:
         """Where the adapter lies."""
         return self.task.folder / ADAPTER_FOLDER
+
+    @property
+    def recorded_inputs(self) -> int:
+        """How many inputs of the head are recorded and kept in memory."""
+        return len(self.data.train) * (1 + self.options.adapt_views) + len(self.data.validation)
 
 
 def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
@@ -104,8 +128,17 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     model = copy.deepcopy(task.teacher.model).float()
     set_seed(config.seed)
     replace_head(model, names)
-    targets = _targets(model, task) if options.adapt_teacher == "lora" else ()
-    epochs = options.adapt_epochs or enough_adaptation_epochs(len(data.train), images_of_a_step(config))
+    lora = options.adapt_teacher == "lora"
+    targets = _targets(model, task) if lora else ()
+    head_bytes = None if lora else bytes_of_inputs(model, heads_of(model), input_size_of(task.teacher.processor))
+    if head_bytes is None and options.adapt_views:
+        raise AdaptationError(
+            f"adapt_views={options.adapt_views}: the head of {type(model).__name__} is trained inside it, which "
+            "sees new views in each epoch: leave it out"
+        )
+    resolved, choices = resolve_adaptation(
+        task.options, len(data.train), images_of_a_step(config), head_alone=head_bytes is not None
+    )
     identity = {
         "teacher": body,
         "classes": list(names),
@@ -113,34 +146,44 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
         "rank": options.adapt_rank if targets else None,
         "target_modules": list(targets),
         "epochs": options.adapt_epochs,
-        "learning_rate": options.adapt_learning_rate,
+        "learning_rate": resolved.adapt_learning_rate,  # as given, of a head alone
         "seed": config.seed,
         "dataset": [data.name, data.revision, len(data.train), len(data.validation)],
         "content": [digest_of_rows(rows, data.columns) for rows in (data.train, data.validation)],
         "images": {name: getattr(options, name) for name in CHOICE_OF_IMAGES},
         "augmentation": [task.augmentation, task.flip],
     }
+    if head_bytes is not None:
+        identity["views"] = options.adapt_views
     chosen = range(len(names)) if data is task.data else task.data.subtask.dataset_ids
     subtask = task.data.subtask.with_teacher(list(chosen), "its new head")
     teacher = replace(task.teacher, model=freeze(model), without_head=True)
     task = replace(task, teacher=teacher, data=replace(task.data, subtask=subtask))
     record = _usable_record(task.folder / ADAPTER_FOLDER, identity, runs, resume)
     checkpoint = last_complete_checkpoint(runs / "teacher") if resume and record is None else None
-    return Adaptation(task, data, targets, epochs, identity, record, checkpoint)
+    return Adaptation(task, data, targets, resolved, choices, head_bytes, identity, record, checkpoint)
 
 
 def announce_adaptation(adaptation: Adaptation) -> str:
     """How the teacher will be changed, as a line."""
-    options, count = adaptation.task.options, len(adaptation.data.subtask.names)
+    options, classes, images = adaptation.options, len(adaptation.data.subtask.names), len(adaptation.data.train)
     if adaptation.record is not None:
         return f"\nadapter  {adaptation.folder} is used again\n"
-    body = (
-        f"changes of rank {options.adapt_rank} in {len(adaptation.targets)} modules and " if adaptation.targets else ""
-    )
-    return (
-        f"\nadapter  the teacher lacks the classes: {body}a new head for {count} classes, from "
-        f"{len(adaptation.data.train)} images in {adaptation.epochs:g} epochs\n"
-    )
+    if adaptation.head_bytes is None:
+        changes = f"changes of rank {options.adapt_rank} in {len(adaptation.targets)} modules and "
+        body = changes if adaptation.targets else ""
+        how = f"{body}a new head for {classes} classes, from {images} images in {options.adapt_epochs:g} epochs"
+        if options.adapt_teacher == "head":
+            how += ". It is trained inside the teacher, whose answers its head alone does not give"
+    else:
+        views = f" and {options.adapt_views} augmented views of each" if options.adapt_views else ""
+        needed = memory(adaptation.recorded_inputs * adaptation.head_bytes)
+        how = (
+            f"a new head for {classes} classes, from what the teacher's body gives for {images} images{views}, which "
+            f"is computed once and takes {needed} of memory"
+        )
+    choices = "".join(f"  {choice}\n" for choice in adaptation.choices)
+    return f"\nadapter  the teacher lacks the classes: {how}\n{choices}"
 
 
 def announce_fitted(task: Task) -> str:
@@ -161,6 +204,11 @@ def _refuse_adapter(teacher: LoadedModel) -> None:
 def _body_names(model: Any) -> list[str]:
     heads = head_modules(model)
     return [name for name in model.state_dict() if name.rpartition(".")[0] not in heads]
+
+
+def heads_of(model: nn.Module) -> Heads:
+    """The modules that a new head consists of, by name."""
+    return {name: model.get_submodule(name) for name in head_modules(model)}
 
 
 def _targets(model: Any, task: Task) -> tuple[str, ...]:
@@ -224,20 +272,20 @@ def adapt(adaptation: Adaptation, runs: Path) -> Task:
         The task with the adapted, frozen teacher and what is known of its adaptation.
     """
     task = adaptation.task
+    record = adaptation.record
+    measured = _fitted_head(adaptation) if record is None and adaptation.head_bytes is not None else None
     set_seed(task.config.seed)
     adapted = with_adapter(
         task.teacher.model, adaptation.targets, task.options.adapt_rank, _base_name(task), task.teacher.revision
     )
-    record = adaptation.record
     if record is None:
-        trainer = _trainer(adaptation, adapted, runs / "teacher")
-        set_seed(task.config.seed)
-        trainer.train(resume_from_checkpoint=adaptation.checkpoint)
-        record = _record(adaptation, trainer)
+        if measured is None:
+            measured, adapted = _trained(adaptation, adapted, runs / "teacher")
         if task.config.process_index == 0:
-            _save(adaptation, trainer, record)
-        trainer.accelerator.wait_for_everyone()
-        adapted = trainer.model.cpu()
+            record = _record(adaptation, adapted, measured)
+            _save(adaptation, adapted, record)
+        PartialState().wait_for_everyone()
+        record = json.loads((adaptation.folder / RECORD_FILE).read_text(encoding="utf-8"))
     load_adapter(adapted, adaptation.folder)  # what is saved is what teaches
     teacher = replace(task.teacher, model=freeze(merged(adapted)), without_head=False)
     described = {name: value for name, value in record.items() if name not in ("id2label", "identity", "sha256")}
@@ -250,12 +298,80 @@ def _base_name(task: Task) -> str:
     return name if task.teacher.hub_id or name in EMBEDDED_TEACHERS else str(Path(name).resolve())
 
 
+def _fitted_head(adaptation: Adaptation) -> dict[str, Any]:
+    """Train the head on what the frozen body gives, in place in the first process; what is known of that."""
+    task, data, options = adaptation.task, adaptation.data, adaptation.options
+    request = RecordingRequest.for_training(task.config)
+    start = time.perf_counter()
+    model = task.teacher.model.to(request.device)
+    passes = [(data.views("train"), 0)]
+    if options.adapt_views:
+        augmented = _augmented(adaptation)
+        passes += [(augmented, view) for view in range(options.adapt_views)]
+    recorded = record_head_inputs(
+        model,
+        heads_of(model),
+        [*passes, (data.views("validation"), 0)],
+        ViewCollator(task.teacher.processor),
+        request,
+    )
+    if not recorded:
+        model.cpu()
+        return {}
+    rate = options.adapt_learning_rate
+    fit = train_heads(
+        heads_of(model),
+        HeadInputs.joined(recorded[:-1]),
+        recorded[-1],
+        math.ceil(options.adapt_epochs),
+        HEAD_RATES if rate is None else [rate],
+        task.config.seed,
+    )
+    model.cpu()
+    print(
+        f"head     {fit.epochs} passes over {count(len(passes) * len(data.train))} inputs at a learning rate of "
+        f"{fit.learning_rate:g}; after pass {fit.best_epoch}, the best, {100 * fit.validation_accuracy:.1f} % of "
+        f"{count(len(data.validation))} validation images"
+    )
+    return {
+        "validation_accuracy": fit.validation_accuracy,
+        "epochs": fit.best_epoch,
+        "learning_rate": fit.learning_rate,
+        "augmented_views": options.adapt_views,
+        "training_seconds": time.perf_counter() - start,
+    }
+
+
+def _augmented(adaptation: Adaptation) -> ViewDataset:
+    """The augmented training images that a teacher is fitted to."""
+    task = adaptation.task
+    size = input_size_of(task.teacher.processor)
+    return adaptation.data.views("train", task.augmentation, task.flip, size=size, seed=task.config.seed)
+
+
+def _trained(adaptation: Adaptation, adapted: Any, folder: Path) -> tuple[dict[str, Any], Any]:
+    """Train a model with an adapter; what is known of that, and the model."""
+    trainer = _trainer(adaptation, adapted, folder)
+    set_seed(adaptation.task.config.seed)
+    trainer.train(resume_from_checkpoint=adaptation.checkpoint)
+    seconds = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
+    measured = {
+        "validation_accuracy": trainer.evaluate()["eval_accuracy"],
+        "epochs": adaptation.options.adapt_epochs,
+        "learning_rate": adaptation.options.adapt_learning_rate,
+        "training_seconds": None if adaptation.checkpoint or not seconds else seconds[-1],
+    }
+    model: Any = trainer.model
+    return measured, model.cpu()
+
+
 def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrainer:
     task, data = adaptation.task, adaptation.data
     config: SubDistillConfig = copy.copy(task.config)
     config.method, config.task_weight = "scratch", 1.0
-    config.num_train_epochs, config.max_steps = adaptation.epochs, -1
-    config.learning_rate = task.options.adapt_learning_rate
+    config.num_train_epochs, config.max_steps = adaptation.options.adapt_epochs, -1
+    assert adaptation.options.adapt_learning_rate is not None
+    config.learning_rate = adaptation.options.adapt_learning_rate
     config.eval_strategy, config.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
     config.eval_steps = config.save_steps = 0.1  # whatever suits the length of the student's training
     config.load_best_model_at_end, config.save_total_limit = True, 2
@@ -265,13 +381,7 @@ def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrai
     trainer = SubDistillTrainer(
         model,
         config,
-        train_dataset=data.views(
-            "train",
-            task.augmentation,
-            task.flip,
-            size=input_size_of(task.teacher.processor),
-            seed=config.seed,
-        ),
+        train_dataset=_augmented(adaptation),
         eval_dataset=data.views("validation"),
         data_collator=ViewCollator(task.teacher.processor),
     )
@@ -279,12 +389,10 @@ def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrai
     return trainer
 
 
-def _record(adaptation: Adaptation, trainer: SubDistillTrainer) -> dict[str, Any]:
+def _record(adaptation: Adaptation, model: Any, measured: Mapping[str, Any]) -> dict[str, Any]:
     """The description of an adapter, for its folder, the report and the card."""
-    model: Any = trainer.model
-    options, data = adaptation.task.options, adaptation.data
+    options, data = adaptation.options, adaptation.data
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    seconds = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
     return {
         "id2label": {str(output): name for output, name in enumerate(data.subtask.names)},
         "method": options.adapt_teacher,
@@ -294,21 +402,17 @@ def _record(adaptation: Adaptation, trainer: SubDistillTrainer) -> dict[str, Any
         "classes": len(data.subtask.names),
         "train_images": len(data.train),
         "validation_images": len(data.validation),
-        "validation_accuracy": trainer.evaluate()["eval_accuracy"],
-        "epochs": adaptation.epochs,
-        "learning_rate": options.adapt_learning_rate,
-        "training_seconds": None if adaptation.checkpoint or not seconds else seconds[-1],
+        **measured,
         "identity": dict(adaptation.identity),
     }
 
 
-def _save(adaptation: Adaptation, trainer: SubDistillTrainer, record: dict[str, Any]) -> None:
+def _save(adaptation: Adaptation, model: Any, record: dict[str, Any]) -> None:
     """Write the folder whole or not at all."""
     folder = adaptation.folder
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    model: Any = trainer.model
     save_adapter(model, unfinished)
     processor = adaptation.task.teacher.processor
     if not hasattr(processor, "data_config"):  # timm's is in its model's configuration

@@ -23,6 +23,7 @@ from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACH
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.augmentation import mirroring
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.teacher.head_training import steps_of_a_pass
 
 Start = Literal["new", "pretrained", "adapter"]
 
@@ -43,6 +44,12 @@ STUDENT_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
 SMALL_IMAGE = 64  # pixels of the longer side
 MIN_EPOCHS, MIN_STEPS = 60, 1200
 MIN_ADAPTATION_EPOCHS, MIN_ADAPTATION_STEPS = 5, 200
+MOST_HEAD_EPOCHS, MOST_HEAD_STEPS = 100, 2000
+"""How long a head alone is trained at most, which stops early: the larger of the two."""
+ADAPTATION_RATE = 2e-3
+HEAD_RATES = (5e-4, 2e-3, 8e-3)
+"""A head alone is trained with each, and the validation loss chooses: a wide network needs the first, a narrow one the
+last, and a training takes a second."""
 MIX, CUTMIX = 0.4, 0.3  # shares of the views
 MOST_VIEWS = 32
 CACHED_PASSES = 8000  # of the teacher
@@ -248,6 +255,40 @@ def enough_adaptation_epochs(images: int, images_per_step: int) -> float:
     """The epochs in which a teacher is fitted: at least `MIN_ADAPTATION_EPOCHS`, and `MIN_ADAPTATION_STEPS` steps."""
     steps = math.ceil(images / images_per_step)
     return max(MIN_ADAPTATION_EPOCHS, math.ceil(MIN_ADAPTATION_STEPS / steps))
+
+
+def resolve_adaptation(
+    options: TaskOptions, train_images: int, images_per_step: int, head_alone: bool
+) -> tuple[TaskOptions, list[Choice]]:
+    """Decide how long and how fast a teacher is fitted.
+
+    Args:
+        options: what was asked for.
+        train_images: how many it is fitted to.
+        images_per_step: see `images_of_a_step`.
+        head_alone: whether its head is trained on recorded inputs.
+
+    Returns:
+        A copy, and what was chosen; for a head alone the learning rate stays open, see `HEAD_RATES`.
+    """
+    if head_alone:
+        inputs = train_images * (1 + options.adapt_views)
+        suited = {"adapt_epochs": (most_head_epochs(inputs), "at most; the validation loss says when it is enough")}
+    else:
+        epochs = enough_adaptation_epochs(train_images, images_per_step)
+        reason = f"at least {MIN_ADAPTATION_EPOCHS} passes over the images, and {MIN_ADAPTATION_STEPS} steps"
+        suited = {
+            "adapt_epochs": (epochs, reason),
+            "adapt_learning_rate": (ADAPTATION_RATE, "small changes of a trained network"),
+        }
+    choices = [Choice(name, value, reason) for name, (value, reason) in suited.items() if not getattr(options, name)]
+    chosen: dict[str, Any] = {choice.option: choice.value for choice in choices}
+    return replace(options, **chosen), choices
+
+
+def most_head_epochs(inputs: int) -> float:
+    """The passes over recorded inputs that a head is trained for at most, if it does not stop before."""
+    return float(max(MOST_HEAD_EPOCHS, math.ceil(MOST_HEAD_STEPS / steps_of_a_pass(inputs))))
 
 
 def enough_views(images: int) -> str:

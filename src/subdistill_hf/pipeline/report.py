@@ -134,7 +134,7 @@ def build_report(
         dataset=reported_dataset(task),
         classes=task.data.output_names,
         subtask=tuple(str(entry) for entry in task.options.classes),
-        teacher=_reported_teacher(task, teacher_digest),
+        teacher=reported_teacher(task, teacher_digest),
         student=_reported_student(published),
         results=measured_results(task, trained),
         energy_source=published.energy.source,
@@ -142,11 +142,16 @@ def build_report(
         subspaces=_reported_subspaces(published),
         hyperparameters=changed_options(config),
         histories={method: tuple(student.history) for method, student in trained.items()},
-        versions={name.replace("-", "_"): _version(name) for name in VERSIONED},
+        versions=versions(),
         rejection=None if task.data.others is None else _rejection(task, published),
         image_options=image_options(task),
         command=command,
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that figures depend on."""
+    return {name.replace("-", "_"): _version(name) for name in VERSIONED}
 
 
 def _rejection(task: Task, published: TrainedStudent) -> ReportedRejection:
@@ -263,7 +268,13 @@ def _reported_student(trained: TrainedStudent) -> ReportedStudent:
     )
 
 
-def _reported_teacher(task: Task, digest: str) -> ReportedTeacher:
+def reported_teacher(task: Task, digest: str) -> ReportedTeacher:
+    """The teacher of a run, and how it was adapted.
+
+    Args:
+        task: of the run.
+        digest: of its weights.
+    """
     teacher = task.teacher
     return ReportedTeacher(
         name=teacher.name,

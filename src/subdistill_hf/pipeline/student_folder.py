@@ -57,7 +57,7 @@ def write_student(
     report.save(folder)  # whatever happens to the rest, the figures are kept
     adapter = isinstance(model, PeftModel)
     try:
-        _save(model, processor, folder)
+        save_model(model, processor, folder)
     except BaseException:
         _remove_weights(folder)  # which are of another run, or were cut short
         raise
@@ -71,24 +71,24 @@ def write_student(
     report.save(folder)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
-        _save_card(render_card(report), folder)
+        save_card(render_card(report), folder)
     for note in noted:
         print(f"note: {note.message}", file=sys.stderr)
     if drawn := _draw(report, training_images, folder):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said above
-            _save_card(render_card(report, plots=drawn), folder)
+            save_card(render_card(report, plots=drawn), folder)
     return report
 
 
-def _save_card(card: ModelCard, folder: Path) -> None:
+def save_card(card: ModelCard, folder: Path) -> None:
     """Write the card; one that is there stays as it is if the writing fails."""
     with written_whole(folder / CARD_FILE) as part:
         card.save(part)
 
 
-def _save(model: Any, processor: Any, folder: Path) -> None:
-    """Write student and processor, and no weights of an earlier student beside them."""
+def save_model(model: Any, processor: Any, folder: Path) -> None:
+    """Write a model, or a `PeftModel`'s adapter, and its processor, and no weights of an earlier one beside them."""
     _remove_weights(folder)
     if isinstance(model, PeftModel):
         save_adapter(model, folder)

@@ -17,7 +17,7 @@ from subdistill_hf.formatting import (
     ratio_in_words,
 )
 from subdistill_hf.reporting.markdown import code, hub_link, text
-from subdistill_hf.reporting.report import RunReport
+from subdistill_hf.reporting.report import ReportedAdaptation, RunReport
 from subdistill_hf.reporting.reported_images import ReportedDataset
 
 MARKS_IN_WORDS: Final = {
@@ -175,15 +175,12 @@ def adaptation_facts(report: RunReport) -> list[str]:
         facts.append(f"It is a PEFT adapter of {hub_link(base.name, base.hub_id)}{revision}")
     if adaptation is None:
         return facts
-    change = "a new head alone"
-    if adaptation.method == "lora":
-        change = f"changes of rank {adaptation.rank} in {count(adaptation.changed_modules)} modules, and a new head"
     subtask = adaptation.classes == len(report.classes)
     classes = "these classes" if subtask else f"{adaptation.classes} classes of the dataset, these among them,"
+    change = what_was_changed(adaptation)
     facts.append(
         f"It did not know these classes, so it was fitted to {classes} before it taught: {change} "
-        f"({count(adaptation.trained_parameters)} trained parameters), from {count(adaptation.train_images)} "
-        f"training images, {adaptation.epochs:g} epochs at a learning rate of {adaptation.learning_rate:g}"
+        f"({count(adaptation.trained_parameters)} trained parameters), from {adapted_to(adaptation)}"
     )
     validated = accuracy_with_error(adaptation.validation_accuracy, adaptation.validation_images)
     measured = [f"{validated} of its {count(adaptation.validation_images)} validation images"]
@@ -192,6 +189,26 @@ def adaptation_facts(report: RunReport) -> list[str]:
         tested = accuracy_with_error(report.teacher_result.accuracy, images)
         measured.append(f"{tested} of the {count(images)} test images of these classes")
     return [*facts, f"Accuracy of the fitted teacher: {', '.join(measured)}"]
+
+
+def what_was_changed(adaptation: ReportedAdaptation) -> str:
+    """What was trained of a teacher that was fitted."""
+    if adaptation.method == "lora":
+        return f"changes of rank {adaptation.rank} in {count(adaptation.changed_modules)} modules, and a new head"
+    return "a new head alone"
+
+
+def adapted_to(adaptation: ReportedAdaptation) -> str:
+    """The images that a teacher was fitted to, and for how long."""
+    images = f"{count(adaptation.train_images)} training images"
+    rate = f"at a learning rate of {adaptation.learning_rate:g}"
+    if adaptation.augmented_views is None:
+        return f"{images}, {adaptation.epochs:g} epochs {rate}"
+    views = f" and {adaptation.augmented_views} augmented views of each" if adaptation.augmented_views else ""
+    return (
+        f"what its body, unchanged, gives for {images}{views}: {adaptation.epochs:g} epochs {rate}, after which the "
+        "validation loss was lowest"
+    )
 
 
 def lora_note(report: RunReport) -> str:

@@ -97,7 +97,7 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
     """
     report = _publishable(report)
     body = (
-        _environment()
+        card_environment()
         .get_template("model_card.md.jinja")
         .render(
             report=report,
@@ -125,12 +125,12 @@ def render_on_device(report: RunReport, plot: str | None = None) -> str:
         plot: the image file beside the card that shows them.
     """
     report = _publishable(report)
-    template = _environment().get_template("on_device.md.jinja")
+    template = card_environment().get_template("on_device.md.jinja")
     return template.render(report=report, device=on_device, device_plot=plot)
 
 
-def _environment() -> jinja2.Environment:
-    """The templates, with the filters that they use."""
+def card_environment() -> jinja2.Environment:
+    """The templates of cards, with the filters that they use."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("subdistill_hf.reporting"),
         undefined=jinja2.StrictUndefined,

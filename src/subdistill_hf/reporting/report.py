@@ -55,9 +55,12 @@ class ReportedAdaptation:
         train_images: images that it was fitted to.
         validation_images: images that it was validated on.
         validation_accuracy: on these.
-        epochs: passes over the training images.
+        epochs: passes over the training images; of a head that was trained alone, those up to the lowest
+            validation loss.
         learning_rate: of the training.
         training_seconds: how long it took, when all of it was timed.
+        augmented_views: of each image, which a head was trained on alone, beside the image itself; `None` where each
+            epoch had new ones.
     """
 
     method: str
@@ -71,6 +74,7 @@ class ReportedAdaptation:
     epochs: float
     learning_rate: float
     training_seconds: float | None = None
+    augmented_views: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
