@@ -68,6 +68,9 @@ def test_the_figures_are_those_of_the_saved_model_on_the_test_images(inputs, lef
     assert report["result"]["accuracy"] == sum(right) / len(right) >= 0.8
     assert f"of {len(images)} test images" in printed
     assert report["teacher"]["adaptation"]["train_images"] == 48
+    assert report["dataset"]["augmentation"] is None
+    assert "--augmentation" not in printed
+    assert "mix" not in printed
 
 
 def test_the_card_says_how_the_teacher_was_adapted_and_names_no_folder(inputs, left):

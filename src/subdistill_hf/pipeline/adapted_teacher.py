@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -57,7 +57,8 @@ def adapt_teacher(
     """
     transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     known = {field.name for field in fields(TaskOptions)}
-    of_task = TaskOptions(**{name: value for name, value in vars(options).items() if name in known})
+    given = {name: value for name, value in vars(options).items() if name in known}
+    of_task = TaskOptions(**given, mix=0.0, cutmix=0.0)  # a teacher learns from labels, which mixed images lack
     validate_options(of_task, config)
     folder, main = Path(config.output_dir), config.process_index == 0
     with held_for_this_run(folder if main else None):
@@ -86,7 +87,7 @@ def _adapted(task: Task) -> Task:
         remove_empty_folders(task.folder)
         raise
     if main:
-        announce(adaptation.task)
+        announce(_without_unused_choices(adaptation.task))
         print(announce_adaptation(adaptation), end="", flush=True)
     if task.config.device.type == "cpu":
         network = Classifier(adaptation.task.teacher.model, task.teacher.processor)
@@ -99,6 +100,17 @@ def _adapted(task: Task) -> Task:
     return adapt(adaptation, runs)
 
 
+def _is_augmented(task: Task) -> bool:
+    """Whether the teacher learns from augmented images."""
+    return task.options.adapt_teacher != "head" or task.options.adapt_views > 0
+
+
+def _without_unused_choices(task: Task) -> Task:
+    """The task without what was chosen about an augmentation that is not used."""
+    resolved = task.resolved
+    return task if _is_augmented(task) else replace(task, resolved=replace(resolved, choices=()))
+
+
 def _leave_teacher(task: Task, command: str | None) -> AdaptedTeacher:
     """Measure an adapted teacher, and write its folder."""
     print(announce_fitted(task), flush=True)
@@ -109,7 +121,7 @@ def _leave_teacher(task: Task, command: str | None) -> AdaptedTeacher:
     model = teacher.model.cpu()
     report = AdaptedTeacher(
         created=datetime.date.today().isoformat(),
-        dataset=reported_dataset(task),
+        dataset=reported_dataset(task) if _is_augmented(task) else replace(reported_dataset(task), augmentation=None),
         classes=tuple(subtask.names),
         teacher=reported_teacher(task, weights_digest(model)),
         image_size=input_size_of(teacher.processor),
