@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import NAMES, processor
+from subdistill_hf.models.adapters import replace_head
 from subdistill_hf.models.loading import input_size_of, load_teacher
 from subdistill_hf.models.students import build_student
 
@@ -66,3 +67,17 @@ def test_a_trained_timm_student_comes_from_the_hub_with_its_tag(hub, tmp_path):
     different = {name for name in before if before[name].shape != after[name].shape}
     assert len(different) == 2  # weight and bias of the head
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - different)
+
+
+def test_a_timm_model_that_was_saved_gets_the_names_of_its_new_classes(tmp_path):
+    """Its file has its names under two keys, of which transformers reads the one that it does not change."""
+    build_student("timm/test_vit:width=0.5,image=64", ["old", "older"], processor()).model.save_pretrained(
+        tmp_path / "1"
+    )
+    for step, names in enumerate((NAMES, ["one", "other"], ["new", "newer"]), 1):  # some are as many as before
+        build_student(str(tmp_path / str(step)), names, processor()).model.save_pretrained(tmp_path / str(step + 1))
+        assert load_teacher(str(tmp_path / str(step + 1))).labels == dict(enumerate(names))
+    model = load_teacher(str(tmp_path / "1")).model
+    replace_head(model, NAMES)
+    model.save_pretrained(tmp_path / "replaced")
+    assert load_teacher(str(tmp_path / "replaced")).labels == dict(enumerate(NAMES))

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE
 from subdistill_hf.models.adapters import AdapterError, head_modules, load_adapter, merged, put_on
-from subdistill_hf.models.heads import in_order, labels_of, names_of
+from subdistill_hf.models.heads import in_order, name_outputs, names_of
 
 RECORD_FILE = "adaptation.json"
 CONFIG_FILE = "config.json"
@@ -93,7 +93,7 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
     with torch.device("meta"):
         heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
     names, brings_head = _labels(place.folder, heads, names_of(config))
-    config.update(labels_of(names))
+    name_outputs(config, names)
     with without_loading_reports():  # of a head that the adapter brings
         model, loading = AutoModelForImageClassification.from_pretrained(
             base, config=config, ignore_mismatched_sizes=brings_head, output_loading_info=True, **where

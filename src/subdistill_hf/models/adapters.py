@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from subdistill_hf.core.hooks import evaluation_mode, hooked
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.models.heads import labels_of
+from subdistill_hf.models.heads import name_outputs
 
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_DEVIATION = 0.02
@@ -92,7 +92,7 @@ def replace_head(model: nn.Module, names: Sequence[str]) -> None:
             nn.init.zeros_(new.bias)
         model.set_submodule(name, new.to(old.weight))
     described: Any = model
-    described.config.update(labels_of(names))
+    name_outputs(described.config, names)
     described.num_labels = len(names)
 
 

@@ -34,3 +34,13 @@ def in_order(labels: Mapping[Any, Any]) -> list[str]:
 def labels_of(names: Sequence[str]) -> dict[str, Any]:
     """The arguments of a configuration that give a model one output for each class, in this order."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: output for output, name in enumerate(names)}}
+
+
+def name_outputs(config: Any, names: Sequence[str]) -> None:
+    """Give a configuration one output for each class, in place.
+
+    That of a timm model which was saved before has its old names in `label_names` too, and saves and reads those.
+    """
+    config.update(labels_of(names))
+    if getattr(config, "label_names", None) is not None:
+        config.label_names = list(names)

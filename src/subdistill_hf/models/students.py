@@ -16,7 +16,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, replace_head, with_adapter
-from subdistill_hf.models.heads import labels_of, names_of, new_classifier
+from subdistill_hf.models.heads import labels_of, name_outputs, names_of, new_classifier
 from subdistill_hf.models.loading import (
     LOADING_ERRORS,
     LoadedModel,
@@ -52,7 +52,7 @@ def build_student(
         ModelError: for an unknown recipe or key, or a model that cannot be loaded or cannot take its images.
     """
     if not is_new(recipe):
-        return _pretrained(recipe, labels_of(names), trust_remote_code)
+        return _pretrained(recipe, list(names), trust_remote_code)
     student = _new(recipe, names, teacher_processor)
     _check_takes_its_images(student)
     return student
@@ -113,14 +113,14 @@ def is_new(recipe: str) -> bool:
     return (bool(separator) and kind in RECIPES) or (kind.startswith("timm/") and "." not in kind)
 
 
-def _pretrained(source: str, labels: dict[str, Any], trust_remote_code: bool) -> LoadedModel:
+def _pretrained(source: str, names: list[str], trust_remote_code: bool) -> LoadedModel:
     """A model of the Hub or of a folder, with a new head where its classes are others."""
     local = Path(source).is_dir()
     with _explained(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_labels(config, f"student {source!r}")
-        before, names = names_of(config), list(labels["label2id"])
-        config.update(labels)
+        before = names_of(config)
+        name_outputs(config, names)
         model, loading = AutoModelForImageClassification.from_pretrained(
             source,
             config=config,
