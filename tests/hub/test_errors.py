@@ -15,10 +15,10 @@ from huggingface_hub.utils import get_session
 from subdistill_hf.hub.errors import HUB_ERRORS, HTTPError, explain, missing_place
 
 
-def refusal(status, message=None, kind=HfHubHTTPError):
+def refusal(status, message=None, kind=HfHubHTTPError, path="/api/models/user/thing"):
     """An error as the client makes it from a response."""
     session = get_session()
-    request = session.build_request("GET", "http://127.0.0.1/api/models/user/thing")
+    request = session.build_request("GET", f"http://127.0.0.1{path}")
     response_class = next(base for base in kind.__mro__ if base.__module__.startswith("httpx")).__module__
     library = __import__(response_class.partition(".")[0])
     headers = {"X-Error-Message": message} if message else {}
@@ -38,6 +38,10 @@ def refusal(status, message=None, kind=HfHubHTTPError):
         (refusal(400, "Bad name"), ["the Hub refuses this (HTTP 400: Bad name)"]),
         (refusal(500), ["a fault of its own", "(HTTP 500: Internal Server Error)"]),
         (refusal(403, kind=GatedRepoError), ["is gated: ask for access on"]),
+        (
+            refusal(403, kind=GatedRepoError, path="/user/thing/resolve/main/config.json"),
+            ["user/thing is gated: ask for access on", "/user/thing, then"],
+        ),
         (LocalTokenNotFoundError("Token is required to call ..."), ["nobody is logged in", "hf auth login"]),
         (OfflineModeIsEnabled("Cannot reach ..."), ["HF_HUB_OFFLINE is set"]),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
@@ -79,6 +80,12 @@ def _text(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def _repository_of(address: str) -> str:
+    """The repository whose file is at an address: clients before version 2 name it for addresses of the API alone."""
+    found = re.search(r"([^/]+/[^/]+)/resolve/", address)
+    return found[1] if found else "REPOSITORY"
+
+
 def _said(error: BaseException) -> str:
     """The same for one error."""
     endpoint = constants.ENDPOINT
@@ -87,7 +94,7 @@ def _said(error: BaseException) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set: unset it to reach the Hub"
     if isinstance(error, GatedRepoError):
-        repo = getattr(error, "repo_id", None) or "REPOSITORY"
+        repo = getattr(error, "repo_id", None) or _repository_of(str(error.response.url))
         return f"{repo} is gated: ask for access on {endpoint}/{repo}, then {LOG_IN}"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
