@@ -105,7 +105,7 @@ def _plot_differences(
     """One panel a student and size: difference of each method to the reference, with its interval and every run."""
     methods = [method for method in benchmark.methods if method != benchmark.reference]
     columns = min(2, len(comparisons))
-    height = 0.9 + LINE * len(methods)
+    height = 1.2 + LINE * len(methods)  # the heading and the name of the axis
     figure, axes = figure_of_panels(-(-len(comparisons) // columns), columns, panel=(5.6, height))
     for ax, comparison in zip(axes, comparisons, strict=False):
         for place, method in enumerate(reversed(methods)):
