@@ -140,13 +140,13 @@ sys.path.insert(0, "tests")
 import torch
 torch.set_num_threads(1)
 from training import test_processes
-from subdistill_hf import cli
+from subdistill_hf.cli import commands
 folder = sys.argv.pop(1)
-run, seen = cli._run, {}
+run, seen = commands._run, {}
 def watched(*given):
     run(*given)
     seen["before"] = test_processes.gloo_threads()
-cli._run = watched
+commands._run = watched
 try:
     runpy.run_path("examples/run_subdistill.py", run_name="__main__")
 finally:
