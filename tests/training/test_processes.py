@@ -385,7 +385,7 @@ def test_the_example_script_runs_in_two_processes_and_one_of_them_pushes(example
     assert printed.count("SubDistill  ") == 1
     report = read(folder / "out" / "report.json")
     assert [result["method"] for result in report["results"]] == ["teacher", "subdistill"]
-    assert (report["dataset"]["train_images"], report["dataset"]["test_images"]) == (15, 9)
+    assert (report["dataset"]["train_images"], report["dataset"]["test_images"]) == (18, 9)
     model = AutoModelForImageClassification.from_pretrained(folder / "out")
     assert model.config.id2label == dict(enumerate(NAMES))
     assert [commit.title for commit in commits] == ["initial commit", "Student, processor and card"]
