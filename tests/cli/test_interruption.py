@@ -134,8 +134,8 @@ def test_a_second_run_in_a_folder_is_refused_before_any_work(inputs, tmp_path, m
     [
         ("subdistill_hf.training.checkpoints.save_distillation", "Kept: nothing"),
         ("subdistill_hf.pipeline.student_folder.RunReport.save", "Kept: the training up to "),
-        ("subdistill_hf.pipeline.student_folder._save", "Kept: all figures in "),
-        ("subdistill_hf.pipeline.student_folder._save_card", "and the student in "),
+        ("subdistill_hf.pipeline.student_folder.save_model", "Kept: all figures in "),
+        ("subdistill_hf.pipeline.student_folder.save_card", "and the student in "),
         ("subdistill_hf.pipeline.student_folder.contact_sheet", "and the student in "),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_leaves_what_was_made_and_says_where(inputs, tmp_path,
 
 def test_after_a_full_disk_the_run_goes_on_where_it_was(inputs, tmp_path, monkeypatch):
     with monkeypatch.context() as full:
-        full.setattr("subdistill_hf.pipeline.student_folder._save", raiser(FULL))
+        full.setattr("subdistill_hf.pipeline.student_folder.save_model", raiser(FULL))
         assert run("distill", arguments(inputs, tmp_path / "out", method="kd"))[0] == 2
     monkeypatch.setattr(SubDistillTrainer, "training_step", raiser(AssertionError("trained again")))
     status, _, err = run(
