@@ -210,13 +210,17 @@ def test_a_grid_over_levels_of_a_mark_tells_who_follows_it(inputs, datasets_cach
         ({"methods": {"kd": {"temperature": -1}}}, "temperature=-1: expected a positive number"),
         ({"task": {"tacher": "x"}}, "'tacher' is no option of TaskOptions; did you mean 'teacher'"),
         ({"task": {"teacher": "glyphs-resnet", "mix": "half"}}, "mix='half': expected a number"),
+        (
+            {"task": {"teacher": "glyphs-resnet", "validation_fraction": 0}, "validation_images": None},
+            "validation_fraction=0: a benchmark measures validation images",
+        ),
         ({"subtasks": {"two": ["no such class", NAMES[0]]}}, "no such class"),
         ({"train_images": [60]}, "has 10 images: expected 62"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_run(inputs, datasets_cache, tmp_path, changes, message):
     if "task" in changes:
-        changes = {"task": changes["task"] | {"dataset": str(inputs / "images")}}
+        changes = changes | {"task": changes["task"] | {"dataset": str(inputs / "images")}}
     grid = write_grid(inputs, tmp_path / "grid.yaml", **changes)
     with pytest.raises(SubDistillError, match=message):
         benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))

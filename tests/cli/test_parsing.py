@@ -5,7 +5,8 @@ from typing import Literal
 
 import pytest
 
-from subdistill_hf.cli.parsing import OptionsParser
+from subdistill_hf.cli import main
+from subdistill_hf.cli.parsing import OptionsParser, without_token
 from subdistill_hf.errors import SubDistillError
 
 
@@ -66,3 +67,37 @@ def test_help_tells_defaults_and_choices(parser):
     assert "Turns --fast off." in text
     assert "--colour {red,green} A colour. (default: red)" in text
     assert "--long_name LONG_NAME, --long-name LONG_NAME A text. (default: any)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--hub_token", "hf_secret", "--seed", "1"], ["--seed", "1"]),
+        (["--seed", "1", "--hub-token=hf_secret"], ["--seed", "1"]),
+        (["--hub_token=hf_secret", "--seed", "1"], ["--seed", "1"]),
+    ],
+)
+def test_a_command_for_a_card_has_no_token(words, kept):
+    assert without_token(words) == kept
+
+
+@pytest.mark.parametrize("command", ["distill", "adapt"])
+def test_the_commands_that_write_a_card_leave_the_token_out(monkeypatch, tmp_path, command):
+    told = []
+    monkeypatch.setattr("subdistill_hf.pipeline.run.distill", lambda *given, command: told.append(command))
+    monkeypatch.setattr(
+        "subdistill_hf.pipeline.adapted_teacher.adapt_teacher", lambda *given, command: told.append(command)
+    )
+    words = [
+        "--dataset",
+        "digits",
+        "--classes",
+        "all",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--hub_token",
+        "hf_secret",
+    ]
+    assert main([command, *words]) == 0
+    assert told[0].startswith(f"subdistill {command} --dataset digits")
+    assert "hf_secret" not in told[0]

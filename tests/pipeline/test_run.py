@@ -80,7 +80,7 @@ def note_threads(patch, seen, asked, printed):
         return Threads(2, "since two are enough")
 
     patch.setattr(SubDistillTrainer, "compute_loss", noted)
-    patch.setattr("subdistill_hf.pipeline.run.resolve_threads", chosen)
+    patch.setattr("subdistill_hf.pipeline.task.resolve_threads", chosen)
     return printed
 
 

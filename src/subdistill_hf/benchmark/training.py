@@ -66,6 +66,8 @@ def check(jobs: Sequence[Job]) -> None:
     for job in {_digest([job.student, job.condition]): job for job in jobs}.values():
         with _naming(job):
             _refuse_unknown(job.task, TaskOptions)
+            if job.task.get("validation_fraction") == 0:
+                raise BenchmarkError("validation_fraction=0: a benchmark measures validation images; give a share")
             validate_options(TaskOptions(**job.task), config_of(job, "unused"))
     ordered = sorted(jobs, key=lambda job: job.train_images)
     largest = {_digest([job.task["classes"], job.condition]): job for job in ordered}

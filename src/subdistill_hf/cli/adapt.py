@@ -67,19 +67,16 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     Raises:
         SubDistillError: for options that do not fit together.
     """
+    from subdistill_hf.cli.parsing import refused_training_arguments, without_token
     from subdistill_hf.config.training import SubDistillConfig
     from subdistill_hf.pipeline.adapted_teacher import adapt_teacher
 
     ours = names_of_options(AdaptOptions)
     options = AdaptOptions(**{name: value for name, value in given.items() if name in ours})
-    try:
+    with refused_training_arguments():
         training = {name: value for name, value in given.items() if name not in ours}
         config = SubDistillConfig(**ADAPT_DEFAULTS | training)
-    except SubDistillError:
-        raise
-    except Exception as error:  # whatever transformers raises of training arguments that it does not take
-        raise SubDistillError(f"training arguments: {' '.join(str(error).split())}") from error
-    adapt_teacher(options, config, command=shlex.join(["subdistill", "adapt", *words]))
+    adapt_teacher(options, config, command=shlex.join(["subdistill", "adapt", *without_token(words)]))
 
 
 def after_interruption(words: Sequence[str]) -> str:

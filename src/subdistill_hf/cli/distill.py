@@ -13,7 +13,6 @@ from subdistill_hf.config.defaults import RUN_DEFAULTS, saved_when_evaluated
 from subdistill_hf.config.options import DistillationOptions, TaskOptions
 from subdistill_hf.config.output_folder import how_to_go_on
 from subdistill_hf.config.validation import names_of_options
-from subdistill_hf.errors import SubDistillError
 
 if TYPE_CHECKING:
     from subdistill_hf.cli.parsing import OptionsParser
@@ -71,23 +70,20 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     Raises:
         SubDistillError: for options that do not fit together.
     """
+    from subdistill_hf.cli.parsing import refused_training_arguments, without_token
     from subdistill_hf.config.training import SubDistillConfig
     from subdistill_hf.pipeline.auto import options_for_teacher
     from subdistill_hf.pipeline.run import distill
 
     of_task = names_of_options(TaskOptions)
-    try:
+    with refused_training_arguments():
         options = TaskOptions(**{name: value for name, value in given.items() if name in of_task})
         training = {name: value for name, value in given.items() if name not in of_task}
         config = SubDistillConfig(**RUN_DEFAULTS | saved_when_evaluated(given) | training)
-    except SubDistillError:
-        raise
-    except Exception as error:  # whatever transformers raises of training arguments that it does not take
-        raise SubDistillError(f"training arguments: {' '.join(str(error).split())}") from error
     options, chosen = options_for_teacher(options, given)
     if chosen and config.process_index == 0:
         print("chosen for this teacher, as nothing else was asked for:", *chosen, sep="\n  ", end="\n\n")
-    distill(options, config, command=shlex.join(["subdistill", "distill", *_without_token(words)]))
+    distill(options, config, command=shlex.join(["subdistill", "distill", *without_token(words)]))
 
 
 def after_interruption(words: Sequence[str]) -> str:
@@ -98,13 +94,3 @@ def after_interruption(words: Sequence[str]) -> str:
         if name.replace("-", "_") == "__output_dir":
             folder = value if equals else following
     return f"to go on, {how_to_go_on(Path(folder).expanduser())}"
-
-
-def _without_token(words: Sequence[str]) -> list[str]:
-    """The words without `--hub_token` and its value, for the card."""
-    kept: list[str] = []
-    for previous, word in zip(["", *words], words, strict=False):
-        names = [text.partition("=")[0].replace("-", "_") for text in (previous, word)]
-        if "__hub_token" not in (names[1], names[0] if "=" not in previous else ""):
-            kept.append(word)
-    return kept

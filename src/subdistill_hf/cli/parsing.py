@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
@@ -63,3 +64,28 @@ class OptionsParser(HfArgumentParser):
             near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1)
             self.error(f"there is no option {rest[0]}" + (f"; did you mean {near[0]}?" if near else ""))
         return found
+
+
+def without_token(words: Sequence[str]) -> list[str]:
+    """The words of a command line without `--hub_token` and its value, for a card."""
+    kept: list[str] = []
+    for previous, word in zip(["", *words], words, strict=False):
+        names = [text.partition("=")[0].replace("-", "_") for text in (previous, word)]
+        if "__hub_token" not in (names[1], names[0] if "=" not in previous else ""):
+            kept.append(word)
+    return kept
+
+
+@contextmanager
+def refused_training_arguments() -> Iterator[None]:
+    """Make one message of whatever transformers raises of training arguments that it does not take.
+
+    Raises:
+        SubDistillError: with what it says; errors of this package stay as they are.
+    """
+    try:
+        yield
+    except SubDistillError:
+        raise
+    except Exception as error:
+        raise SubDistillError(f"training arguments: {' '.join(str(error).split())}") from error

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -40,6 +40,27 @@ def disk_fault(error: BaseException | None) -> str | None:
         if found is not None:
             return found
     return None
+
+
+@contextmanager
+def telling_full_disk(folder: Path, advice: Callable[[], str]) -> Iterator[None]:
+    """Make one message of an error of a disk that is full or cannot be written.
+
+    Args:
+        folder: that is written to.
+        advice: what is kept, or how to go on.
+
+    Raises:
+        SubDistillError: with the system's message, or that of this package, and the advice.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        told = isinstance(error, SubDistillError)  # such as a cache on another disk
+        said = error if told else f"{folder} cannot be written to any more ({fault})"
+        raise SubDistillError(f"{said}. {advice()}") from error
 
 
 @contextmanager

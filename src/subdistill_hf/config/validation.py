@@ -238,16 +238,23 @@ def check_task_options(options: TaskOptions) -> None:
     check_unlabelled_options(options)
     check_other_options(options)
     check_words_options(options)
-    shares = {name: getattr(options, name) or 0.0 for name in ("mix", "cutmix")}
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise SubDistillError(f"{name}={share}: expected a share of the views, from 0 to 1")
-    if sum(shares.values()) > 1:
-        found = " and ".join(f"{name}={share}" for name, share in shares.items())
-        raise SubDistillError(f"{found}: expected shares of the views that are at most 1 together")
+    check_mix(options.mix or 0.0, options.cutmix or 0.0)
     check_ranges(options, {"student_lora_rank": 1}, {})
     if not options.student_lora and (options.student_lora_target_modules or options.student_lora_save == "adapter"):
         raise SubDistillError("student_lora_target_modules and student_lora_save need --student_lora")
+
+
+def check_mix(mix: float, cutmix: float = 0.0) -> None:
+    """Refuse what are no shares of the views.
+
+    Raises:
+        DataError: naming one, or both.
+    """
+    for name, share in (("mix", mix), ("cutmix", cutmix)):
+        if not 0 <= share <= 1:
+            raise DataError(f"{name}={share}: expected a share of the views, from 0 to 1")
+    if mix + cutmix > 1:
+        raise DataError(f"mix={mix} and cutmix={cutmix}: expected shares of the views that are at most 1 together")
 
 
 def _default_of(options: Any, name: str) -> Any:

@@ -16,7 +16,6 @@ from torchvision.transforms import functional as image_functional
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS
 from subdistill_hf.data.class_names import wordnet_ids
-from subdistill_hf.errors import DataError
 
 AUGMENTATIONS = ("none", "pad_crop", "resized_crop")
 PAD = 4
@@ -148,19 +147,6 @@ def _pasted(view: Tensor, other: Tensor, own: float, corner: Tensor) -> Tensor:
     view = view.clone()
     view[:, top : top + height, left : left + width] = other[:, top : top + height, left : left + width]
     return view
-
-
-def check_mix(mix: float, cutmix: float = 0.0) -> None:
-    """Refuse what is no share.
-
-    Raises:
-        DataError: naming it.
-    """
-    for name, share in (("mix", mix), ("cutmix", cutmix)):
-        if not 0 <= share <= 1:
-            raise DataError(f"{name}={share}: expected a share of the views, from 0 to 1")
-    if mix + cutmix > 1:
-        raise DataError(f"mix={mix} and cutmix={cutmix}: expected shares of the views that are at most 1 together")
 
 
 def draw_partners(images: int, mix: float, seed: int, view: int, cutmix: float = 0.0) -> Partners:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subdistill_hf.data.augmentation import AUGMENTATIONS, PAD, check_mix, draw_partners, pad_crops, resized_crop
+from subdistill_hf.config.validation import check_mix
+from subdistill_hf.data.augmentation import AUGMENTATIONS, PAD, draw_partners, pad_crops, resized_crop
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.images import DecodedImages, ImageStore
 from subdistill_hf.data.marks import MarkedRows

@@ -8,25 +8,23 @@ import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.acceleration.threads import restored_threads
 from subdistill_hf.config.commands import AdaptOptions
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.output_folder import RUNS_FOLDER, disk_fault, held_for_this_run, how_to_go_on
+from subdistill_hf.config.output_folder import RUNS_FOLDER, held_for_this_run, how_to_go_on, telling_full_disk
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import accuracy_with_error
 from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.models.loading import count_parameters, input_size_of, weights_digest
 from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
-from subdistill_hf.pipeline.auto import resolve_threads
-from subdistill_hf.pipeline.evaluation import Classifier, count_operations, predict, score
+from subdistill_hf.pipeline.evaluation import Classifier, predict, score
 from subdistill_hf.pipeline.report import reported_dataset, reported_teacher, versions
 from subdistill_hf.pipeline.run_folder import check_run_folder, remove_empty_folders, remove_old_run, resumed_from
 from subdistill_hf.pipeline.student_folder import save_card, save_model
-from subdistill_hf.pipeline.task import Task, announce, load_task
+from subdistill_hf.pipeline.task import Task, announce, load_task, take_threads
 from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.report import TEACHER, MethodResult
 from subdistill_hf.reporting.teacher_card import AdaptedTeacher, render_teacher_card
@@ -63,15 +61,9 @@ def adapt_teacher(
     folder, main = Path(config.output_dir), config.process_index == 0
     with held_for_this_run(folder if main else None):
         check_run_folder(of_task, config)
-        try:
+        with telling_full_disk(folder, lambda: f"To go on: {how_to_go_on(folder)}"):
             task = _adapted(load_task(of_task, config))
             return _leave_teacher(task, command) if main else None
-        except Exception as error:
-            if (fault := disk_fault(error)) is None:
-                raise
-            raise SubDistillError(
-                f"{folder} cannot be written to any more ({fault}). To go on: {how_to_go_on(folder)}"
-            ) from error
 
 
 def _adapted(task: Task) -> Task:
@@ -89,12 +81,9 @@ def _adapted(task: Task) -> Task:
     if main:
         announce(_without_unused_choices(adaptation.task))
         print(announce_adaptation(adaptation), end="", flush=True)
-    if task.config.device.type == "cpu":
-        network = Classifier(adaptation.task.teacher.model, task.teacher.processor)
-        threads = resolve_threads(task.config, [(network.model, count_operations(network, task.test))])
-        torch.set_num_threads(threads.count)
-        if main:
-            print(threads)
+    threads = take_threads(task, Classifier(adaptation.task.teacher.model, task.teacher.processor))
+    if main and threads is not None:
+        print(threads)
     if main and not resume:
         remove_old_run(task.folder)
     return adapt(adaptation, runs)

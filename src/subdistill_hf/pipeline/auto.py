@@ -294,7 +294,7 @@ def most_head_epochs(inputs: int) -> float:
 def enough_views(images: int) -> str:
     """The `teacher_cache` of a run that was given none.
 
-    The more views, the better (`benchmarks/results/photographs`), and each is a pass of the teacher; of many images
+    The more views, the better (docs/defaults.md), and each is a pass of the teacher; of many images
     their targets would take more disk than somebody who asked for nothing expects.
     """
     return str(min(MOST_VIEWS, CACHED_PASSES // images)) if images <= CACHED_IMAGES else "off"

@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging as transformers_logging
 
-from subdistill_hf.acceleration.threads import Threads, restored_threads
+from subdistill_hf.acceleration.threads import restored_threads
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
-from subdistill_hf.config.output_folder import RUNS_FOLDER, check_output_folder, disk_fault, held_for_this_run
+from subdistill_hf.config.output_folder import (
+    RUNS_FOLDER,
+    check_output_folder,
+    held_for_this_run,
+    telling_full_disk,
+)
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.preprocessing import check_fixed_size
@@ -41,11 +45,10 @@ from subdistill_hf.pipeline.auto import (
     Start,
     config_of_method,
     resolve_learning_rate,
-    resolve_threads,
     with_steps_of_all,
 )
 from subdistill_hf.pipeline.energy import Energy, measured_energy
-from subdistill_hf.pipeline.evaluation import Classifier, count_operations
+from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
 from subdistill_hf.pipeline.run_folder import (
     check_run_folder,
@@ -56,7 +59,7 @@ from subdistill_hf.pipeline.run_folder import (
     resumed_from,
 )
 from subdistill_hf.pipeline.student_folder import write_student
-from subdistill_hf.pipeline.task import Task, announce, load_task
+from subdistill_hf.pipeline.task import Task, announce, load_task, take_threads
 from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.report import RunReport
 from subdistill_hf.teacher.teacher import Teacher
@@ -128,14 +131,8 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         check_run_folder(options, config)
         if main and config.teacher_cache_dir is not None:
             check_output_folder(config.teacher_cache_dir, "teacher_cache_dir")
-        try:
+        with telling_full_disk(folder, lambda: kept_in(folder, config.method)):
             return _run(options, config, command)
-        except Exception as error:
-            if (fault := disk_fault(error)) is None:
-                raise
-            told = isinstance(error, SubDistillError)  # such as a cache on another disk
-            said = error if told else f"{folder} cannot be written to any more ({fault})"
-            raise SubDistillError(f"{said}. {kept_in(folder, config.method)}") from error
 
 
 def _run(options: TaskOptions, config: SubDistillConfig, command: str | None) -> RunReport | None:
@@ -184,7 +181,9 @@ def _prepare(
             print("" if adaptation is None else announce_adaptation(adaptation), end="")
         teacher = teacher_of(task)
         runs = {method: build_run(task, method, teacher) for method in methods}
-        threads = _take_threads(task, runs)
+        run = runs[task.config.method]  # the student of each method is the same network
+        student = Classifier(run.trainer.model, run.student.processor)
+        threads = take_threads(task, Classifier(task.teacher.model, task.teacher.processor), student)
         if main:
             if resumed_from(task.config):
                 announce_resumed(runs)
@@ -207,21 +206,6 @@ def _prepare(
             print(announce_fitted(task))
         _prepare_trainings(runs)
     return task, teacher, runs
-
-
-def _take_threads(task: Task, runs: Mapping[str, MethodRun]) -> Threads | None:
-    """Use as many threads as suit the networks of a run on a CPU; those of a GPU's steps stay as they are."""
-    if task.config.device.type != "cpu":
-        return None
-    run = runs[task.config.method]  # the student of each method is the same network
-    networks = (
-        Classifier(task.teacher.model, task.teacher.processor),
-        Classifier(run.trainer.model, run.student.processor),
-    )
-    counted = [(network.model, count_operations(network, task.test)) for network in networks]
-    threads = resolve_threads(task.config, counted)
-    torch.set_num_threads(threads.count)
-    return threads
 
 
 def _prepare_trainings(runs: Mapping[str, MethodRun]) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.trainer_utils import IntervalStrategy
 
+from subdistill_hf.acceleration.threads import Threads
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import NO_LABELS
@@ -27,8 +29,8 @@ from subdistill_hf.models.loading import (
 )
 from subdistill_hf.models.students import check_student_is_there
 from subdistill_hf.models.zero_shot import Words, is_zero_shot, load_zero_shot
-from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, with_arguments
-from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads, with_arguments
+from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
 from subdistill_hf.pipeline.without_labels import load_without_labels
 
@@ -227,3 +229,18 @@ def announce(task: Task) -> None:
     print(f"subtask\n{matching_table(data.subtask, task.teacher.labels)}")
     if task.resolved.choices:
         print("\nchosen for these images, as nothing else was asked for:", *task.resolved.choices, sep="\n  ")
+
+
+def take_threads(task: Task, *networks: Classifier) -> Threads | None:
+    """Use as many threads as suit networks on a CPU; those of a GPU's steps stay as they are.
+
+    Args:
+        task: its test images are what the networks read.
+        networks: those of a run.
+    """
+    if task.config.device.type != "cpu":
+        return None
+    counted = [(network.model, count_operations(network, task.test)) for network in networks]
+    threads = resolve_threads(task.config, counted)
+    torch.set_num_threads(threads.count)
+    return threads

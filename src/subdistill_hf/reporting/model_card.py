@@ -225,23 +225,32 @@ def _card_data(report: RunReport, name: str | None) -> Metadata:
         else name or slug("-".join([teacher.name.split("/")[-1], published.method, dataset.name])),
         eval_results=None  # the Hub has no metric for the agreement with a teacher
         if dataset.labels_by_teacher
-        else [
-            EvalResult(
-                task_type="image-classification",
-                task_name="Image classification",
-                dataset_type=dataset.hub_id or slug(dataset.name),
-                dataset_name=f"{dataset.name} ({_class_phrase(report)}{_marked(dataset)})",
-                dataset_split=dataset.test_split,
-                dataset_revision=dataset.revision,
-                metric_type="accuracy",
-                metric_name="Accuracy",
-                metric_value=round(published.accuracy, 4),
-            )
-        ],
+        else [accuracy_on(dataset, f"{_class_phrase(report)}{_marked(dataset)}", published.accuracy)],
     )
     if bases:
         data["base_model_relation"] = BASE_MODEL_RELATION
     return data
+
+
+def accuracy_on(dataset: ReportedDataset, images: str, accuracy: float) -> EvalResult:
+    """An accuracy as the Hub reads it.
+
+    Args:
+        dataset: the images.
+        images: of which classes they are, in words.
+        accuracy: on its test images.
+    """
+    return EvalResult(
+        task_type="image-classification",
+        task_name="Image classification",
+        dataset_type=dataset.hub_id or slug(dataset.name),
+        dataset_name=f"{dataset.name} ({images})",
+        dataset_split=dataset.test_split,
+        dataset_revision=dataset.revision,
+        metric_type="accuracy",
+        metric_name="Accuracy",
+        metric_value=round(accuracy, 4),
+    )
 
 
 def _license(origins: list[ReportedTeacher | ReportedStudent]) -> tuple[str | None, str | None]:

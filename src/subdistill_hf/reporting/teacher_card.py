@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import ModelCard
 
 from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.formatting import accuracy_with_error, count, format_percent, slug
@@ -17,7 +17,13 @@ from subdistill_hf.reporting import markdown
 from subdistill_hf.reporting.card_notes import adapted_to, test_set, what_was_changed
 from subdistill_hf.reporting.local_paths import command_without_folders, file_name
 from subdistill_hf.reporting.markdown import hub_link
-from subdistill_hf.reporting.model_card import BASE_MODEL_RELATION, Metadata, StudentCard, card_environment
+from subdistill_hf.reporting.model_card import (
+    BASE_MODEL_RELATION,
+    Metadata,
+    StudentCard,
+    accuracy_on,
+    card_environment,
+)
 from subdistill_hf.reporting.report import MethodResult, ReportedTeacher
 from subdistill_hf.reporting.reported_images import ReportedDataset
 
@@ -120,19 +126,7 @@ def _card_data(report: AdaptedTeacher) -> Metadata:
         metrics=["accuracy"],
         tags=["subdistill", "image-classification"],
         model_name=slug(f"{teacher.name.split('/')[-1]}-{dataset.name}"),
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                task_name="Image classification",
-                dataset_type=dataset.hub_id or slug(dataset.name),
-                dataset_name=f"{dataset.name} ({len(report.classes)} classes)",
-                dataset_split=dataset.test_split,
-                dataset_revision=dataset.revision,
-                metric_type="accuracy",
-                metric_name="Accuracy",
-                metric_value=round(report.result.accuracy, 4),
-            )
-        ],
+        eval_results=[accuracy_on(dataset, f"{len(report.classes)} classes", report.result.accuracy)],
         **further,
     )
     if teacher.hub_id:

@@ -62,27 +62,19 @@ class PairingInputs:
 
 
 @dataclass(frozen=True)
-class SubspaceInputs:
-    """The inputs of the subspaces; the seed is `None` where nothing is drawn."""
+class FitInputs:
+    """The inputs of what is fitted to teacher layers.
+
+    Attributes:
+        basis: name of the basis and whether it is of all directions; `None` for energies alone.
+        seed: `None` where nothing is drawn.
+    """
 
     teacher_digest: str
     pairs: tuple[LayerPair, ...]
     images: Same
     collate: Same
-    basis: str
-    full_width: bool
-    positions: int | None
-    seed: int | None
-
-
-@dataclass(frozen=True)
-class EnergyInputs:
-    """The inputs of the energies; the seed is `None` where nothing is drawn."""
-
-    teacher_digest: str
-    pairs: tuple[LayerPair, ...]
-    images: Same
-    collate: Same
+    basis: tuple[str, bool] | None
     positions: int | None
     seed: int | None
 
@@ -133,8 +125,8 @@ class DistillationPlan:
         self.args, self.teacher, self.own_optimizer = args, teacher, own_optimizer
         self._given = dict(subspaces or {})
         self._pairing: Made[PairingInputs, list[LayerPair]] | None = None
-        self._subspaces: Made[SubspaceInputs, dict[str, Subspace]] | None = None
-        self._energies: Made[EnergyInputs, dict[str, float]] | None = None
+        self._subspaces: Made[FitInputs, dict[str, Subspace]] | None = None
+        self._energies: Made[FitInputs, dict[str, float]] | None = None
         self._module: Made[ModuleInputs, StudentWithAlignments] | None = None
         self._targets: Made[TargetInputs, ComputedTargets | CachedTargets] | None = None
         self._frozen: Made[Same, str] | None = None
@@ -267,22 +259,28 @@ class DistillationPlan:
         teacher, args = self.teacher, self.args
         if teacher is None or not self.uses_subspaces or not self.pairs:
             return {}
-        inputs = SubspaceInputs(
-            teacher_digest=teacher.digest,
-            pairs=tuple(self.pairs),
-            images=Same(images.for_moments),
-            collate=Same(images.collate),
-            basis=args.basis,
-            full_width=self.rotation == FULL_WIDTH,
-            positions=args.positions,
-            seed=args.seed if args.positions is not None or BASES[args.basis].seeded else None,
-        )
+        inputs = self._fit_inputs(teacher, images, (args.basis, self.rotation == FULL_WIDTH))
         if checkpoint is not None:
             self._subspaces = Made(inputs, load_subspaces(checkpoint))
             check_given_subspaces(self._given, self._subspaces.product)
         else:
             self._subspaces = up_to_date(self._subspaces, inputs, lambda: self._fitted(teacher, images))
         return self._subspaces.product
+
+    def _fit_inputs(
+        self, teacher: Teacher, images: TrainingImages, basis: tuple[str, bool] | None = None
+    ) -> FitInputs:
+        args = self.args
+        drawn = args.positions is not None or (basis is not None and BASES[basis[0]].seeded)
+        return FitInputs(
+            teacher_digest=teacher.digest,
+            pairs=tuple(self.pairs),
+            images=Same(images.for_moments),
+            collate=Same(images.collate),
+            basis=basis,
+            positions=args.positions,
+            seed=args.seed if drawn else None,
+        )
 
     def _fitted(self, teacher: Teacher, images: TrainingImages) -> dict[str, Subspace]:
         """The subspaces that were given, and all others fitted."""
@@ -307,14 +305,7 @@ class DistillationPlan:
         teacher, args = self.teacher, self.args
         if teacher is None or not self.pairs or not needs_energies(args):
             return
-        inputs = EnergyInputs(
-            teacher_digest=teacher.digest,
-            pairs=tuple(self.pairs),
-            images=Same(images.for_moments),
-            collate=Same(images.collate),
-            positions=args.positions,
-            seed=args.seed if args.positions is not None else None,
-        )
+        inputs = self._fit_inputs(teacher, images)
         if checkpoint is not None:
             self._energies = Made(inputs, load_energies(checkpoint))
             return
