@@ -12,20 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
+from trained_student import RATES, make_parser, trained
+
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.subtask import match_teacher
 from subdistill_hf.pipeline.evaluation import Classifier, predict, score
-from subdistill_hf.pipeline.run import build_trainer, teacher_of
-from subdistill_hf.pipeline.task import load_task
-
-GLYPHS = ("chess_pieces", "round_digits", "accented_letters", "zodiac_signs", "dice", "currency_signs", "music_signs")
-RATES = {"kd": 4e-3, "subdistill": 1.6e-2}
 
 
 def train(given: argparse.Namespace, superclass: str, seed: int, method: str) -> dict[str, Any]:
@@ -40,28 +34,12 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str) ->
         unlabelled_images=given.images,
         unlabelled_threshold=given.threshold,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        config = SubDistillConfig(
-            output_dir=folder,
-            method=method,
-            seed=seed,
-            max_steps=given.steps,
-            learning_rate=RATES[method],
-            per_device_train_batch_size=32,
-            teacher_cache="8",
-            rotation="auto",
-            disable_tqdm=True,
-            report_to="none",
-            save_strategy="no",
-        )
-        task = load_task(options, config)
-        trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
-        trainer.train()
+    task, classifier = trained(options, method, seed, given.steps)
     test = labelled.views("test")
     ids = match_teacher(labelled.subtask, task.teacher.labels, labelled.class_names).teacher_ids
     names = labelled.subtask.names
     answers = predict(Classifier(task.teacher.model, task.teacher.processor, ids), test)
-    found = score(predict(Classifier(trainer.model, student.processor), test), test, names, answers)
+    found = score(predict(classifier, test), test, names, answers)
     return {
         "superclass": superclass,
         "seed": seed,
@@ -75,16 +53,8 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str) ->
 
 def main() -> None:
     """Train all students, and write their figures after each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--dataset", default="glyphs-100")
-    parser.add_argument("--teacher", default="glyphs-resnet")
-    parser.add_argument("--student", default="resnet:widths=16-24-32-48")
-    parser.add_argument("--superclasses", nargs="+", default=list(GLYPHS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--images", type=int, default=5000, help="images of all classes that the teacher looks at")
+    parser = make_parser(__doc__, 5000, "images of all classes that the teacher looks at", "no_labels.json")
     parser.add_argument("--threshold", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--output", type=Path, default=Path("no_labels.json"))
     given = parser.parse_args()
     rows = []
     for superclass in given.superclasses:

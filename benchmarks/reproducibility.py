@@ -28,7 +28,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "reproducibility.json"
 COMMON = (
     "distill --classes superclass:zodiac_signs --train_images_per_class 20 --max_steps 8 --seed 3 "
-    "--per_device_train_batch_size 16 --use_cpu --report_to none --disable_tqdm true --load_best_model_at_end true"
+    "--per_device_train_batch_size 16 --use_cpu --report_to none --disable_tqdm true --load_best_model_at_end true "
+    "--mix 0"
 )
 RUNS: dict[str, tuple[int, str]] = {
     "cached targets, closed form": (1, "--teacher_cache 2 --rotation procrustes"),
