@@ -138,3 +138,12 @@ def test_an_accuracy_at_the_share_of_the_largest_class_is_no_result():
     assert note in model_card.render_card(parsed(report)).text
     report["results"][-1]["accuracy"] = 0.7
     assert chance_note(parsed(report)).endswith("the class with most test images, in 60.0 %.")
+
+
+def test_a_training_that_diverged_after_its_best_checkpoint_is_on_the_card():
+    report = copy.deepcopy(make_report())
+    assert "diverged" not in str(model_card.render_card(parsed(report)))
+    next(result for result in report["results"] if result["method"] == "subdistill")["kept_from"] = 1200
+    text = str(model_card.render_card(parsed(report)))
+    assert "**A training diverged:**" in text
+    assert "its best checkpoint from before that: SubDistill of step 1,200." in text

@@ -141,6 +141,7 @@ def test_the_student_of_a_checkpoint_from_before_the_divergence_is_handed_out(be
     history.log_history = [{"loss": loss, "step": 4} for loss in logged] + [{"loss": 1e12, "step": 30}]
     if message is None:
         tracked.check_end(history, 1.0, loaded=5)
+        assert tracked.kept_from == 5
         assert "has diverged" in caplog.text
         assert "best checkpoint, of step 5, where the loss was" in caplog.text
         return

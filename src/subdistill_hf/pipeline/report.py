@@ -91,6 +91,7 @@ class TrainedStudent:
         resumed: whether a part of the training lies before this run, and was not timed.
         energy: what the training took; of the part in this run, for a resumed one.
         lora: how it was trained through low-rank changes, if it was: see `student_lora.described_lora`.
+        kept_from: the step of the checkpoint that the student is of, when the training diverged after it.
     """
 
     model: nn.Module
@@ -103,6 +104,7 @@ class TrainedStudent:
     resumed: bool
     energy: Energy = field(default_factory=Energy)
     lora: Mapping[str, Any] | None = None
+    kept_from: int | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -199,6 +201,7 @@ def measured_results(task: Task, trained: Mapping[str, TrainedStudent]) -> tuple
             learning_rate=None if student is None else student.learning_rate,
             training_seconds=None if student is None else student.training_seconds,
             training_kilowatt_hours=None if student is None else student.energy.kilowatt_hours,
+            kept_from=None if student is None else student.kept_from,
         )
         results.append(result)
     return tuple(results)

@@ -100,6 +100,7 @@ class MethodRun:
             resumed=self.checkpoint is not None,
             energy=self.energy,
             lora=described_lora(trainer.model, task.options) if isinstance(trainer.model, PeftModel) else None,
+            kept_from=trainer.loss_log.kept_from,
         )
 
 

@@ -96,6 +96,18 @@ def energy_explanation(report: RunReport) -> str | None:
     )
 
 
+def divergence_note(report: RunReport) -> str | None:
+    """Which trainings diverged, and what was kept of them; `None` when none did."""
+    kept = {method_label(one.method): one.kept_from for one in report.results if one.kept_from is not None}
+    if not kept:
+        return None
+    steps = joined([f"{label} of step {count(step)}" for label, step in kept.items()])
+    return (
+        f"**A training diverged:** its loss grew far beyond that of its first step. What is shown is its best "
+        f"checkpoint from before that: {steps}. A smaller learning rate may do better."
+    )
+
+
 def closed_world(report: RunReport) -> str:
     """What the student answers to an image of none of its classes."""
     rejection, others = report.rejection, report.dataset.others

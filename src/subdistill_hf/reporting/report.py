@@ -171,6 +171,7 @@ class MethodResult:
         learning_rate: the initial one of the training.
         training_seconds: how long the training took, when all of it was timed.
         training_kilowatt_hours: the energy that it took, where it was measured.
+        kept_from: the step of the checkpoint that was kept, when the training diverged after it.
     """
 
     method: str
@@ -189,6 +190,7 @@ class MethodResult:
     learning_rate: float | None = None
     training_seconds: float | None = None
     training_kilowatt_hours: float | None = None
+    kept_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

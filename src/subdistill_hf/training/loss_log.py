@@ -21,10 +21,16 @@ DIVERGED = 100.0  # times the first loss
 
 
 class LossLog:
-    """Sums of the named parts of the loss since the last log entry; nothing here waits for an accelerator."""
+    """Sums of the named parts of the loss since the last log entry; nothing here waits for an accelerator.
+
+    Attributes:
+        count: batches since the last log entry.
+        kept_from: the step of the best checkpoint, once `check_end` found that the training diverged after it.
+    """
 
     def __init__(self) -> None:
         self.count = 0.0
+        self.kept_from: int | None = None
         self._names: list[str] = []
         self._batches: list[Tensor] = []  # parts of these names, of batches that were not looked at yet
         self._shares: list[float] = []
@@ -136,6 +142,7 @@ class LossLog:
         causes = "Likely causes: a learning rate or layer weight that is too large, or no clipping (max_grad_norm)"
         grown = f"the loss of its last steps is {last:.3g}, and was {first:.3g} at the first"
         if of_loaded and of_loaded[0] <= most:
+            self.kept_from = loaded
             logger.warning(
                 f"the training has diverged: {grown}. The student is that of the best checkpoint, of step {loaded}, "
                 f"where the loss was {of_loaded[0]:.3g}; the steps after it were in vain. {causes}"
