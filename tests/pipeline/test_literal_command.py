@@ -1,7 +1,8 @@
 """`accelerate launch examples/run_subdistill.py --teacher google/vit-base-patch16-224`, as a user types it.
 
-The Hub is on loopback. The teacher has the architecture and configuration of the real one, the student those of
-timm's, both with random weights; the dataset has CIFAR-100's schema and a few images.
+The Hub is on loopback. The teacher has the depth, the images and the classes of the real one, and a quarter of its
+width, which makes it 15 times quicker; the student is timm's. Both have random weights. The dataset has CIFAR-100's
+schema and a few images.
 """
 
 import io
@@ -32,10 +33,17 @@ STUDENT = "timm/mobilenetv4_conv_small.e2400_r224_in1k"
 
 
 def teacher_files():
-    """The real model's configuration: ViT-B/16 at 224, 86 million parameters, the 1,000 classes of ImageNet."""
+    """The real model's configuration, 12 layers of patches of 16 at 224, but for its width."""
     names = timm.data.ImageNetInfo()
     labels = {index: imagenet_name(names.index_to_label_name(index)) for index in range(1000)}
-    config = ViTConfig(id2label=labels, label2id={name: index for index, name in labels.items()}, dtype="float32")
+    config = ViTConfig(
+        hidden_size=192,
+        num_attention_heads=3,
+        intermediate_size=768,
+        id2label=labels,
+        label2id={name: index for index, name in labels.items()},
+        dtype="float32",
+    )
     config.architectures = ["ViTForImageClassification"]
     with torch.device("meta"):
         model = ViTForImageClassification(config)
@@ -137,12 +145,12 @@ def test_the_teacher_is_that_of_the_hub_and_was_adapted(finished):
     assert (teacher["hub_id"], teacher["license"]) == (TEACHER, "apache-2.0")
     assert teacher["revision"] == hub.commits(TEACHER)[-1].oid
     assert teacher["adaptation"]["method"] == "lora"
-    assert 85e6 < teacher["parameters"] < 88e6
+    assert 5.5e6 < teacher["parameters"] < 6e6
     assert report["classes"] == CARNIVORES
     assert (report["student"]["hub_id"], report["student"]["license"]) == (STUDENT, "apache-2.0")
     assert len(report["subspaces"]) == 4
     by_method = {result["method"]: result for result in report["results"]}
-    assert by_method["teacher"]["operations"] == pytest.approx(35.1e9, rel=0.01)
+    assert by_method["teacher"]["operations"] == pytest.approx(2.5e9, rel=0.02)
     assert by_method["subdistill"]["operations"] == pytest.approx(0.37e9, rel=0.02)
 
 
