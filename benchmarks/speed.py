@@ -17,7 +17,6 @@ a round is ten steps that are waited for once, as a training waits for none.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import datetime
 import io
 import itertools
@@ -26,7 +25,6 @@ import multiprocessing
 import os
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +43,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ViTImageProcessor, logging, set_seed
 
+from subdistill_hf.acceleration.freed_memory import keep_freed_memory
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.bases import leading_eigenvectors
@@ -306,17 +305,6 @@ RATIOS = {
         "plain, all as graphs",
     ),
 }
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory, as it does by itself in a process with a single training.
-
-    With several trainings in one process it gives memory back at the end of a step and takes it again in the next:
-    thousands of page faults that no training has.
-    """
-    if sys.platform.startswith("linux"):
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            ctypes.CDLL("libc.so.6").mallopt(option, 1 << 30)
 
 
 def _times(setting: Setting, arms: Mapping[str, Mapping[str, Any]], rounds: int) -> dict[str, list[float]]:

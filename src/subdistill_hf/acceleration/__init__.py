@@ -1,1 +1,1 @@
-"""How fast a training is, never what it computes: CUDA graphs, memory format, batch size."""
+"""How fast a training is, never what it computes: CUDA graphs, memory format, batch size, threads, freed memory."""

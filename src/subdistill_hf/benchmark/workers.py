@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
+from subdistill_hf.acceleration.freed_memory import keep_freed_memory
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.jobs import Job, Row
 from subdistill_hf.errors import SubDistillError
@@ -105,7 +106,8 @@ def _device(index: int) -> str:
 
 
 def _start(devices: Any) -> None:
-    """Take a GPU, and end with the parent: a killed parent cannot say so."""
+    """Take a GPU, keep freed memory, and end with the parent: a killed parent cannot say so."""
+    keep_freed_memory()
     device = devices.get()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device

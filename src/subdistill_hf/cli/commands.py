@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from types import ModuleType
 from typing import Any
 
+from subdistill_hf.acceleration.freed_memory import keep_freed_memory
 from subdistill_hf.acceleration.threads import wait_passively
 from subdistill_hf.cli import adapt, analyse, benchmark, demo, distill, export, inspect, push, serve
 from subdistill_hf.config.output_folder import disk_fault
@@ -93,6 +94,7 @@ def run_command(words: Sequence[str]) -> int:
 def _status_of(words: Sequence[str]) -> int:
     """Run a command, whatever comes of it but for errors of its own."""
     wait_passively()
+    keep_freed_memory()
     if isinstance(sys.stdout, TextIOWrapper):  # names of classes may be in any script, whatever the terminal's is
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
