@@ -20,7 +20,7 @@ from trained_student import RATES, make_parser, trained
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.other_classes import with_other_classes
 from subdistill_hf.pipeline.evaluation import predict, score
-from subdistill_hf.pipeline.unknown import measured_unknown
+from subdistill_hf.pipeline.unknown import accuracy_of_classes, measured_unknown
 
 
 def train(given: argparse.Namespace, superclass: str, seed: int, method: str, other: bool) -> dict[str, Any]:
@@ -49,7 +49,8 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str, ot
         "seed": seed,
         "method": method,
         "other_class": other,
-        "accuracy": found.accuracy,
+        "accuracy": found.accuracy,  # an answer "none of these" counts as an error
+        "accuracy_of_classes": accuracy_of_classes(known, task.test.labels) if other else found.accuracy,
         "unknown": [asdict(each) for each in measured_unknown(known, unknown, other)],
     }
 

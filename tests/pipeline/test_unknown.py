@@ -12,7 +12,7 @@ from subdistill_hf.data.loading import OTHER
 from subdistill_hf.hub.snippet import ANSWERS
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
 from subdistill_hf.pipeline.run import distill
-from subdistill_hf.pipeline.unknown import ENERGY, LARGEST, OTHER_SCORE, known_scores
+from subdistill_hf.pipeline.unknown import ENERGY, LARGEST, OTHER_SCORE, accuracy_of_classes, known_scores
 from subdistill_hf.teacher.class_ids import subtask_logits
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -44,7 +44,9 @@ def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
         assert {(each.kind, each.score) for each in result.unknown} == {
             (kind, score) for kind in ("near", "far") for score in (OTHER_SCORE, LARGEST, ENERGY)
         }
+        assert result.accuracy_of_classes >= result.accuracy
     assert set(report.published_result.per_class_accuracy) == set(NAMES)
+    assert '| Without "none of these" |' in card
     assert '**It may answer "none of these".**' in card
     assert "## Images of other classes" in card
     assert OTHER in report.usage.output
@@ -57,6 +59,12 @@ def test_a_closed_student_gets_a_threshold(folder, tmp_path):
     assert {each.score for each in report.published_result.unknown} == {LARGEST, ENERGY}
     assert "unknown_threshold" in report.usage.code
     assert f"{report.rejection.threshold:.3f}" in card
+
+
+def test_the_answer_for_other_classes_may_be_passed_over():
+    logits = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 0.5], [1.0, 0.0, 0.0], [0.0, 3.0, 5.0]])
+    assert accuracy_of_classes(logits, [0, 1, 1, 1]) == 0.75
+    assert (logits.argmax(dim=1) == torch.tensor([0, 1, 1, 1])).double().mean() == 0.25
 
 
 def test_the_teachers_answer_is_the_probability_of_all_its_other_classes():

@@ -33,7 +33,7 @@ from subdistill_hf.pipeline.evaluation import (
 )
 from subdistill_hf.pipeline.selection import Selection
 from subdistill_hf.pipeline.task import Task
-from subdistill_hf.pipeline.unknown import measured_unknown, rejection_of, unknown_logits
+from subdistill_hf.pipeline.unknown import accuracy_of_classes, measured_unknown, rejection_of, unknown_logits
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.report import (
     TEACHER,
@@ -194,6 +194,7 @@ def measured_results(task: Task, trained: Mapping[str, TrainedStudent]) -> tuple
             method=name,
             **vars(scores),
             **({} if marks is None else vars(marks)),
+            accuracy_of_classes=accuracy_of_classes(logits[name], test.labels) if task.has_other else None,
             unknown=measured_unknown(logits[name], unknown_logits(task, classifier), task.has_other),
             parameters=count_parameters(classifier.model),
             operations=count_operations(classifier, test),

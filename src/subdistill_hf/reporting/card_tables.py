@@ -35,6 +35,7 @@ def result_rows(report: RunReport) -> list[Row]:
             "Model": method_label(result.method),
             "Parameters": count(result.parameters),
             _capital(report.figure): accuracy_with_error(result.accuracy, images) if measured else None,
+            'Without "none of these"': format_percent(result.accuracy_of_classes),
             "Accuracy without the mark": format_percent(result.clean_accuracy),
             "Follows the mark": format_percent(result.mark_followed),
             "The same without the mark": format_percent(result.followed_without_mark),

@@ -164,6 +164,7 @@ class MethodResult:
         clean_accuracy: the accuracy without the spurious mark; unknown where there is none.
         mark_followed: share of the marked images of other classes that are taken for the marked ones.
         followed_without_mark: that share without the mark.
+        accuracy_of_classes: the accuracy when the answer "none of these" is passed over; only where there is one.
         unknown: how well it tells images of other classes, where there were some.
         parameters: their number.
         operations: floating-point operations of one image's forward pass.
@@ -183,6 +184,7 @@ class MethodResult:
     clean_accuracy: float | None = None
     mark_followed: float | None = None
     followed_without_mark: float | None = None
+    accuracy_of_classes: float | None = None
     unknown: tuple[ReportedUnknown, ...] = ()
     parameters: int | None = None
     operations: int | None = None
