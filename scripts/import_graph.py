@@ -22,6 +22,7 @@ ORDER = (
     ("training",),
     ("analysis",),
     ("pipeline",),
+    ("explain",),
     ("export",),
     ("benchmark",),
     ("cli", "__init__"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from subdistill_hf.config.bases import BASES
+from subdistill_hf.config.explainers import DEFAULT_EXPLAINER, EXPLAINERS
 from subdistill_hf.config.options import AUTO, Augmentation, DataOptions, FittingOptions
 from subdistill_hf.errors import SubDistillError
 
@@ -135,6 +136,71 @@ class ExportOptions:
         """Refuse what does not fit."""
         if not 0 <= self.max_loss <= MOST_POINTS:
             raise SubDistillError(f"max_loss={self.max_loss:g}: expected points of accuracy, from 0 to {MOST_POINTS}")
+
+
+@dataclass
+class ExplainOptions:
+    """What of a student and its teacher is explained."""
+
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Teacher, as for distill; by default that of the run, where it is embedded, on the Hub, or was "
+            "adapted by the run."
+        },
+    )
+    images: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Images to explain: files and folders, separated by spaces. By default test images of the run."
+        },
+    )
+    method: str = field(
+        default=DEFAULT_EXPLAINER,
+        metadata={
+            "help": "How evidence is given to the places of an image: gradient_x_input (quick, does not add up), "
+            "integrated_gradients or shapley (slow); the last two need the extra explain.",
+            "choices": EXPLAINERS,
+        },
+    )
+    target_class: str | None = field(
+        default=None, metadata={"help": "Class whose evidence is explained; by default the teacher's answer."}
+    )
+    most_images: int = field(
+        default=64, metadata={"help": "Images that are explained at most, spread evenly over all that there are."}
+    )
+    pictures: int = field(
+        default=12, metadata={"help": "Images of which pictures are drawn; first those that differ most."}
+    )
+    subspaces: bool = field(
+        default=False,
+        metadata={"help": "Show what excites the leading directions of each compared layer's subspace, too."},
+    )
+    other_subtasks: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Subtasks of the same dataset, separated by spaces, to whose subspaces the angles are measured, "
+            "with --subspaces; each as for --classes, with commas between classes."
+        },
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of what was found; by default explanations, beside the student."}
+    )
+    seed: int = field(
+        default=42, metadata={"help": "Seed of what is drawn: permutations of shapley, random rankings."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a repository."})
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit."""
+        if self.method not in EXPLAINERS:
+            raise SubDistillError(f"method={self.method!r}: expected one of {', '.join(EXPLAINERS)}")
+        if self.most_images < 1:
+            raise SubDistillError(f"most_images={self.most_images}: expected at least 1")
+        if self.pictures < 0:
+            raise SubDistillError(f"pictures={self.pictures}: expected at least 0")
+        if self.other_subtasks and not self.subspaces:
+            raise SubDistillError("other_subtasks are compared with --subspaces: give both")
 
 
 @dataclass

@@ -14,6 +14,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "tensorboard": ("tensorboard",),
     "energy": ("codecarbon",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "explain": ("captum",),
 }
 """Extra to the modules that its packages bring; `pyproject.toml` has the packages with their versions."""
 

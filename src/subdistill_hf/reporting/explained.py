@@ -108,7 +108,8 @@ class ExplainedImage:
         student: the student's.
         cosine: of both heat maps.
         rank_correlation: of both heat maps (Spearman).
-        scale: largest value of the colours, as a share of all absolute relevance; `None` without pictures.
+        scale: end of the colour scale: the share of all absolute relevance that lies in one pixel of the picture;
+            larger values have the same colour. `None` without pictures.
         picture: of the image, alone.
         panel: picture of image, teacher's and student's heat maps side by side.
     """

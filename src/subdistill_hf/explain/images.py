@@ -1,0 +1,141 @@
+"""The images that are explained: files that the user names, or test images of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from subdistill_hf.config.options import DataOptions
+from subdistill_hf.data.images import ImageModeError, as_rgb
+from subdistill_hf.data.loading import SubtaskData, load_subtask
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.explain.errors import ExplainError
+
+
+@dataclass(frozen=True)
+class ImagesToExplain:
+    """N images.
+
+    Attributes:
+        images: bytes `(3, H, W)` each.
+        names: of the images.
+        labels: their classes, where they are known.
+        marks: where the spurious mark lies in each, `(H, W)`, for images that carry one.
+        described: the images in words.
+    """
+
+    images: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    marks: tuple[Tensor | None, ...]
+    described: str
+
+
+def images_of_paths(paths: Sequence[str], classes: Sequence[str], most: int) -> ImagesToExplain:
+    """The images of some files and folders; a folder that is named as a class gives its images that label.
+
+    Args:
+        paths: of image files, and of folders that hold some, below them too.
+        classes: of the student.
+        most: of more images, some that are spread evenly over all.
+
+    Raises:
+        ExplainError: for a path that is not there or holds no image, or a file that is none.
+    """
+    files: list[Path] = []
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            known = Image.registered_extensions()
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
+            if not found:
+                raise ExplainError(f"images: the folder {name} holds no image: expected PNG, JPEG or the like")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise ExplainError(f"images: there is no file or folder {name}")
+    chosen = [files[place] for place in spread(len(files), most)]
+    labels = [next((part.name for part in file.parents if part.name in classes), None) for file in chosen]
+    count = f"{len(chosen):,}" if len(chosen) == len(files) else f"{len(chosen):,} of the {len(files):,}"
+    return ImagesToExplain(
+        images=tuple(map(_read, chosen)),
+        names=tuple(file.name for file in chosen),
+        labels=tuple(labels),
+        marks=(None,) * len(chosen),
+        described=f"{count} images that were given",
+    )
+
+
+def data_of_run(image_options: Mapping[str, Any], classes: Sequence[str]) -> SubtaskData:
+    """The images that a run was trained and tested with.
+
+    Args:
+        image_options: of its report; empty for a student without one.
+        classes: of the student, without an answer for unknown images.
+
+    Raises:
+        ExplainError: when they cannot be loaded any more, or are of other classes.
+    """
+    if not image_options:
+        raise ExplainError(
+            "the student's folder does not say which images it was tested with: give --images, files or folders"
+        )
+    known = {one.name for one in fields(DataOptions)}
+    given = {name: value for name, value in image_options.items() if name in known}
+    try:
+        data = load_subtask(DataOptions(**given), int(image_options.get("seed", 0)))
+    except SubDistillError as error:
+        raise ExplainError(f"the images of the run: {str(error).rstrip('.')}: give --images") from error
+    if list(data.subtask.names) != list(classes):
+        raise ExplainError(
+            f"the images of the run are of the classes {', '.join(data.subtask.names)}, the student's are "
+            f"{', '.join(classes)}: give --images"
+        )
+    return data
+
+
+def test_images(data: SubtaskData, most: int) -> ImagesToExplain:
+    """Test images of a run, spread evenly over all.
+
+    Args:
+        data: see `data_of_run`.
+        most: number of images at most.
+    """
+    views = data.views("test")
+    places = spread(len(views), most)
+    images = tuple(views.image(place) for place in places)
+    marks: tuple[Tensor | None, ...] = (None,) * len(images)
+    if data.marking is not None:
+        plain = data.views("test", marked=None)
+        pairs = zip(images, (plain.image(place) for place in places), strict=True)
+        marks = tuple((marked != image).any(dim=0) for marked, image in pairs)
+    count = f"{len(places):,} of the {len(views):,}" if len(places) < len(views) else f"the {len(views):,}"
+    return ImagesToExplain(
+        images=images,
+        names=tuple(f"test image {place}" for place in places),
+        labels=tuple(data.subtask.names[views.labels[place]] for place in places),
+        marks=marks,
+        described=f"{count} test images of {data.name}",
+    )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many places, spread evenly over all."""
+    places: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return places
+
+
+def _read(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, ImageModeError) as error:
+        raise ExplainError(f"images: {path.name} cannot be used: {error}. Remove or replace it") from error

@@ -1,0 +1,127 @@
+"""The two networks that are explained: the student of a folder, and a teacher that knows its classes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from subdistill_hf.config.commands import ExplainOptions
+from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
+from subdistill_hf.data.loading import OTHER
+from subdistill_hf.data.subtask import Subtask, match_teacher
+from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.explain.networks import ExplainedNetwork
+from subdistill_hf.models.heads import names_of
+from subdistill_hf.models.loading import LoadedModel, load_student, weights_digest
+from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
+from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.pipeline.task import load_teacher_of
+from subdistill_hf.reporting.report import REPORT_FILE, ReportedTeacher, RunReport
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and its teacher.
+
+    Attributes:
+        teacher: restricted to the student's classes.
+        student: the student.
+        teacher_name: a Hub id, or the last part of a folder's name.
+        student_name: the last part of its folder's name.
+        classes: of the student's outputs.
+        report: of the run that trained it, if it is known.
+        folder: of the student, if it lies in one.
+    """
+
+    teacher: ExplainedNetwork
+    student: ExplainedNetwork
+    teacher_name: str
+    student_name: str
+    classes: tuple[str, ...]
+    report: RunReport | None = None
+    folder: Path | None = None
+
+    @property
+    def known_classes(self) -> tuple[str, ...]:
+        """The classes without the answer "none of these", which some students have."""
+        return tuple(name for name in self.classes if name != OTHER)
+
+    @property
+    def image_options(self) -> Mapping[str, Any]:
+        """The options that the images of the run were loaded with; empty where they are not known."""
+        return {} if self.report is None else self.report.image_options
+
+
+def load_pair(folder: Path, options: ExplainOptions) -> Pair:
+    """Load a student, and the teacher of the run or another one.
+
+    Args:
+        folder: of the student.
+        options: of them the teacher.
+
+    Raises:
+        SubDistillError: for a folder that holds no student, a teacher that cannot be loaded or lacks the classes.
+    """
+    student = load_student(folder)
+    report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
+    classes = tuple(names_of(student.model.config))
+    known = tuple(name for name in classes if name != OTHER)
+    teacher = _load_teacher(folder, report, options, known)
+    known_digest = None if report is None or report.teacher.adaptation is not None else report.teacher.digest
+    if known_digest not in (None, weights_digest(teacher.model)):
+        print(
+            f"note: the teacher {teacher.name} is not the one that taught this student: its weights differ",
+            file=sys.stderr,
+        )
+    return replace(pair_of(teacher, student, classes), report=report, folder=folder)
+
+
+def pair_of(teacher: LoadedModel, student: LoadedModel, classes: tuple[str, ...]) -> Pair:
+    """A pair of loaded networks.
+
+    Args:
+        teacher: the teacher.
+        student: the student.
+        classes: of the student's outputs.
+
+    Raises:
+        SubtaskError: when the teacher lacks classes.
+    """
+    known = tuple(name for name in classes if name != OTHER)
+    subtask = match_teacher(Subtask(known, tuple(range(len(known)))), teacher.labels, known)
+    return Pair(
+        ExplainedNetwork(
+            "teacher", Classifier(teacher.model, teacher.processor, subtask.teacher_ids, other=OTHER in classes)
+        ),
+        ExplainedNetwork("student", Classifier(student.model, student.processor)),
+        teacher.name,
+        student.name,
+        classes,
+    )
+
+
+def _load_teacher(
+    folder: Path, report: RunReport | None, options: ExplainOptions, classes: tuple[str, ...]
+) -> LoadedModel:
+    own = None if report is None else report.teacher
+    name = options.teacher or _name_of(folder, own)
+    if name is None:
+        raise ExplainError(f"{folder} does not say which teacher taught the student: give --teacher")
+    prompts = list(own.prompts) if own is not None and options.teacher in (None, own.name) else []
+    given = TaskOptions(
+        teacher=name, classes=list(classes), prompts=prompts, trust_remote_code=options.trust_remote_code
+    )
+    return load_teacher_of(given, classes)
+
+
+def _name_of(folder: Path, teacher: ReportedTeacher | None) -> str | None:
+    """The name under which the teacher of a run can be loaded again: of another folder, a report has no path."""
+    if teacher is None:
+        return None
+    if teacher.adaptation is not None:
+        adapted = folder / ADAPTER_FOLDER
+        return str(adapted) if adapted.is_dir() else None
+    return teacher.hub_id or (teacher.name if teacher.name in EMBEDDED_TEACHERS else None)

@@ -1,0 +1,348 @@
+"""Explain a student and its teacher on the same images, compare both, and leave what was found beside the student."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subdistill_hf.config.commands import ExplainOptions
+from subdistill_hf.config.explainers import EXPLAINERS
+from subdistill_hf.config.extras import require_extra
+from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run
+from subdistill_hf.explain.agreement import cosines, mean_with_interval, rank_correlations, similarity
+from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.explain.explainers import GRID
+from subdistill_hf.explain.faithfulness import flipping_curve, random_rankings, rankings_of
+from subdistill_hf.explain.heatmaps import on_grid, seen_by
+from subdistill_hf.explain.images import ImagesToExplain, data_of_run, images_of_paths, test_images
+from subdistill_hf.explain.networks import ExplainedNetwork
+from subdistill_hf.explain.pair import Pair, load_pair
+from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, save, shares_on, stacked
+from subdistill_hf.explain.relevance import BATCH, Explained, explain_images
+from subdistill_hf.explain.subspaces import explain_subspaces
+from subdistill_hf.explain.summary import summary
+from subdistill_hf.pipeline.report import versions
+from subdistill_hf.reporting.explained import (
+    EXPLANATIONS_FILE,
+    EXPLANATIONS_FOLDER,
+    RANDOM,
+    Agreement,
+    ExplainedAnswer,
+    ExplainedImage,
+    Explanations,
+    FlippingCurve,
+)
+
+OVERVIEW_FILE = "overview.png"
+MOST_IN_OVERVIEW = 6
+MOST_DIFFERENT = 6
+DIGITS = 6  # of the figures of a heat map
+
+
+def explain(student: str | Path, options: ExplainOptions) -> None:
+    """Explain the student of a folder, and print what was found.
+
+    Args:
+        student: see `explain_student`.
+        options: what to explain.
+    """
+    print(summary(explain_student(student, options), folder_of(student, options)))
+
+
+def folder_of(student: str | Path, options: ExplainOptions) -> Path:
+    """Where explanations go."""
+    return Path(student, EXPLANATIONS_FOLDER) if options.output_dir is None else Path(options.output_dir)
+
+
+def explain_student(student: str | Path, options: ExplainOptions | None = None) -> Explanations:
+    """Explain the student of a folder and its teacher on the same images, and compare both.
+
+    What was found lies in the folder `explanations` beside the student, as `reporting.explained` describes it, and
+    replaces what was there.
+
+    Args:
+        student: a folder that `distill` or a trainer wrote.
+        options: the teacher, the images and the method.
+
+    Returns:
+        What was found, as it is written to `explanations/explanations.json`.
+
+    Raises:
+        SubDistillError: for a folder that holds no student, a teacher without its classes, images that cannot be read,
+            packages that are not installed, or a method that does not hold for one of the networks.
+    """
+    options = ExplainOptions() if options is None else options
+    entry = EXPLAINERS[options.method]
+    if entry.extra is not None:
+        require_extra(entry.extra, f"method {options.method!r}")
+    pair = load_pair(Path(student), options)
+    target = folder_of(student, options)
+    _check_target(target)
+    images = images_of(pair, options)
+    with (
+        held_for_this_run(target.parent),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".explain-") as name,
+    ):
+        made = Path(name, EXPLANATIONS_FOLDER)
+        made.mkdir()
+        found = _explained(pair, images, options, made)
+        found.save(made)
+        shutil.rmtree(target, ignore_errors=True)
+        made.replace(target)
+    return found
+
+
+def _check_target(target: Path) -> None:
+    """Refuse a folder of somebody else's files."""
+    check_output_folder(target.parent)
+    if target.exists() and not (target / EXPLANATIONS_FILE).is_file():
+        raise ExplainError(f"{target} already holds other files: give another --output_dir")
+
+
+def images_of(pair: Pair, options: ExplainOptions) -> ImagesToExplain:
+    """The images that the user gave, or test images of the run.
+
+    Raises:
+        ExplainError: when they cannot be read.
+    """
+    if options.images:
+        return images_of_paths(options.images, pair.known_classes, options.most_images)
+    return test_images(data_of_run(pair.image_options, pair.known_classes), options.most_images)
+
+
+@dataclass(frozen=True)
+class Both:
+    """Teacher and student, explained.
+
+    Attributes:
+        teacher: the teacher's explanations.
+        student: the student's.
+        again: the teacher's heat maps when it is explained a second time, `(N, G, G)`.
+        heatmaps: of teacher and student on the grid, `(N, G, G)` each.
+    """
+
+    teacher: Explained
+    student: Explained
+    again: Tensor
+    heatmaps: tuple[Tensor, Tensor]
+
+
+def _explained(pair: Pair, images: ImagesToExplain, options: ExplainOptions, folder: Path) -> Explanations:
+    targets = targets_of(pair, images, options)
+    both = explain_both(pair, images.images, targets, options.method, options.seed)
+    listed = _listed(pair, images, targets, both)
+    agreement = _agreement(pair, targets, both, listed, options.method)
+    pictured = [*agreement.most_different, *range(len(listed))]
+    pictured = list(dict.fromkeys(pictured))[: options.pictures]
+    listed = _with_pictures(pair, images, both, listed, sorted(pictured), folder)
+    return Explanations(
+        created=datetime.date.today().isoformat(),
+        method=options.method,
+        method_label=EXPLAINERS[options.method].label,
+        teacher=pair.teacher_name,
+        student=pair.student_name,
+        classes=pair.classes,
+        described=images.described,
+        grid=GRID,
+        teacher_completeness=both.teacher.completeness,
+        student_completeness=both.student.completeness,
+        images=tuple(listed),
+        agreement=agreement,
+        faithfulness=curves(pair, images.images, targets, both, options.method, options.seed),
+        subspaces=explain_subspaces(pair, options, folder) if options.subspaces else (),
+        versions=versions(),
+    )
+
+
+def targets_of(pair: Pair, images: ImagesToExplain, options: ExplainOptions) -> list[int]:
+    """The class that is explained of each image: the one that was asked for, or the teacher's answer.
+
+    Raises:
+        ExplainError: for a class that is none of the student's.
+    """
+    if options.target_class is not None:
+        if options.target_class not in pair.classes:
+            raise ExplainError(
+                f"target_class={options.target_class!r}: expected one of the student's classes, "
+                f"{', '.join(pair.classes)}"
+            )
+        return [pair.classes.index(options.target_class)] * len(images.images)
+    answers = []
+    with torch.no_grad():
+        for first in range(0, len(images.images), BATCH):
+            pixels = pair.teacher.pixels(images.images[first : first + BATCH])
+            answers += pair.teacher.logits(pixels).argmax(dim=1).tolist()
+    return answers
+
+
+def explain_both(
+    pair: Pair, images: Sequence[Tensor], targets: Sequence[int], method: str, seed: int, show: bool = True
+) -> Both:
+    """Explain teacher and student, and the teacher a second time.
+
+    Args:
+        pair: teacher and student.
+        images: N byte images.
+        targets: N classes.
+        method: a key of `EXPLAINERS`.
+        seed: of a sampled method; each of the three explanations has one of its own.
+        show: show bars.
+    """
+    teacher = explain_images(pair.teacher, images, targets, method, seed, show=show)
+    # a seed of its own: with the teacher's, both would share what is drawn, and seem more alike than they are
+    student = explain_images(pair.student, images, targets, method, seed + 1, show=show)
+    if EXPLAINERS[method].sampled:
+        again = explain_images(pair.teacher, images, targets, method, seed + 2, show=show).relevance
+    else:
+        mirrored = [image.flip(2) for image in images]
+        again = explain_images(pair.teacher, mirrored, targets, method, seed, show=show).relevance.flip(2)
+    return Both(
+        teacher,
+        student,
+        heatmaps_of(pair.teacher, again, images),
+        (heatmaps_of(pair.teacher, teacher.relevance, images), heatmaps_of(pair.student, student.relevance, images)),
+    )
+
+
+def heatmaps_of(network: ExplainedNetwork, relevance: Tensor, images: Sequence[Tensor]) -> Tensor:
+    """Relevances on the grid, in the frame of the images, `(N, G, G)`."""
+    sizes = dict.fromkeys(image.shape[1:] for image in images)
+    seen = {size: seen_by(network.classifier.processor, *size) for size in sizes}
+    maps = zip(relevance, images, strict=True)
+    return torch.cat([on_grid(one[None], seen[image.shape[1:]], GRID, GRID) for one, image in maps])
+
+
+def _listed(pair: Pair, images: ImagesToExplain, targets: Sequence[int], both: Both) -> list[ExplainedImage]:
+    """The figures of each image."""
+    alike = cosines(*both.heatmaps), rank_correlations(*both.heatmaps)
+    sides = [
+        _answers(network, explained, maps, images, targets, pair.classes)
+        for network, explained, maps in (
+            (pair.teacher, both.teacher, both.heatmaps[0]),
+            (pair.student, both.student, both.heatmaps[1]),
+        )
+    ]
+    return [
+        ExplainedImage(
+            name=images.names[place],
+            label=images.labels[place],
+            target=pair.classes[target],
+            teacher=sides[0][place],
+            student=sides[1][place],
+            cosine=float(alike[0][place]),
+            rank_correlation=float(alike[1][place]),
+        )
+        for place, target in enumerate(targets)
+    ]
+
+
+def _answers(
+    network: ExplainedNetwork,
+    explained: Explained,
+    maps: Tensor,
+    images: ImagesToExplain,
+    targets: Sequence[int],
+    classes: Sequence[str],
+) -> list[ExplainedAnswer]:
+    probabilities = explained.logits.softmax(dim=1)
+    return [
+        ExplainedAnswer(
+            answer=classes[int(explained.logits[place].argmax())],
+            probability=float(probabilities[place, target]),
+            evidence=float(explained.evidence[place]),
+            baseline_evidence=float(explained.baseline_evidence[place]),
+            relevance=float(explained.relevance[place].sum()),
+            heatmap=tuple(tuple(float(f"{value:.{DIGITS}g}") for value in row) for row in maps[place].tolist()),
+            on_mark=None
+            if (mark := images.marks[place]) is None
+            else share_on_mark(network, explained.relevance[place], mark),
+        )
+        for place, target in enumerate(targets)
+    ]
+
+
+def share_on_mark(network: ExplainedNetwork, relevance: Tensor, mark: Tensor) -> float:
+    """The share of an image's absolute relevance `(H', W')` that lies on its mark, a mask of the image `(H, W)`."""
+    absolute = relevance.abs()[None]
+    on_image = on_grid(absolute, seen_by(network.classifier.processor, *mark.shape), *mark.shape)[0]
+    return float(on_image[mark].sum() / absolute.sum()) if float(absolute.sum()) > 0 else 0.0
+
+
+def _agreement(
+    pair: Pair, targets: Sequence[int], both: Both, listed: Sequence[ExplainedImage], method: str
+) -> Agreement:
+    teacher, student = both.heatmaps
+    classes = np.asarray(targets)
+    worst = np.argsort([image.cosine for image in listed], kind="stable")[: min(MOST_DIFFERENT, len(listed))]
+    return Agreement(
+        answers=mean_with_interval([float(image.same_answer) for image in listed]),
+        explanations=similarity(teacher, student),
+        ceiling=similarity(teacher, both.again),
+        ceiling_from="another seed" if EXPLAINERS[method].sampled else "mirrored images",
+        by_class={
+            pair.classes[target]: similarity(teacher[classes == target], student[classes == target])
+            for target in sorted(set(targets))
+        },
+        most_different=tuple(worst.tolist()),
+    )
+
+
+def curves(
+    pair: Pair, images: Sequence[Tensor], targets: Sequence[int], both: Both, method: str, seed: int
+) -> tuple[FlippingCurve, ...]:
+    """The pixel-flipping curves of teacher and student, by their heat maps and at random."""
+    found = []
+    for whose, network, explained in (
+        ("teacher", pair.teacher, both.teacher),
+        ("student", pair.student, both.student),
+    ):
+        order = rankings_of(explained.relevance)
+        for name, rankings in ((method, order), (RANDOM, random_rankings(len(order), order.shape[1], seed))):
+            found.append(flipping_curve(network, whose, name, images, targets, rankings, BATCH))
+    return tuple(found)
+
+
+def _with_pictures(
+    pair: Pair,
+    images: ImagesToExplain,
+    both: Both,
+    listed: list[ExplainedImage],
+    places: Sequence[int],
+    folder: Path,
+) -> list[ExplainedImage]:
+    """The images, some of which have pictures now."""
+    panels = []
+    for place in places:
+        image = images.images[place]
+        picture = picture_of(image)
+        shares = [
+            shares_on(picture, explained.relevance[place], seen_by(network.classifier.processor, *image.shape[1:]))
+            for network, explained in ((pair.teacher, both.teacher), (pair.student, both.student))
+        ]
+        scale = common_scale(shares)
+        drawn = [picture, *(coloured(one, scale) for one in shares)]
+        names = [f"{place:03d}{end}.png" for end in ("", "-teacher", "-student", "-panel")]
+        for one, name in zip(drawn, names[:3], strict=True):
+            save(one, folder, name)
+        panels.append(panel(drawn, ("image", "teacher", "student")))
+        save(panels[-1], folder, names[3])
+        entry = listed[place]
+        listed[place] = replace(
+            entry,
+            teacher=replace(entry.teacher, picture=names[1]),
+            student=replace(entry.student, picture=names[2]),
+            scale=scale,
+            picture=names[0],
+            panel=names[3],
+        )
+    if panels:
+        save(stacked(panels[:MOST_IN_OVERVIEW]), folder, OVERVIEW_FILE)
+    return listed

@@ -1,0 +1,46 @@
+"""Cosines, rank correlations and bootstrap intervals against slow ones."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from subdistill_hf.explain.agreement import cosines, mean_with_interval, rank_correlations, similarity
+
+
+def draw(seed):
+    return torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_cosines_and_rank_correlations_of_each_image():
+    first, second = draw(0), draw(1)
+    first[0] = first[0].round()  # ties
+    for place in range(5):
+        a, b = first[place].flatten().numpy(), second[place].flatten().numpy()
+        expected = sum(x * y for x, y in zip(a, b, strict=True)) / (sum(a**2) ** 0.5 * sum(b**2) ** 0.5)
+        assert cosines(first, second)[place] == pytest.approx(expected)
+        assert rank_correlations(first, second)[place] == pytest.approx(spearmanr(a, b).statistic)
+
+
+def test_a_heat_map_of_nothing_is_like_no_other():
+    nothing = torch.zeros(5, 4, 4)
+    assert cosines(draw(0), nothing).tolist() == rank_correlations(nothing, draw(0)).tolist() == [0] * 5
+
+
+def test_the_same_heat_maps_are_wholly_alike():
+    found = similarity(draw(0), 3 * draw(0))
+    assert found.cosine.mean == pytest.approx(1)
+    assert found.rank_correlation.low == pytest.approx(1)
+    assert similarity(draw(0), -draw(0)).cosine.mean == pytest.approx(-1)
+
+
+def test_the_interval_is_that_of_resampled_means():
+    values = np.random.default_rng(5).normal(2.0, 1.0, 200)
+    found = mean_with_interval(values)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.count == 200
+    error = values.std() / 200**0.5
+    assert (found.low, found.high) == pytest.approx((found.mean - 1.96 * error, found.mean + 1.96 * error), abs=0.03)
+    assert mean_with_interval(values) == found
+    one = mean_with_interval([0.5])
+    assert (one.low, one.mean, one.high) == (0.5, 0.5, 0.5)
