@@ -308,8 +308,8 @@ class LoopbackHub:
 
 ROUTES: list[tuple[str, re.Pattern, Callable]] = []
 NAME = "(?P<name>[^/]+?(?:/[^/]+?)??)"  # the oldest repositories have no owner
-API = f"/api/(?P<kind>model|dataset)s/{NAME}"
-PAGE = f"/(?:(?P<kind>dataset)s/)?{NAME}"
+API = f"/api/(?P<kind>model|dataset|space)s/{NAME}"
+PAGE = f"/(?:(?P<kind>dataset|space)s/)?{NAME}"
 JSON = {"Content-Type": "application/json"}
 
 

@@ -140,6 +140,34 @@ def test_the_command_writes_a_space(student, runtime, tmp_path):
     assert (tmp_path / "space" / "index.html").is_file()
 
 
+PUSH = """
+import json, sys
+from subdistill_hf.cli import main
+
+print(json.dumps([main(["push", *words, "--space"]) for words in json.loads(sys.argv[1])]))
+"""
+
+
+def test_the_page_is_pushed_as_a_static_space(hub, student, runtime):
+    words = [str(student), "--runtime", str(runtime)]
+    before = {path: path.read_bytes() for path in student.rglob("*") if path.is_file()}
+    runs = [[*words, "--repo", "try-it"], [*words, "--private"], [str(student / "onnx"), "--runtime", str(runtime)]]
+    assert hub.answer(PUSH, json.dumps(runs)) == [0, 0, 2]
+    files = hub.files("user/try-it", "space")
+    runtimes = {f"runtime/{name}" for name in RUNTIME_FILES}
+    assert set(files) == {*PAGE_FILES, *runtimes, FLOAT_FILE, "student.json", "README.md"}
+    assert b"sdk: static" in files["README.md"]
+    assert not hub.repos["space", "user/try-it"].private
+    assert hub.repos["space", f"user/{student.name}-space"].private
+    assert {path: path.read_bytes() for path in student.rglob("*") if path.is_file()} == before
+
+
+def test_a_runtime_is_refused_where_there_is_no_page(student, runtime):
+    status, _, said = run("push", [str(student), "--runtime", str(runtime)])
+    assert status == 2
+    assert "expected --space too" in said
+
+
 def test_a_port_out_of_range_is_refused(student):
     status, _, said = run("serve", [str(student), "--port", "70000"])
     assert (status, said) == (2, "error: port=70000: expected a number from 0 to 65535\n")
@@ -148,13 +176,20 @@ def test_a_port_out_of_range_is_refused(student):
 # In a browser
 
 CHECK = """
-import { classify, loadStudent, pixelsOf } from "./student.js";
+import { classify, isKnown, loadStudent, pixelsOf } from "./student.js";
 const student = await loadStudent();
 const answers = {};
 for (const name of await (await fetch("names.json")).json()) {
   const blob = await (await fetch(name)).blob();
   answers[name] = (await classify(student, await pixelsOf(blob))).probabilities;
 }
+const labels = ["cat", "none of these"];
+const known = (score, threshold, ...probabilities) =>
+  isKnown({ labels, unknown_score: score, unknown_threshold: threshold }, probabilities);
+answers.known = [
+  isKnown({ labels }, [0.1, 0.9]), known("none of these", 0.2, 0.1, 0.9), known("none of these", 0.2, 0.3, 0.7),
+  known("largest probability", 0.5, 0.4, 0.6),
+];
 await fetch("answers", { method: "POST", body: JSON.stringify(answers) });
 """
 
@@ -183,6 +218,7 @@ def test_a_browser_gives_the_answers_of_python(student, tmp_path):
     (place / "check.html").write_text(check)
     answers, said = answers_of_chromium(place, "check.html", tmp_path)
     assert "CONSOLE" not in said
+    assert answers["known"] == [True, False, True, False]
     running = session(student / "onnx" / FLOAT_FILE)
     for name, image in images.items():
         expected = running.run(["probabilities"], {"images": image[None]})[0][0]

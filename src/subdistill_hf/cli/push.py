@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,18 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
 
 
 def run(given: dict[str, Any], words: Sequence[str]) -> None:
-    """Push the student, and print the address of the commit."""
-    from subdistill_hf.hub.publish import push_folder
+    """Push the student or its page, and print the address of the commit."""
+    from subdistill_hf.hub.publish import push_folder, push_page
 
     folder = given.pop("folder")
     options = PushOptions(**given)
+    if options.space:
+        from subdistill_hf.export.page import write_page
+
+        with tempfile.TemporaryDirectory() as place:
+            page = write_page(folder, place, options.runtime)
+            print(push_page(page, folder, options.repo, options.private or None, options.revision))
+        return
     print(push_folder(folder, options.repo, options.private or None, options.revision))
 
 

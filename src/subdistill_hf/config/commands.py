@@ -98,6 +98,21 @@ class PushOptions:
     revision: str | None = field(
         default=None, metadata={"help": "Branch, made if it is not there; by default the main one."}
     )
+    space: bool = field(
+        default=False,
+        metadata={"help": "Push the page of an exported student, see subdistill serve, as a static Space instead."},
+    )
+    runtime: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --space: folder dist of npm's onnxruntime-web; by default in node_modules here or above."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit."""
+        if self.runtime is not None and not self.space:
+            raise SubDistillError("runtime: the folder of onnxruntime-web is for a page, expected --space too")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from subdistill_hf.config.commands import ServeOptions
 from subdistill_hf.config.output_folder import check_output_folder
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.formatting import file_size, format_percent, joined
-from subdistill_hf.hub.files import EXPORT_FILE
+from subdistill_hf.hub.files import EXPORT_FILE, PAGE_FACTS_FILE
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.exported import ExportedFile, ReportedExport
 from subdistill_hf.reporting.report import REPORT_FILE, RunReport
@@ -26,7 +26,6 @@ RUNTIME_FILES: Final = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-w
 """Of onnxruntime-web: what runs a model on the CPU of a browser."""
 RUNTIME_FOLDER: Final = "runtime"
 NPM_PLACE: Final = Path("node_modules", "onnxruntime-web", "dist")
-FACTS_FILE: Final = "student.json"
 TEMPLATES: Final = Path(__file__).parent / "templates" / "page"
 LOOPBACK: Final = "127.0.0.1"
 MOST_NAMED: Final = 8
@@ -81,7 +80,7 @@ def write_page(student: str | Path, target: str | Path, runtime: str | Path | No
     shutil.copyfile(folder / exported.format / smallest.name, place / smallest.name)
     report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
     facts = page_facts(folder, exported, smallest, report)
-    (place / FACTS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (place / PAGE_FACTS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (place / "README.md").write_text(_space_card(facts["title"]), encoding="utf-8")
     return place
 
@@ -96,7 +95,8 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
         report: of the run, where there is one.
 
     Returns:
-        `title`, `warning`, `labels`, the name of the `file`, and `facts`, each with a heading.
+        `title`, `warning`, `labels`, the name of the `file`, and `facts`, each with a heading; for a student with a
+        threshold `unknown_score` and `unknown_threshold`.
     """
     config = json.loads((folder / exported.format / "transformers_js" / "config.json").read_text(encoding="utf-8"))
     labels = [config["id2label"][str(output)] for output in range(len(config["id2label"]))]
@@ -109,11 +109,18 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
         facts["Same class as in torch"] = f"{format_percent(file.agreement)} of {exported.images}"
     if report is not None:
         facts["Teacher"] = report.teacher.hub_id or report.teacher.name
+    threshold = {name: config[name] for name in ("unknown_score", "unknown_threshold") if name in config}
     warning = (
         f"It tells {len(labels)} classes apart and knows nothing else: any other image, whatever it shows, is put "
         "into one of them, and a high score is no sign that it belongs there."
     )
-    return {"title": f"{name}: {named}", "warning": warning, "labels": labels, "file": file.name, "facts": facts}
+    return {
+        "title": f"{name}: {named}",
+        "warning": warning,
+        "labels": labels,
+        "file": file.name,
+        "facts": facts,
+    } | threshold
 
 
 @contextmanager

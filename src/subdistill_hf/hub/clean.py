@@ -12,7 +12,7 @@ from typing import Final
 from huggingface_hub import constants, get_token
 
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE, CARD_FILE
+from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE, CARD_FILE, PAGE_FACTS_FILE
 
 TENSORS: Final = (".safetensors", ".bin", ".pt", ".pth", ".npy", ".npz", ".png", ".jpg", ".jpeg", ".webp", ".gif")
 """Ends of the names of files that hold no text."""
@@ -115,8 +115,10 @@ def _read(content: bytes | Path) -> bytes:
 
 
 def _class_names(files: Mapping[str, bytes | Path]) -> list[str]:
-    """The classes that a student's configuration names."""
+    """The classes that a student's configuration names, or the facts of its page."""
     try:
+        if PAGE_FACTS_FILE in files:
+            return [str(name) for name in json.loads(_read(files[PAGE_FACTS_FILE]))["labels"]]
         config = json.loads(_read(files["config.json"]))
         return [str(name) for name in config.get("id2label", {}).values()]
     except (KeyError, ValueError, AttributeError):  # none, or no configuration of transformers

@@ -16,6 +16,8 @@ WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.inde
 EXPORT_FOLDERS: Final = ("onnx",)
 """The folders of a student for devices, each with an `EXPORT_FILE` by which it is known."""
 EXPORT_FILE: Final = "export.json"
+PAGE_FACTS_FILE: Final = "student.json"
+"""What the page of a student knows of it."""
 EXPORTED: Final = (".onnx", ".json", ".py")
 TRAINER_STATE: Final = "trainer_state.json"
 

@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi, create_commit
 
@@ -26,6 +26,8 @@ from subdistill_hf.hub.snippet import ANSWERS, hub_code, local_code
 
 logger = logging.getLogger(__name__)
 
+SPACE_ENDING: Final = "-space"
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -36,12 +38,14 @@ class Destination:
         private: whether to make it private; what is usual for the account with `None`.
         revision: the branch, made if need be; the main one with `None`.
         token: that of the login or of HF_TOKEN with `None`.
+        kind: of repository: a model, or a Space of static files.
     """
 
     repo: str
     private: bool | None = None
     revision: str | None = None
     token: str | None = field(default=None, repr=False)
+    kind: Literal["model", "space"] = "model"
 
 
 def sign_in(
@@ -86,11 +90,15 @@ def open_repository(destination: Destination) -> None:
     limit_waiting()
     api = HfApi(token=destination.token)
     try:
-        api.create_repo(destination.repo, private=destination.private, exist_ok=True)
-        api.auth_check(destination.repo, write=True)
-        public = destination.private and not api.model_info(destination.repo, timeout=longest_wait()).private
+        static = "static" if destination.kind == "space" else None
+        api.create_repo(
+            destination.repo, private=destination.private, exist_ok=True, repo_type=destination.kind, space_sdk=static
+        )
+        api.auth_check(destination.repo, write=True, repo_type=destination.kind)
+        info = api.repo_info(destination.repo, repo_type=destination.kind, timeout=longest_wait())
+        public = destination.private and not info.private
         if destination.revision is not None and not public:
-            api.create_branch(destination.repo, branch=destination.revision, exist_ok=True)
+            api.create_branch(destination.repo, branch=destination.revision, exist_ok=True, repo_type=destination.kind)
     except HUB_ERRORS as error:
         raise PushError(f"{destination.repo} cannot be written: {explain(error)}") from error
     if public:
@@ -161,6 +169,7 @@ def commit(
             commit_message=message,
             token=destination.token,
             revision=destination.revision,
+            repo_type=destination.kind,
             **options,
         )
     )
@@ -221,6 +230,36 @@ def push_folder(
     return upload(folder, destination)
 
 
+def push_page(
+    page: Path, student: str | Path, repo: str | None = None, private: bool | None = None, revision: str | None = None
+) -> str:
+    """Push the page of a student as a static Space.
+
+    Args:
+        page: folder of the page, with all that it needs.
+        student: folder of the student.
+        repo: the Space's name or `user/name`; by default that of the student's repository, with `-space`.
+        private: see `Destination`.
+        revision: see `Destination`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PushError: when anything fails; nothing of the student's folder was changed.
+    """
+    student = Path(student)
+    with _retryable(student, repo, private, revision, "--space"):
+        name = repo or f"{shortened(_name_of(student), LONGEST_NAME - len(SPACE_ENDING))}{SPACE_ENDING}"
+        destination = replace(sign_in(name, private, revision), kind="space")
+        open_repository(destination)
+        paths = sorted(path for path in page.rglob("*") if path.is_file())
+        files = {path.relative_to(page).as_posix(): path for path in paths}
+        size = file_size(sum(path.stat().st_size for path in paths))
+        print(f"pushing {len(files)} files, {size}, to the Space {destination.repo}")
+        return str(commit(destination, files, student, "The page of a student").commit_url)
+
+
 def _name_of(folder: Path) -> str:
     """A repository's name from the report of a run, or else the folder's."""
     path = folder / "report.json"
@@ -232,19 +271,23 @@ def _name_of(folder: Path) -> str:
 
 
 @contextmanager
-def _retryable(folder: Path, repo: str | None, private: bool | None, revision: str | None) -> Iterator[None]:
+def _retryable(
+    folder: Path, repo: str | None, private: bool | None, revision: str | None, *more: str
+) -> Iterator[None]:
     """Say of any failure, or of an interruption, that the folder is whole, and what to run."""
     try:
         yield
     except KeyboardInterrupt as interruption:
-        raise _not_pushed(folder, repo, private, revision, "interrupted") from interruption
+        raise _not_pushed(folder, repo, private, revision, "interrupted", *more) from interruption
     except HUB_ERRORS as error:
         reason = str(error) if isinstance(error, SubDistillError) else explain(error)
-        raise _not_pushed(folder, repo, private, revision, reason) from error
+        raise _not_pushed(folder, repo, private, revision, reason, *more) from error
 
 
-def _not_pushed(folder: Path, repo: str | None, private: bool | None, revision: str | None, reason: str) -> PushError:
-    words = ["subdistill", "push", str(folder), *(["--repo", repo] if repo else [])]
+def _not_pushed(
+    folder: Path, repo: str | None, private: bool | None, revision: str | None, reason: str, *more: str
+) -> PushError:
+    words = ["subdistill", "push", str(folder), *more, *(["--repo", repo] if repo else [])]
     words += [*(["--private"] if private else []), *(["--revision", revision] if revision else [])]
     return PushError(
         f"{folder} was not pushed{f' to {repo}' if repo else ''}: {reason}. The folder is as it was; to try again: "

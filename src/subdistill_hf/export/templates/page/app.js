@@ -1,5 +1,5 @@
 // The page: files, drops and the camera in; probabilities out.
-import { classify, loadStudent, pixelsOf } from "./student.js";
+import { classify, isKnown, loadStudent, pixelsOf } from "./student.js";
 
 const MOST_SHOWN = 5;
 const SMALL = 128; // pixels: below, an image is shown as it is, without smoothing
@@ -13,7 +13,8 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-function show(name, source, { probabilities, milliseconds }, width, labels) {
+function show(name, source, { probabilities, milliseconds }, width, facts) {
+  const { labels } = facts;
   const order = probabilities.map((_, output) => output).sort((a, b) => probabilities[b] - probabilities[a]);
   const rows = order.slice(0, MOST_SHOWN).map((output) => {
     const percent = `${(100 * probabilities[output]).toFixed(1)} %`;
@@ -24,7 +25,11 @@ function show(name, source, { probabilities, milliseconds }, width, labels) {
   });
   const image = make("img", { src: source, alt: name, className: width < SMALL ? "small" : "" });
   const time = make("p", { className: "time" }, `${milliseconds.toFixed(1)} ms`);
-  const article = make("article", {}, image, make("h3", {}, name), make("table", {}, ...rows), time);
+  const heading = make("h3", {}, name);
+  const article = make("article", {}, image, heading, make("table", {}, ...rows), time);
+  if (!isKnown(facts, probabilities)) {
+    heading.after(make("p", { className: "unknown" }, "Probably none of these classes."));
+  }
   element("answers").prepend(article);
 }
 
@@ -35,7 +40,7 @@ async function answer(student, items) {
     try {
       const pixels = await pixelsOf(blob);
       const source = URL.createObjectURL(blob);
-      show(name, source, await classify(student, pixels), pixels.width, student.facts.labels);
+      show(name, source, await classify(student, pixels), pixels.width, student.facts);
     } catch (error) {
       failed += 1;
       status(`${name} cannot be read as an image.`);
