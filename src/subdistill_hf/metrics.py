@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 
 import evaluate
 import numpy as np
+import numpy.typing as npt
 from datasets import Features, List, Value
 from evaluate.evaluator import ImageClassificationEvaluator
 
@@ -28,6 +29,7 @@ __all__ = [
     "TeacherAgreement",
     "auroc",
     "auroc_error",
+    "calibration_bins",
     "compute_metrics",
     "confusion_matrix",
     "share_reaching",
@@ -45,6 +47,11 @@ LOGGED_METRICS: Final = ("accuracy", "balanced_accuracy")
 
 NO_CLASS: Final = -100
 """The label of an image without a class, as the loss of torch ignores it too."""
+
+CALIBRATION_BINS: Final = 15
+"""Of equal width, as `CalibrationError` takes them by default."""
+
+Array = npt.NDArray[Any]
 
 _CLASS_INDICES: Final = {"predictions": Value("int64"), "references": Value("int64")}
 _PROBABILITIES: Final = {"predictions": List(Value("float64")), "references": Value("int64")}
@@ -181,7 +188,7 @@ class CalibrationError(_InMemoryMetric):
         )
 
     def _compute(
-        self, predictions: Sequence[Sequence[float]], references: Sequence[int], bins: int = 15
+        self, predictions: Sequence[Sequence[float]], references: Sequence[int], bins: int = CALIBRATION_BINS
     ) -> dict[str, float]:
         _require_images(references)
         if bins < 1:
@@ -195,13 +202,39 @@ class CalibrationError(_InMemoryMetric):
                 "apply a softmax to logits first"
             )
         _require_named(range(probabilities.shape[1]), references=references)
-        confidence = probabilities.max(axis=1)
-        correct = probabilities.argmax(axis=1) == np.asarray(references)
-        inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
-        bin_of_image = np.searchsorted(inner_edges, confidence)
+        confidence, correct, bin_of_image = _binned(probabilities, references, bins)
         # |accuracy - confidence| of a bin times its number of images is the absolute value of this sum.
         gaps = np.bincount(bin_of_image, weights=correct - confidence, minlength=bins)
         return {"expected_calibration_error": float(np.abs(gaps).sum() / len(confidence))}
+
+
+def calibration_bins(
+    predictions: Array, references: Sequence[int], bins: int = CALIBRATION_BINS
+) -> tuple[Array, Array, Array]:
+    """The bins of `CalibrationError`, which a reliability diagram shows.
+
+    Args:
+        predictions: probabilities `(N, C)`.
+        references: class indices `(N,)`.
+        bins: of equal width, from 0 to 1, closed on the right.
+
+    Returns:
+        Of each bin the number of images, their mean probability of the predicted class and their accuracy, each
+        `(bins,)`; the last two are 0 where there is no image.
+    """
+    confidence, correct, bin_of_image = _binned(predictions, references, bins)
+    counts = np.bincount(bin_of_image, minlength=bins)
+    images = np.maximum(counts, 1)
+    confidences = np.bincount(bin_of_image, weights=confidence, minlength=bins) / images
+    return counts, confidences, np.bincount(bin_of_image, weights=correct, minlength=bins) / images
+
+
+def _binned(probabilities: Array, references: Sequence[int], bins: int) -> tuple[Array, Array, Array]:
+    """The probability of each image's predicted class, whether it is right, and the bin of the probability."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == np.asarray(references)
+    inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
+    return confidence, correct, np.searchsorted(inner_edges, confidence)
 
 
 def compute_metrics(eval_prediction: Any) -> dict[str, float]:

@@ -21,6 +21,7 @@ WORK = {
     "benchmark": "subdistill_hf.benchmark.command.benchmark",
     "export": "subdistill_hf.export.run.export",
     "serve": "subdistill_hf.export.page.serve",
+    "report": "subdistill_hf.reporting.page.page.write_page",
     "push": "subdistill_hf.hub.publish.push_folder",
 }
 """What each command of ours calls when its options fit."""

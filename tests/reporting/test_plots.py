@@ -12,7 +12,7 @@ from PIL import Image
 
 from reporting.samples import make_history, make_report, parsed
 from reporting.test_class_names import FORMULAS, LINES, MARKUP, PLACES, UNICODE, YAML, report_with
-from subdistill_hf.reporting import drawing, plots
+from subdistill_hf.reporting import curves, drawing, plots
 from subdistill_hf.reporting.fonts import drawable
 from subdistill_hf.reporting.plots import PLOTS, plot_all, plot_confusion, plot_subspaces, plot_training
 
@@ -104,7 +104,7 @@ def test_only_part_repeats_no_total_and_steps_without_epochs(report, figures, tm
     (ax,) = figures[0].axes
     (line,) = ax.lines
     assert ax.get_xlabel() == "step"
-    assert len(line.get_xdata()) <= plots._MOST_POINTS
+    assert len(line.get_xdata()) <= curves.MOST_POINTS
     assert line.get_xdata()[-1] == 399
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from subdistill_hf.acceleration.freed_memory import keep_freed_memory
 from subdistill_hf.acceleration.threads import wait_passively
-from subdistill_hf.cli import adapt, analyse, benchmark, demo, distill, export, inspect, push, serve
+from subdistill_hf.cli import adapt, analyse, benchmark, demo, distill, export, inspect, push, report, serve
 from subdistill_hf.config.output_folder import disk_fault
 from subdistill_hf.errors import INTERRUPTED, PushError, SubDistillError, with_causes
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "analyse": analyse,
     "benchmark": benchmark,
     "export": export,
+    "report": report,
     "push": push,
     "serve": serve,
     "demo": demo,

@@ -304,6 +304,9 @@ class TaskOptions(WordsOptions, OtherOptions, UnlabelledOptions, AdaptationOptio
             "choices": METHODS,
         },
     )
+    html_report: bool = field(
+        default=True, metadata={"help": "Write report.html beside the card: all figures of the run as one page."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that is already in the output folder."})
     trust_remote_code: bool = field(
         default=False,

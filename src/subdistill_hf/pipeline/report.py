@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import DataOptions, DistillationOptions, Rotation
@@ -20,6 +20,7 @@ from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.loading import OtherImages
 from subdistill_hf.formatting import format_percent, table
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of
+from subdistill_hf.pipeline.answers import calibration_of, worst_answers
 from subdistill_hf.pipeline.energy import Energy
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
@@ -130,6 +131,7 @@ def build_report(
     published = trained[task.config.method]
     config = copy.copy(task.config)
     config.learning_rate, config.rotation = published.learning_rate, published.rotation  # what suited, if not given
+    logits = predicted_logits(task, classifiers_of(task, trained))
     return RunReport(
         published=config.method,
         created=datetime.date.today().isoformat(),
@@ -138,14 +140,15 @@ def build_report(
         subtask=tuple(str(entry) for entry in task.options.classes),
         teacher=reported_teacher(task, teacher_digest),
         student=_reported_student(published),
-        results=measured_results(task, trained),
+        results=measured_results(task, trained, logits),
         energy_source=published.energy.source,
         latency_machine=f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
         subspaces=_reported_subspaces(published),
         hyperparameters=changed_options(config),
         histories={method: tuple(student.history) for method, student in trained.items()},
         versions=versions(),
-        rejection=None if task.data.others is None else _rejection(task, published),
+        wrong_answers=worst_answers(logits[config.method], logits[TEACHER], task.test.labels),
+        rejection=None if task.data.others is None else _rejection(task, published, logits[config.method]),
         image_options=image_options(task),
         command=command,
     )
@@ -156,10 +159,9 @@ def versions() -> dict[str, str]:
     return {name.replace("-", "_"): _version(name) for name in VERSIONED}
 
 
-def _rejection(task: Task, published: TrainedStudent) -> ReportedRejection:
-    """The published student's threshold for unknown images."""
+def _rejection(task: Task, published: TrainedStudent, known: Tensor) -> ReportedRejection:
+    """The published student's threshold for unknown images, beside its logits of the test images."""
     classifier = Classifier(published.model, published.student.processor)
-    known = predict(classifier, task.test, workers=task.config.dataloader_num_workers)
     return rejection_of(task, classifier, known, unknown_logits(task, classifier))
 
 
@@ -176,12 +178,31 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def measured_results(task: Task, trained: Mapping[str, TrainedStudent]) -> tuple[MethodResult, ...]:
-    """The figures of the teacher and of each student."""
+def classifiers_of(task: Task, trained: Mapping[str, TrainedStudent]) -> dict[str, Classifier]:
+    """The teacher, then each student."""
+    students = {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
+    return {TEACHER: task.teacher_classifier, **students}
+
+
+def predicted_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[str, Tensor]:
+    """What each classifier gives for the test images, `(N, C)`."""
+    workers = task.config.dataloader_num_workers
+    return {name: predict(classifier, task.test, workers=workers) for name, classifier in classifiers.items()}
+
+
+def measured_results(
+    task: Task, trained: Mapping[str, TrainedStudent], logits: Mapping[str, Tensor] | None = None
+) -> tuple[MethodResult, ...]:
+    """The figures of the teacher and of each student.
+
+    Args:
+        task: what all methods shared.
+        trained: method to trained student.
+        logits: of the test images, see `predicted_logits`; computed by default.
+    """
     test, workers = task.test, task.config.dataloader_num_workers
-    classifiers = {TEACHER: task.teacher_classifier}
-    classifiers |= {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
-    logits = {name: predict(classifier, test, workers=workers) for name, classifier in classifiers.items()}
+    classifiers = classifiers_of(task, trained)
+    logits = predicted_logits(task, classifiers) if logits is None else logits
     clean = unmarked_test(task.data)
     latencies = measure_latency(classifiers, test)
     results = []
@@ -193,6 +214,7 @@ def measured_results(task: Task, trained: Mapping[str, TrainedStudent]) -> tuple
         result = MethodResult(
             method=name,
             **vars(scores),
+            calibration=calibration_of(logits[name], test.labels),
             **({} if marks is None else vars(marks)),
             accuracy_of_classes=accuracy_of_classes(logits[name], test.labels) if task.has_other else None,
             unknown=measured_unknown(logits[name], unknown_logits(task, classifier), task.has_other),

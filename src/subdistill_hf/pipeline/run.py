@@ -40,6 +40,7 @@ from subdistill_hf.pipeline.adaptation import (
     announce_fitted,
     plan_adaptation,
 )
+from subdistill_hf.pipeline.answers import save_thumbnails
 from subdistill_hf.pipeline.auto import (
     Choice,
     Start,
@@ -61,6 +62,8 @@ from subdistill_hf.pipeline.run_folder import (
 from subdistill_hf.pipeline.student_folder import write_student
 from subdistill_hf.pipeline.task import Task, announce, load_task, take_threads
 from subdistill_hf.pipeline.validation import validate_options
+from subdistill_hf.reporting.optional import plot_is_optional
+from subdistill_hf.reporting.page.page import PAGE_FILE, write_page
 from subdistill_hf.reporting.report import RunReport
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.callbacks import show_progress
@@ -108,8 +111,8 @@ class MethodRun:
 def distill(options: TaskOptions, config: SubDistillConfig, command: str | None = None) -> RunReport | None:
     """Distil a student as the options say, and leave a folder that plain transformers loads.
 
-    The folder holds the student, its processor, a model card, plots, `report.json` with every figure, and under
-    `runs/` the checkpoints of each method.
+    The folder holds the student, its processor, a model card, plots, `report.json` with every figure, `report.html`
+    to read them, and under `runs/` the checkpoints of each method.
 
     Args:
         options: teacher, student, dataset and classes.
@@ -235,7 +238,12 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
     example = task.data.test[0][task.data.columns.image]
-    return write_student(task.folder, model, published.student.processor, example, task.plain("train"), report)
+    report = write_student(task.folder, model, published.student.processor, example, task.plain("train"), report)
+    save_thumbnails(task.folder, report.wrong_answers or (), task.test)
+    if task.options.html_report:
+        with plot_is_optional(PAGE_FILE):
+            write_page(task.folder)
+    return report
 
 
 def announce_resumed(runs: Mapping[str, MethodRun]) -> None:

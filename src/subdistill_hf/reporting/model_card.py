@@ -95,7 +95,7 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
     Warns:
         UserWarning: when the teacher's license is unknown; the metadata then has none.
     """
-    report = _publishable(report)
+    report = publishable(report)
     body = (
         card_environment()
         .get_template("model_card.md.jinja")
@@ -103,7 +103,7 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
             report=report,
             published=report.published_result,
             label=method_label(report.published_result.method),
-            title=markdown.text(f"{report.dataset.name} expert: {_class_phrase(report)}"),
+            title=markdown.text(f"{report.dataset.name} expert: {class_phrase(report)}"),
             dataset=hub_link(report.dataset.name, report.dataset.hub_id, "datasets/"),
             teacher=hub_link(report.teacher.name, report.teacher.hub_id) + adaptation_note(report),
             standing=standing(report),
@@ -124,7 +124,7 @@ def render_on_device(report: RunReport, plot: str | None = None) -> str:
         report: with exports.
         plot: the image file beside the card that shows them.
     """
-    report = _publishable(report)
+    report = publishable(report)
     template = card_environment().get_template("on_device.md.jinja")
     return template.render(report=report, device=on_device, device_plot=plot)
 
@@ -225,7 +225,7 @@ def _card_data(report: RunReport, name: str | None) -> Metadata:
         else name or slug("-".join([teacher.name.split("/")[-1], published.method, dataset.name])),
         eval_results=None  # the Hub has no metric for the agreement with a teacher
         if dataset.labels_by_teacher
-        else [accuracy_on(dataset, f"{_class_phrase(report)}{_marked(dataset)}", published.accuracy)],
+        else [accuracy_on(dataset, f"{class_phrase(report)}{_marked(dataset)}", published.accuracy)],
     )
     if bases:
         data["base_model_relation"] = BASE_MODEL_RELATION
@@ -274,7 +274,7 @@ def _license(origins: list[ReportedTeacher | ReportedStudent]) -> tuple[str | No
     return licenses.pop(), None
 
 
-def _class_phrase(report: RunReport) -> str:
+def class_phrase(report: RunReport) -> str:
     """List the classes when they are few, else count them."""
     classes = report.classes
     return ", ".join(classes) if len(classes) <= _MANY_CLASSES else f"{len(classes)} classes"
@@ -298,7 +298,7 @@ def _plots(plots: Iterable[str | Path | None]) -> dict[str, list[str]]:
     return images
 
 
-def _publishable(report: RunReport) -> RunReport:
+def publishable(report: RunReport) -> RunReport:
     """Take the folders of this machine out of a report; names of classes are not looked at."""
     teacher, student, usage = report.teacher, report.student, report.usage
     if not teacher.hub_id:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
@@ -17,6 +16,18 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.formatting import format_percent, short_names
 from subdistill_hf.reporting.colours import GRID, INK, METHOD_COLOURS, SOFT, distinct_colours, other_colours
+from subdistill_hf.reporting.curves import (
+    FURTHER_COLOURS,
+    LAYER_PART,
+    PART_COLOURS,
+    Array,
+    Curves,
+    Log,
+    accuracy_curves,
+    loss_curves,
+    loss_labels,
+    unit_of,
+)
 from subdistill_hf.reporting.drawing import (
     CURVE_PANEL,
     TEXT_SIZE,
@@ -32,15 +43,6 @@ from subdistill_hf.reporting.report import ReportedSubspace, RunReport
 
 __all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_subspaces", "plot_training"]
 
-Array = npt.NDArray[np.float64]
-Curves = dict[str, tuple[Array, Array]]  # name: x and y, each (points,)
-Log = Sequence[Mapping[str, float]]
-
-_PART_COLOURS: Final = {"loss": "#222222", "loss_task": "#009E73", "loss_kd": "#D55E00"}
-_FURTHER_COLOURS: Final = ("#CC79A7", "#E69F00", "#8A3D00", SOFT)  # of parts that somebody else's loss adds
-_PART_LABELS: Final = {"loss": "total", "loss_task": "labels", "loss_kd": "teacher's logits"}
-_LAYER_PART: Final = "loss_layer/"
-_MOST_POINTS: Final = 120  # of a curve; beyond, neighbours are averaged
 _MOST_LAYER_LABELS: Final = 6
 _MOST_COUNTED_CLASSES: Final = 30
 _MOST_NAMED_CLASSES: Final = 90
@@ -58,11 +60,9 @@ def plot_training(report: RunReport, path: str | os.PathLike[str]) -> Path | Non
         The path, or `None` when there is no history to draw; nothing is written then.
     """
     logs: Mapping[str, Log] = report.histories
-    unit = "epoch" if all("epoch" in entry for log in logs.values() for entry in log) else "step"
-    accuracies = {
-        method: curve for method, log in logs.items() for curve in _curves(log, ["eval_accuracy"], unit).values()
-    }
-    losses = {method: parts for method, log in logs.items() if (parts := _loss_parts(log, unit))}
+    unit = unit_of(logs)
+    accuracies = accuracy_curves(logs, unit)
+    losses = {method: parts for method, log in logs.items() if (parts := loss_curves(log, unit))}
     panels = [*(["accuracy"] if accuracies else []), *losses]
     if not panels:
         return None
@@ -213,13 +213,12 @@ def _draw_accuracies(ax: Axes, accuracies: Curves, figure: str) -> None:
 
 def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
     """Draw the total loss and its parts, the layers from dark to light with their depth."""
-    layers = [name for name in parts if name.startswith(_LAYER_PART)]
+    layers = [name for name in parts if name.startswith(LAYER_PART)]
     shades = colormaps["viridis"](np.linspace(0.15, 0.65, max(len(layers), 1)))
-    further = [name for name in parts if name not in _PART_COLOURS and name not in layers]
-    colours = dict(zip(layers, shades, strict=False)) | _PART_COLOURS
-    colours |= dict(zip(further, chain(_FURTHER_COLOURS, other_colours()), strict=False))
-    short = [drawable(name) for name in short_names([name.removeprefix(_LAYER_PART) for name in layers])]
-    labels = _PART_LABELS | dict(zip(layers, short, strict=True))
+    further = [name for name in parts if name not in PART_COLOURS and name not in layers]
+    colours = dict(zip(layers, shades, strict=False)) | PART_COLOURS
+    colours |= dict(zip(further, chain(FURTHER_COLOURS, other_colours()), strict=False))
+    labels = loss_labels(list(parts))
     unlabelled = layers[1:-1] if len(layers) > _MOST_LAYER_LABELS else []
     ends = []
     for name, (x, loss) in parts.items():
@@ -227,7 +226,7 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
         width = 1.8 if name == "loss" else 1.2
         ax.plot(x, loss, color=colour, linewidth=width, marker="o" if len(x) == 1 else None)
         if name not in unlabelled and len(parts) > 1:
-            ends.append((x[-1], loss[-1], labels.get(name, name.removeprefix("loss_")), colour))
+            ends.append((x[-1], loss[-1], drawable(labels[name]) if name in layers else labels[name], colour))
     if all((loss > 0).all() for _, loss in parts.values()):
         _log_scale(ax, np.concatenate([loss for _, loss in parts.values()]))
     ax.set_ylabel("loss")
@@ -263,29 +262,6 @@ def _draw_energy_kept(ax: Axes, subspace: ReportedSubspace) -> None:
     ax.yaxis.set_major_formatter(Percent())
     ax.set_xlim(0, len(kept) - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-
-
-def _loss_parts(log: Log, unit: str) -> Curves:
-    """Find the training loss and its parts; the total is left out where it would repeat its only part."""
-    entries = [entry for entry in log if "loss" in entry]
-    names = {name: None for entry in entries for name in entry if name.startswith("loss_")}
-    order = [*(name for name in _PART_COLOURS if name in names), *(n for n in names if n not in _PART_COLOURS)]
-    return _curves(entries, order if len(order) == 1 else ["loss", *order], unit)
-
-
-def _curves(log: Log, names: Sequence[str], unit: str) -> Curves:
-    """Collect the logged values of each name, averaging neighbours where there are too many to draw."""
-    curves = {}
-    for name in names:
-        points = np.array([(entry[unit], entry[name]) for entry in log if name in entry], dtype=np.float64)
-        if len(points):
-            size = -(-len(points) // _MOST_POINTS)
-            groups = [points[start : start + size] for start in range(0, len(points), size)]
-            # As in the Trainer's log, a mean stands at the last of its steps.
-            x = np.array([group[-1, 0] for group in groups])
-            y = np.array([group[:, 1].mean() for group in groups])
-            curves[name] = (x, y)
-    return curves
 
 
 def _short_label(method: str) -> str:

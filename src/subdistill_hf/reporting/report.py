@@ -13,6 +13,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import binomial_error
 from subdistill_hf.reporting.decoding import DecodingError, decode
 from subdistill_hf.reporting.exported import Latency, ReportedExport
+from subdistill_hf.reporting.reported_answers import ReportedCalibration, WrongAnswer
 from subdistill_hf.reporting.reported_images import ReportedDataset, ReportedRejection, ReportedUnknown
 
 REPORT_FILE: Final = "report.json"
@@ -161,6 +162,7 @@ class MethodResult:
         per_class_accuracy: class name to accuracy, for classes with images.
         confusion: images of each true class (rows) in each predicted class, `(C, C)`.
         teacher_agreement: share of the images that student and teacher put in the same class, right or wrong.
+        calibration: how far the probabilities of its answers can be trusted.
         clean_accuracy: the accuracy without the spurious mark; unknown where there is none.
         mark_followed: share of the marked images of other classes that are taken for the marked ones.
         followed_without_mark: that share without the mark.
@@ -181,6 +183,7 @@ class MethodResult:
     per_class_accuracy: Mapping[str, float] = field(default_factory=dict)
     confusion: tuple[tuple[int, ...], ...] | None = None
     teacher_agreement: float | None = None
+    calibration: ReportedCalibration | None = None
     clean_accuracy: float | None = None
     mark_followed: float | None = None
     followed_without_mark: float | None = None
@@ -256,6 +259,7 @@ class RunReport:
         hyperparameters: options that shape the result and differ from their defaults, by name.
         histories: method to the trainer's log.
         versions: package to version.
+        wrong_answers: of the published student, those that it is most sure of, some of each class, the surest first.
         rejection: the published student's threshold for unknown images, if it was measured.
         usage: the card's snippet; `None` until the student is written.
         image_options: the options that the images were loaded with, those of `DataOptions`, and the seed.
@@ -277,6 +281,7 @@ class RunReport:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     histories: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    wrong_answers: tuple[WrongAnswer, ...] | None = None
     rejection: ReportedRejection | None = None
     usage: Usage | None = None
     image_options: Mapping[str, Any] = field(default_factory=dict)

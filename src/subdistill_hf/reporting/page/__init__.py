@@ -1,0 +1,1 @@
+"""The page of a run: its report as one file of HTML, with figures and pictures in it."""

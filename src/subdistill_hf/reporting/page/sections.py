@@ -1,0 +1,66 @@
+"""The sections of a page: what each is called, and why a report may lack it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from subdistill_hf.config.methods import METHODS, method_label
+from subdistill_hf.reporting.report import RunReport
+
+EARLIER: Final = "This run was made by an earlier version, which did not measure it. A new run has it."
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page.
+
+    Attributes:
+        name: of its template, and in the page's addresses.
+        title: its heading.
+        absent: why a report has nothing for it; `None` where it has something.
+    """
+
+    name: str
+    title: str
+    absent: Callable[[RunReport], str | None] = lambda report: None
+
+
+def _without_curves(report: RunReport) -> str | None:
+    logged = any("loss" in entry or "eval_accuracy" in entry for log in report.histories.values() for entry in log)
+    return None if logged else "The report holds no log of a training."
+
+
+def _without_confusion(report: RunReport) -> str | None:
+    return None if report.published_result.confusion else EARLIER
+
+
+def _without_calibration(report: RunReport) -> str | None:
+    return None if report.published_result.calibration else EARLIER
+
+
+def _without_exports(report: RunReport) -> str | None:
+    return None if report.exports else "The student was not exported: subdistill export makes files for devices."
+
+
+def _without_subspaces(report: RunReport) -> str | None:
+    if report.subspaces:
+        return None
+    method = report.published_result.method
+    uses = method in METHODS and METHODS[method].uses_subspaces
+    return EARLIER if uses else f"{method_label(method)} compares nothing in subspaces."
+
+
+SECTIONS: Final = (
+    Section("results", "Results"),
+    Section("training", "Training curves", _without_curves),
+    Section("confusion", "Confusion", _without_confusion),
+    Section("classes", "Classes and their worst errors"),
+    Section("calibration", "Calibration", _without_calibration),
+    Section("cost", "Cost"),
+    Section("device", "On a device", _without_exports),
+    Section("subspaces", "Subspaces", _without_subspaces),
+    Section("provenance", "Provenance"),
+)
+"""In the order of the page."""
