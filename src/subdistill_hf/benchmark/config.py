@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from subdistill_hf.benchmark.yaml_text import read_texts, read_values
 from subdistill_hf.config.methods import METHODS
+from subdistill_hf.config.yaml_text import read_texts, read_values
 from subdistill_hf.errors import SubDistillError
 
 Options = dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final
 
 import datasets
@@ -21,7 +22,7 @@ from subdistill_hf.data.marks import MarkedRows, Marking, mark_rows
 from subdistill_hf.data.repeated_images import without_repeated
 from subdistill_hf.data.sources import is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
-from subdistill_hf.data.subtask import Subtask, SubtaskError, outputs_of, resolve_classes
+from subdistill_hf.data.subtask import Subtask, SubtaskError, Superclasses, outputs_of, resolve_classes
 from subdistill_hf.data.tables import Source, StreamSource
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
@@ -344,6 +345,22 @@ def all_classes(source: Source, columns: ImageColumns, split: str) -> Classes:
     labels: list[Any] = sorted({label for label in source.column(split, columns.label) if is_class(label)})
     _refuse_respelled([str(label) for label in labels], columns.label)
     return Classes(tuple(str(label) for label in labels), tuple(labels))
+
+
+def classes_of_dataset(options: DataOptions) -> tuple[tuple[str, ...], Callable[[], Superclasses]]:
+    """The names of all classes of a dataset, and what reads its superclasses; no image is.
+
+    Args:
+        options: the dataset and its columns.
+
+    Raises:
+        DataError: as `load_subtask` does.
+    """
+    source = open_source(options)
+    columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
+    _check_usable(source, options.train_split, columns.label)
+    classes = all_classes(source, columns, options.train_split)
+    return classes.names, lru_cache(lambda: _superclasses(source, columns, classes, options.train_split))
 
 
 def _superclasses(source: Source, columns: ImageColumns, classes: Classes, split: str) -> Mapping[str, Sequence[str]]:

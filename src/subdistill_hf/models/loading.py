@@ -65,6 +65,7 @@ class LoadedModel:
         base: the model that it was adapted from, when it came as a PEFT adapter.
         without_head: whether its head is untrained.
         prompts: the texts that the classes of a zero-shot teacher stand in.
+        digest: of its weights, where it is known already, see `weights_digest`.
     """
 
     model: nn.Module
@@ -76,6 +77,7 @@ class LoadedModel:
     base: Origin | None = None
     without_head: bool = False
     prompts: tuple[str, ...] = ()
+    digest: str | None = None
 
     @property
     def labels(self) -> dict[int, str]:

@@ -157,7 +157,7 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
         identity["views"] = options.adapt_views
     chosen = range(len(names)) if data is task.data else task.data.subtask.dataset_ids
     subtask = task.data.subtask.with_teacher(list(chosen), "its new head")
-    teacher = replace(task.teacher, model=freeze(model), without_head=True)
+    teacher = replace(task.teacher, model=freeze(model), without_head=True, digest=None)
     task = replace(task, teacher=teacher, data=replace(task.data, subtask=subtask))
     record = _usable_record(task.folder / ADAPTER_FOLDER, identity, runs, resume)
     checkpoint = last_complete_checkpoint(runs / "teacher") if resume and record is None else None
@@ -287,7 +287,7 @@ def adapt(adaptation: Adaptation, runs: Path) -> Task:
         PartialState().wait_for_everyone()
         record = json.loads((adaptation.folder / RECORD_FILE).read_text(encoding="utf-8"))
     load_adapter(adapted, adaptation.folder)  # what is saved is what teaches
-    teacher = replace(task.teacher, model=freeze(merged(adapted)), without_head=False)
+    teacher = replace(task.teacher, model=freeze(merged(adapted)), without_head=False, digest=None)
     described = {name: value for name, value in record.items() if name not in ("id2label", "identity", "sha256")}
     return replace(task, teacher=teacher, adaptation=described)
 

@@ -108,7 +108,9 @@ class MethodRun:
 
 
 @restored_threads()
-def distill(options: TaskOptions, config: SubDistillConfig, command: str | None = None) -> RunReport | None:
+def distill(
+    options: TaskOptions, config: SubDistillConfig, command: str | None = None, teacher: LoadedModel | None = None
+) -> RunReport | None:
     """Distil a student as the options say, and leave a folder that plain transformers loads.
 
     The folder holds the student, its processor, a model card, plots, `report.json` with every figure, `report.html`
@@ -118,6 +120,7 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         options: teacher, student, dataset and classes.
         config: training arguments; `config.output_dir` is the folder.
         command: how to run this again, for the card.
+        teacher: the classifier that `options.teacher` names, where it is loaded already; its weights stay as they are.
 
     Returns:
         The report, as it is written to `report.json`; `None` in the other processes of several.
@@ -136,14 +139,16 @@ def distill(options: TaskOptions, config: SubDistillConfig, command: str | None 
         if main and config.teacher_cache_dir is not None:
             check_output_folder(config.teacher_cache_dir, "teacher_cache_dir")
         with telling_full_disk(folder, lambda: kept_in(folder, config.method)):
-            return _run(options, config, command)
+            return _run(options, config, command, teacher)
 
 
-def _run(options: TaskOptions, config: SubDistillConfig, command: str | None) -> RunReport | None:
+def _run(
+    options: TaskOptions, config: SubDistillConfig, command: str | None, loaded: LoadedModel | None
+) -> RunReport | None:
     """`distill`, in a folder that is this run's and may be used."""
     main = config.process_index == 0
     destination = _destination(options, config) if main and config.push_to_hub else None
-    task, teacher, runs = _prepare(load_task(options, config), methods_of(options, config), destination)
+    task, teacher, runs = _prepare(load_task(options, config, loaded), methods_of(options, config), destination)
     _push_checkpoints(config, destination, runs[config.method].trainer)
     for run in runs.values():
         set_seed(config.seed)
@@ -301,7 +306,9 @@ def teacher_of(task: Task) -> Teacher:
             f"the teacher {task.teacher.name!r} lacks the classes: fit it with subdistill distill --adapt_teacher, "
             f"and give the folder {ADAPTER_FOLDER} that this leaves as the teacher"
         )
-    return Teacher.for_training(task.teacher.model, task.data.subtask.teacher_ids, task.config, task.has_other)
+    return Teacher.for_training(
+        task.teacher.model, task.data.subtask.teacher_ids, task.config, task.has_other, task.teacher.digest
+    )
 
 
 def build_run(task: Task, method: str, teacher: Teacher) -> MethodRun:

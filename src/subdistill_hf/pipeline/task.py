@@ -120,12 +120,13 @@ class Task:
         return self.plain("validation") if len(self.data.validation) else None
 
 
-def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
+def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedModel | None = None) -> Task:
     """Load images and teacher, match their classes, and decide what the options leave open.
 
     Args:
         options: teacher, dataset and classes.
         config: training arguments.
+        loaded: the teacher, where another run has loaded it.
 
     Raises:
         SubDistillError: for a teacher or student that cannot be read, before any image is; for classes that images or
@@ -136,12 +137,12 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     options = replace(options, validation_fraction=held_out(options, config))
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
-        teacher = load_teacher_of(options, options.classes)
+        teacher = load_teacher_of(options, options.classes, loaded)
         data, selection = load_without_labels(options, config, teacher)
     else:
         with config.main_process_first(desc="loading images"):
             data = load_subtask(options, config.seed)
-        teacher = load_teacher_of(options, data.subtask.names)
+        teacher = load_teacher_of(options, data.subtask.names, loaded)
     lacks_classes = teacher.without_head
     if not lacks_classes:
         try:
@@ -178,12 +179,13 @@ def load_task(options: TaskOptions, config: SubDistillConfig) -> Task:
     return Task(resolved, data, test, teacher, lacks_classes, selection=selection)
 
 
-def load_teacher_of(options: TaskOptions, classes: Sequence[str]) -> LoadedModel:
+def load_teacher_of(options: TaskOptions, classes: Sequence[str], loaded: LoadedModel | None = None) -> LoadedModel:
     """Load a classifier, or an image-text model as a classifier of these words.
 
     Args:
         options: the teacher, and for an image-text model the prompts.
         classes: names of the subtask's classes, or words for them.
+        loaded: the classifier, where it is loaded already.
 
     Raises:
         SubDistillError: when it cannot be loaded, or prompts are given to a classifier.
@@ -200,7 +202,7 @@ def load_teacher_of(options: TaskOptions, classes: Sequence[str]) -> LoadedModel
             f"prompts are for a teacher that takes words, and {options.teacher!r} has classes of its own: leave them "
             "out, or give a model such as openai/clip-vit-base-patch32"
         )
-    return load_teacher(options.teacher, options.trust_remote_code, options.adapt_teacher != "no")
+    return loaded or load_teacher(options.teacher, options.trust_remote_code, options.adapt_teacher != "no")
 
 
 def announce(task: Task) -> None:

@@ -33,6 +33,7 @@ class Teacher:
         device: where it runs; where it is with `None`.
         precision: data type of autocast in its passes; `None` runs them in the precision of its weights.
         other: add an output for "none of these" to the logits, see `class_ids.subtask_logits`.
+        digest: of the weights, where another run has computed it.
 
     Raises:
         DistillationError: for class ids that are no list of outputs.
@@ -45,22 +46,28 @@ class Teacher:
         device: torch.device | None = None,
         precision: torch.dtype | None = None,
         other: bool = False,
+        digest: str | None = None,
     ) -> None:
         outputs = None if class_ids is None else class_numbers(class_ids)
         self.model = base_of(freeze(model)).to(device)
         self.class_ids = None if outputs is None else torch.tensor(outputs, device=self.device)
         self.precision, self.other = precision, other
-        self._digest: str | None = None
+        self._digest = digest
 
     @classmethod
     def for_training(
-        cls, model: nn.Module, class_ids: ClassIds | None, args: SubDistillConfig, other: bool = False
+        cls,
+        model: nn.Module,
+        class_ids: ClassIds | None,
+        args: SubDistillConfig,
+        other: bool = False,
+        digest: str | None = None,
     ) -> Teacher:
         """The teacher of trainings with these arguments: on their device and in their precision."""
         precision = "bf16" if args.teacher_bf16 else args.mixed_precision
         if args.deepspeed_plugin is not None and not args.teacher_bf16:
             precision = "no"  # DeepSpeed casts weights, those of the student alone
-        return cls(model, class_ids, args.device, AUTOCAST_DTYPES.get(precision), other)
+        return cls(model, class_ids, args.device, AUTOCAST_DTYPES.get(precision), other, digest)
 
     def freeze(self) -> None:
         """Evaluation mode and no gradients, whatever was done to the model since."""

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from subdistill_hf.benchmark.config import BenchmarkError, read_benchmark
-from subdistill_hf.benchmark.yaml_text import RepeatedKeyError, read_texts, read_values
+from subdistill_hf.config.yaml_text import RepeatedKeyError, read_texts, read_values
 
 GRID = """
 methods: {kd: }
