@@ -23,6 +23,7 @@ ORDER = (
     ("analysis",),
     ("pipeline",),
     ("explain",),
+    ("family",),
     ("export",),
     ("benchmark",),
     ("cli", "__init__"),

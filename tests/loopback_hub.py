@@ -177,6 +177,7 @@ class LoopbackHub:
         self.folder, self.user, self.token = Path(folder), "user", "hf_" + "loopback" * 4
         self.repos: dict[tuple[str, str], Repo] = {}
         self.stored: dict[str, bytes] = {}
+        self.collections: dict[str, dict] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -443,6 +444,36 @@ class _Handler(BaseHTTPRequestHandler):
         owner = f"{self.query['author']}/" if "author" in self.query else ""
         found = [repo for repo in repos if repo.name.startswith(owner) and self.query.get("search", "") in repo.name]
         return [self.described(repo, "main") for repo in found]
+
+    # Collections
+
+    @route("POST", "/api/collections")
+    def make_collection(self) -> dict | tuple:
+        self.must_be_signed_in()
+        asked = self.content()
+        owner = {"type": "user", "name": asked["namespace"]}
+        slug = f"{asked['namespace']}/{asked['title']}-{hashlib.sha1(asked['title'].encode()).hexdigest()[:24]}"
+        if slug in self.hub.collections:
+            return 409, JSON, json.dumps({"error": "This collection exists already", "slug": slug}).encode()
+        shown = {"lastUpdated": TIME, "position": 0, "theme": "green", "upvotes": 0, "items": []}
+        self.hub.collections[slug] = {**asked, **shown, "slug": slug, "owner": owner}
+        return self.hub.collections[slug]
+
+    @route("GET", "/api/collections/(?P<slug>[^/]+/[^/]+)")
+    def collection(self, slug: str) -> dict:
+        return self.hub.collections[slug]
+
+    @route("POST", "/api/collections/(?P<slug>[^/]+/[^/]+)/items")
+    def add_to_collection(self, slug: str) -> dict:
+        self.must_be_signed_in()
+        asked = self.content()
+        kind, name = asked["item"]["type"], asked["item"]["id"]
+        self.repo(name, kind)
+        items = self.hub.collections[slug]["items"]
+        note = {"html": asked["note"], "text": asked["note"]} if "note" in asked else None
+        number = hashlib.sha1(name.encode()).hexdigest()[:24]
+        items.append({"_id": number, "id": name, "type": kind, "position": len(items), "note": note})
+        return self.hub.collections[slug]
 
     # A repository
 

@@ -15,6 +15,7 @@ from subdistill_hf.cli.commands import COMMANDS
 
 WORK = {
     "distill": "subdistill_hf.pipeline.run.distill",
+    "family": "subdistill_hf.family.run.distill_family",
     "adapt": "subdistill_hf.pipeline.adapted_teacher.adapt_teacher",
     "inspect": "subdistill_hf.analysis.inspect.inspect",
     "analyse": "subdistill_hf.analysis.analyse.analyse",

@@ -11,12 +11,25 @@ from typing import Any
 
 from subdistill_hf.acceleration.freed_memory import keep_freed_memory
 from subdistill_hf.acceleration.threads import wait_passively
-from subdistill_hf.cli import adapt, analyse, benchmark, demo, distill, export, inspect, push, report, serve
+from subdistill_hf.cli import (
+    adapt,
+    analyse,
+    benchmark,
+    demo,
+    distill,
+    export,
+    family,
+    inspect,
+    push,
+    report,
+    serve,
+)
 from subdistill_hf.config.output_folder import disk_fault
 from subdistill_hf.errors import INTERRUPTED, PushError, SubDistillError, with_causes
 
 COMMANDS: dict[str, ModuleType] = {
     "distill": distill,
+    "family": family,
     "adapt": adapt,
     "inspect": inspect,
     "analyse": analyse,

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.commands import PushOptions
+from subdistill_hf.errors import SubDistillError
 
 if TYPE_CHECKING:
     from subdistill_hf.cli.parsing import OptionsParser
 
-HELP = "push the folder of a student to the Hub"
+HELP = "push the folder of a student, or of a family, to the Hub"
 
 
 def make_parser() -> OptionsParser:
@@ -19,7 +20,7 @@ def make_parser() -> OptionsParser:
     from subdistill_hf.cli.parsing import OptionsParser
 
     parser = OptionsParser(PushOptions, prog="subdistill push")
-    parser.add_argument("folder", help="Folder of a student, as distill leaves it.")
+    parser.add_argument("folder", help="Folder of a student, as distill leaves it, or of a family.")
     return parser
 
 
@@ -29,19 +30,27 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
 
 
 def run(given: dict[str, Any], words: Sequence[str]) -> None:
-    """Push the student or its page, and print the address of the commit."""
+    """Push the student, its page, or all experts of a family; print the address of the commit, or of the collection.
+
+    Raises:
+        SubDistillError: for the page of a family.
+    """
+    from subdistill_hf.hub.family import is_family, push_family
     from subdistill_hf.hub.publish import push_folder, push_page
 
     folder = given.pop("folder")
     options = PushOptions(**given)
     if options.space:
+        if is_family(folder):
+            raise SubDistillError("a family has no page: push the folder of one expert with --space")
         from subdistill_hf.export.page import write_page
 
         with tempfile.TemporaryDirectory() as place:
             page = write_page(folder, place, options.runtime)
             print(push_page(page, folder, options.repo, options.private or None, options.revision))
         return
-    print(push_folder(folder, options.repo, options.private or None, options.revision))
+    push = push_family if is_family(folder) else push_folder
+    print(push(folder, options.repo, options.private or None, options.revision))
 
 
 def after_interruption(words: Sequence[str]) -> str:

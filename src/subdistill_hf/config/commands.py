@@ -85,12 +85,29 @@ class AnalyseOptions(TeacherOptions):
 
 
 @dataclass
+class FamilyOptions:
+    """The experts of a family, beside the options that they share, which are those of `distill`."""
+
+    subtasks: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "One expert for each: superclass:NAME, superclass:all for all superclasses of the dataset, "
+            "subtask:NAME or subtask:all for the paper's, of ImageNet, or a YAML file that holds the classes of each "
+            "expert by its name, or a list of such entries."
+        },
+    )
+
+
+@dataclass
 class PushOptions:
-    """Where to push a student; the access token is that of `hf auth login` or of HF_TOKEN."""
+    """Where to push a student or a family; the access token is that of `hf auth login` or of HF_TOKEN."""
 
     repo: str | None = field(
         default=None,
-        metadata={"help": "Repository: NAME or USER/NAME; by default named after teacher, student and classes."},
+        metadata={
+            "help": "Repository: NAME or USER/NAME; by default named after teacher, student and classes. Of a family "
+            "the beginning of each repository's name, and the title of the collection, by default its folder's name."
+        },
     )
     private: bool = field(
         default=False, metadata={"help": "Make the repository private; otherwise it is what is usual for the account."}

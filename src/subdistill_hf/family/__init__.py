@@ -1,0 +1,1 @@
+"""A family: many experts from one teacher, one for each subtask of a dataset."""

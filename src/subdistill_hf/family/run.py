@@ -1,0 +1,203 @@
+"""`subdistill family`: one expert after the other from one teacher, an index of all, and the way to go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
+from subdistill_hf.config.output_folder import held_for_this_run, written_whole
+from subdistill_hf.family.experts import ExpertRun, Outcome, finished_report, train_expert
+from subdistill_hf.family.subtasks import Expert, FamilyError, experts_of
+from subdistill_hf.formatting import duration
+from subdistill_hf.hub.family import FAMILY_FILE, push_family
+from subdistill_hf.hub.publish import sign_in
+from subdistill_hf.pipeline.auto import options_for_teacher
+from subdistill_hf.pipeline.validation import validate_options
+from subdistill_hf.reporting.family_page import ExpertEntry, FamilyIndex, told_result, write_index
+from subdistill_hf.training.resuming import PARTS
+
+FORMAT: Final = 1
+FOR_THE_HUB: Final = ("push_to_hub", "hub_private_repo", "hub_token")
+"""Training arguments that are the family's, and none of its experts'."""
+NO_MEANING: Final = {
+    "classes": "give --subtasks",
+    "resume_from_checkpoint": "the same command goes on with what is not finished",
+    "hub_model_id": "the repositories are named after the folder, or push it with subdistill push --repo",
+    "hub_strategy": "each expert is pushed when it is finished",
+    "hub_revision": "push the folder with subdistill push --revision",
+}
+FREE: Final = {name for part in PARTS if part.change == "free" for name in part.arguments} | {
+    "disable_tqdm",
+    "report_to",
+    "overwrite",
+}
+"""Options that may be others when a family is continued."""
+
+
+@dataclass(frozen=True)
+class FamilyRequest:
+    """A family that is to be there.
+
+    Attributes:
+        subtasks: see `experts_of`.
+        folder: of the family.
+        task: options of what to distil that were given, without classes.
+        training: training arguments that were given, without a folder.
+        command: how to make it again, for the index.
+    """
+
+    subtasks: tuple[str, ...]
+    folder: Path
+    task: Mapping[str, Any]
+    training: Mapping[str, Any]
+    command: str | None = None
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The given options that shape the experts, JSON-able."""
+        given = {**self.task, **self.training}
+        kept = {name: value for name, value in sorted(given.items()) if name not in FREE and name not in FOR_THE_HUB}
+        found: dict[str, Any] = json.loads(json.dumps(kept))
+        return found
+
+
+def distill_family(request: FamilyRequest) -> Path:
+    """Distil one expert for each subtask; those that are finished are kept, and one that was cut short is resumed.
+
+    The folder gets a folder for each expert, as `distill` leaves it, `README.md` with a table and a plot, and `logs/`
+    with what the runs print.
+
+    Args:
+        request: teacher, dataset, subtasks and options.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FamilyError: for options, subtasks or a folder that do not fit, before anything is trained; or at the end,
+            when an expert has failed: the others are whole.
+        PushError: when the Hub cannot be written; the folder is whole.
+    """
+    _check(request)
+    task = _with_student(request.task)
+    training = {name: value for name, value in request.training.items() if name not in FOR_THE_HUB}
+    experts = experts_of(TaskOptions(**task), request.subtasks)
+    runs = [ExpertRun(expert, str(request.folder), task, training) for expert in experts]
+    for run in runs:
+        config = run.config
+        if config.world_size > 1:
+            raise FamilyError("a family is distilled by one process: it was started by a launcher of several")
+        validate_options(run.options, config)
+    pushed = bool(request.training.get("push_to_hub"))
+    if pushed:
+        sign_in(request.folder.resolve().name, token=request.training.get("hub_token"))
+    with held_for_this_run(request.folder):
+        _open_folder(request, experts)
+        failed = _train_all(runs)
+        _write_index(request, runs, failed)
+    if pushed:
+        private, token = request.training.get("hub_private_repo"), request.training.get("hub_token")
+        print(push_family(request.folder, private=private, token=token))
+    if failed:
+        raise FamilyError(
+            f"{len(failed)} of {len(runs)} experts failed; the others are whole. The same command tries again:\n"
+            + "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+        )
+    print(f"\nThe family is in {request.folder}; its index is {request.folder / 'README.md'}")
+    return request.folder
+
+
+def _check(request: FamilyRequest) -> None:
+    """Refuse options that a family has no use for.
+
+    Raises:
+        FamilyError: naming the option.
+    """
+    for name, instead in NO_MEANING.items():
+        if name in request.task or name in request.training:
+            raise FamilyError(f"{name} has no meaning for a family: {instead}")
+    if request.task.get("adapt_teacher", "no") != "no":
+        raise FamilyError(
+            "adapt_teacher would fit the teacher anew for each expert: fit it to all classes once, with subdistill "
+            "adapt, and give its folder as --teacher"
+        )
+    if request.task.get("teacher", EMBEDDED_TEACHERS[0]) not in EMBEDDED_TEACHERS and "dataset" not in request.task:
+        raise FamilyError("a family needs --dataset: the images of the classes")
+
+
+def _with_student(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options of the task, and the student that suits the teacher where none was given."""
+    task = {name: value for name, value in given.items() if name != "overwrite"}
+    _, choices = options_for_teacher(TaskOptions(**task), {*task, "dataset", "classes"})
+    for choice in choices:
+        print(f"chosen for this teacher, as nothing else was asked for:\n  {choice}\n")
+    return task | {choice.option: choice.value for choice in choices}
+
+
+def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> None:
+    """Note what the family is; refuse the folder of another one, or of something else.
+
+    Raises:
+        FamilyError: naming what differs.
+    """
+    path = request.folder / FAMILY_FILE
+    classes = {expert.name: list(expert.classes) for expert in experts}
+    if path.is_file() and request.task.get("overwrite"):
+        for name in [*json.loads(path.read_text(encoding="utf-8"))["experts"], "logs"]:
+            shutil.rmtree(request.folder / name, ignore_errors=True)
+    elif path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        before, now = known["options"], request.compared
+        differing = [name for name in before | now if before.get(name) != now.get(name)]
+        differing += [
+            name for name in known["experts"] if classes.get(name, known["experts"][name]) != known["experts"][name]
+        ]
+        if differing:
+            raise FamilyError(
+                f"{request.folder} holds a family with another choice of {', '.join(differing)}: continue it with the "
+                "same options, or use --overwrite to replace it, or another --output_dir"
+            )
+    elif request.folder.is_dir() and any(not path.name.startswith(".") for path in request.folder.iterdir()):
+        raise FamilyError(f"{request.folder} already holds other files: give another --output_dir")
+    request.folder.mkdir(parents=True, exist_ok=True)
+    content = {"format": FORMAT, "options": request.compared, "experts": classes}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _train_all(runs: Sequence[ExpertRun]) -> dict[str, str]:
+    """Distil what is missing, with a line for each expert.
+
+    Returns:
+        Name to reason of those that failed.
+    """
+    missing = [run for run in runs if finished_report(run) is None]
+    print(f"{len(runs) - len(missing)} of {len(runs)} experts are there", flush=True)
+    failed = {}
+    for number, (run, outcome) in enumerate(_outcomes(missing), start=1):
+        place = f"[{number}/{len(missing)}] {run}"
+        report = finished_report(run)
+        if report is None:
+            failed[str(run)] = outcome.error or f"the run ended without a student: see {run.log}"
+            print(f"{place}: failed: {failed[str(run)]}", flush=True)
+        else:
+            print(f"{place}: {told_result(report)} ({duration(outcome.seconds)})", flush=True)
+    return failed
+
+
+def _outcomes(runs: Sequence[ExpertRun]) -> Iterator[tuple[ExpertRun, Outcome]]:
+    for run in runs:
+        yield run, train_expert(run)
+
+
+def _write_index(request: FamilyRequest, runs: Sequence[ExpertRun], failed: Mapping[str, str]) -> None:
+    entries = [
+        ExpertEntry(run.expert.name, run.expert.classes, finished_report(run), failed.get(str(run))) for run in runs
+    ]
+    title = request.folder.resolve().name
+    write_index(FamilyIndex(title, tuple(entries), request.command), request.folder)
