@@ -12,7 +12,19 @@ from subdistill_hf.cli.commands import COMMANDS
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-WITH_OPTIONS = ("distill", "family", "adapt", "inspect", "analyse", "benchmark", "export", "serve", "report", "push")
+WITH_OPTIONS = (
+    "distill",
+    "family",
+    "adapt",
+    "inspect",
+    "analyse",
+    "benchmark",
+    "explain",
+    "export",
+    "serve",
+    "report",
+    "push",
+)
 DOCUMENTED_PACKAGES = ("core", "losses")
 """Packages that need torch alone, so that they can be used without the rest."""
 

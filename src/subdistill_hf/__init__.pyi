@@ -1,3 +1,4 @@
+from .config.commands import ExplainOptions as ExplainOptions
 from .config.commands import ExportOptions as ExportOptions
 from .config.options import DataOptions as DataOptions
 from .config.options import TaskOptions as TaskOptions
@@ -10,6 +11,7 @@ from .data.loading import load_subtask as load_subtask
 from .data.subtask import Subtask as Subtask
 from .data.views import ViewDataset as ViewDataset
 from .errors import SubDistillError as SubDistillError
+from .explain.run import explain_student as explain_student
 from .export.run import export_student as export_student
 from .losses.logits import logit_distillation as logit_distillation
 from .losses.subspace import SubspaceAlignment as SubspaceAlignment

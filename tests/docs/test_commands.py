@@ -20,6 +20,7 @@ WORK = {
     "inspect": "subdistill_hf.analysis.inspect.inspect",
     "analyse": "subdistill_hf.analysis.analyse.analyse",
     "benchmark": "subdistill_hf.benchmark.command.benchmark",
+    "explain": "subdistill_hf.explain.run.explain",
     "export": "subdistill_hf.export.run.export",
     "serve": "subdistill_hf.export.page.serve",
     "report": "subdistill_hf.reporting.page.page.write_page",

@@ -202,7 +202,7 @@ class ExplainOptions:
         default=64, metadata={"help": "Images that are explained at most, spread evenly over all that there are."}
     )
     pictures: int = field(
-        default=12, metadata={"help": "Images of which pictures are drawn; first those that differ most."}
+        default=12, metadata={"help": "Images of which pictures are drawn: half of them those that differ most."}
     )
     subspaces: bool = field(
         default=False,

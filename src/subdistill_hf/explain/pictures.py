@@ -21,7 +21,7 @@ LEAST_SIDE, MOST_SIDE = 160, 320
 BRIGHTEST: Final = 0.995
 """The share of the values of both heat maps that are below the end of the colour scale."""
 GAP, LINE, MARGIN = 8, 18, 4
-INK, PAPER = (40, 40, 40), (255, 255, 255)
+INK, PAPER, EDGE = (40, 40, 40), (255, 255, 255), (200, 200, 200)
 FRAME: Final = 3
 
 
@@ -69,15 +69,24 @@ def coloured(shares: Tensor, scale: float) -> Image.Image:
 
 def panel(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
     """Pictures of one size side by side, each under its caption, above the colour scale."""
-    width, height = pictures[0].size
-    whole = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + 2 * LINE + MARGIN), PAPER)
+    above = side_by_side(pictures, captions)
+    whole = Image.new("RGB", (above.width, above.height + LINE + MARGIN), PAPER)
+    whole.paste(above, (0, 0))
+    _draw_scale(whole, pictures[0].width + GAP, above.height + MARGIN, ImageFont.load_default(size=12))
+    return whole
+
+
+def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Pictures side by side, each under its caption."""
+    lefts = [sum(one.width + GAP for one in pictures[:number]) for number in range(len(pictures))]
+    size = lefts[-1] + pictures[-1].width, LINE + max(one.height for one in pictures)
+    whole = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(size=12)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left = number * (width + GAP)
+    for left, picture, caption in zip(lefts, pictures, captions, strict=True):
         draw.text((left, 2), caption, INK, font)
         whole.paste(picture, (left, LINE))
-        draw.rectangle((left, LINE, left + width - 1, LINE + height - 1), outline=(200, 200, 200))
-    _draw_scale(whole, width + GAP, LINE + height + MARGIN, font)
+        edges = left + picture.width - 1, LINE + picture.height - 1
+        draw.rectangle((left, LINE, *edges), outline=EDGE)
     return whole
 
 

@@ -22,7 +22,7 @@ from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.explainers import GRID
 from subdistill_hf.explain.faithfulness import flipping_curve, random_rankings, rankings_of
 from subdistill_hf.explain.heatmaps import on_grid, seen_by
-from subdistill_hf.explain.images import ImagesToExplain, data_of_run, images_of_paths, test_images
+from subdistill_hf.explain.images import ImagesToExplain, data_of_run, images_of_paths, spread, test_images
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.pair import Pair, load_pair
 from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, save, shares_on, stacked
@@ -140,9 +140,8 @@ def _explained(pair: Pair, images: ImagesToExplain, options: ExplainOptions, fol
     both = explain_both(pair, images.images, targets, options.method, options.seed)
     listed = _listed(pair, images, targets, both)
     agreement = _agreement(pair, targets, both, listed, options.method)
-    pictured = [*agreement.most_different, *range(len(listed))]
-    pictured = list(dict.fromkeys(pictured))[: options.pictures]
-    listed = _with_pictures(pair, images, both, listed, sorted(pictured), folder)
+    pictured = _pictured(agreement.most_different, len(listed), options.pictures)
+    listed = _with_pictures(pair, images, both, listed, pictured, folder)
     return Explanations(
         created=datetime.date.today().isoformat(),
         method=options.method,
@@ -160,6 +159,13 @@ def _explained(pair: Pair, images: ImagesToExplain, options: ExplainOptions, fol
         subspaces=explain_subspaces(pair, options, folder) if options.subspaces else (),
         versions=versions(),
     )
+
+
+def _pictured(most_different: Sequence[int], images: int, wanted: int) -> list[int]:
+    """The places of images that get pictures: half of them those that differ most, the others spread over all."""
+    worst = list(most_different[: wanted // 2])
+    chosen = dict.fromkeys([*worst, *spread(images, wanted - len(worst)), *range(images)])
+    return sorted(list(chosen)[:wanted])
 
 
 def targets_of(pair: Pair, images: ImagesToExplain, options: ExplainOptions) -> list[int]:

@@ -27,7 +27,7 @@ from subdistill_hf.explain.heatmaps import seen_by
 from subdistill_hf.explain.images import data_of_run, spread
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.pair import Pair
-from subdistill_hf.explain.pictures import framed, picture_of, save
+from subdistill_hf.explain.pictures import framed, picture_of, save, side_by_side, stacked
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.reporting.explained import (
     AccuracyAtDimensions,
@@ -319,17 +319,23 @@ def _with_pictures(
 ) -> ExplainedDirection:
     """The direction, with a picture of each place."""
 
+    rows = []
+
     def drawn(places: Sequence[ExcitedPlace], end: str) -> tuple[ExcitedPlace, ...]:
-        found = []
+        found, row = [], []
         for rank, place in enumerate(places, start=1):
             image = images.dataset.image(int(place.image.rpartition(" ")[2]))
             seen = seen_by(network.classifier.processor, *image.shape[1:])
             picture = framed(picture_of(image), place.row, place.column, layer.grid, seen)
             name = f"layer{number + 1}-direction{direction.number}-{end}{rank}.png"
+            row.append(picture)
             found.append(replace(place, picture=save(picture, folder, name)))
+        rows.append(side_by_side(row, [f"{end}: {place.coordinate:.2f}" for place in places]))
         return tuple(found)
 
-    return replace(direction, most=drawn(direction.most, "most"), least=drawn(direction.least, "least"))
+    most, least = drawn(direction.most, "most"), drawn(direction.least, "least")
+    whole = save(stacked(rows), folder, f"layer{number + 1}-direction{direction.number}.png")
+    return replace(direction, most=most, least=least, picture=whole)
 
 
 def _accuracies(

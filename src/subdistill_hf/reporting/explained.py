@@ -221,6 +221,7 @@ class ExplainedDirection:
         by_class: class to the mean coordinate over its images and places; classes as the teacher answers.
         most: the places with the largest coordinates, the largest first, each of another image.
         least: those with the smallest, the smallest first.
+        picture: of all these places, the most exciting above the least.
     """
 
     number: int
@@ -230,6 +231,7 @@ class ExplainedDirection:
     by_class: Mapping[str, float] = field(default_factory=dict)
     most: tuple[ExcitedPlace, ...] = ()
     least: tuple[ExcitedPlace, ...] = ()
+    picture: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,229 @@
+"""A whole explanation of a tiny student and teacher: figures, pictures, the folder; and what is refused."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers import NAMES, processor, resnet, save_teacher, teacher_resnet, with_confident_head, write_image_folder
+from reporting.samples import make_report, make_subspace
+from subdistill_hf import ExplainOptions, explain_student
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.errors import SubDistillError
+from subdistill_hf.explain import run
+from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.explain.subspaces import angles_between, excitations, teacher_of
+from subdistill_hf.explain.summary import summary
+from subdistill_hf.reporting.explained import Explanations
+from subdistill_hf.reporting.report import RunReport
+
+STAGES = [f"resnet.encoder.stages.{number}" for number in range(2)]
+OTHERS = CLASS_NAMES[20:22]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a student, its teacher beside it, and the report of a run on images with a mark."""
+    folder = tmp_path_factory.mktemp("explained")
+    save_teacher(folder / "teacher", teacher_resnet(widths=(8, 12)))
+    write_image_folder(folder / "images", (10, 11, 12, 20, 21), train=8, test=3)
+    student = folder / "student"
+    with_confident_head(resnet(widths=(4, 6))).save_pretrained(student)
+    processor(40).save_pretrained(student)
+    given = make_report() | {
+        "classes": list(NAMES),
+        "image_options": {"dataset": str(folder / "images"), "classes": list(NAMES), "mark": "plus", "seed": 1},
+        "subspaces": [
+            make_subspace(0, 8, 4) | {"kind": "prca", "teacher_layer": STAGES[0], "student_layer": STAGES[0]},
+            make_subspace(1, 12, 6) | {"kind": "prca", "teacher_layer": STAGES[1], "student_layer": STAGES[1]},
+        ],
+    }
+    given["dataset"]["mark"] = {"name": "plus", "classes": [NAMES[0]], "share": 1.0, "train_images": 8}
+    given["dataset"]["mark"]["validation_images"] = 0
+    RunReport.from_dict(given).save(student)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    options = ExplainOptions(
+        teacher=str(folder / "teacher"), pictures=2, subspaces=True, other_subtasks=[", ".join(OTHERS)]
+    )
+    return explain_student(folder / "student", options)
+
+
+def test_what_was_found_lies_beside_the_student(folder, found):
+    assert Explanations.load(folder / "student") == found
+    text = (folder / "student" / "explanations" / "explanations.json").read_text(encoding="utf-8")
+    assert str(folder) not in text
+    assert found.teacher == "teacher"
+    assert found.student == "student"
+    assert found.described == "the 9 test images of images"
+    assert not list((folder / "student").glob(".explain*"))
+
+
+def test_every_image_has_its_figures(found):
+    assert len(found.images) == 9
+    for image in found.images:
+        assert image.label in NAMES
+        assert image.target == image.teacher.answer
+        for side in (image.teacher, image.student):
+            assert len(side.heatmap) == found.grid == 8
+            assert sum(map(sum, side.heatmap)) == pytest.approx(side.relevance, rel=1e-3, abs=1e-3)
+            assert 0 < side.on_mark < 1
+            assert 0 <= side.probability <= 1
+        assert image.teacher.evidence >= 0
+    assert found.agreement.answers.mean == pytest.approx(sum(image.same_answer for image in found.images) / 9)
+    cosines = [image.cosine for image in found.images]
+    assert found.agreement.explanations.cosine.mean == pytest.approx(sum(cosines) / 9)
+    worst = [cosines[place] for place in found.agreement.most_different]
+    assert worst == sorted(cosines)[: len(worst)]
+    assert set(found.agreement.by_class) == {image.target for image in found.images}
+    assert found.agreement.ceiling_from == "mirrored images"
+    assert found.teacher_completeness.bound is None
+
+
+def test_some_images_have_pictures_of_one_scale(folder, found):
+    pictured = [image for image in found.images if image.picture is not None]
+    assert len(pictured) == 2
+    assert found.images[found.agreement.most_different[0]] in pictured
+    place = folder / "student" / "explanations"
+    for image in pictured:
+        assert image.scale > 0
+        for name in (image.picture, image.teacher.picture, image.student.picture):
+            assert Image.open(place / name).size == (160, 160)
+        assert Image.open(place / image.panel).width > 480
+    assert (place / "overview.png").is_file()
+
+
+def test_faithfulness_stands_beside_random_orders(found):
+    assert [(curve.network, curve.ranking) for curve in found.faithfulness] == [
+        ("teacher", "gradient_x_input"),
+        ("teacher", "random"),
+        ("student", "gradient_x_input"),
+        ("student", "random"),
+    ]
+    starts = [curve.probability[0] for curve in found.faithfulness]
+    assert starts[0] == starts[1]
+    assert starts[0] == pytest.approx(sum(image.teacher.probability for image in found.images) / 9)
+
+
+def test_each_compared_layer_is_shown_with_the_places_that_excite_it(folder, found):
+    assert [layer.teacher_layer for layer in found.subspaces] == STAGES
+    for layer, dimensions in zip(found.subspaces, (4, 6), strict=True):
+        assert layer.dimensions == dimensions
+        assert [one.dimensions for one in layer.accuracies] == [1, 2, 4, 6][: len(layer.accuracies)]
+        assert len(layer.directions) == 3
+        for direction in layer.directions:
+            largest = [place.coordinate for place in direction.most]
+            assert largest == sorted(largest, reverse=True)
+            assert largest[-1] >= [place.coordinate for place in direction.least][-1]
+            assert len({place.image for place in direction.most}) == 3
+            for place in (*direction.most, *direction.least):
+                assert (folder / "student" / "explanations" / place.picture).is_file()
+            assert Image.open(folder / "student" / "explanations" / direction.picture).width > 3 * 160
+        (angles,) = layer.angles
+        assert angles.subtask == ", ".join(OTHERS)
+        assert len(angles.degrees) == dimensions
+        assert angles.overlap >= angles.by_chance - 0.3
+    text = summary(found, "here")
+    assert f"overlap of the subspace of {STAGES[0]}" in text
+    assert text.endswith("The explanations are in here")
+
+
+def test_coordinates_and_relevance_are_those_of_their_definition(folder):
+    options = ExplainOptions(teacher=str(folder / "teacher"))
+    pair = run.load_pair(folder / "student", options)
+    teacher, data = teacher_of(pair.teacher), run.data_of_run(pair.image_options, NAMES)
+    from subdistill_hf.data.collate import ViewCollator
+    from subdistill_hf.explain import subspaces as module
+
+    layers = module.layer_pairs(pair, teacher, pair.report.subspaces, data)
+    collate = ViewCollator(processor())
+    fitted = module.fitted(pair.report, teacher, layers, data.views("train"), collate)
+    images = module._some(data.views("test"))
+    excited = excitations(teacher, [layer.teacher for layer in layers], fitted, images, collate)[STAGES[1]]
+    kept = {}
+    hook = teacher.model.get_submodule(STAGES[1]).register_forward_hook(
+        lambda module, inputs, output: kept.update(a=output.requires_grad_().retain_grad() or output)
+    )
+    pixels = pair.teacher.pixels([images.dataset.image(0)]).requires_grad_()
+    margin = teacher.logits(pixels).topk(2, dim=1).values[0]
+    (margin[0] - margin[1]).backward()
+    hook.remove()
+    subspace = fitted[STAGES[1]]
+    u = subspace.basis[:, 0].double()
+    t = torch.einsum("d,dp->p", u, kept["a"][0].detach().flatten(1).double() - subspace.mean[:, None].double())
+    r = t * torch.einsum("d,dp->p", u, kept["a"].grad[0].flatten(1).double())
+    assert float(excited.mean[0, 0]) == pytest.approx(float(t.mean()), rel=1e-4, abs=1e-5)
+    assert float(excited.relevance[0, 0]) == pytest.approx(float(r.sum()), rel=1e-4, abs=1e-5)
+    assert float(excited.largest[0, 0, 0]) == pytest.approx(float(t.max()), rel=1e-4, abs=1e-5)
+    assert int(excited.smallest[0, 0, 2]) == int(t.argmin())
+    same = angles_between("itself", subspace, subspace)
+    assert max(same.degrees) < 0.1
+    assert same.overlap == pytest.approx(1)
+
+
+def test_images_of_the_users_own_and_another_class(folder, tmp_path):
+    options = ExplainOptions(
+        teacher=str(folder / "teacher"),
+        images=[str(folder / "images" / "test" / NAMES[1])],
+        target_class=NAMES[2],
+        pictures=0,
+        output_dir=str(tmp_path / "mine"),
+        method="integrated_gradients",
+    )
+    found = explain_student(folder / "student", options)
+    assert [image.label for image in found.images] == [NAMES[1]] * 3
+    assert {image.target for image in found.images} == {NAMES[2]}
+    assert {image.teacher.on_mark for image in found.images} == {None}
+    assert found.student_completeness.error <= found.student_completeness.bound == 0.01
+    assert not math.isnan(found.agreement.explanations.cosine.mean)
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"explanations.json"}
+    assert json.loads((tmp_path / "mine" / "explanations.json").read_text())["method"] == "integrated_gradients"
+    again = explain_student(folder / "student", options)
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target_class": "no such"}, "target_class='no such': expected one of the student's classes"),
+        ({"images": ["nowhere.png"]}, "there is no file or folder nowhere.png"),
+        ({"teacher": "./nowhere"}, "teacher './nowhere' cannot be loaded"),
+        ({"teacher": None}, "does not say which teacher taught the student: give --teacher"),
+    ],
+)
+def test_what_does_not_fit_is_refused(folder, changed, message, monkeypatch):
+    if "teacher" in changed and changed["teacher"] is None:
+        monkeypatch.setattr("subdistill_hf.explain.pair.EMBEDDED_TEACHERS", ())
+    given = {"teacher": str(folder / "teacher"), "output_dir": str(folder / "refused")} | changed
+    with pytest.raises(SubDistillError, match=message):
+        explain_student(folder / "student", ExplainOptions(**given))
+    assert not (folder / "refused").exists()
+
+
+def test_a_folder_of_other_files_is_left_alone(folder, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    options = ExplainOptions(teacher=str(folder / "teacher"), output_dir=str(tmp_path))
+    with pytest.raises(ExplainError, match="already holds other files: give another --output_dir"):
+        explain_student(folder / "student", options)
+
+
+def test_a_teacher_without_the_classes_is_refused(folder, tmp_path):
+    save_teacher(tmp_path / "other", resnet(names=["a", "b", "c"], widths=(4, 4)))
+    with pytest.raises(SubDistillError, match=f"the teacher has no class '{NAMES[0]}'"):
+        explain_student(folder / "student", ExplainOptions(teacher=str(tmp_path / "other")))
+
+
+def test_a_student_of_no_known_run_has_no_subspaces(folder, tmp_path):
+    student = tmp_path / "student"
+    resnet(widths=(4, 6)).save_pretrained(student)
+    processor().save_pretrained(student)
+    options = ExplainOptions(
+        teacher=str(folder / "teacher"), images=[str(folder / "images" / "test")], subspaces=True, most_images=2
+    )
+    with pytest.raises(ExplainError, match="compared no subspaces, or its report is gone"):
+        explain_student(student, options)
