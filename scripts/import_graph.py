@@ -18,6 +18,7 @@ ORDER = (
     ("data",),
     ("models",),
     ("reporting",),
+    ("executors",),
     ("teacher",),
     ("training",),
     ("analysis",),

@@ -29,3 +29,18 @@ def refused(job):
 def note_process_and_wait(job):
     Path(job.subtask, f"{os.getpid()}.pid").touch()
     time.sleep(300)
+
+
+def killed_the_first_time(job):
+    """Kills its process, and leaves a file by which it does not the next time."""
+    place = Path(job.subtask, f"{job.seed}.txt")
+    if job.seed == 1 and not place.exists():
+        place.touch()
+        killed(job)
+    return job.seed
+
+
+def killed_if_odd(job):
+    if job.seed % 2:
+        killed(job)
+    return job.seed

@@ -1,23 +1,18 @@
 """The benchmark command on real runs: finished ones are kept through SIGKILL, processes end with their parent."""
 
 import json
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import yaml
 
 from helpers import NAMES, REPOSITORY, quiet_environment, save_teacher, teacher_resnet, write_image_folder
-from light_jobs import environment_of, job, killed, note_process_and_wait, refused
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
-from subdistill_hf.benchmark.workers import _device, run_jobs
 from subdistill_hf.cli import main
 from subdistill_hf.config.commands import BenchmarkOptions
 from subdistill_hf.errors import SubDistillError
@@ -251,118 +246,3 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
     assert "is a file: expected a folder" in capsys.readouterr().err
     assert main(["benchmark", str(tmp_path / "grid.yaml"), "--workers", "-1"]) == 2
     assert "workers=-1: expected at least 0" in capsys.readouterr().err
-
-
-# Processes
-
-
-def test_runs_are_spread_over_processes_and_gpus():
-    before = os.environ.get("OMP_NUM_THREADS")
-    found = list(run_jobs([job(number) for number in range(6)], environment_of, 2))
-    assert sorted(row["seed"] for _, row in found) == list(range(6))
-    assert all(job.seed == row["seed"] for job, row in found)
-    assert os.getpid() not in {row["process"] for _, row in found}
-    assert {row["OMP_NUM_THREADS"] for _, row in found} == {"1"}
-    assert os.environ.get("OMP_NUM_THREADS") == before
-    found = list(run_jobs([job(number) for number in range(2)], environment_of, 1, gpus=3))
-    assert {row["CUDA_VISIBLE_DEVICES"] for _, row in found} == {"0"}
-
-
-def test_a_process_that_is_killed_or_refuses_is_named():
-    with pytest.raises(BenchmarkError, match="a process of the benchmark was killed"):
-        list(run_jobs([job(0)], killed, 1))
-    for workers in (0, 1):
-        with pytest.raises(BenchmarkError, match=r"kd, a, 10 images, small, seed 7: no such class"):
-            list(run_jobs([job(7)], refused, workers))
-
-
-PARENT = """
-import sys
-sys.path.insert(0, "tests")
-import light_jobs
-if __name__ == "__main__":
-    from subdistill_hf.benchmark.workers import run_jobs
-    list(run_jobs([light_jobs.job(number, sys.argv[1]) for number in range(2)], light_jobs.note_process_and_wait, 2))
-"""
-
-
-def test_processes_end_with_a_parent_that_is_killed(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT, encoding="utf-8")
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], cwd=REPOSITORY, env=quiet_environment())
-    try:
-        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or process.poll() is not None)
-    finally:
-        process.kill()
-    process.wait()
-    children = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    assert len(children) == 2
-    wait_until(lambda: not any(is_running(child) for child in children))
-
-
-@pytest.fixture
-def ctrl_c():
-    """Ctrl-C counts, in processes that the test starts too: shells let commands in the background ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_ends_the_processes_without_a_word(tmp_path, ctrl_c):
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT, encoding="utf-8")
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)],
-        cwd=REPOSITORY,
-        env=quiet_environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or process.poll() is not None)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert err.count("Traceback") == 1, err  # that of the script itself
-    children = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    wait_until(lambda: not any(is_running(child) for child in children))
-
-
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows sends Ctrl-C to processes in another way")
-def test_a_ctrl_c_while_processes_start_is_not_lost(tmp_path, monkeypatch, ctrl_c):
-    submit = ProcessPoolExecutor.submit
-
-    def submit_and_interrupt(pool, *arguments):
-        future = submit(pool, *arguments)
-        os.kill(os.getpid(), signal.SIGINT)
-        return future
-
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_and_interrupt)
-    before = set(multiprocessing.active_children())
-    with pytest.raises(KeyboardInterrupt):
-        list(run_jobs([job(number, str(tmp_path)) for number in range(2)], note_process_and_wait, 2))
-    wait_until(lambda: not set(multiprocessing.active_children()) - before)
-
-
-def is_running(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "still waiting"
-        time.sleep(0.02)
-
-
-def test_workers_take_the_gpus_that_the_command_may_use(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [_device(index) for index in range(2)] == ["0", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert [_device(index) for index in range(2)] == ["2", "3"]

@@ -61,7 +61,9 @@ def task_of(inputs):
 def request_of(inputs, folder, subtasks=None, **changed):
     given = {**TRAINING, "teacher_cache_dir": str(inputs / "targets"), **task_of(inputs), **changed}
     task = {name: given.pop(name) for name in (*task_of(inputs), "overwrite", "adapt_teacher") if name in given}
-    return FamilyRequest(subtasks or (str(inputs / "subtasks.yaml"),), folder, task, given, "subdistill family ...")
+    return FamilyRequest(
+        subtasks or (str(inputs / "subtasks.yaml"),), folder, task, given, command="subdistill family ..."
+    )
 
 
 @pytest.fixture(scope="module")

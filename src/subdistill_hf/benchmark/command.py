@@ -16,9 +16,10 @@ from subdistill_hf.benchmark.statistics import compare
 from subdistill_hf.benchmark.store import Results
 from subdistill_hf.benchmark.tables import markdown, write_table
 from subdistill_hf.benchmark.training import check, train_job
-from subdistill_hf.benchmark.workers import run_jobs
 from subdistill_hf.config.commands import BenchmarkOptions
 from subdistill_hf.config.output_folder import held_for_this_run
+from subdistill_hf.executors.base import ExecutionError, Executor
+from subdistill_hf.executors.choice import executor_of
 from subdistill_hf.reporting.optional import plot_is_optional
 
 RUNS_FILE = "runs.jsonl"
@@ -47,19 +48,20 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     """
     grid = read_benchmark(config)
     folder = Path(options.output_dir or f"benchmark-{Path(config).stem}")
-    if options.workers is not None and options.workers < 0:
-        raise BenchmarkError(f"workers={options.workers}: expected at least 0")
+    gpus = torch.cuda.device_count()
+    executor = executor_of(options, options.workers, gpus or torch.multiprocessing.cpu_count(), gpus)
     with held_for_this_run(folder):
         check(untuned_jobs(grid))
-        _run(grid, options, folder, command)
+        try:
+            _run(grid, options, executor, folder, command)
+        except ExecutionError as error:
+            raise BenchmarkError(str(error)) from error
     return folder
 
 
-def _run(grid: Benchmark, options: BenchmarkOptions, folder: Path, command: str) -> None:
+def _run(grid: Benchmark, options: BenchmarkOptions, executor: Executor, folder: Path, command: str) -> None:
     """Tune, train what is missing, and write the report."""
     results = Results(folder / RUNS_FILE)
-    gpus = torch.cuda.device_count()
-    workers = options.workers if options.workers is not None else (gpus or torch.multiprocessing.cpu_count())
 
     def row_of(job: Job) -> Row:
         return {**results.rows.get(job.key, NOT_FINISHED), **job.described()}
@@ -72,8 +74,8 @@ def _run(grid: Benchmark, options: BenchmarkOptions, folder: Path, command: str)
                 f"{folder}: start the command without it"
             )
         if missing:
-            print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are done; {max(workers, 1)} at a time", flush=True)
-        for number, (job, row) in enumerate(run_jobs(list(missing.values()), train_job, workers, gpus), start=1):
+            print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are done; {executor}", flush=True)
+        for number, (job, row) in enumerate(executor.run(list(missing.values()), train_job), start=1):
             results.add(row)
             print(f"[{number}/{len(missing)}] {job}: {_told(row)}", flush=True)
         return [row_of(job) for job in jobs]

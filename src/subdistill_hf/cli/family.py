@@ -69,7 +69,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     folder = Path(training.pop("output_dir", FOLDER))
     command = shlex.join(["subdistill", "family", *without_token(words)])
     with refused_training_arguments():
-        distill_family(FamilyRequest(tuple(options.subtasks), folder, task, training, command))
+        distill_family(FamilyRequest(tuple(options.subtasks), folder, task, training, options, command))
 
 
 def after_interruption(words: Sequence[str]) -> str:

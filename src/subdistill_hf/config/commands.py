@@ -84,8 +84,32 @@ class AnalyseOptions(TeacherOptions):
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the figures (JSON) and their plot."})
 
 
+@dataclass(kw_only=True)
+class ExecutionOptions:
+    """What runs several trainings, each of which needs nothing of the others."""
+
+    executor: Literal["local", "ray"] = field(
+        default="local",
+        metadata={"help": "What runs them: processes of this machine (local), or Ray, which the extra ray installs."},
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata={
+            "help": "Address of a Ray cluster, or auto for the one of this machine; by default a Ray is started here. "
+            "Its machines need this package and the same folders."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse an address without Ray."""
+        if self.executor not in ("local", "ray"):
+            raise SubDistillError(f"executor={self.executor!r}: expected local or ray")
+        if self.ray_address is not None and self.executor != "ray":
+            raise SubDistillError(f"ray_address={self.ray_address} has no meaning without --executor ray")
+
+
 @dataclass
-class FamilyOptions:
+class FamilyOptions(ExecutionOptions):
     """The experts of a family, beside the options that they share, which are those of `distill`."""
 
     subtasks: list[str] = field(
@@ -94,6 +118,13 @@ class FamilyOptions:
             "help": "One expert for each: superclass:NAME, superclass:all for all superclasses of the dataset, "
             "subtask:NAME or subtask:all for the paper's, of ImageNet, or a YAML file that holds the classes of each "
             "expert by its name, or a list of such entries."
+        },
+    )
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Experts at a time, a process each with a GPU, or with one CPU thread. By default they are "
+            "trained one by one in this process, or on Ray as many as it has room for."
         },
     )
 
@@ -259,7 +290,7 @@ class ServeOptions:
 
 
 @dataclass
-class BenchmarkOptions:
+class BenchmarkOptions(ExecutionOptions):
     """Where the results of a benchmark go, and how many processes train."""
 
     output_dir: str | None = field(

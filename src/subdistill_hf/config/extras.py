@@ -15,6 +15,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "energy": ("codecarbon",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "explain": ("captum",),
+    "ray": ("ray",),
 }
 """Extra to the modules that its packages bring; `pyproject.toml` has the packages with their versions."""
 

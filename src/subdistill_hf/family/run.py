@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
+from subdistill_hf.config.commands import FamilyOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.output_folder import held_for_this_run, written_whole
-from subdistill_hf.family.experts import ExpertRun, Outcome, finished_report, train_expert
+from subdistill_hf.executors.base import ExecutionError, Executor
+from subdistill_hf.executors.choice import executor_of
+from subdistill_hf.family.experts import ExpertRun, finished_report, train_expert
 from subdistill_hf.family.subtasks import Expert, FamilyError, experts_of
 from subdistill_hf.formatting import duration
 from subdistill_hf.hub.family import FAMILY_FILE, push_family
@@ -48,6 +53,7 @@ class FamilyRequest:
         folder: of the family.
         task: options of what to distil that were given, without classes.
         training: training arguments that were given, without a folder.
+        execution: what runs the experts, and how many at a time.
         command: how to make it again, for the index.
     """
 
@@ -55,6 +61,7 @@ class FamilyRequest:
     folder: Path
     task: Mapping[str, Any]
     training: Mapping[str, Any]
+    execution: FamilyOptions = field(default_factory=FamilyOptions)
     command: str | None = None
 
     @property
@@ -93,12 +100,13 @@ def distill_family(request: FamilyRequest) -> Path:
         if config.world_size > 1:
             raise FamilyError("a family is distilled by one process: it was started by a launcher of several")
         validate_options(run.options, config)
+    executor = executor_of(request.execution, request.execution.workers, 0, torch.cuda.device_count())
     pushed = bool(request.training.get("push_to_hub"))
     if pushed:
         sign_in(request.folder.resolve().name, token=request.training.get("hub_token"))
     with held_for_this_run(request.folder):
         _open_folder(request, experts)
-        failed = _train_all(runs)
+        failed = _train_all(runs, executor)
         _write_index(request, runs, failed)
     if pushed:
         private, token = request.training.get("hub_private_repo"), request.training.get("hub_token")
@@ -170,7 +178,7 @@ def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> None:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _train_all(runs: Sequence[ExpertRun]) -> dict[str, str]:
+def _train_all(runs: Sequence[ExpertRun], executor: Executor) -> dict[str, str]:
     """Distil what is missing, with a line for each expert.
 
     Returns:
@@ -179,20 +187,19 @@ def _train_all(runs: Sequence[ExpertRun]) -> dict[str, str]:
     missing = [run for run in runs if finished_report(run) is None]
     print(f"{len(runs) - len(missing)} of {len(runs)} experts are there", flush=True)
     failed = {}
-    for number, (run, outcome) in enumerate(_outcomes(missing), start=1):
-        place = f"[{number}/{len(missing)}] {run}"
-        report = finished_report(run)
-        if report is None:
-            failed[str(run)] = outcome.error or f"the run ended without a student: see {run.log}"
-            print(f"{place}: failed: {failed[str(run)]}", flush=True)
-        else:
-            print(f"{place}: {told_result(report)} ({duration(outcome.seconds)})", flush=True)
+    try:
+        for number, (run, outcome) in enumerate(executor.run(missing, train_expert), start=1):
+            place = f"[{number}/{len(missing)}] {run}"
+            report = finished_report(run)
+            if report is None:
+                failed[str(run)] = outcome.error or f"the run ended without a student: see {run.log}"
+                print(f"{place}: failed: {failed[str(run)]}", flush=True)
+            else:
+                print(f"{place}: {told_result(report)} ({duration(outcome.seconds)})", flush=True)
+    except ExecutionError as error:  # a process was killed
+        unfinished = [run for run in missing if str(run) not in failed and finished_report(run) is None]
+        failed |= {str(run): str(error) for run in unfinished}
     return failed
-
-
-def _outcomes(runs: Sequence[ExpertRun]) -> Iterator[tuple[ExpertRun, Outcome]]:
-    for run in runs:
-        yield run, train_expert(run)
 
 
 def _write_index(request: FamilyRequest, runs: Sequence[ExpertRun], failed: Mapping[str, str]) -> None:

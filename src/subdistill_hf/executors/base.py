@@ -1,0 +1,46 @@
+"""What an executor is, and the error of a job that it could not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from subdistill_hf.errors import SubDistillError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+KILLED = (
+    "a process of the runs was killed (out of memory?): start the command again with fewer --workers; finished runs "
+    "are kept"
+)
+
+
+class ExecutionError(SubDistillError):
+    """A run that was refused, or whose process was killed."""
+
+
+class Executor(Protocol):
+    """An engine that runs jobs, which do not depend on each other."""
+
+    def run(self, jobs: Sequence[Job], function: Callable[[Job], Result]) -> Iterator[tuple[Job, Result]]:
+        """Run jobs, and give each with its result as it ends.
+
+        Args:
+            jobs: in the order in which they start; each is named by its `str` in errors.
+            function: makes a job's result; a function of a module, so that a fresh process finds it.
+
+        Raises:
+            ExecutionError: when a job is refused, or its process is killed.
+        """
+        ...
+
+
+@contextmanager
+def naming(job: Any) -> Iterator[None]:
+    """Say which job an error comes from."""
+    try:
+        yield
+    except SubDistillError as error:
+        raise ExecutionError(f"{job}: {error}") from error
