@@ -1,7 +1,9 @@
-"""How few dimensions of each layer the embedded teachers need: their accuracy with the layer projected on subspaces.
+"""How few dimensions of each layer a teacher needs: its accuracy with the layer projected on subspaces.
 
     python benchmarks/subspace_analysis.py            # both teachers, 4 superclasses of glyphs-100
     python benchmarks/subspace_analysis.py report     # table and plots from the runs that are there
+    python benchmarks/subspace_analysis.py --dataset uoft-cs/cifar100 --teachers lite0-128-cifar100 \\
+        --superclasses fish insects people reptiles --results benchmarks/results/subspace_analysis_cifar100
 
 For each teacher and superclass `analyse` fits all bases to the training images and measures the accuracy on the test
 images with one layer at a time projected on the first K dimensions of a basis. All bases see the same
@@ -28,7 +30,7 @@ LOST = (0.1, 0.02)
 Run = dict[str, Any]
 
 
-def run(teacher: str, superclass: str, threads: int) -> Run:
+def run(dataset: str, teacher: str, superclass: str, threads: int) -> Run:
     """One analysis, as a line of `runs.jsonl`."""
     import torch
 
@@ -38,6 +40,7 @@ def run(teacher: str, superclass: str, threads: int) -> Run:
     from subdistill_hf.pipeline.evaluation import processor_name
 
     options = AnalyseOptions(
+        dataset=dataset,
         teacher=teacher,
         classes=[f"superclass:{superclass}"],
         train_images_per_class=TRAIN_IMAGES + 5,
@@ -46,7 +49,7 @@ def run(teacher: str, superclass: str, threads: int) -> Run:
     )
     machine = f"{processor_name()}, {threads} thread(s), torch {torch.__version__.split('+')[0]}"
     return {
-        "teacher": teacher,
+        "teacher": Path(teacher).name,
         "superclass": superclass,
         "date": datetime.date.today().isoformat(),
         "machine": machine,
@@ -73,17 +76,16 @@ def in_points(values: Sequence[float], sign: str = "") -> str:
 
 def report(runs: Sequence[Run], folder: Path) -> str:
     """Markdown of all runs; draws one plot a teacher."""
+    superclasses = dict.fromkeys(one["superclass"] for one in runs)
     machines = "; ".join(sorted({f"{one['machine']}, {one['date']}" for one in runs}))
     parts = [
         f"# Accuracy with a layer projected on K dimensions, {TRAIN_IMAGES} training images a class\n",
-        f"Mean ± standard error over superclasses ({', '.join(SUPERCLASSES)}), 5 classes each, on their test images; "
+        f"Mean ± standard error over superclasses ({', '.join(superclasses)}), 5 classes each, on their test images; "
         f"chance is 20 %. Differences are paired by superclass. {machines}, made by "
         "`benchmarks/subspace_analysis.py`.",
     ]
-    for teacher in TEACHERS:
-        of_teacher = [one for one in runs if one["teacher"] == teacher]
-        if of_teacher:
-            parts.append(section(teacher, of_teacher, folder))
+    for teacher in dict.fromkeys(one["teacher"] for one in runs):
+        parts.append(section(teacher, [one for one in runs if one["teacher"] == teacher], folder))
     return "\n".join(parts) + "\n"
 
 
@@ -127,7 +129,7 @@ def section(teacher: str, runs: Sequence[Run], folder: Path) -> str:
         [
             f"\n## {teacher}\n",
             f"![{teacher}]({teacher}.png)\n",
-            f"The teacher as it is: {in_points(unprojected)} % on {len(runs)} of {len(SUPERCLASSES)} superclasses.\n",
+            f"The teacher as it is: {in_points(unprojected)} % on {len(runs)} superclasses.\n",
             "Dimensions from which on no more than so much is lost, one number a superclass:\n",
             f"| layer | lost | {labels} |\n|---|---|{rules}",
             *needed,
@@ -142,7 +144,9 @@ def main() -> None:
     """Parse, run what is missing, write tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("run", "report"), nargs="?", default="run")
-    parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=TEACHERS)
+    parser.add_argument("--dataset", default="glyphs-100")
+    parser.add_argument("--teachers", nargs="+", default=TEACHERS)
+    parser.add_argument("--superclasses", nargs="+", default=SUPERCLASSES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "subspace_analysis")
     options = parser.parse_args()
@@ -151,11 +155,11 @@ def main() -> None:
     runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     if options.stage == "run":
         done = {(one["teacher"], one["superclass"]) for one in runs}
-        for superclass in SUPERCLASSES:
+        for superclass in options.superclasses:
             for teacher in options.teachers:
-                if (teacher, superclass) in done:
+                if (Path(teacher).name, superclass) in done:
                     continue
-                runs.append(run(teacher, superclass, options.threads))
+                runs.append(run(options.dataset, teacher, superclass, options.threads))
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(runs[-1]) + "\n")
     text = report(runs, options.results)
