@@ -45,6 +45,10 @@ def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
             (kind, score) for kind in ("near", "far") for score in (OTHER_SCORE, LARGEST, ENERGY)
         }
         assert result.accuracy_of_classes >= result.accuracy
+    steps = report.rejection.histograms
+    assert set(steps) == {"known", "near", "far"}
+    assert sum(steps["known"]) == len(NAMES) * 3
+    assert "(scores.png)" in card
     assert set(report.published_result.per_class_accuracy) == set(NAMES)
     assert '| Without "none of these" |' in card
     assert '**It may answer "none of these".**' in card

@@ -16,6 +16,15 @@ from subdistill_hf.reporting import curves, drawing, plots
 from subdistill_hf.reporting.fonts import drawable
 from subdistill_hf.reporting.plots import PLOTS, plot_all, plot_confusion, plot_subspaces, plot_training
 
+REJECTION = {
+    "score": "none of these",
+    "threshold": 0.35,
+    "validation_images": 25,
+    "known_kept": 0.94,
+    "unknown_kept": {"near": 0.1},
+    "histograms": {"known": [1, 0, 0, 9], "near": [40, 5, 4, 1]},
+}
+
 
 @pytest.fixture
 def report():
@@ -51,7 +60,7 @@ def crowd(report):
 
 @pytest.mark.parametrize("change", [lambda report: report, crowd])
 def test_files_have_their_size(change, report, figures, tmp_path):
-    paths = plot_all(parsed(change(report)), tmp_path)
+    paths = plot_all(parsed(change(report) | {"rejection": REJECTION}), tmp_path)
     assert [path.name for path in paths] == list(PLOTS)
     for path, figure in zip(paths, figures, strict=True):
         with Image.open(path) as image:
@@ -150,6 +159,17 @@ def test_names_of_classes_are_drawn_whatever_they_are(names, figures, tmp_path):
     plot_confusion(report_with(names), tmp_path / "confusion.png")
     drawn = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
     assert drawn == [drawable(name) for name in names]
+
+
+def test_the_scores_of_known_and_unknown_images_are_drawn_with_the_threshold(report, figures, tmp_path):
+    assert plots.plot_scores(parsed(report), tmp_path / "none.png") is None
+    report["rejection"] = REJECTION
+    assert plots.plot_scores(parsed(report), tmp_path / "scores.png") == tmp_path / "scores.png"
+    (ax,) = figures[0].axes
+    heights = {patch.get_label(): patch.get_data().values.tolist() for patch in ax.patches}
+    assert heights == {"images of the classes": [0.1, 0, 0, 0.9], "near unknown images": [0.8, 0.1, 0.08, 0.02]}
+    (line,) = ax.lines
+    assert list(line.get_xdata()) == [0.35, 0.35]
 
 
 def test_a_plot_that_fails_leaves_the_others(report, tmp_path, monkeypatch, capsys):

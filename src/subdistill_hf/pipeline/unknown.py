@@ -15,6 +15,7 @@ from subdistill_hf.reporting.reported_images import ReportedRejection, ReportedU
 
 KEPT: Final = 0.95
 """Share of the known images that a threshold keeps."""
+HISTOGRAM_STEPS: Final = 20
 OTHER_SCORE: Final = "none of these"
 LARGEST: Final = "largest probability"
 ENERGY: Final = "energy"
@@ -105,13 +106,15 @@ def rejection_of(
     labels = torch.tensor(task.data.validation[task.data.columns.label][:])
     of_classes = logits[labels < len(task.data.subtask.names)]
     threshold = threshold_keeping(known_scores(of_classes, other)[score].tolist(), KEPT)
+    tested = {kind: known_scores(each, other)[score] for kind, each in {"known": known, **unknown}.items()}
+    kept = {kind: share_reaching(values.tolist(), threshold) for kind, values in tested.items()}
     return ReportedRejection(
         score=score,
         threshold=threshold,
         validation_images=len(of_classes),
-        known_kept=share_reaching(known_scores(known, other)[score].tolist(), threshold),
-        unknown_kept={
-            kind: share_reaching(known_scores(each, other)[score].tolist(), threshold)
-            for kind, each in unknown.items()
+        known_kept=kept.pop("known"),
+        unknown_kept=kept,
+        histograms={
+            kind: tuple(torch.histc(values, HISTOGRAM_STEPS, 0, 1).int().tolist()) for kind, values in tested.items()
         },
     )

@@ -40,6 +40,7 @@ _MANY_CLASSES: Final = 8
 _PLOT_SECTIONS: Final = {
     "training": "Training curves",
     "subspace": "Subspaces",
+    "scores": "Scores of known and unknown images",
     "confusion": "Confusion matrix",
     "contact_sheet": "Training images of each class",
 }

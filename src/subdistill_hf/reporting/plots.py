@@ -1,4 +1,4 @@
-"""The figures of a model card: training curves, subspaces and confusion matrix, from the report of the run."""
+"""The figures of a model card, from the report of the run: training curves, subspaces, scores, confusion matrix."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ from subdistill_hf.reporting.fonts import drawable, drawable_all, width_in_chara
 from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import ReportedSubspace, RunReport
 
-__all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_subspaces", "plot_training"]
+__all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_scores", "plot_subspaces", "plot_training"]
 
+_SCORE_COLOURS: Final = {"known": METHOD_COLOURS["subdistill"], "near": "#E69F00", "far": "#D55E00"}
 _MOST_LAYER_LABELS: Final = 6
 _MOST_COUNTED_CLASSES: Final = 30
 _MOST_NAMED_CLASSES: Final = 90
@@ -173,9 +174,41 @@ def plot_confusion(report: RunReport, path: str | os.PathLike[str]) -> Path | No
     return save_figure(figure, path)
 
 
+def plot_scores(report: RunReport, path: str | os.PathLike[str]) -> Path | None:
+    """Draw how many known and unknown test images have which score, and the threshold between them.
+
+    Args:
+        report: what was measured.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or `None` when no threshold was measured; nothing is written then.
+    """
+    rejection = report.rejection
+    if rejection is None or not rejection.histograms:
+        return None
+    figure, (ax,) = figure_of_panels(1, 1, panel=CURVE_PANEL)
+    for kind, counts in rejection.histograms.items():
+        shares = np.asarray(counts) / max(sum(counts), 1)
+        edges = np.linspace(0, 1, len(counts) + 1)
+        label = "images of the classes" if kind == "known" else f"{kind} unknown images"
+        ax.stairs(shares, edges, color=_SCORE_COLOURS[kind], linewidth=1.6, label=label)
+    ax.axvline(rejection.threshold, color=INK, linewidth=1.2, linestyle=(0, (3, 2)), label="threshold")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_formatter(Percent())
+    one_less = rejection.score == "none of these"
+    ax.set_xlabel("probability of the classes together" if one_less else rejection.score)
+    ax.set_ylabel("share of the images")
+    ax.legend(frameon=False, fontsize=TEXT_SIZE, labelcolor=INK, loc="best")
+    set_heading(ax, f"{_short_label(report.published)}: known and unknown images")
+    return save_figure(figure, path)
+
+
 PLOTS: Final[dict[str, Callable[[RunReport, str | os.PathLike[str]], Path | None]]] = {
     "training_curves.png": plot_training,
     "subspaces.png": lambda report, path: plot_subspaces(report.subspaces, path),
+    "scores.png": plot_scores,
     "confusion.png": plot_confusion,
 }
 

@@ -109,6 +109,7 @@ class ReportedRejection:
         validation_images: their number.
         known_kept: share of the test images of the classes that reach it.
         unknown_kept: `near` or `far` to the share of the unknown test images that reach it.
+        histograms: `known`, `near` or `far` to the number of test images in equal steps of the score from 0 to 1.
     """
 
     score: str
@@ -116,6 +117,7 @@ class ReportedRejection:
     validation_images: int
     known_kept: float
     unknown_kept: Mapping[str, float] = field(default_factory=dict)
+    histograms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
