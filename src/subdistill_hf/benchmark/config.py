@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from subdistill_hf.config.explainers import EXPLAINERS
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.yaml_text import read_texts, read_values
 from subdistill_hf.errors import SubDistillError
@@ -49,6 +50,19 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class ExplainedRuns:
+    """How the final runs are explained.
+
+    Attributes:
+        method: a key of `EXPLAINERS`.
+        images: test images of each run.
+    """
+
+    method: str
+    images: int = 32
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A grid of runs: methods x subtasks x training images x seeds x students x conditions.
 
@@ -67,6 +81,8 @@ class Benchmark:
         tuning: how hyper-parameters are chosen; without it each method has those of its options.
         conditions: name to further options of what to distil, such as `mark_share`; each has a table of its own.
             Hyper-parameters are tuned without them.
+        explanations: how the students of the final runs are explained and compared with their teacher; without it they
+            are not.
     """
 
     name: str
@@ -81,6 +97,7 @@ class Benchmark:
     reference: str = "kd"
     tuning: Tuning | None = None
     conditions: Mapping[str, Options] = field(default_factory=dict)
+    explanations: ExplainedRuns | None = None
 
     def kind(self, method: str) -> str:
         """The key of `METHODS` of a method of the table."""
@@ -147,6 +164,7 @@ def _benchmark(content: Any, written: Any) -> Benchmark:
             name: _mapping(options or {}, f"condition {name!r}")
             for name, options in _entries(entries.get("conditions") or {}, "conditions").items()
         },
+        explanations=None if entries.get("explanations") is None else _explained_runs(entries["explanations"]),
     )
     if benchmark.reference not in benchmark.methods:
         raise BenchmarkError(
@@ -186,6 +204,20 @@ def _tuning(content: Any, written: Any) -> Tuning:
         train_images=None if size is None else _size(size),
         student=None if student is None else str(student),
     )
+
+
+def _explained_runs(content: Any) -> ExplainedRuns:
+    """How runs are explained: the name of a method, or its name and the number of images."""
+    entries = {"method": content} if isinstance(content, str) else _entries(content, "explanations")
+    refuse_unknown(entries, [one.name for one in fields(ExplainedRuns)], "entry of explanations")
+    if entries.get("method") not in EXPLAINERS:
+        raise BenchmarkError(
+            f"explanations has the method {entries.get('method')!r}: expected one of {', '.join(EXPLAINERS)}"
+        )
+    images = _whole(entries.get("images", ExplainedRuns.images), "images of explanations")
+    if images < 1:
+        raise BenchmarkError(f"explanations has images {images}: expected at least 1")
+    return ExplainedRuns(str(entries["method"]), images)
 
 
 def _methods(content: Any) -> dict[str, Options]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from subdistill_hf.benchmark.config import WEIGHT_FACTOR, Benchmark, BenchmarkError, Options
+from subdistill_hf.benchmark.config import WEIGHT_FACTOR, Benchmark, BenchmarkError, ExplainedRuns, Options
 from subdistill_hf.config.methods import METHODS
 
 Row = dict[str, Any]
@@ -32,6 +32,7 @@ class Job:
         task: options of what to distil.
         training: options and training arguments, those of the method and the tuned ones included.
         condition: the name of the condition whose options are among those of `task`, if there is one.
+        explanations: how the student is explained, if it is.
     """
 
     method: str
@@ -43,12 +44,15 @@ class Job:
     task: Options
     training: Options
     condition: str | None = None
+    explanations: ExplainedRuns | None = None
 
     @property
     def key(self) -> str:
         """A digest of all that shapes the result; names in the table do not."""
         names = ("method", "subtask", "tuned", "condition")
         shaping = {name: value for name, value in asdict(self).items() if name not in names}
+        if self.explanations is None:  # as before there were any
+            del shaping["explanations"]
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
     def described(self) -> Row:
@@ -88,8 +92,9 @@ def make_job(
     seed: int,
     tuned: Options,
     condition: str | None = None,
+    explanations: ExplainedRuns | None = None,
 ) -> Job:
-    """The run of a method on a subtask with some hyper-parameters, under a condition if it is given."""
+    """The run of a method on a subtask with some hyper-parameters; under a condition, and explained, if given."""
     size, validation = setting.train_images, benchmark.validation_images
     share: Options = {"train_fraction": size} if size < 1 else {"train_images_per_class": size}
     if size == 1 and isinstance(size, float):
@@ -118,6 +123,7 @@ def make_job(
         },
         training=training,
         condition=condition,
+        explanations=explanations,
     )
 
 
@@ -225,5 +231,7 @@ def final_jobs(benchmark: Benchmark, chosen: Mapping[Setting, Options]) -> list[
     found = []
     for seed, size, student, condition, (subtask, classes), method in places:
         setting = Setting(method, student, size, subtask)
-        found.append(make_job(benchmark, setting, subtask, classes, seed, tuned(setting), condition))
+        found.append(
+            make_job(benchmark, setting, subtask, classes, seed, tuned(setting), condition, benchmark.explanations)
+        )
     return found

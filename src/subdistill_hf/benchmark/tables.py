@@ -8,6 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from subdistill_hf.benchmark.config import Benchmark, Options
+from subdistill_hf.benchmark.explanation_tables import (
+    EXPLANATION_COLUMN,
+    EXPLANATION_COLUMNS,
+    ceiling_column,
+    explanation_section,
+    similarity_column,
+)
 from subdistill_hf.benchmark.jobs import Row, Setting
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS, mark_section
 from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison
@@ -46,13 +53,13 @@ COLUMNS = (
 )
 
 
-FIGURES = ("method", "accuracy", "difference", "mean rank", "seconds")
+FIGURES = ("method", "accuracy", "difference", "mean rank", "seconds", EXPLANATION_COLUMN)
 """The columns of the Markdown table before those of the subtasks."""
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write one line a final run: `COLUMNS` in order, then learning rates, conditions and marks where known."""
-    known = ("learning_rate", "condition", *MARK_COLUMNS)
+    """Write one line a final run: `COLUMNS` in order, then those of `known` that some run has."""
+    known = ("learning_rate", "condition", *MARK_COLUMNS, *EXPLANATION_COLUMNS)
     further = [name for name in known if any(row.get(name) is not None for row in rows)]
     columns = [*COLUMNS, *further]
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -140,6 +147,7 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
                 "difference": None if method == benchmark.reference else with_interval(difference),
                 "mean rank": f"{ranks[method]:.2f}",
                 "seconds": f"{statistics.median(comparison.seconds[method]):.1f}",
+                **similarity_column(comparison, method),
                 **{_column(subtask): f"{100 * of_subtask[subtask]:.1f}" for subtask in subtasks},
             }
         )
@@ -153,7 +161,8 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         told = ", ".join(f"{text(label_of(benchmark, method))} {count}" for method, count in comparison.failed.items())
         note += f" Runs that ended in a loss that was not finite, and are left out for all methods: {told}."
     best = _best_layer_methods(benchmark, comparison)
-    return [heading, "", note, "", markdown_table(rows), "", *best, *mark_section(benchmark, comparison)]
+    sections = [*mark_section(benchmark, comparison), *explanation_section(benchmark, comparison)]
+    return [heading, "", note, "", markdown_table(rows), "", *best, *sections]
 
 
 def _column(subtask: str) -> str:
@@ -171,6 +180,7 @@ def _teacher_row(comparison: Comparison, subtasks: Sequence[str]) -> dict[str, s
         "difference": None,
         "mean rank": None,
         "seconds": None,
+        **ceiling_column(comparison),
         **{_column(subtask): f"{100 * statistics.mean(values):.1f}" for subtask, values in by_subtask.items()},
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.benchmark.config import BenchmarkError, refuse_unknown
+from subdistill_hf.benchmark.explained_runs import explanation_figures
 from subdistill_hf.benchmark.jobs import Job, Row
 from subdistill_hf.config.defaults import RUN_DEFAULTS, VALIDATION_FRACTION
 from subdistill_hf.config.options import TaskOptions
@@ -22,6 +23,7 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import DivergedError
+from subdistill_hf.explain.explainers import make_explainer
 from subdistill_hf.models.loading import count_parameters
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
@@ -59,6 +61,8 @@ def check(jobs: Sequence[Job]) -> None:
     Raises:
         BenchmarkError: naming the run.
     """
+    for explained in {job.explanations for job in jobs if job.explanations is not None}:
+        make_explainer(explained.method)
     for job in {_digest(job.training): job for job in jobs}.values():
         with _naming(job):
             _refuse_unknown(job.training, SubDistillConfig)
@@ -108,8 +112,8 @@ def train_job(job: Job) -> Row:
 
     Returns:
         `job.described()` with accuracies of student and teacher, agreement, steps and parameters; where images carry
-        a mark, what it does to both; the seconds of the steps, and those of what came before them: the subspaces, and
-        the teacher's passes where they are kept.
+        a mark, what it does to both; where the benchmark asks for it, how alike both explain; the seconds of the
+        steps, and those of what came before them: the subspaces, and the teacher's passes where they are kept.
 
     Raises:
         BenchmarkError: when the teacher lacks the classes.
@@ -158,6 +162,8 @@ def train_job(job: Job) -> Row:
             for whose, found in (("", logits), ("teacher_", answers)):
                 marks = mark_scores(task.data, found["test"], found["unmarked"])
                 row |= {f"{whose}{name}": value for name, value in vars(marks).items()}
+        if job.explanations is not None:
+            row |= explanation_figures(job.explanations, task, ours, _digest([job.task, job.seed]))
         row["parameters"] = count_parameters(trainer.model)
         row["images"] = len(task.data.train)
         if task.selection is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from subdistill_hf.data.preprocessing import process
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.teacher.class_ids import subtask_logits
 
-GREY = 128
+BATCH: Final = 64
+GREY: Final = 128
 """The level of the baseline: the grey image that says nothing of any class."""
 
 
@@ -52,6 +54,14 @@ class ExplainedNetwork:
         with evaluation_mode(own.model):
             logits = logits_of(own.model(pixel_values=pixels))
         return subtask_logits(logits, own.class_ids, own.other)
+
+    @torch.no_grad()
+    def answers(self, images: Sequence[Tensor]) -> list[int]:
+        """The class that it answers each byte image with."""
+        found: list[int] = []
+        for first in range(0, len(images), BATCH):
+            found += self.logits(self.pixels(images[first : first + BATCH])).argmax(dim=1).tolist()
+        return found
 
     def evidence(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """See `evidence_of`, `(B,)`; in at least float32."""

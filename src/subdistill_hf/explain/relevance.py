@@ -14,10 +14,9 @@ from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.explainers import ALWAYS_COMPLETE, EXPLAINERS
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.explainers import Inputs, batches, make_explainer
-from subdistill_hf.explain.networks import ExplainedNetwork
+from subdistill_hf.explain.networks import BATCH, ExplainedNetwork
 from subdistill_hf.reporting.explained import Completeness
 
-BATCH: Final = 64
 BOUND: Final = 0.01
 """The largest error of completeness that is let pass."""
 

@@ -6,11 +6,10 @@ import datetime
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from subdistill_hf.config.commands import ExplainOptions
@@ -18,27 +17,25 @@ from subdistill_hf.config.explainers import EXPLAINERS
 from subdistill_hf.config.extras import require_extra
 from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run
 from subdistill_hf.explain.agreement import cosines, mean_with_interval, rank_correlations, similarity
+from subdistill_hf.explain.comparison import Both, curves, explain_both, share_on_mark
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.explainers import GRID
-from subdistill_hf.explain.faithfulness import flipping_curve, random_rankings, rankings_of
-from subdistill_hf.explain.heatmaps import on_grid, seen_by
+from subdistill_hf.explain.heatmaps import seen_by
 from subdistill_hf.explain.images import ImagesToExplain, data_of_run, images_of_paths, spread, test_images
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.pair import Pair, load_pair
 from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, save, shares_on, stacked
-from subdistill_hf.explain.relevance import BATCH, Explained, explain_images
+from subdistill_hf.explain.relevance import Explained
 from subdistill_hf.explain.subspaces import explain_subspaces
 from subdistill_hf.explain.summary import summary
 from subdistill_hf.pipeline.report import versions
 from subdistill_hf.reporting.explained import (
     EXPLANATIONS_FILE,
     EXPLANATIONS_FOLDER,
-    RANDOM,
     Agreement,
     ExplainedAnswer,
     ExplainedImage,
     Explanations,
-    FlippingCurve,
 )
 
 OVERVIEW_FILE = "overview.png"
@@ -118,23 +115,6 @@ def images_of(pair: Pair, options: ExplainOptions) -> ImagesToExplain:
     return test_images(data_of_run(pair.image_options, pair.known_classes), options.most_images)
 
 
-@dataclass(frozen=True)
-class Both:
-    """Teacher and student, explained.
-
-    Attributes:
-        teacher: the teacher's explanations.
-        student: the student's.
-        again: the teacher's heat maps when it is explained a second time, `(N, G, G)`.
-        heatmaps: of teacher and student on the grid, `(N, G, G)` each.
-    """
-
-    teacher: Explained
-    student: Explained
-    again: Tensor
-    heatmaps: tuple[Tensor, Tensor]
-
-
 def _explained(pair: Pair, images: ImagesToExplain, options: ExplainOptions, folder: Path) -> Explanations:
     targets = targets_of(pair, images, options)
     both = explain_both(pair, images.images, targets, options.method, options.seed)
@@ -181,49 +161,7 @@ def targets_of(pair: Pair, images: ImagesToExplain, options: ExplainOptions) -> 
                 f"{', '.join(pair.classes)}"
             )
         return [pair.classes.index(options.target_class)] * len(images.images)
-    answers = []
-    with torch.no_grad():
-        for first in range(0, len(images.images), BATCH):
-            pixels = pair.teacher.pixels(images.images[first : first + BATCH])
-            answers += pair.teacher.logits(pixels).argmax(dim=1).tolist()
-    return answers
-
-
-def explain_both(
-    pair: Pair, images: Sequence[Tensor], targets: Sequence[int], method: str, seed: int, show: bool = True
-) -> Both:
-    """Explain teacher and student, and the teacher a second time.
-
-    Args:
-        pair: teacher and student.
-        images: N byte images.
-        targets: N classes.
-        method: a key of `EXPLAINERS`.
-        seed: of a sampled method; each of the three explanations has one of its own.
-        show: show bars.
-    """
-    teacher = explain_images(pair.teacher, images, targets, method, seed, show=show)
-    # a seed of its own: with the teacher's, both would share what is drawn, and seem more alike than they are
-    student = explain_images(pair.student, images, targets, method, seed + 1, show=show)
-    if EXPLAINERS[method].sampled:
-        again = explain_images(pair.teacher, images, targets, method, seed + 2, show=show).relevance
-    else:
-        mirrored = [image.flip(2) for image in images]
-        again = explain_images(pair.teacher, mirrored, targets, method, seed, show=show).relevance.flip(2)
-    return Both(
-        teacher,
-        student,
-        heatmaps_of(pair.teacher, again, images),
-        (heatmaps_of(pair.teacher, teacher.relevance, images), heatmaps_of(pair.student, student.relevance, images)),
-    )
-
-
-def heatmaps_of(network: ExplainedNetwork, relevance: Tensor, images: Sequence[Tensor]) -> Tensor:
-    """Relevances on the grid, in the frame of the images, `(N, G, G)`."""
-    sizes = dict.fromkeys(image.shape[1:] for image in images)
-    seen = {size: seen_by(network.classifier.processor, *size) for size in sizes}
-    maps = zip(relevance, images, strict=True)
-    return torch.cat([on_grid(one[None], seen[image.shape[1:]], GRID, GRID) for one, image in maps])
+    return pair.teacher.answers(images.images)
 
 
 def _listed(pair: Pair, images: ImagesToExplain, targets: Sequence[int], both: Both) -> list[ExplainedImage]:
@@ -275,13 +213,6 @@ def _answers(
     ]
 
 
-def share_on_mark(network: ExplainedNetwork, relevance: Tensor, mark: Tensor) -> float:
-    """The share of an image's absolute relevance `(H', W')` that lies on its mark, a mask of the image `(H, W)`."""
-    absolute = relevance.abs()[None]
-    on_image = on_grid(absolute, seen_by(network.classifier.processor, *mark.shape), *mark.shape)[0]
-    return float(on_image[mark].sum() / absolute.sum()) if float(absolute.sum()) > 0 else 0.0
-
-
 def _agreement(
     pair: Pair, targets: Sequence[int], both: Both, listed: Sequence[ExplainedImage], method: str
 ) -> Agreement:
@@ -299,21 +230,6 @@ def _agreement(
         },
         most_different=tuple(worst.tolist()),
     )
-
-
-def curves(
-    pair: Pair, images: Sequence[Tensor], targets: Sequence[int], both: Both, method: str, seed: int
-) -> tuple[FlippingCurve, ...]:
-    """The pixel-flipping curves of teacher and student, by their heat maps and at random."""
-    found = []
-    for whose, network, explained in (
-        ("teacher", pair.teacher, both.teacher),
-        ("student", pair.student, both.student),
-    ):
-        order = rankings_of(explained.relevance)
-        for name, rankings in ((method, order), (RANDOM, random_rankings(len(order), order.shape[1], seed))):
-            found.append(flipping_curve(network, whose, name, images, targets, rankings, BATCH))
-    return tuple(found)
 
 
 def _with_pictures(

@@ -1,0 +1,111 @@
+"""How alike students and teacher explain, as a figure of each run and a column of the table; off unless asked for."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
+from light_jobs import job
+from subdistill_hf.benchmark import explained_runs
+from subdistill_hf.benchmark.command import benchmark
+from subdistill_hf.benchmark.config import BenchmarkError, ExplainedRuns, read_benchmark
+from subdistill_hf.benchmark.explanation_tables import EXPLANATION_COLUMN, explanation_section
+from subdistill_hf.benchmark.jobs import untuned_jobs
+from subdistill_hf.benchmark.statistics import compare
+from subdistill_hf.config.commands import BenchmarkOptions
+from subdistill_hf.explain.errors import ExplainError
+
+
+def write_grid(folder, **changes):
+    entries = {
+        "name": "Explained",
+        "task": {
+            "teacher": str(folder / "teacher"),
+            "dataset": str(folder / "images"),
+            "mark": "plus",
+            "mark_share": 1.0,
+        },
+        "training": {"max_steps": 2, "per_device_train_batch_size": 8, "use_cpu": True},
+        "methods": {"kd": {}, "subdistill": {}},
+        "subtasks": {"three": list(NAMES)},
+        "students": ["resnet:widths=4-4,image=32"],
+        "train_images": [6],
+        "validation_images": 2,
+        "seeds": [0, 1],
+        "explanations": {"method": "gradient_x_input", "images": 4},
+    }
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(entries | changes, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    save_teacher(folder / "teacher", teacher_resnet(widths=(8, 12)))
+    write_image_folder(folder / "images", train=10)
+    return folder
+
+
+def test_runs_are_explained_where_the_file_asks_for_it(inputs, tmp_path, monkeypatch):
+    calls = []
+    twice = explained_runs.explain_twice
+    monkeypatch.setattr(
+        explained_runs, "explain_twice", lambda *given, **more: calls.append(1) or twice(*given, **more)
+    )
+    folder = benchmark(write_grid(inputs), BenchmarkOptions(output_dir=str(tmp_path), workers=0))
+    assert len(calls) == 2, "methods of a seed share the teacher's explanations"
+    report = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"| seconds | {EXPLANATION_COLUMN} | three |" in report
+    assert "gradient x input, the teacher's answer to 4 test images of each run" in report
+    assert "relevance on the mark" in report
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    for row in rows:
+        assert -1 <= float(row["explanation_cosine"]) <= 1
+        assert -1 <= float(row["explanation_rank"]) <= 1
+        assert 0 < float(row["relevance_on_mark"]) < 1
+    assert len({row["ceiling_cosine"] for row in rows}) == 1, "seeds change no test image, and the method draws nothing"
+
+
+def test_runs_that_are_not_explained_keep_their_keys_and_their_table(inputs):
+    plain = job(1)
+    assert plain.key == "b01693239706f4b9"  # as before there were explanations
+    assert replace(plain, explanations=ExplainedRuns("shapley", 3)).key != plain.key
+    grid = read_benchmark(write_grid(inputs, explanations=None))
+    assert {each.explanations for each in untuned_jobs(grid)} == {None}
+
+
+def test_a_method_that_does_not_hold_is_told_and_ends_no_run(inputs, monkeypatch):
+    def refuse(*given, **more):
+        raise ExplainError("it does not hold for the student")
+
+    monkeypatch.setattr(explained_runs, "test_images", lambda *given: None)
+    monkeypatch.setattr(explained_runs, "_teacher_figures", refuse)
+    row = explained_runs.explanation_figures(ExplainedRuns("shapley"), type("Task", (), {"data": None}), None, "")
+    assert row == {"explanation_error": "it does not hold for the student"}
+    grid = read_benchmark(write_grid(inputs))
+    rows = [
+        {**each.described(), "test": 0.5, "seconds": 1.0, "teacher_test": 0.5, **row} for each in untuned_jobs(grid)
+    ]
+    (comparison,) = compare(rows, list(grid.methods))
+    lines = explanation_section(grid, comparison)
+    assert lines[0] == "Explanations: 4 runs could not be explained. it does not hold for the student."
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("lrp", "explanations has the method 'lrp': expected one of gradient_x_input"),
+        ({"images": 3}, "explanations has the method None"),
+        ({"method": "shapley", "image": 3}, "'image' is no entry of explanations; did you mean 'images'"),
+        ({"method": "shapley", "images": 0}, "explanations has images 0: expected at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(inputs, given, message):
+    with pytest.raises(BenchmarkError, match=message):
+        read_benchmark(write_grid(inputs, explanations=given))
+    assert read_benchmark(write_grid(inputs, explanations="shapley")).explanations == ExplainedRuns("shapley", 32)
