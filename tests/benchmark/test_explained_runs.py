@@ -68,7 +68,9 @@ def test_runs_are_explained_where_the_file_asks_for_it(inputs, tmp_path, monkeyp
         assert -1 <= float(row["explanation_cosine"]) <= 1
         assert -1 <= float(row["explanation_rank"]) <= 1
         assert 0 < float(row["relevance_on_mark"]) < 1
-    assert len({row["ceiling_cosine"] for row in rows}) == 1, "seeds change no test image, and the method draws nothing"
+    assert len({row["ceiling_cosine"] for row in rows}) == 1, (
+        "seeds change no test image, and the method draws nothing"
+    )
 
 
 def test_runs_that_are_not_explained_keep_their_keys_and_their_table(inputs):
