@@ -22,6 +22,7 @@ class Browser:
 
     def __init__(self, profile):
         self.events, self._answers, self._number, self._rest = [], {}, 0, b""
+        self._session = None
         read, self._write = os.pipe()
         self._read, write = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-extensions", "--hide-scrollbars"]
@@ -34,12 +35,9 @@ class Browser:
         os.close(read)
         os.close(write)
         target = self("Target.createTarget", url="about:blank")["targetId"]
-        self._session = None
         self._session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self(f"{domain}.enable")
-
-    _session = None
 
     def __call__(self, method, **parameters):
         """What a method of the protocol returns."""
@@ -105,9 +103,14 @@ class Browser:
         return [values for name in names for values in self.values(name)]
 
     def close(self):
-        """End it."""
-        self._process.kill()
-        self._process.wait()
+        """End it, and wait until it has left its files alone."""
+        self._session = None
+        try:
+            self("Browser.close")
+            self._process.wait(TIMEOUT)
+        finally:
+            self._process.kill()
+            self._process.wait()
         os.close(self._write)
         os.close(self._read)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from subdistill_hf.formatting import table
-from subdistill_hf.reporting.explained import Completeness, Explanations, Interval, Similarity
+from subdistill_hf.reporting.explained import Explanations, Similarity
+from subdistill_hf.reporting.explained_words import completeness_in_words, interval_in_words
 
 
 def summary(found: Explanations, folder: str | Path) -> str:
@@ -22,12 +23,13 @@ def summary(found: Explanations, folder: str | Path) -> str:
     alike += [(f"class {name}", *_both(one)) for name, one in agreement.by_class.items()]
     areas: list[tuple[str, ...]] = [("pixel flipping", "ranking", "area")]
     areas += [
-        (curve.network, curve.ranking.replace("_", " "), _interval(curve.interval)) for curve in found.faithfulness
+        (curve.network, curve.ranking.replace("_", " "), interval_in_words(curve.interval))
+        for curve in found.faithfulness
     ]
     lines = [
         "",
         f"{found.method_label}, {found.described}",
-        f"same answer  {_interval(agreement.answers)}",
+        f"same answer  {interval_in_words(agreement.answers)}",
         "",
         table(alike, numbers_from=1),
         "",
@@ -42,17 +44,5 @@ def summary(found: Explanations, folder: str | Path) -> str:
     return "\n".join([*lines, f"\nThe explanations are in {folder}"])
 
 
-def completeness_in_words(completeness: Completeness) -> str:
-    """Whether relevances add up to the evidence."""
-    off = f"{100 * completeness.error:.2g} %"
-    if completeness.bound is None:
-        return f"relevances are {off} off the evidence: this method does not promise that they add up"
-    return f"relevances add up within {off} of the evidence, after {completeness.evaluations:,} evaluations"
-
-
 def _both(similarity: Similarity) -> tuple[str, str]:
-    return _interval(similarity.cosine), _interval(similarity.rank_correlation)
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    return interval_in_words(similarity.cosine), interval_in_words(similarity.rank_correlation)

@@ -7,14 +7,16 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from PIL import Image
 
+from reporting.page.samples import full_report, write_explanations, write_run
 from reporting.samples import CLASSES, make_report, make_result, parsed
 from reporting.test_class_names import LINES, MARKUP, PLACES, UNICODE, report_with
 from reporting.test_markdown import cells
 from subdistill_hf.hub.clean import check_clean
+from subdistill_hf.reporting.explained import EXPLANATIONS_FOLDER, Explanations
 from subdistill_hf.reporting.model_card import render_card
 from subdistill_hf.reporting.page.page import PAGE_FILE, render_page, write_page
+from subdistill_hf.reporting.page.pictures import Pictures
 from subdistill_hf.reporting.page.sections import SECTIONS
 from subdistill_hf.reporting.report import ReportError, RunReport
 from subdistill_hf.reporting.reported_answers import THUMBNAILS_FOLDER
@@ -55,40 +57,21 @@ class Page(HTMLParser):
         return " ".join(self.all("body")[0]["text"].replace("\u00a0", " ").split())
 
 
-def full_report():
-    """A report with all that a page can show."""
-    report = make_report()
-    bins = [{"low": i / 15, "high": (i + 1) / 15, "images": 0} for i in range(14)]
-    bins.append({"low": 14 / 15, "high": 1.0, "images": 500, "confidence": 0.97, "accuracy": 0.95})
-    for result in report["results"]:
-        result["calibration"] = {"expected_error": 0.0213, "bins": bins}
-    report["wrong_answers"] = [
-        {
-            "image": 123 + label,
-            "label": label,
-            "answer": 4,
-            "probability": 0.987 - label / 100,
-            "label_probability": 0.012,
-            "teacher_answer": label,
-            "teacher_probability": 0.75,
-        }
-        for label in (0, 2)
-    ]
-    file = {"precision": "float32", "size_bytes": 400_000, "agreement": 1.0, "largest_difference": 0.004}
-    file |= {"name": "model.onnx", "accuracy": 0.956, "latency_ms": {"median": 1, "low": 1, "high": 2, "runs": 50}}
-    export = {"format": "onnx", "runtime": "onnxruntime 1.32.0", "machine": "a processor", "preprocessing": "inside"}
-    export |= {"network_difference": 1e-6, "images": "the 500 test images", "image_count": 500, "files": [file]}
-    report["exports"] = [export]
-    return report
+@pytest.fixture
+def folder(tmp_path):
+    return write_run(tmp_path)
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """The folder of a run, with a picture of one of two errors."""
-    parsed(full_report()).save(tmp_path)
-    (tmp_path / THUMBNAILS_FOLDER).mkdir()
-    Image.new("RGB", (32, 32), "red").save(tmp_path / THUMBNAILS_FOLDER / "123.webp", lossless=True)
-    return tmp_path
+def explained(folder):
+    write_explanations(folder)
+    return folder
+
+
+def headings_in_order(made):
+    levels = [int(one["tag"][1]) for one in made.elements if re.fullmatch("h[1-6]", one["tag"])]
+    steps = all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    return steps and levels[0] == 1 and levels.count(1) == 1
 
 
 def section(html, name):
@@ -136,17 +119,16 @@ def test_the_page_has_landmarks_headings_in_order_and_sections():
     made = Page(render_page(parsed(full_report())))
     for landmark in ("header", "nav", "main", "footer"):
         assert len(made.all(landmark)) == 1
-    levels = [int(one["tag"][1]) for one in made.elements if re.fullmatch("h[1-6]", one["tag"])]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert headings_in_order(made)
     names = [section.name for section in SECTIONS]
     assert [one["id"] for one in made.all("section")] == names
     assert [one["href"] for one in made.all("a") if "nav" in one["in"]] == [f"#{name}" for name in names]
     assert [one["text"] for one in made.all("h2")] == [section.title for section in SECTIONS]
     identifiers = [one["id"] for one in made.elements if "id" in one]
     assert len(set(identifiers)) == len(identifiers)
-    assert made.all("p", **{"class": "absent"}) == []
+    assert [one["text"] for one in made.all("p", **{"class": "absent"})] == [
+        "Not in this report. The student was not explained: subdistill explain makes heat maps."
+    ]
 
 
 def test_all_pictures_have_a_text_and_all_figures_their_data(folder):
@@ -295,3 +277,57 @@ def test_pictures_that_are_none_of_ours_are_left_out(folder):
     place.write_bytes(bytes(200_000))
     assert "<img" not in write_page(folder).read_text(encoding="utf-8")
     assert RunReport.load(folder).wrong_answers[0].thumbnail == place.name
+
+
+# Explanations
+
+
+def test_heat_maps_stand_side_by_side_with_what_was_found(explained):
+    html = write_page(explained).read_text(encoding="utf-8")
+    shown = Page(section(html, "explanations"))
+    assert len(shown.all("div", **{"class": "step"})) == 2
+    assert [one["alt"] for one in shown.all("img")][:3] == [
+        "test image 0",
+        "Heat map of the teacher, which answers club",
+        "Heat map of the student, which answers spade; its cosine to the teacher's is 0.50",
+    ]
+    for text in ("Different answers.", "0.50 (0.25 to 0.75)", "Ceiling", "Pixel flipping", "area 0.55"):
+        assert text in Page(html).text
+    assert len(shown.all("svg", role="img")) == 1
+    subspaces = Page(section(html, "subspaces"))
+    assert [one["alt"] for one in subspaces.all("img")] == ["test image 3, club; framed: row 1, column 2"]
+    assert "Accuracy against K" in section(html, "subspaces")
+    assert headings_in_order(Page(html))
+
+
+def test_explanations_of_another_version_are_told(folder):
+    place = folder / EXPLANATIONS_FOLDER
+    place.mkdir()
+    (place / "explanations.json").write_text('{"created": 1}')
+    html = write_page(folder).read_text(encoding="utf-8")
+    assert "cannot be read: subdistill explain writes it again" in section(html, "explanations")
+    assert str(folder) not in html
+
+
+def test_names_of_explained_images_are_data_without_folders(explained):
+    found = Explanations.load(explained)
+    image = dataclasses.replace(found.images[0], name="/home/jane/<b>.png", target="<script>x</script>")
+    dataclasses.replace(found, images=(image,)).save(explained / EXPLANATIONS_FOLDER)
+    html = write_page(explained).read_text(encoding="utf-8")
+    made = Page(html)
+    assert len(made.all("script")) == 1
+    assert "jane" not in html
+    assert [one["alt"] for one in made.all("img") if one["alt"].endswith("png")] == ["<b>.png"]
+
+
+def test_pictures_are_shown_as_far_as_there_is_room(explained):
+    one = Pictures(explained)
+    address = one.address(EXPLANATIONS_FOLDER, "000.png", 200)
+    assert one.address(EXPLANATIONS_FOLDER, "000.png", 200) == address
+    assert one.address(EXPLANATIONS_FOLDER, "none.png", 200) is None
+    assert one.address(EXPLANATIONS_FOLDER, "../report.json", 200) is None
+    assert one.address(".", "report.json", 200) is None
+    small = Pictures(explained, len(address))
+    assert small.address(EXPLANATIONS_FOLDER, "000.png", 200) == address
+    assert small.address(EXPLANATIONS_FOLDER, "000-teacher.png", 200) is None
+    assert small.left_out == 1

@@ -52,7 +52,7 @@ def pair_rows(report: RunReport, result: MethodResult) -> list[Row]:
             "Class": text(report.classes[true]),
             "Taken for": text(report.classes[predicted]),
             "Images": count(images),
-            "Share of the class": format_percent(images / sum(confusion[true])),
+            "Share": format_percent(images / sum(confusion[true])),
         }
         for images, true, predicted in pairs[:MOST_PAIRS]
     ]

@@ -42,7 +42,7 @@ from subdistill_hf.reporting.report import TEACHER, MethodResult, ReportedSubspa
 STUDENT_COLOUR: Final = METHOD_COLOURS["subdistill"]
 LARGEST_DOT: Final = 11.0
 LEAST_DOT: Final = 2.5
-_FIRST_LAYER, _LAST_LAYER = "#440154", "#2fb47c"  # of viridis
+_FIRST_LAYER, _LAST_LAYER = "#7b3fb5", "#2fa877"
 _SHARES: Final = tuple(place / 5 for place in range(6))
 
 
@@ -117,7 +117,7 @@ def _accuracies(accuracies: Curves, unit: str, figure: str) -> Figure:
     colours = distinct_colours((method, method) for method in accuracies)
     keys = {
         method: Key(
-            short_label(method), _style(colours[method]), dash, last=format_percent(float(accuracies[method][1][-1]))
+            short_label(method), style_of(colours[method]), dash, last=format_percent(float(accuracies[method][1][-1]))
         )
         for method, dash in zip(accuracies, _dashes(), strict=False)
     }
@@ -132,7 +132,9 @@ def _losses(method: str, parts: Curves, unit: str) -> Figure:
     names = loss_labels(list(parts))
     colours = _part_colours(list(parts))
     keys = {
-        part: Key(names[part], _style(colours[part], thick=part == TOTAL), dash, last=_loss(float(parts[part][1][-1])))
+        part: Key(
+            names[part], style_of(colours[part], thick=part == TOTAL), dash, last=_loss(float(parts[part][1][-1]))
+        )
         for part, dash in zip(parts, _dashes(), strict=False)
     }
     values = [float(value) for _, y in parts.values() for value in y if math.isfinite(value)]
@@ -197,7 +199,7 @@ def calibration_figure(report: RunReport) -> Figure:
     for result in reversed(results):  # the student on top
         assert result.calibration is not None
         teacher = result.method == TEACHER
-        style = _style(SOFT if teacher else STUDENT_COLOUR)
+        style = style_of(SOFT if teacher else STUDENT_COLOUR)
         most = max(one.images for one in result.calibration.bins)
         mark = plot.square if teacher else plot.dot
         for one in result.calibration.bins:
@@ -264,7 +266,7 @@ def spectrum_figure(subspace: ReportedSubspace) -> Figure | None:
     log = min(values) > 0 and max(values) > 10 * min(values)
     y_axis = log_axis(min(values), max(values)) if log else linear_axis(min([0.0, *values]), max(values))
     plot = Plot(linear_axis(0, len(values), whole=True), y_axis, "direction", "eigenvalue" + ", logarithmic" * log)
-    style = _style(STUDENT_COLOUR)
+    style = style_of(STUDENT_COLOUR)
     numbers = range(1, len(values) + 1)
     plot.line(numbers, values, style=style)
     for number, value in zip(numbers, values, strict=True):
@@ -285,8 +287,8 @@ def energy_figure(subspace: ReportedSubspace) -> Figure | None:
     random = [number / subspace.width for number in directions]
     plot = Plot(linear_axis(0, directions[-1], whole=True), Axis(0, 1, _SHARES, percent), "directions", "energy kept")
     keys = [
-        Key(subspace.kind, _style(STUDENT_COLOUR, thick=True), "", last=format_percent(kept[-1])),
-        Key("random", _style(SOFT), DASHES[1], last=format_percent(random[-1])),
+        Key(subspace.kind, style_of(STUDENT_COLOUR, thick=True), "", last=format_percent(kept[-1])),
+        Key("random", style_of(SOFT), DASHES[1], last=format_percent(random[-1])),
     ]
     for key, values in zip(keys, (kept, random), strict=True):
         plot.line(directions, values, style=key.style, stroke_dasharray=key.dash or None)
@@ -335,6 +337,6 @@ def _dashes() -> Iterator[str]:
         yield from DASHES
 
 
-def _style(colour: str, thick: bool = False) -> str:
+def style_of(colour: str, thick: bool = False) -> str:
     """The colour of a line or a point, as CSS."""
     return f"--c: {both_papers(colour)}" + ("; stroke-width: 2.6" if thick else "")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from subdistill_hf.formatting import accuracy_with_error, count, file_size, format_percent, milliseconds, operations
+from subdistill_hf.reporting import card_tables
 from subdistill_hf.reporting.card_tables import Row
+from subdistill_hf.reporting.colours import SOFT
 from subdistill_hf.reporting.markdown import code
+from subdistill_hf.reporting.page.figures import STUDENT_COLOUR, style_of
+from subdistill_hf.reporting.page.svg import element, percent
 from subdistill_hf.reporting.report import TEACHER, MethodResult, RunReport
 
 
@@ -57,7 +64,7 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
     yield Headline(name, accuracy_with_error(published.accuracy, images), beside or f"of {count(images)} images")
     if published.teacher_agreement is not None and not report.dataset.labels_by_teacher:
         share = format_percent(published.teacher_agreement)
-        yield Headline("Agrees with teacher", str(share), "right or wrong, on the test images")
+        yield Headline("Agrees with teacher", str(share), "right or wrong")
     if published.calibration is not None:
         error = format_percent(published.calibration.expected_error)
         yield Headline("Calibration error", str(error), "0 % is best")
@@ -95,6 +102,50 @@ def models(report: RunReport) -> Sequence[MethodResult]:
     """The results with a confusion: the published student's, the teacher's, then the others."""
     shown = [result for result in report.results if result.confusion and report.measures(result)]
     return sorted(shown, key=lambda result: (result is not report.published_result, result.method != TEACHER))
+
+
+def class_rows(report: RunReport) -> list[dict[str, str | Markup | None]]:
+    """The rows of the card, with the teacher's accuracy and a drawing of both, which shows where the student lost."""
+    teacher = report.teacher_result
+    theirs = {} if teacher is None or not report.measures(teacher) else teacher.per_class_accuracy
+    own_accuracies = report.published_result.per_class_accuracy
+    low = math.floor(10 * min([0.9, *own_accuracies.values(), *theirs.values()])) / 10
+    drawn = f"{percent(low)} to 100 %"
+    rows: list[dict[str, str | Markup | None]] = []
+    for name, row in zip(report.classes, card_tables.class_rows(report), strict=True):
+        own = own_accuracies.get(name)
+        cells: dict[str, str | Markup | None] = dict(row)
+        taken_for = cells.pop("Most often taken for")
+        cells["Teacher"] = format_percent(theirs.get(name))
+        cells[drawn] = None if own is None else strip(own, theirs.get(name), low)
+        rows.append(cells | {"Most often taken for": taken_for})
+    return rows
+
+
+def strip(student: float, teacher: float | None, low: float) -> Markup:
+    """A line up to 100 % with a dot for the student and a hollow square for the teacher.
+
+    Args:
+        student: its accuracy.
+        teacher: the teacher's, if it is known.
+        low: where the line begins.
+    """
+    length, middle, edge = 120.0, 9.0, 7.0
+    places = {
+        share: edge + (share - low) / (1 - low) * (length - 2 * edge)
+        for share in (student, teacher)
+        if share is not None
+    }
+    drawn = [element("line", x1=edge, x2=length - edge, y1=middle, y2=middle, class_="grid")]
+    if teacher is not None:
+        across = places[teacher]
+        drawn.append(element("line", x1=places[student], x2=across, y1=middle, y2=middle, class_="between"))
+        corners = [(across, middle - 6), (across + 6, middle), (across, middle + 6), (across - 6, middle)]
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
+        drawn.append(element("polygon", points=points, class_="dot hollow", style=style_of(SOFT)))
+    drawn.append(element("circle", cx=places[student], cy=middle, r=4.5, class_="dot", style=style_of(STUDENT_COLOUR)))
+    viewed = f"0 0 {length:g} {2 * middle:g}"
+    return element("svg", Markup("").join(drawn), viewBox=viewed, class_="strip", aria_hidden="true")
 
 
 def option_rows(report: RunReport) -> list[Row]:

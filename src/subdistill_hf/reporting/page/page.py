@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,15 +15,16 @@ from markupsafe import Markup
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.output_folder import check_output_folder, written_whole
 from subdistill_hf.formatting import count, format_percent
-from subdistill_hf.reporting import card_notes, card_tables, on_device
+from subdistill_hf.reporting import card_notes, card_tables, explained_words, on_device
 from subdistill_hf.reporting.card_notes import adaptation_note
 from subdistill_hf.reporting.markdown import hub_link
 from subdistill_hf.reporting.model_card import class_phrase, publishable, standing
-from subdistill_hf.reporting.page import confusion, figures, headline, inline, tables
-from subdistill_hf.reporting.page.pictures import thumbnails
+from subdistill_hf.reporting.page import confusion, explained, figures, headline, inline, tables
+from subdistill_hf.reporting.page.explained import load_explanations
+from subdistill_hf.reporting.page.pictures import Pictures
 from subdistill_hf.reporting.page.sections import EARLIER, SECTIONS
 from subdistill_hf.reporting.report import TEACHER, ReportError, RunReport
-from subdistill_hf.reporting.reported_answers import WrongAnswer
+from subdistill_hf.reporting.reported_answers import THUMBNAILS_FOLDER
 
 PAGE_FILE: Final = "report.html"
 
@@ -45,20 +45,20 @@ def write_page(folder: str | Path) -> Path:
     folder = Path(folder)
     report = RunReport.load(folder)
     check_output_folder(folder, "folder")
-    page = render_page(report, thumbnails(folder, report))
+    page = render_page(report, folder)
     with written_whole(folder / PAGE_FILE) as part:
         part.write_text(page, encoding="utf-8", newline="\n")
     return folder / PAGE_FILE
 
 
-def render_page(report: RunReport, pictures: Mapping[WrongAnswer, str] | None = None) -> str:
+def render_page(report: RunReport, folder: Path | None = None) -> str:
     """The page of a run as HTML.
 
     It has the words and figures of the card: both are made by the functions of `card_tables` and `card_notes`.
 
     Args:
         report: what was measured. Where it lacks something, the page says why.
-        pictures: of wrong answers, as addresses that hold them.
+        folder: of the run, for the pictures of wrong answers and the explanations.
 
     Raises:
         ReportError: when the report holds the result of no student.
@@ -67,6 +67,7 @@ def render_page(report: RunReport, pictures: Mapping[WrongAnswer, str] | None = 
         raise ReportError("expected the result of at least one student in the report, found none")
     report = publishable(report)
     published = report.published_result
+    found, why_not = load_explanations(folder)
     style, script = (_template_text(f"page/{name}") for name in ("style.css", "script.js"))
     return (
         _environment()
@@ -80,7 +81,10 @@ def render_page(report: RunReport, pictures: Mapping[WrongAnswer, str] | None = 
             teacher=hub_link(report.teacher.name, report.teacher.hub_id) + adaptation_note(report),
             standing=standing(report),
             sections=SECTIONS,
-            pictures=pictures or {},
+            reasons={section.name: section.absent(report) for section in SECTIONS} | {"explanations": why_not},
+            found=found,
+            pictures=Pictures(folder),
+            thumbnails=THUMBNAILS_FOLDER,
             earlier=EARLIER,
             style=Markup(style),
             script=Markup(script),
@@ -105,6 +109,8 @@ def _environment() -> jinja2.Environment:
         "device": on_device,
         "figures": figures,
         "confusion": confusion,
+        "explained": explained,
+        "words": explained_words,
         "headline": headline,
     }
     environment.globals |= modules
@@ -116,6 +122,7 @@ def _environment() -> jinja2.Environment:
         "markdown": inline.from_markdown,
         "table": tables.table,
         "label": method_label,
+        "together": tables.kept_together,
     }
     return environment
 

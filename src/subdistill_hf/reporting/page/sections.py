@@ -19,7 +19,7 @@ class Section:
     Attributes:
         name: of its template, and in the page's addresses.
         title: its heading.
-        absent: why a report has nothing for it; `None` where it has something.
+        absent: why a report has nothing for it; `None` where it has something. Of explanations the folder knows.
     """
 
     name: str
@@ -56,10 +56,11 @@ SECTIONS: Final = (
     Section("results", "Results"),
     Section("training", "Training curves", _without_curves),
     Section("confusion", "Confusion", _without_confusion),
-    Section("classes", "Classes and their worst errors"),
+    Section("classes", "Classes and worst errors"),
     Section("calibration", "Calibration", _without_calibration),
     Section("cost", "Cost"),
     Section("device", "On a device", _without_exports),
+    Section("explanations", "Explanations"),
     Section("subspaces", "Subspaces", _without_subspaces),
     Section("provenance", "Provenance"),
 )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from markupsafe import Markup
 
 LIGHT, DARK = "#ffffff", "#14181d"
 """The paper of the page."""
+INK_ON_DARK: Final = "#e8ecf1"
+_NEARLY_BLACK: Final = 0.02
 LEAST_CONTRAST: Final = 3.0  # of a graphic with the paper (WCAG 2.2, 1.4.11)
+LEAST_RATIO: Final = 8
+"""Of the ends of an axis with ticks at 1, 2, 5."""
 DASHES: Final = ("", "7 3", "2 3", "10 3 2 3", "1 4", "12 4")
 """Of lines, so that they are told apart without colours."""
 
@@ -38,7 +42,8 @@ def both_papers(colour: str) -> str:
     Args:
         colour: `#RRGGBB`; made darker or lighter as far as needed.
     """
-    return f"light-dark({_seen(colour, LIGHT, '#000000')}, {_seen(colour, DARK, '#ffffff')})"
+    on_dark = INK_ON_DARK if _luminance(colour) < _NEARLY_BLACK else _seen(colour, DARK, "#ffffff")
+    return f"light-dark({_seen(colour, LIGHT, '#000000')}, {on_dark})"
 
 
 def contrast(one: str, other: str) -> float:
@@ -120,7 +125,9 @@ def linear_axis(low: float, high: float, label: Callable[[float], str] = "{:g}".
 
 
 def log_axis(low: float, high: float) -> Axis:
-    """A logarithmic axis, with ticks at 1, 2, 5 or, over many decades, at powers of ten."""
+    """A logarithmic axis, with ticks at 1, 2, 5 or, over many decades, at powers of ten; at round values of a few."""
+    if high < LEAST_RATIO * low:
+        return replace(linear_axis(low, high), log=True)
     many = math.log10(high / low) >= 2.5
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [factor * 10.0**decade for decade in decades for factor in ((1,) if many else (1, 2, 5))]

@@ -67,7 +67,7 @@ def _cells(row: Mapping[str, str | Markup | None], columns: Sequence[str], numer
         tag = Markup('th scope="row"') if place == 0 else Markup("td")
         if not isinstance(cell, Markup):
             cell = UNKNOWN if cell is None else cell
-            shown = from_markdown(_kept_together(cell) if column in numeric else cell)
+            shown = from_markdown(kept_together(cell) if column in numeric else cell)
         else:
             shown = cell
         opening = Markup("<{}{}{}>").format(tag, _class(column, numeric), key)
@@ -75,8 +75,8 @@ def _cells(row: Mapping[str, str | Markup | None], columns: Sequence[str], numer
     return Markup("").join(cells)
 
 
-def _kept_together(cell: str) -> str:
-    """A number with its unit, which a line does not break, but for what stands in brackets."""
+def kept_together(cell: str) -> str:
+    """A number with its unit as one word, which a line does not break, but for what stands in brackets."""
     return cell.replace(" ", "\u00a0").replace("\u00a0(", " (")
 
 

@@ -3,7 +3,7 @@
 // Tables: a click on a heading, or Enter on it, sorts by its column; the same again turns the order round.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
-  if (body.rows.length < 2) continue;
+  if (body.rows.length < 3) continue;
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
     const button = document.createElement("button");
@@ -24,6 +24,28 @@ for (const table of document.querySelectorAll("table.sortable")) {
       if (descending) rows.reverse();
       body.append(...rows, ...[...body.rows].filter((row) => !known(row)));
     });
+  });
+}
+
+// Heat maps: one image at a time, with buttons and arrow keys.
+for (const group of document.querySelectorAll(".steps")) {
+  const steps = [...group.querySelectorAll(".step")];
+  const control = group.querySelector(".control");
+  if (steps.length < 2) continue;
+  let shown = 0;
+  const show = (number) => {
+    shown = (number + steps.length) % steps.length;
+    steps.forEach((step, place) => { step.hidden = place !== shown; });
+    control.querySelector("output").value = `Image ${shown + 1} of ${steps.length}`;
+  };
+  control.hidden = false;
+  show(0);
+  for (const button of control.querySelectorAll("button")) {
+    button.addEventListener("click", () => show(shown + Number(button.dataset.step)));
+  }
+  control.addEventListener("keydown", ({ key }) => {
+    if (key === "ArrowRight") show(shown + 1);
+    if (key === "ArrowLeft") show(shown - 1);
   });
 }
 
