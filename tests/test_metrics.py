@@ -12,6 +12,7 @@ from subdistill_hf.metrics import (
     CalibrationError,
     SubtaskAccuracy,
     TeacherAgreement,
+    calibration_bins,
     compute_metrics,
     confusion_matrix,
 )
@@ -103,6 +104,25 @@ def test_calibration_error_is_that_of_sklearns_curve():
     expected = np.average(np.abs(accuracy - mean_confidence), weights=images[images > 0])
     result = CalibrationError().compute(predictions=probabilities, references=references)
     assert result["expected_calibration_error"] == pytest.approx(expected)
+
+
+def test_calibration_bins_are_those_of_the_error():
+    generator = np.random.default_rng(2)
+    probabilities = generator.dirichlet([0.4] * 4, 300)
+    references = generator.integers(0, 4, 300)
+    images, confidences, accuracies = calibration_bins(probabilities, references, bins=7)
+    for place in range(7):
+        found = [
+            (max(row), int(np.argmax(row)) == reference)
+            for row, reference in zip(probabilities.tolist(), references, strict=True)
+            if place / 7 < max(row) <= (place + 1) / 7
+        ]
+        assert images[place] == len(found)
+        expected = np.mean(found, axis=0) if found else (0, 0)
+        np.testing.assert_allclose((confidences[place], accuracies[place]), expected)
+    error = CalibrationError().compute(predictions=probabilities, references=references, bins=7)
+    summed = (images * np.abs(accuracies - confidences)).sum() / 300
+    assert error["expected_calibration_error"] == pytest.approx(summed)
 
 
 @pytest.mark.parametrize("metric", [SubtaskAccuracy, TeacherAgreement])

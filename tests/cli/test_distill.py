@@ -12,6 +12,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from command_line import DAMAGED_TEST, DAMAGED_TRAINING, STRANGER, UNTRAINED, arguments, files, run
 from helpers import NAMES, save_teacher
 from subdistill_hf.data.preprocessing import process
+from subdistill_hf.formatting import accuracy_with_error
+from subdistill_hf.hub.clean import check_clean
+from subdistill_hf.reporting.model_card import standing
+from subdistill_hf.reporting.report import RunReport
 
 pytestmark = [
     pytest.mark.usefixtures("datasets_cache"),
@@ -135,10 +139,12 @@ def test_a_run_leaves_student_processor_card_report_and_plots(finished):
         "example.png",
         "model.safetensors",
         "preprocessor_config.json",
+        "report.html",
         "report.json",
         "runs",
         "subspaces.png",
         "training_curves.png",
+        "wrong_answers",
     }
     for plot in ("confusion.png", "subspaces.png", "training_curves.png"):
         with Image.open(folder / plot) as image:
@@ -161,6 +167,23 @@ def test_a_run_leaves_student_processor_card_report_and_plots(finished):
     assert "rotation  procrustes, which suits these layers" in printed
     compared = "0.004 for From scratch (labels only) and Logit distillation (KD)"
     assert f"- Initial learning rate: {compared}; 0.016 for SubDistill\n" in card
+
+
+def test_the_page_of_a_run_shows_its_figures_and_its_worst_errors(finished):
+    folder, _, _ = finished
+    report = RunReport.load(folder)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for sentence in standing(report):
+        assert sentence in card
+    assert accuracy_with_error(report.published_result.accuracy, report.dataset.test_images) in page
+    assert page.count('<p class="absent">') == 2  # neither exported nor explained
+    wrong = report.wrong_answers
+    assert 0 < len(wrong) <= 6 * len(NAMES)
+    assert {path.name for path in (folder / "wrong_answers").iterdir()} == {one.thumbnail for one in wrong}
+    assert page.count("data:image/webp;base64,") == len(wrong)
+    assert str(folder) not in page
+    check_clean({"report.html": page.encode()}, folder)
 
 
 def test_figures_of_the_report_are_those_of_the_saved_student(finished, inputs):

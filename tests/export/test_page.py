@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser import BROWSER, MISSING, browser
 from command_line import run
 from export.samples import small_network
 from helpers import NAMES, processor, resnet
+from reporting.page.samples import write_explanations
 from reporting.samples import make_report, parsed
 from subdistill_hf.export import page
 from subdistill_hf.export.device_folder import write_browser_folder, write_json
@@ -90,6 +92,23 @@ def test_the_page_holds_all_that_it_needs(student, runtime, tmp_path, monkeypatc
     assert "sdk: static" in (place / "README.md").read_text()
     for name in PAGE_FILES:
         assert "//" not in (place / name).read_text().replace("// ", "")
+
+
+def test_explained_examples_are_on_the_page(student, runtime, tmp_path):
+    folder = tmp_path / "explained"
+    shutil.copytree(student, folder)
+    write_explanations(folder)
+    place = write_page(folder, tmp_path / "page", runtime)
+    examples = json.loads((place / "student.json").read_text())["examples"]
+    assert [one["name"] for one in examples] == ["test image 0", "test image 1"]
+    assert (examples[0]["target"], examples[0]["answers"]) == ("club", {"teacher": "club", "student": "spade"})
+    for kind, name in {"image": "000.png", "teacher": "000-teacher.png", "student": "000-student.png"}.items():
+        assert examples[0][kind] == f"examples/{name}"
+        assert (place / "examples" / name).read_bytes() == (folder / "explanations" / name).read_bytes()
+    (folder / "explanations" / "000-student.png").unlink()
+    write_page(folder, place, runtime)
+    assert json.loads((place / "student.json").read_text())["examples"] == []
+    assert not (place / "examples").exists()
 
 
 def test_the_report_of_a_run_gives_the_page_its_title(student):
@@ -174,6 +193,41 @@ def test_a_port_out_of_range_is_refused(student):
 
 
 # In a browser
+
+RUNTIME_WITHOUT_A_MODEL = """
+export const env = { wasm: {} };
+export const InferenceSession = { create: async () => ({}) };
+"""
+UNTIL_READY = """
+new Promise((done) => {
+  const images = () => [...document.querySelectorAll("#examples img")];
+  const status = () => document.getElementById("status").textContent;
+  const ready = () => status() === "Ready." && images().every((one) => one.complete);
+  const look = () => ready() ? done(images().map((one) => one.naturalWidth)) : setTimeout(look, 20);
+  look();
+})
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason=MISSING)
+def test_a_browser_shows_explained_examples(student, runtime, tmp_path):
+    folder = tmp_path / "explained"
+    shutil.copytree(student, folder)
+    write_explanations(folder)
+    (runtime / RUNTIME_FILES[0]).write_text(RUNTIME_WITHOUT_A_MODEL)
+    place = write_page(folder, tmp_path / "page", runtime)
+    with served(place) as server, browser(tmp_path / "profile") as chromium:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for width in (1000, 375):
+            chromium.view(width, 800)
+            chromium.open(f"http://127.0.0.1:{server.server_port}/")
+            assert chromium.run(UNTIL_READY) == [160] * 6
+            shown = chromium.run("[...document.querySelectorAll('#examples h3')].map((one) => one.textContent)")
+            assert shown == ["test image 0: club", "test image 1: club"]
+            assert chromium.run("document.documentElement.scrollWidth") <= width
+        server.shutdown()
+    assert chromium.complaints == []
+
 
 CHECK = """
 import { classify, isKnown, loadStudent, pixelsOf } from "./student.js";

@@ -116,13 +116,14 @@ def test_an_adapted_teacher_makes_nothing_twice(tmp_path):
     """Hashed are what it was before, for the adapter and for its training's checkpoints, and what it has become."""
     save_teacher(tmp_path / "teacher")
     write_colour_folder(tmp_path / "images", ("blue", "red"), train=10, test=2)
-    options = task_options(tmp_path, classes=["blue", "red"], adapt_teacher="lora", adapt_epochs=1)
+    options = task_options(tmp_path, classes=["blue", "red"], adapt_teacher="lora", adapt_epochs=1, html_report=False)
     with pytest.MonkeyPatch.context() as patch:
         counts = count_calls(patch)
         report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
     assert counts == {"weights_digest": 3, "fit_pairs": 1, "match_models": 1, "__init__": 2}
     fitted = load_teacher(str(tmp_path / "out" / adaptation.ADAPTER_FOLDER))
     assert report.teacher.digest == weights_digest(fitted.model)
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_run_changes_nothing_of_what_was_given(finished):

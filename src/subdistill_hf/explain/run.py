@@ -37,6 +37,7 @@ from subdistill_hf.reporting.explained import (
     ExplainedImage,
     Explanations,
 )
+from subdistill_hf.reporting.page.page import renew_page
 
 OVERVIEW_FILE = "overview.png"
 MOST_IN_OVERVIEW = 6
@@ -63,7 +64,7 @@ def explain_student(student: str | Path, options: ExplainOptions | None = None) 
     """Explain the student of a folder and its teacher on the same images, and compare both.
 
     What was found lies in the folder `explanations` beside the student, as `reporting.explained` describes it, and
-    replaces what was there.
+    replaces what was there. The page of the run, `report.html`, shows it.
 
     Args:
         student: a folder that `distill` or a trainer wrote.
@@ -94,6 +95,7 @@ def explain_student(student: str | Path, options: ExplainOptions | None = None) 
         found.save(made)
         shutil.rmtree(target, ignore_errors=True)
         made.replace(target)
+        renew_page(student)
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from subdistill_hf.config.commands import ServeOptions
 from subdistill_hf.config.output_folder import check_output_folder
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.page_examples import copy_examples
 from subdistill_hf.formatting import file_size, format_percent, joined
 from subdistill_hf.hub.files import EXPORT_FILE, PAGE_FACTS_FILE
 from subdistill_hf.reporting.decoding import decode
@@ -55,6 +56,8 @@ def serve(student: str | Path, options: ServeOptions) -> None:
 def write_page(student: str | Path, target: str | Path, runtime: str | Path | None = None) -> Path:
     """Write the page of an exported student to a folder: a static site, and a static Space of the Hub.
 
+    Where the student was explained, the page shows the heat maps of its examples.
+
     Args:
         student: folder of the student, with its export to ONNX.
         target: where the page goes; made if need be. A page that is there is replaced, other files stay.
@@ -79,7 +82,7 @@ def write_page(student: str | Path, target: str | Path, runtime: str | Path | No
     smallest = min(exported.files, key=lambda file: file.size_bytes)
     shutil.copyfile(folder / exported.format / smallest.name, place / smallest.name)
     report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
-    facts = page_facts(folder, exported, smallest, report)
+    facts = page_facts(folder, exported, smallest, report) | {"examples": copy_examples(folder, place)}
     (place / PAGE_FACTS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (place / "README.md").write_text(_space_card(facts["title"]), encoding="utf-8")
     return place

@@ -17,6 +17,7 @@ from subdistill_hf.export.summary import summary
 from subdistill_hf.hub.files import EXPORT_FILE
 from subdistill_hf.models.loading import load_student
 from subdistill_hf.reporting.exported import ReportedExport
+from subdistill_hf.reporting.page.page import renew_page
 from subdistill_hf.reporting.report import REPORT_FILE, RunReport
 
 if TYPE_CHECKING:
@@ -109,10 +110,11 @@ def _write_result(folder: Path, result: ReportedExport) -> None:
 
 
 def _describe(folder: Path, report: RunReport, result: ReportedExport) -> None:
-    """Put what was measured into the report of the run, the plots and the card."""
+    """Put what was measured into the report of the run, the plots, the card and the page."""
     from subdistill_hf.reporting.card_section import describe_on_card
 
     others = tuple(one for one in report.exports if one.format != result.format)
     report = replace(report, exports=(*others, result))
     report.save(folder)
     describe_on_card(folder, report)
+    renew_page(folder)

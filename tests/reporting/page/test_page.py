@@ -15,7 +15,7 @@ from reporting.test_markdown import cells
 from subdistill_hf.hub.clean import check_clean
 from subdistill_hf.reporting.explained import EXPLANATIONS_FOLDER, Explanations
 from subdistill_hf.reporting.model_card import render_card
-from subdistill_hf.reporting.page.page import PAGE_FILE, render_page, write_page
+from subdistill_hf.reporting.page.page import PAGE_FILE, render_page, renew_page, write_page
 from subdistill_hf.reporting.page.pictures import Pictures
 from subdistill_hf.reporting.page.sections import SECTIONS
 from subdistill_hf.reporting.report import ReportError, RunReport
@@ -298,6 +298,18 @@ def test_heat_maps_stand_side_by_side_with_what_was_found(explained):
     assert [one["alt"] for one in subspaces.all("img")] == ["test image 3, club; framed: row 1, column 2"]
     assert "Accuracy against K" in section(html, "subspaces")
     assert headings_in_order(Page(html))
+
+
+def test_the_page_is_renewed_where_there_is_one(folder, capsys):
+    renew_page(folder)
+    assert not (folder / PAGE_FILE).exists()
+    write_page(folder)
+    write_explanations(folder)
+    renew_page(folder)
+    assert "Heat map of the student" in (folder / PAGE_FILE).read_text(encoding="utf-8")
+    (folder / "report.json").write_text("{")
+    renew_page(folder)
+    assert "note: report.html not drawn: ReportError" in capsys.readouterr().err
 
 
 def test_explanations_of_another_version_are_told(folder):

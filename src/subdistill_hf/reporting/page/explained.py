@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from subdistill_hf.reporting.explained import (
     Similarity,
 )
 from subdistill_hf.reporting.explained_words import interval_in_words
-from subdistill_hf.reporting.local_paths import file_name
+from subdistill_hf.reporting.local_paths import file_name, without_folders
 from subdistill_hf.reporting.markdown import text
 from subdistill_hf.reporting.page.figures import STUDENT_COLOUR, Figure, Key, style_of
 from subdistill_hf.reporting.page.pictures import Pictures
@@ -50,9 +50,10 @@ def load_explanations(folder: Path | None) -> tuple[Explanations | None, str | N
     if folder is None or not (folder / EXPLANATIONS_FOLDER / EXPLANATIONS_FILE).is_file():
         return None, "The student was not explained: subdistill explain makes heat maps."
     try:
-        return Explanations.load(folder), None
+        found = Explanations.load(folder)
     except ExplanationsError:
         return None, UNREADABLE
+    return replace(found, described=without_folders(found.described)), None
 
 
 @dataclass(frozen=True)

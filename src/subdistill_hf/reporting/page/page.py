@@ -19,6 +19,7 @@ from subdistill_hf.reporting import card_notes, card_tables, explained_words, on
 from subdistill_hf.reporting.card_notes import adaptation_note
 from subdistill_hf.reporting.markdown import hub_link
 from subdistill_hf.reporting.model_card import class_phrase, publishable, standing
+from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.page import confusion, explained, figures, headline, inline, tables
 from subdistill_hf.reporting.page.explained import load_explanations
 from subdistill_hf.reporting.page.pictures import Pictures
@@ -49,6 +50,17 @@ def write_page(folder: str | Path) -> Path:
     with written_whole(folder / PAGE_FILE) as part:
         part.write_text(page, encoding="utf-8", newline="\n")
     return folder / PAGE_FILE
+
+
+def renew_page(folder: str | Path) -> None:
+    """Write the page of a run again where there is one, since there is more to show; a failure is told in a line.
+
+    Args:
+        folder: of the run.
+    """
+    if Path(folder, PAGE_FILE).is_file():
+        with plot_is_optional(PAGE_FILE):
+            write_page(folder)
 
 
 def render_page(report: RunReport, folder: Path | None = None) -> str:

@@ -50,6 +50,19 @@ async function answer(student, items) {
   if (!failed) status(done === 1 ? "1 image classified." : `${done} images classified.`);
 }
 
+/** The explained examples of the student, each with its heat maps. */
+function showExamples(examples) {
+  for (const { name, target, answers, ...pictures } of examples) {
+    const figure = (kind, caption, alt) =>
+      make("figure", {}, make("img", { src: pictures[kind], alt }), make("figcaption", {}, caption));
+    const heatMap = (kind) =>
+      figure(kind, `${kind}: ${answers[kind]}`, `Heat map of the ${kind}, which answers ${answers[kind]}`);
+    const maps = make("div", { className: "maps" }, figure("image", "image", name), heatMap("teacher"), heatMap("student"));
+    document.querySelector(".examples").append(make("article", {}, make("h3", {}, `${name}: ${target}`), maps));
+  }
+  element("examples").hidden = examples.length === 0;
+}
+
 function listen(student) {
   const files = element("files"), drop = element("drop");
   const take = (list) => answer(student, [...list].map((file) => ({ name: file.name, blob: file })));
@@ -102,6 +115,7 @@ try {
   for (const [name, value] of Object.entries(student.facts.facts)) {
     element("facts").append(make("dt", {}, name), make("dd", {}, value));
   }
+  showExamples(student.facts.examples);
   listen(student);
   status("Ready.");
 } catch (error) {
