@@ -75,10 +75,12 @@ def symbols(split: str, count: int) -> tuple[list[Tensor], list[int]]:
     return [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in images], [place for place, _ in rows]
 
 
-def networks() -> Iterator[tuple[str, str, ExplainedNetwork]]:
-    """Each network with its family, and what was done to its weights."""
+def networks(wanted: Sequence[str]) -> Iterator[tuple[str, str, ExplainedNetwork]]:
+    """Each network of some families with its family, and what was done to its weights."""
     images, labels = symbols("train", TRAINING_IMAGES)
     for name, family in FAMILIES.items():
+        if name not in wanted:
+            continue
         height, width = family.size
         processor = ViTImageProcessor(
             size={"height": height, "width": width}, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -90,7 +92,7 @@ def networks() -> Iterator[tuple[str, str, ExplainedNetwork]]:
         yield name, "random", replace(network, classifier=Classifier(freeze(copy.deepcopy(model)), processor))
         fit(model, pixels, torch.tensor(labels))
         yield name, "trained", replace(network, classifier=Classifier(freeze(model), processor))
-    for name in EMBEDDED_TEACHERS:
+    for name in [name for name in EMBEDDED_TEACHERS if name in wanted]:
         loaded = load_teacher(name)
         yield name, "trained", ExplainedNetwork(name, Classifier(loaded.model, loaded.processor, CLASSES))
 
@@ -113,8 +115,10 @@ def completeness(given: argparse.Namespace) -> None:
     """Measure how far the relevances of each method are from adding up, network by network."""
     images, _ = symbols("test", 2)
     images = images[:EXPLAINED]
-    rows: list[Row] = []
-    for family, weights, network in networks():
+    place = RESULTS / "completeness"
+    known = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))["rows"] if given.families else []
+    rows: list[Row] = [row for row in known if row["family"] not in given.families]
+    for family, weights, network in networks(given.families or [*FAMILIES, *EMBEDDED_TEACHERS]):
         targets = network.answers(images)
         row: Row = {"family": family, "weights": weights}
         for method in EXPLAINERS:
@@ -128,13 +132,15 @@ def completeness(given: argparse.Namespace) -> None:
             }
         rows.append(row)
         print(json.dumps(row), flush=True)
+    order = [*FAMILIES, *EMBEDDED_TEACHERS]
+    rows.sort(key=lambda row: order.index(row["family"]))
     facts = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor_name()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
         "images": EXPLAINED,
         "training_steps": TRAINING_STEPS,
     }
-    write(given.output or RESULTS / "completeness", {"facts": facts, "rows": rows}, completeness_table(facts, rows))
+    write(place, {"facts": facts, "rows": rows}, completeness_table(facts, rows))
 
 
 def completeness_table(facts: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -343,7 +349,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     families = commands.add_parser("completeness")
-    families.add_argument("--output", type=Path)
+    families.add_argument("--families", nargs="*", default=[], help="some; the results of the others stay")
     alike = commands.add_parser("similarity")
     alike.add_argument("--config", type=Path, required=True)
     alike.add_argument("--chosen", type=Path, help="hyper-parameters that the benchmark has tuned")

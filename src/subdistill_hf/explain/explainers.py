@@ -23,7 +23,7 @@ GRID: Final = 8
 NODES: Final = 2
 """Gradients that integrate one segment of the way from the baseline, at the nodes of Gauss and Legendre."""
 FIRST_SEGMENTS: Final = 8
-MOST_EVALUATIONS: Final = 2048
+MOST_EVALUATIONS: Final = 4096
 MOST_KEPT: Final = 2**25
 """Relevances of segments that are kept at once."""
 PERMUTATIONS: Final = 25
@@ -127,8 +127,9 @@ class IntegratedGradients(Explainer):
             spent += NODES * torch.bincount(new.image, minlength=count)
             totals = torch.zeros_like(inputs.differences).index_add(0, done.image, errors)
             rows = torch.bincount(done.image, minlength=count)
-            unfinished = (totals.abs() > self.tolerance) & (spent < MOST_EVALUATIONS)
-            halve = unfinished[done.image] & (errors.abs() > (self.tolerance / rows)[done.image])
+            halve = (errors.abs() > (self.tolerance / rows)[done.image]) & (totals.abs() > self.tolerance)[done.image]
+            needed = 2 * NODES * torch.bincount(done.image[halve], minlength=count)
+            halve &= (spent + needed <= MOST_EVALUATIONS)[done.image]
             if not halve.any():
                 break
             new, done, values, errors = done.where(halve).halved(), done.where(~halve), values[~halve], errors[~halve]
