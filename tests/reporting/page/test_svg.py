@@ -68,4 +68,4 @@ def test_a_plot_is_xml_with_a_text_for_those_who_do_not_see_it():
     assert root[0].text == "what & how"
     assert [one.text for one in root.iter("title")] == ["what & how", "a <b>"]
     (line,) = root.iter("path")
-    assert line.attrib["d"] == "M64 248L502 34"
+    assert line.attrib["d"] == "M64 248L494 34"

@@ -166,7 +166,7 @@ class Plot:
 
     TOP: Final = 34.0
     BOTTOM: Final = 52.0
-    RIGHT: Final = 18.0
+    RIGHT: Final = 26.0
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a point is drawn."""
