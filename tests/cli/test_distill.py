@@ -122,7 +122,9 @@ def finished(inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out")
     (folder / "runs" / "kd" / "checkpoint-99").mkdir(parents=True)
     (folder / "runs" / "kd" / "checkpoint-99" / "old.txt").write_text("old", encoding="utf-8")
-    (folder / "report.json").write_text('{"old": true}', encoding="utf-8")
+    for name in ("report.json", "report.html", "explanations/explanations.json", "wrong_answers/9.webp"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text('{"old": true}', encoding="utf-8")
     given = arguments(inputs, folder, compare="scratch kd", disable_tqdm="false", validation_fraction=0.2)
     status, printed, said = run("distill", [*given, "--overwrite"])
     assert status == 0, said

@@ -12,6 +12,7 @@ from subdistill_hf.pipeline.run_folder import (
     check_run_folder,
     checkpoint_of,
     kept_in,
+    remove_descriptions,
     remove_empty_folders,
     remove_old_run,
     resumed_from,
@@ -143,3 +144,14 @@ def test_a_folder_whose_run_was_stopped_at_once_may_be_overwritten_again(tmp_pat
     remove_old_run(tmp_path)
     assert not (tmp_path / "report.json").exists()
     check_run_folder(TaskOptions(overwrite=True), config(tmp_path))
+
+
+def test_what_describes_an_earlier_student_goes_and_files_of_others_stay(tmp_path):
+    names = ("report.html", "wrong_answers/1.webp", "explanations/explanations.json", "explanations/000.png")
+    for name in names:
+        touch(tmp_path / name)
+    remove_descriptions(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    mine = touch(tmp_path / "explanations" / "letter.txt")
+    remove_descriptions(tmp_path)
+    assert mine.is_file()

@@ -10,7 +10,10 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import LOCK_FILE, RUNS_FOLDER, how_to_go_on
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.reporting.explained import EXPLANATIONS_FILE, EXPLANATIONS_FOLDER
+from subdistill_hf.reporting.page.page import PAGE_FILE
 from subdistill_hf.reporting.report import REPORT_FILE
+from subdistill_hf.reporting.reported_answers import THUMBNAILS_FOLDER
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 
 
@@ -93,7 +96,16 @@ def remove_old_run(folder: Path) -> None:
     """Make room for a new run; called when nothing can refuse it any more."""
     shutil.rmtree(folder / RUNS_FOLDER, ignore_errors=True)
     (folder / REPORT_FILE).unlink(missing_ok=True)
+    remove_descriptions(folder)
     (folder / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)  # by which the folder is known as a run's
+
+
+def remove_descriptions(folder: Path) -> None:
+    """Remove what describes an earlier student: its page, the pictures of its errors, and its explanations."""
+    (folder / PAGE_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / THUMBNAILS_FOLDER, ignore_errors=True)
+    if (folder / EXPLANATIONS_FOLDER / EXPLANATIONS_FILE).is_file():
+        shutil.rmtree(folder / EXPLANATIONS_FOLDER, ignore_errors=True)
 
 
 def remove_empty_folders(folder: Path) -> None:

@@ -53,7 +53,7 @@ def table(rows: Sequence[Mapping[str, str | Markup | None]], caption: str, hidde
     )
     body = Markup("\n").join(Markup("<tr>{}</tr>").format(_cells(row, columns, numeric)) for row in rows)
     return Markup(
-        '<div class="wide" tabindex="0" role="region" aria-label="{caption}"><table class="sortable">'
+        '<div class="wide" tabindex="0" role="group" aria-label="{caption}"><table class="sortable">'
         "<caption{hidden}>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     ).format(caption=caption, hidden=Markup(' class="unseen"') if hidden else "", head=head, body=body)
 
