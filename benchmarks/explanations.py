@@ -132,15 +132,21 @@ def completeness(given: argparse.Namespace) -> None:
             }
         rows.append(row)
         print(json.dumps(row), flush=True)
+        keep_completeness(rows)
+    print(place.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+def keep_completeness(rows: Sequence[Row]) -> None:
+    """Write the rows in the order of the families, as JSON and as a page."""
     order = [*FAMILIES, *EMBEDDED_TEACHERS]
-    rows.sort(key=lambda row: order.index(row["family"]))
+    ordered = sorted(rows, key=lambda row: order.index(row["family"]))
     facts = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor_name()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
         "images": EXPLAINED,
         "training_steps": TRAINING_STEPS,
     }
-    write(place, {"facts": facts, "rows": rows}, completeness_table(facts, rows))
+    write(RESULTS / "completeness", {"facts": facts, "rows": ordered}, completeness_table(facts, ordered))
 
 
 def completeness_table(facts: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -255,6 +261,7 @@ def similarity(given: argparse.Namespace) -> None:
         print(f"[{number + 1}/{len(jobs)}] {job}: {told} ({time.perf_counter() - start:.0f} s)", flush=True)
     rows = [{**done[job.key], **job.described()} for job in jobs if job.key in done]
     write(folder / "README", None, similarity_tables(given, rows))
+    print((folder / "README.md").read_text(encoding="utf-8"))
 
 
 def at_accuracy(row: Row, accuracy: float) -> float | None:
@@ -341,7 +348,6 @@ def write(place: Path, values: Any, text: str) -> None:
     if values is not None:
         place.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     place.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
 
 
 def main() -> None:
