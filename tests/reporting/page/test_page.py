@@ -226,6 +226,48 @@ def test_an_older_report_says_what_it_lacks():
     assert "42,913" in section(html, "cost")
 
 
+def test_a_run_without_labels_speaks_of_agreement():
+    report = full_report()
+    report["dataset"]["labels_by_teacher"], report["exports"] = True, []
+    html = render_page(parsed(report))
+    made = Page(html)
+    assert "No image had a label." in made.text
+    assert made.all("dt")[0]["text"] == "Agreement with the teacher"
+    assert "Accuracy" not in {one["text"] for one in made.all("th")}
+    captions = [one["text"] for one in Page(section(html, "confusion")).all("caption")]
+    assert captions[0] == "Rows: teacher's answer. Columns: answer of SubDistill."
+    assert "Teacher" not in [one["text"] for one in Page(section(html, "calibration")).all("th")]
+
+
+def test_a_report_in_which_almost_nothing_is_known_has_a_page():
+    report = make_report()
+    wanted = ("created", "dataset", "classes", "teacher", "student")
+    report = {name: report[name] for name in wanted} | {"results": [{"method": "kd", "accuracy": 1.0}]}
+    report["dataset"] = {"name": "a", "test_images": 3, "test_split": "test"}
+    made = Page(render_page(parsed(report)))
+    assert len(made.all("p", **{"class": "absent"})) == 7
+    assert "100.0 %" in made.text
+
+
+def test_images_of_other_classes_are_told():
+    report = full_report()
+    unknown = {
+        "kind": "far",
+        "score": "energy",
+        "images": 40,
+        "auroc": 0.91,
+        "auroc_error": 0.02,
+        "false_positives": 0.3,
+    }
+    for result in report["results"]:
+        result["unknown"] = [unknown]
+    kept = {"threshold": 0.5, "validation_images": 40, "known_kept": 0.95, "unknown_kept": {"far": 0.2}}
+    report["rejection"] = {"score": "largest probability", **kept}
+    text = Page(render_page(parsed(report))).text
+    assert "0.910 ± 0.020" in text
+    assert "It is reached by 95.0 % of the test images and 20.0 % of far unknown images." in text
+
+
 def test_a_student_without_errors_is_told():
     report = dataclasses.replace(parsed(full_report()), wrong_answers=())
     assert "made no error" in section(render_page(report), "classes")
