@@ -218,6 +218,13 @@ def test_a_teacher_without_the_classes_is_refused(folder, tmp_path):
         explain_student(folder / "student", ExplainOptions(teacher=str(tmp_path / "other")))
 
 
+def test_another_subtask_that_is_not_there_is_refused_before_any_work(folder, monkeypatch):
+    monkeypatch.setattr(run, "explain_both", lambda *given: pytest.fail("images were explained"))
+    options = ExplainOptions(teacher=str(folder / "teacher"), subspaces=True, other_subtasks=["no such, nor this"])
+    with pytest.raises(SubDistillError, match="unknown class 'no such'"):
+        explain_student(folder / "student", options)
+
+
 def test_a_student_of_no_known_run_has_no_subspaces(folder, tmp_path):
     student = tmp_path / "student"
     resnet(widths=(4, 6)).save_pretrained(student)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.data.loading import OTHER
@@ -70,6 +72,8 @@ def load_pair(folder: Path, options: ExplainOptions) -> Pair:
     classes = tuple(names_of(student.model.config))
     known = tuple(name for name in classes if name != OTHER)
     teacher = _load_teacher(folder, report, options, known)
+    for loaded in (teacher, student):
+        loaded.model.to(PartialState().device)
     known_digest = None if report is None or report.teacher.adaptation is not None else report.teacher.digest
     if known_digest not in (None, weights_digest(teacher.model)):
         print(

@@ -26,7 +26,7 @@ from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.pair import Pair, load_pair
 from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, save, shares_on, stacked
 from subdistill_hf.explain.relevance import Explained
-from subdistill_hf.explain.subspaces import explain_subspaces
+from subdistill_hf.explain.subspaces import check_subspaces, explain_subspaces
 from subdistill_hf.explain.summary import summary
 from subdistill_hf.pipeline.report import versions
 from subdistill_hf.reporting.explained import (
@@ -85,6 +85,8 @@ def explain_student(student: str | Path, options: ExplainOptions | None = None) 
     target = folder_of(student, options)
     _check_target(target)
     images = images_of(pair, options)
+    if options.subspaces:
+        check_subspaces(pair, options)
     with (
         held_for_this_run(target.parent),
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".explain-") as name,

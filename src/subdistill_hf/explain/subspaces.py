@@ -47,6 +47,34 @@ MOST_IMAGES: Final = 500
 BATCH: Final = 64
 
 
+def check_subspaces(pair: Pair, options: ExplainOptions) -> None:
+    """Refuse what cannot be shown, before any image is explained.
+
+    Args:
+        pair: teacher and student, with the report of the run.
+        options: of them the other subtasks.
+
+    Raises:
+        ExplainError: for a run that compares no subspaces, or whose images cannot be loaded.
+        SubDistillError: for other subtasks that images or teacher lack.
+    """
+    _report_of(pair)
+    data_of_run(pair.image_options, pair.known_classes)
+    for entry in options.other_subtasks:
+        _other_subtask(pair, entry)
+
+
+def _report_of(pair: Pair) -> RunReport:
+    """The report of a run that compares subspaces."""
+    report = pair.report
+    if report is None or not report.subspaces:
+        raise ExplainError(
+            "subspaces: the run of this student compared no subspaces, or its report is gone: subdistill inspect "
+            "shows those of a teacher"
+        )
+    return report
+
+
 def explain_subspaces(pair: Pair, options: ExplainOptions, folder: Path) -> tuple[ExplainedLayer, ...]:
     """The subspaces of a run's compared layers, in figures and pictures.
 
@@ -56,14 +84,9 @@ def explain_subspaces(pair: Pair, options: ExplainOptions, folder: Path) -> tupl
         folder: of the pictures.
 
     Raises:
-        ExplainError: for a run that compares no subspaces, or whose images cannot be loaded.
+        SubDistillError: see `check_subspaces`.
     """
-    report = pair.report
-    if report is None or not report.subspaces:
-        raise ExplainError(
-            "subspaces: the run of this student compared no subspaces, or its report is gone: subdistill inspect "
-            "shows those of a teacher"
-        )
+    report = _report_of(pair)
     data = data_of_run(pair.image_options, pair.known_classes)
     teacher = teacher_of(pair.teacher)
     layers = layer_pairs(pair, teacher, report.subspaces, data)
@@ -72,7 +95,7 @@ def explain_subspaces(pair: Pair, options: ExplainOptions, folder: Path) -> tupl
     images = _some(data.views("test"))
     excited = excitations(teacher, [pair.teacher for pair in layers], subspaces, images, collate)
     accuracies = _accuracies(teacher, layers, subspaces, images, collate)
-    angles = [_angles_of(pair, options, report, layers, entry) for entry in options.other_subtasks]
+    angles = [(entry, _subspaces_of_other(pair, report, layers, entry)) for entry in options.other_subtasks]
     found = []
     for number, (layer, reported) in enumerate(zip(layers, report.subspaces, strict=True)):
         subspace = subspaces[layer.teacher.name]
@@ -361,20 +384,21 @@ def _accuracies(
     ]
 
 
-def _angles_of(
-    pair: Pair, options: ExplainOptions, report: RunReport, layers: Sequence[LayerPair], entry: str
-) -> tuple[str, dict[str, Subspace]]:
-    """A subtask's name, and the subspaces of the same layers on its images."""
-    classes = [name.strip() for name in entry.split(",")]
+def _other_subtask(pair: Pair, entry: str) -> SubtaskData:
+    """The images of other classes of the run's dataset, without its mark, matched to the teacher's classes."""
     known = {one.name for one in fields(DataOptions)}
-    given = {name: value for name, value in report.image_options.items() if name in known}
-    given |= {"classes": classes, "mark": None, "mark_classes": []}
-    data = load_subtask(DataOptions(**given), int(report.image_options.get("seed", 0)))
-    own = pair.teacher.classifier
-    subtask = match_teacher(data.subtask, dict(enumerate(names_of(own.model.config))), data.class_names)
-    teacher = Teacher(own.model, subtask.teacher_ids, pair.teacher.device)
-    collate = ViewCollator(own.processor)
-    return entry, fitted(report, teacher, layers, data.views("train"), collate)
+    given = {name: value for name, value in pair.image_options.items() if name in known}
+    given |= {"classes": [name.strip() for name in entry.split(",")], "mark": None, "mark_classes": []}
+    data = load_subtask(DataOptions(**given), int(pair.image_options.get("seed", 0)))
+    outputs = dict(enumerate(names_of(pair.teacher.classifier.model.config)))
+    return replace(data, subtask=match_teacher(data.subtask, outputs, data.class_names))
+
+
+def _subspaces_of_other(pair: Pair, report: RunReport, layers: Sequence[LayerPair], entry: str) -> dict[str, Subspace]:
+    """The subspaces of the same layers on the images of another subtask."""
+    data, own = _other_subtask(pair, entry), pair.teacher.classifier
+    teacher = Teacher(own.model, data.subtask.teacher_ids, pair.teacher.device)
+    return fitted(report, teacher, layers, data.views("train"), ViewCollator(own.processor))
 
 
 def angles_between(name: str, subspace: Subspace, other: Subspace) -> SubspaceAngles:
