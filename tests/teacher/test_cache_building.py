@@ -1,6 +1,7 @@
 """The teacher sees each view once: what training reads later is what it said of that very view."""
 
 import copy
+import shutil
 import subprocess
 import sys
 import warnings
@@ -22,8 +23,11 @@ from helpers import (
     views,
     vit,
     weights_of,
+    write_image_folder,
 )
+from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.collate import LOGITS, TARGETS, ViewCollator
+from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.teacher.cache_files import CacheError
@@ -155,6 +159,28 @@ def test_a_second_run_finds_what_the_first_has_kept(tmp_path):
     second.train()
     assert sum(seen) == IMAGES + 2  # the fit, and a probe
     assert names(first) == names(second)
+
+
+def test_what_was_kept_on_one_machine_is_used_on_another(tmp_path):
+    """The same images and targets lie in other folders there."""
+
+    def on_machine(name):
+        data = load_subtask(DataOptions(dataset=str(tmp_path / name / "images"), classes=["all"]))
+        images = data.views("train", "pad_crop", True, seed=7, views=2)
+        parts = {"data_collator": ViewCollator(processor()), "fit_dataset": data.views("train")}
+        options = {"max_steps": 4, "teacher_cache": "2", "teacher_cache_dir": str(tmp_path / name / "targets")}
+        return trainer(tmp_path / name, resnet(), teacher_resnet(), train=images, parts=parts, **options)
+
+    write_image_folder(tmp_path / "one" / "images", train=10)  # a fifth is held out
+    first = on_machine("one")
+    first.train()
+    shutil.copytree(tmp_path / "one" / "images", tmp_path / "other" / "images")
+    shutil.copytree(tmp_path / "one" / "targets", tmp_path / "other" / "targets")
+    second = on_machine("other")
+    seen = passes_of(second)
+    second.train()
+    assert sum(seen) == IMAGES + 2  # the fit, and a probe
+    assert_equal_weights(weights_of(first.model), weights_of(second.model))
 
 
 def test_logit_distillation_shares_the_logits(tmp_path):

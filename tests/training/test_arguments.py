@@ -1,11 +1,15 @@
 """What transformers would refuse late, or take and ignore, is refused before any work."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
+from transformers.training_args import ParallelMode
 
+from helpers import REPOSITORY
 from subdistill_hf.config.training import CHECKPOINTING, SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.training import arguments
@@ -120,3 +124,31 @@ def test_every_service_that_transformers_finds_is_one_it_can_report_to():
     services = set(integration_utils.INTEGRATION_TO_CALLBACK)
     assert set(integration_utils.get_available_reporting_integrations()) <= services
     assert services.issuperset(arguments.UNLISTED)
+
+
+@pytest.mark.parametrize("asked", ["fsdp", "ACCELERATE_USE_FSDP", "zero"])
+def test_a_student_whose_weights_would_be_spread_is_refused(tmp_path, monkeypatch, asked):
+    """In a trial, training steps were those of one process; evaluations and checkpoints failed."""
+    args = SubDistillConfig(output_dir=str(tmp_path), use_cpu=True)
+    monkeypatch.setattr(SubDistillConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
+    arguments.check_training_arguments(args)
+    if asked == "fsdp":
+        args.fsdp = True
+    elif asked == "zero":
+        args.deepspeed_plugin = SimpleNamespace(zero_stage=3)
+    else:
+        monkeypatch.setenv(asked, "true")
+    with pytest.raises(SubDistillError, match="spreads the student's weights over the processes"):
+        arguments.check_training_arguments(args)
+
+
+def test_zero_that_keeps_the_weights_whole_is_taken(tmp_path):
+    args = SubDistillConfig(output_dir=str(tmp_path), use_cpu=True)
+    args.deepspeed_plugin = SimpleNamespace(zero_stage=2)
+    arguments.check_training_arguments(args)
+
+
+def test_the_example_of_accelerate_trains_whole_students():
+    found = load_config_from_file(str(REPOSITORY / "examples" / "accelerate_configs" / "ddp.yaml"))
+    assert (found.distributed_type, found.num_processes, found.mixed_precision) == ("MULTI_GPU", 2, "no")
+    assert found.dynamo_config == {"dynamo_backend": "NO"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, Final
 
 import torch
@@ -23,6 +24,8 @@ UNLISTED: Final = ("azure_ml", "flyte")  # which transformers may leave out of i
 SAMPLING: Final = ("random", "sequential")
 FOR_METRICS: Final = ("inputs", "loss")
 TRIAL_STEPS: Final = 20
+ZERO_OF_WEIGHTS: Final = 3
+"""The stage of DeepSpeed's ZeRO that spreads the weights."""
 TRIAL_LEARNING_RATE: Final = 1e-3
 
 
@@ -45,17 +48,30 @@ def check_training_arguments(args: TrainingArguments, own_metrics: bool = False)
     _check_loading(args)
     if args.fp16 and args.device.type == "cpu":
         raise SubDistillError("fp16 needs an accelerator, and this runs on the CPU: use bf16, or leave --fp16 out")
-    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
-        raise SubDistillError(
-            "fsdp spreads a model over several processes, and this is a single one: start it with accelerate launch, "
-            "or leave --fsdp out"
-        )
+    _check_sharding(args)
     if unknown := sorted(set(args.include_for_metrics) - set(FOR_METRICS)):
         raise SubDistillError(f"include_for_metrics={unknown[0]!r}: expected one of {', '.join(FOR_METRICS)}")
     if args.label_names is not None and LABELS not in args.label_names:
         raise SubDistillError(f"label_names={args.label_names}: the labels of a batch are named {LABELS!r} here")
     if not own_metrics:
         _check_best_metric(args)
+
+
+def _check_sharding(args: TrainingArguments) -> None:
+    """Refuse to spread the student's weights over processes: nothing could read them but the training step."""
+    fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise SubDistillError(
+            "fsdp spreads a model over several processes, and this is a single one: start it with accelerate launch, "
+            "or leave --fsdp out"
+        )
+    zero3 = getattr(args.deepspeed_plugin, "zero_stage", 0) == ZERO_OF_WEIGHTS
+    if fsdp or zero3:
+        raise SubDistillError(
+            f"{'fsdp' if fsdp else 'DeepSpeed ZeRO-3'} spreads the student's weights over the processes, and then it "
+            "can be neither evaluated nor saved by itself. A student is small: leave this out, and each process keeps "
+            "all of it (see examples/accelerate_configs/ddp.yaml)"
+        )
 
 
 def _check_services(args: TrainingArguments) -> None:
