@@ -385,3 +385,11 @@ def test_pictures_are_shown_as_far_as_there_is_room(explained):
     assert small.address(EXPLANATIONS_FOLDER, "000.png", 200) == address
     assert small.address(EXPLANATIONS_FOLDER, "000-teacher.png", 200) is None
     assert small.left_out == 1
+
+
+def test_the_page_tells_of_pictures_that_it_has_no_room_for(explained, monkeypatch):
+    monkeypatch.setattr(Pictures.__init__, "__defaults__", (0,))
+    made = Page(write_page(explained).read_text(encoding="utf-8"))
+    assert made.all("img") == []
+    assert "5 pictures were left out" in made.all("footer")[0]["text"]
+    assert "The folder has no pictures of heat maps." in made.text
