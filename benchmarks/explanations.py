@@ -170,6 +170,9 @@ def completeness_table(facts: dict[str, Any], rows: Sequence[Row]) -> str:
             f"| {row['family']} | {row['weights']} | {told} | {100 * sampled['error']:.1g} % "
             f"({sampled['evaluations']:,}) | {100 * cheap['error']:.0f} % |"
         )
+    measured_ones = {row["family"] for row in rows}
+    if missing := [name for name in [*FAMILIES, *EMBEDDED_TEACHERS] if name not in measured_ones]:
+        lines += ["", f"Not measured yet: {', '.join(missing)}."]
     return "\n".join([*lines, ""])
 
 
