@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import ViTImageProcessor
+from transformers import BitImageProcessor, ViTImageProcessor
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from helpers import processor
 from subdistill_hf.explain.heatmaps import WHOLE, Seen, on_grid, seen_by
@@ -15,12 +16,17 @@ def test_a_processor_that_only_scales_shows_the_whole_image(size):
 
 
 def test_a_centre_crop_shows_the_middle():
-    from transformers import BitImageProcessor
-
     cut = BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 48, "width": 48}, resample=2)
     seen = seen_by(cut, 64, 128)
     assert (seen.top, seen.bottom) == pytest.approx((0.125, 0.875), abs=0.01)
     assert (seen.left, seen.right) == pytest.approx((0.3125, 0.6875), abs=0.01)
+
+
+def test_the_crop_of_a_timm_processor_is_found():
+    cut = TimmWrapperImageProcessor(pretrained_cfg={"input_size": (3, 64, 64), "crop_pct": 0.875})
+    seen = seen_by(cut, 64, 64)  # scaled to 73 pixels, of which 4 are cut off before and 5 behind
+    assert (seen.top, seen.bottom) == pytest.approx((4 / 73, 68 / 73), abs=0.01)
+    assert (seen.left, seen.right) == pytest.approx((4 / 73, 68 / 73), abs=0.01)
 
 
 def test_a_processor_without_normalisation_is_understood():
