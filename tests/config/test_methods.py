@@ -70,7 +70,9 @@ def test_every_method_trains_and_logs_the_parts_that_it_has(tmp_path, method):
 
 
 def test_a_layer_loss_is_that_of_the_features_of_both_models(tmp_path):
-    run = trainer(tmp_path, method="fitnet", layers=["resnet.encoder.stages.1=resnet.encoder.stages.1"])
+    run = trainer(
+        tmp_path, method="fitnet", target_scale="teacher", layers=["resnet.encoder.stages.1=resnet.encoder.stages.1"]
+    )
     distillation = run.prepare_distillation()
     batch = run._prepare_inputs(next(iter(run.get_train_dataloader())))
     logits, targets = run.targets.of({"pixel_values": batch["pixel_values"]})

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from subdistill_hf.cli.distill import make_parser
 from subdistill_hf.config.commands import InspectOptions
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import DistillationOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
@@ -90,9 +91,9 @@ def test_each_method_uses_its_own_weights(method, weights):
         ("kd", (0, 1, 0)),
         ("ce_kd", (1, 1, 0)),
         ("dkd", (1, 1, 0)),
-        ("fitnet", (0, 1, 10)),
+        ("fitnet", (0, 1, 100)),
         ("attention_transfer", (0, 1, 100)),
-        ("vid", (0, 1, 1e4)),
+        ("vid", (0, 1, 1000)),
         ("vkd", (0, 1, 1000)),
         ("spkd", (0, 1, 3e5)),
         ("subdistill", (0, 1, 100)),
@@ -100,6 +101,14 @@ def test_each_method_uses_its_own_weights(method, weights):
 )
 def test_each_method_has_weights_of_its_own(method, weights):
     assert tuple(DistillationOptions(method=method).weights().values()) == weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_has_a_scale_of_its_own_and_another_may_be_given(method):
+    own = "unit" if method in ("fitnet", "vid") else "teacher"
+    assert DistillationOptions(method=method).scale_of_targets() == own
+    for scale in ("unit", "teacher"):
+        assert DistillationOptions(method=method, target_scale=scale).scale_of_targets() == scale
 
 
 def test_a_method_is_not_made_another_by_a_weight_of_zero():

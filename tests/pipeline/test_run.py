@@ -173,7 +173,7 @@ def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):
     weights = {method: build_run(task, method, shared).trainer.args.weights() for method in methods}
     assert weights == {
         "kd": {"task": 0.0, "kd": 1.0, "layer": 0.0},
-        "fitnet": {"task": 0.0, "kd": 1.0, "layer": 10.0},
+        "fitnet": {"task": 0.0, "kd": 1.0, "layer": 100.0},
         "subdistill": {"task": 0.5, "kd": 0.25, "layer": 7.0},
     }
 

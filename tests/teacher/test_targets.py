@@ -8,7 +8,7 @@ from trainings import Plain
 
 def test_targets_are_what_a_layer_returned_before_the_next_one_overwrote_it(tmp_path):
     layers = ["blocks.0=blocks.0", "blocks.1=blocks.1"]
-    run = trainer(tmp_path, Plain(3, 6), Plain(100, 9), layers=layers, method="fitnet")
+    run = trainer(tmp_path, Plain(3, 6), Plain(100, 9), layers=layers, method="fitnet", target_scale="teacher")
     run.prepare_distillation()
     pixels = torch.randn(4, 3, 32, 32)
     _, targets = run.targets.of_pixels(pixels)

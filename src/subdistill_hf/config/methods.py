@@ -27,6 +27,7 @@ class Method:
         layer_weight: weight of the sum of the layer losses, unless another is given; `None` without them.
         published_layer_weight: that of the method's paper or of its authors' code, which benchmarks multiply by a
             factor; the same where it is not given.
+        target_scale: scale of the layer targets, unless another is given: `teacher` or `unit`, see `options`.
         needs_labels: whether it is another method without the labels, so that their weight cannot be 0.
         logit_loss: function of the student's and the teacher's logits `(B, C)` and a `temperature`; `None` without.
         logit_options: further arguments of `logit_loss`, each with the name of the option that is passed for it.
@@ -46,6 +47,7 @@ class Method:
     task_weight: float = 0.0
     layer_weight: float | None = None
     published_layer_weight: float | None = None
+    target_scale: str = "teacher"
     needs_labels: bool = False
     logit_loss: Loss | None = "subdistill_hf.losses.logits:logit_distillation"
     logit_options: Mapping[str, str] = field(default_factory=dict)
@@ -94,8 +96,9 @@ METHODS: dict[str, Method] = {
         label="FitNet",
         summary="the teacher's logits and its layers, through linear regressors",
         layer_loss="subdistill_hf.losses.baselines:FitNet",
-        layer_weight=10.0,
+        layer_weight=100.0,
         published_layer_weight=1.0,
+        target_scale="unit",
     ),
     "attention_transfer": Method(
         label="Attention transfer (AT)",
@@ -108,8 +111,9 @@ METHODS: dict[str, Method] = {
         label="VID",
         summary="the teacher's logits and its layers, by variational information",
         layer_loss="subdistill_hf.losses.baselines:VariationalInformation",
-        layer_weight=1e4,
+        layer_weight=1000.0,
         published_layer_weight=1.0,
+        target_scale="unit",
     ),
     "vkd": Method(
         label="VkD",
@@ -137,8 +141,9 @@ METHODS: dict[str, Method] = {
 
 Published weights are those of the papers or of their authors' code (VID: of RepDistiller; FitNet: RepDistiller's 100
 for a mean over channels is about 1 for our sum over about 100 of them). The weights of the methods that SubDistill is
-compared with are those that tuning chose for them on two superclasses, see `benchmarks/results/glyphs`: at the
-published ones some learn next to nothing from few images, and a comparison with them would say nothing."""
+compared with, and the scale of their targets, are those that tuning chose for them on two superclasses, see
+`benchmarks/results/glyphs` and, for FitNet and VID, `glyphs_unit` and `cifar100_lite0`: at the published ones some
+learn next to nothing from few images, and a comparison with them would say nothing."""
 
 
 def method_label(method: str) -> str:

@@ -357,11 +357,12 @@ class DistillationOptions:
             "to all of the teacher's space instead of a subspace."
         },
     )
-    target_scale: TargetScale = field(
-        default="teacher",
+    target_scale: TargetScale | None = field(
+        default=None,
         metadata={
             "help": "Scale of each layer's target: unit (variance 1 in a coordinate, whatever the teacher's "
-            "scale), or teacher (the teacher's own, as published)."
+            "scale), or teacher (the teacher's own, as published). By default the one that suits the method: unit for "
+            "fitnet and vid, else teacher."
         },
     )
     normalise_energy: bool = field(
@@ -437,6 +438,10 @@ class DistillationOptions:
     def views(self) -> int | None:
         """Number of views that the teacher cache holds; `None` when it is off, and while `auto` is not settled."""
         return None if self.teacher_cache in ("off", AUTO) else int(self.teacher_cache)
+
+    def scale_of_targets(self) -> str:
+        """The scale of the layer targets that the method uses: the given one, or its own."""
+        return self.target_scale or METHODS[self.method].target_scale
 
     def weights(self) -> dict[str, float]:
         """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""

@@ -19,7 +19,7 @@ from subdistill_hf.losses.subspace import RotationOption
 def needs_energies(options: DistillationOptions) -> bool:
     """Whether the energies of the teacher's layers are measured, beside those of subspaces, to scale the targets."""
     method = METHODS[options.method]
-    if method.layer_loss is None or method.uses_subspaces or options.target_scale == "teacher":
+    if method.layer_loss is None or method.uses_subspaces or options.scale_of_targets() == "teacher":
         return False
     return not _find(method.layer_loss).scale_free
 
@@ -55,7 +55,7 @@ def make_layer_loss(
     elif subspace is None:
         raise DistillationError(f"method {options.method!r} needs a subspace of teacher layer {pair.teacher.name!r}")
     else:
-        of_energy = options.normalise_energy, options.target_scale
+        of_energy = options.normalise_energy, options.scale_of_targets()
         loss = make(subspace, pair.student.width, options.centring, rotation, *of_energy)
     return loss
 

@@ -333,7 +333,7 @@ class DistillationPlan:
             self.rotation,
             args.centring,
             args.normalise_energy,
-            args.target_scale,
+            args.scale_of_targets(),
             tuple(subspace.digest for subspace in self.compared_subspaces.values()),
             tuple(self.energies.values()),
         )

@@ -188,7 +188,7 @@ def run_identity(
     } | ({} if frozen is None else {"frozen": frozen})
     identity["classes"] = {"teacher_ids": class_ids, "names": names_of(getattr(student, "config", None))}
     identity["images"], identity["views"], identity["layers"] = images, views, [str(pair) for pair in pairs]
-    identity["method"]["rotation"] = rotation
+    identity["method"] |= {"rotation": rotation, "target_scale": args.scale_of_targets()}
     identity["weights"] = args.weights() | {
         name: _value(args, name) for name in ("temperature", "dkd_beta", "label_smoothing_factor")
     }
