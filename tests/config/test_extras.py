@@ -96,22 +96,22 @@ def test_a_run_without_extras_leaves_a_student_and_says_once_that_its_card_has_n
     assert "training.png" not in card
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["benchmark", "grid.yaml"], "subdistill benchmark needs packages .*plots"),
-        (
-            ["distill", "--dataset", "digits", "--classes", "all", "--output_dir", "student"],
-            "the dataset digits needs packages .*digits",
-        ),
-        (
-            ["distill", "--report_to", "tensorboard", "--output_dir", "student"],
-            r"report_to='tensorboard': its package is not installed.*pip install 'subdistill-hf\[tensorboard\]'",
-        ),
-    ],
-)
-def test_commands_that_need_an_extra_refuse_before_any_work(words, message, tmp_path):
-    script = f"import os; os.chdir({str(tmp_path)!r})\nfrom subdistill_hf.cli import main\nprint(main({words}))"
-    done = run_without_extras(script)
-    assert done.stdout.splitlines()[-1] == "2"
-    assert re.search(message, done.stderr)
+REFUSED = {
+    "benchmark grid.yaml": "subdistill benchmark needs packages .*plots",
+    "distill --dataset digits --classes all --output_dir student": "the dataset digits needs packages .*digits",
+    "distill --report_to tensorboard --output_dir student": (
+        r"report_to='tensorboard': its package is not installed.*pip install 'subdistill-hf\[tensorboard\]'"
+    ),
+}
+"""Command to what it says."""
+
+
+def test_commands_that_need_an_extra_refuse_before_any_work(tmp_path):
+    commands = [words.split() for words in REFUSED]
+    script = f"import os; os.chdir({str(tmp_path)!r})\nfrom subdistill_hf.cli import main\n"
+    done = run_without_extras(f"{script}print([main(words) for words in {commands}])")
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2]"
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == len(REFUSED)
+    for line, message in zip(said, REFUSED.values(), strict=True):
+        assert re.search(message, line)

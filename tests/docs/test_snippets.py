@@ -15,6 +15,8 @@ from subdistill_hf import SubDistillConfig, SubDistillTrainer
 from subdistill_hf.benchmark.config import read_benchmark
 from subdistill_hf.benchmark.jobs import untuned_jobs
 from subdistill_hf.benchmark.training import config_of
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.family.subtasks import experts_of
 
 START, LOOP, METRICS = "docs/start.md", "docs/how_to/training_loop.md", "docs/how_to/metrics.md"
 
@@ -207,6 +209,10 @@ def test_a_benchmark_of_a_page_is_one(block, tmp_path):
         code += "train_images: [5]\nvalidation_images: 5\nseeds: [0]\ntraining: {max_steps: 1}\n"
     path = tmp_path / "dice.yaml"
     path.write_text(code, encoding="utf-8")
+    if code.startswith("# experts.yaml"):
+        experts = experts_of(TaskOptions(teacher="glyphs-resnet", dataset="glyphs-100"), [str(path)])
+        assert [expert.name for expert in experts] == ["dice", "my-two"]
+        return
     jobs = untuned_jobs(read_benchmark(path))
     methods = {config_of(job, str(tmp_path)).method for job in jobs}
     assert methods == ({"kd"} if block.note else {"kd", "fitnet", "subdistill"})

@@ -229,7 +229,7 @@ def test_a_learning_rate_is_chosen_once_for_each_method_and_not_written_back(tmp
 def test_weights_that_were_given_are_those_of_the_main_method(tmp_path):
     shared = config(tmp_path, method="subdistill", layer_weight=7.0, task_weight=0.5, kd_weight=0.25)
     assert config_of_method(shared, "subdistill", tmp_path).weights() == {"task": 0.5, "kd": 0.25, "layer": 7.0}
-    assert config_of_method(shared, "fitnet", tmp_path).weights() == {"task": 0.0, "kd": 1.0, "layer": 10.0}
+    assert config_of_method(shared, "fitnet", tmp_path).weights() == {"task": 0.0, "kd": 1.0, "layer": 100.0}
 
 
 def test_a_choice_is_told_as_an_option_with_its_reason():

@@ -10,7 +10,7 @@ from subdistill_hf.config.commands import ExplainOptions
 if TYPE_CHECKING:
     from subdistill_hf.cli.parsing import OptionsParser
 
-HELP = "explain the answers of a student and its teacher, and compare them"
+HELP = "see what a student and its teacher look at, and how alike"
 
 
 def make_parser() -> OptionsParser:
