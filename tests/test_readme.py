@@ -36,7 +36,7 @@ def test_photographs_come_before_symbols():
     for page in ("README.md", "docs/index.md", "docs/results.md"):
         before_the_first_command = PAGES[page].partition("```bash")[0].replace("\n", " ")
         assert before_the_first_command.index("CIFAR-100") < before_the_first_command.index("glyphs-100")
-        assert re.search(r"[Oo]n photographs.*level with FitNet", before_the_first_command)
+        assert re.search(r"[Oo]n photographs.*level with +FitNet", before_the_first_command)
 
 
 def test_the_points_ahead_never_stand_without_what_they_are_of():
