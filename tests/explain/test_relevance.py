@@ -46,7 +46,7 @@ def test_every_image_is_explained_in_batches(method):
     assert found.completeness.error == pytest.approx(error)
     complete = EXPLAINERS[method].complete
     assert found.completeness.bound == (BOUND if complete else None)
-    assert (found.completeness.error <= BOUND) == complete
+    assert found.completeness.error <= BOUND or not complete  # the gradient times the input may add up by chance
 
 
 @pytest.mark.parametrize("model", [lambda: vit(layers=2), lambda: resnet(widths=(4, 4))])
