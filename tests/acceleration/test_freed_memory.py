@@ -6,35 +6,27 @@ import sys
 
 import pytest
 
+from helpers import REPOSITORY
+from light_jobs import PAGES
 from subdistill_hf.acceleration import freed_memory
 
 FAULTS = """
-import ctypes, resource
+from light_jobs import faults_of_a_second_step
 from subdistill_hf.acceleration.freed_memory import keep_freed_memory
 
-print(keep_freed_memory())
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-
-def step():
-    blocks = [libc.malloc(16 << 20) for _ in range(12)]
-    for block in blocks:
-        ctypes.memset(block, 1, 16 << 20)
-    for block in reversed(blocks):
-        libc.free(ctypes.c_void_p(block))
-
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(keep_freed_memory(), faults_of_a_second_step())
 """
-PAGES = 12 * (16 << 20) // os.sysconf("SC_PAGESIZE")
 
 
 def kept_and_faults(**environment):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(freed_memory.USERS)}
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS], env=kept | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", FAULTS],
+        env=kept | environment,
+        cwd=REPOSITORY / "tests",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     kept, faults = done.stdout.split()
     return kept, int(faults)

@@ -11,7 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from helpers import REPOSITORY, quiet_environment
-from light_jobs import environment_of, job, killed, note_process_and_wait, refused
+from light_jobs import PAGES, environment_of, faults_of_a_second_step, job, killed, note_process_and_wait, refused
+from subdistill_hf.acceleration.freed_memory import USERS
 from subdistill_hf.executors.base import ExecutionError
 from subdistill_hf.executors.local import LocalPool, _device
 
@@ -26,6 +27,14 @@ def test_runs_are_spread_over_processes_and_gpus():
     assert os.environ.get("OMP_NUM_THREADS") == before
     found = list(LocalPool(1, gpus=3).run([job(number) for number in range(2)], environment_of))
     assert {row["CUDA_VISIBLE_DEVICES"] for _, row in found} == {"0"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has these settings")
+def test_the_processes_keep_the_memory_that_they_free(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(USERS)]:
+        monkeypatch.delenv(name)
+    ((_, faults),) = LocalPool(1).run([job(0)], faults_of_a_second_step)
+    assert faults < PAGES / 100
 
 
 def test_a_process_that_is_killed_or_refuses_is_named():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from subdistill_hf.acceleration.freed_memory import keep_freed_memory
 from subdistill_hf.executors.base import KILLED, ExecutionError, Job, Result, naming
 
 
@@ -103,7 +104,8 @@ def _device(index: int) -> str:
 
 
 def _start(devices: Any) -> None:
-    """Take a GPU, and end with the parent: a killed parent cannot say so."""
+    """Take a GPU, keep freed memory, and end with the parent: a killed parent cannot say so."""
+    keep_freed_memory()
     device = devices.get()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
