@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.commands import AdaptOptions
 from subdistill_hf.config.defaults import ADAPT_DEFAULTS
-from subdistill_hf.config.validation import names_of_options
+from subdistill_hf.config.validation import names_of_options, refused_training_arguments
 from subdistill_hf.errors import SubDistillError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     Raises:
         SubDistillError: for options that do not fit together.
     """
-    from subdistill_hf.cli.parsing import refused_training_arguments, without_token
+    from subdistill_hf.cli.parsing import without_token
     from subdistill_hf.config.training import SubDistillConfig
     from subdistill_hf.pipeline.adapted_teacher import adapt_teacher
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from subdistill_hf.config.defaults import RUN_DEFAULTS, saved_when_evaluated
 from subdistill_hf.config.options import DistillationOptions, TaskOptions
 from subdistill_hf.config.output_folder import how_to_go_on
-from subdistill_hf.config.validation import names_of_options
+from subdistill_hf.config.validation import names_of_options, refused_training_arguments
 
 if TYPE_CHECKING:
     from subdistill_hf.cli.parsing import OptionsParser
@@ -70,7 +70,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     Raises:
         SubDistillError: for options that do not fit together.
     """
-    from subdistill_hf.cli.parsing import refused_training_arguments, without_token
+    from subdistill_hf.cli.parsing import without_token
     from subdistill_hf.config.training import SubDistillConfig
     from subdistill_hf.pipeline.auto import options_for_teacher
     from subdistill_hf.pipeline.run import distill

@@ -59,7 +59,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     Raises:
         SubDistillError: for options that do not fit together, or at the end when an expert has failed.
     """
-    from subdistill_hf.cli.parsing import refused_training_arguments, without_token
+    from subdistill_hf.cli.parsing import without_token
     from subdistill_hf.family.run import FamilyRequest, distill_family
 
     ours, of_task = names_of_options(FamilyOptions), names_of_options(TaskOptions)
@@ -68,8 +68,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     training = {name: value for name, value in given.items() if name not in of_task and name not in ours}
     folder = Path(training.pop("output_dir", FOLDER))
     command = shlex.join(["subdistill", "family", *without_token(words)])
-    with refused_training_arguments():
-        distill_family(FamilyRequest(tuple(options.subtasks), folder, task, training, options, command))
+    distill_family(FamilyRequest(tuple(options.subtasks), folder, task, training, options, command))
 
 
 def after_interruption(words: Sequence[str]) -> str:

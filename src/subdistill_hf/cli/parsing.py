@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
@@ -74,18 +73,3 @@ def without_token(words: Sequence[str]) -> list[str]:
         if "__hub_token" not in (names[1], names[0] if "=" not in previous else ""):
             kept.append(word)
     return kept
-
-
-@contextmanager
-def refused_training_arguments() -> Iterator[None]:
-    """Make one message of whatever transformers raises of training arguments that it does not take.
-
-    Raises:
-        SubDistillError: with what it says; errors of this package stay as they are.
-    """
-    try:
-        yield
-    except SubDistillError:
-        raise
-    except Exception as error:
-        raise SubDistillError(f"training arguments: {' '.join(str(error).split())}") from error

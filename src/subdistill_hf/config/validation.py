@@ -6,7 +6,8 @@ import difflib
 import math
 import numbers
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -290,3 +291,18 @@ def _is_of(value: Any, kind: str) -> bool:
     if kind == "bool":
         return isinstance(value, bool)
     return isinstance(value, numbers.Integral if kind == "int" else numbers.Real) and not isinstance(value, bool)
+
+
+@contextmanager
+def refused_training_arguments() -> Iterator[None]:
+    """Make one message of whatever transformers raises of training arguments that it does not take.
+
+    Raises:
+        SubDistillError: with what it says; errors of this package stay as they are.
+    """
+    try:
+        yield
+    except SubDistillError:
+        raise
+    except Exception as error:
+        raise SubDistillError(f"training arguments: {' '.join(str(error).split())}") from error

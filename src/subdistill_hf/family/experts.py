@@ -17,6 +17,7 @@ from subdistill_hf.config.defaults import RUN_DEFAULTS, saved_when_evaluated
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import RUNS_FOLDER
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.validation import refused_training_arguments
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.family.subtasks import Expert
 from subdistill_hf.models.loading import LoadedModel, load_teacher
@@ -67,9 +68,14 @@ class ExpertRun:
 
     @property
     def config(self) -> SubDistillConfig:
-        """The training arguments, those of `subdistill distill` where none are given."""
+        """The training arguments, those of `subdistill distill` where none are given.
+
+        Raises:
+            SubDistillError: for arguments that transformers does not take.
+        """
         given = {**DEFAULTS, **self.training, "output_dir": str(self.place)}
-        return SubDistillConfig(**RUN_DEFAULTS | saved_when_evaluated(given) | given)
+        with refused_training_arguments():
+            return SubDistillConfig(**RUN_DEFAULTS | saved_when_evaluated(given) | given)
 
     @property
     def command(self) -> str:
