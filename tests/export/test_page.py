@@ -21,6 +21,7 @@ from export.samples import small_network
 from helpers import NAMES, processor, resnet
 from reporting.page.samples import write_explanations
 from reporting.samples import make_report, parsed
+from subdistill_hf.errors import PushError
 from subdistill_hf.export import page
 from subdistill_hf.export.device_folder import write_browser_folder, write_json
 from subdistill_hf.export.errors import ExportError
@@ -29,6 +30,7 @@ from subdistill_hf.export.page import PAGE_FILES, RUNTIME_FILES, served, write_p
 from subdistill_hf.export.preprocessing import steps_of
 from subdistill_hf.export.runtime import session
 from subdistill_hf.export.student import TorchStudent
+from subdistill_hf.hub import publish
 from subdistill_hf.models.loading import LoadedModel
 
 EXPORTED = {
@@ -179,6 +181,15 @@ def test_the_page_is_pushed_as_a_static_space(hub, student, runtime):
     assert not hub.repos["space", "user/try-it"].private
     assert hub.repos["space", f"user/{student.name}-space"].private
     assert {path: path.read_bytes() for path in student.rglob("*") if path.is_file()} == before
+
+
+def test_a_page_that_is_not_pushed_says_how_to_try_again(student, tmp_path, monkeypatch):
+    def refused(*given):
+        raise PushError("not signed in")
+
+    monkeypatch.setattr(publish, "sign_in", refused)
+    with pytest.raises(PushError, match=r"not signed in.* subdistill push \S+ --space --runtime dist --repo mine$"):
+        publish.push_page(tmp_path, student, "mine", runtime="dist")
 
 
 def test_a_runtime_is_refused_where_there_is_no_page(student, runtime):

@@ -47,7 +47,8 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
 
         with tempfile.TemporaryDirectory() as place:
             page = write_page(folder, place, options.runtime)
-            print(push_page(page, folder, options.repo, options.private or None, options.revision))
+            private = options.private or None
+            print(push_page(page, folder, options.repo, private, options.revision, options.runtime))
         return
     push = push_family if is_family(folder) else push_folder
     print(push(folder, options.repo, options.private or None, options.revision))

@@ -231,7 +231,12 @@ def push_folder(
 
 
 def push_page(
-    page: Path, student: str | Path, repo: str | None = None, private: bool | None = None, revision: str | None = None
+    page: Path,
+    student: str | Path,
+    repo: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    runtime: str | None = None,
 ) -> str:
     """Push the page of a student as a static Space.
 
@@ -241,6 +246,7 @@ def push_page(
         repo: the Space's name or `user/name`; by default that of the student's repository, with `-space`.
         private: see `Destination`.
         revision: see `Destination`.
+        runtime: the folder of onnxruntime-web that was given for the page, for the command that tries again.
 
     Returns:
         The address of the commit.
@@ -249,7 +255,7 @@ def push_page(
         PushError: when anything fails; nothing of the student's folder was changed.
     """
     student = Path(student)
-    with _retryable(student, repo, private, revision, "--space"):
+    with _retryable(student, repo, private, revision, "--space", *(["--runtime", runtime] if runtime else [])):
         name = repo or f"{shortened(_name_of(student), LONGEST_NAME - len(SPACE_ENDING))}{SPACE_ENDING}"
         destination = replace(sign_in(name, private, revision), kind="space")
         open_repository(destination)
