@@ -136,7 +136,7 @@ def test_each_compared_layer_is_shown_with_the_places_that_excite_it(folder, fou
 def test_coordinates_and_relevance_are_those_of_their_definition(folder):
     options = ExplainOptions(teacher=str(folder / "teacher"))
     pair = run.load_pair(folder / "student", options)
-    teacher, data = teacher_of(pair.teacher), run.data_of_run(pair.image_options, NAMES)
+    teacher, data = teacher_of(pair.teacher), pair.data
     from subdistill_hf.data.collate import ViewCollator
     from subdistill_hf.explain import subspaces as module
 

@@ -38,6 +38,11 @@ OTHER: Final = "none of these"
 """The name of the output for images of none of the classes."""
 
 
+def known_classes(outputs: Sequence[str]) -> tuple[str, ...]:
+    """The classes among the names of a student's outputs: without the answer for other images, which some have."""
+    return tuple(name for name in outputs if name != OTHER)
+
+
 @dataclass(frozen=True)
 class OtherImages:
     """Images of a dataset's other classes.

@@ -19,11 +19,7 @@ CONFIDENCE: Final = 0.95
 
 def cosines(first: Tensor, second: Tensor) -> Array:
     """The cosine of each pair of heat maps `(N, G, G)`, `(N,)`; 0 where one of them is 0 everywhere."""
-    a, b = (_flat(maps) for maps in (first, second))
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    products = (a * b).sum(axis=1)
-    found: Array = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
-    return found
+    return _cosines(_flat(first), _flat(second))
 
 
 def rank_correlations(first: Tensor, second: Tensor) -> Array:
@@ -32,11 +28,7 @@ def rank_correlations(first: Tensor, second: Tensor) -> Array:
     for maps in (first, second):
         ranked = np.stack([_ranks(values) for values in _flat(maps)])
         centred.append(ranked - ranked.mean(axis=1, keepdims=True))
-    a, b = centred
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    products = (a * b).sum(axis=1)
-    found: Array = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
-    return found
+    return _cosines(*centred)
 
 
 def similarity(first: Tensor, second: Tensor) -> Similarity:
@@ -59,6 +51,14 @@ def mean_with_interval(values: Sequence[float] | Array, seed: int = 0) -> Interv
     means = known[random.integers(0, len(known), (RESAMPLES, len(known)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(mean=float(known.mean()), low=float(low), high=float(high), count=len(known))
+
+
+def _cosines(a: Array, b: Array) -> Array:
+    """The cosine of each pair of rows, `(N,)`; 0 where one of them is 0."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    products = (a * b).sum(axis=1)
+    found: Array = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    return found
 
 
 def _flat(maps: Tensor) -> Array:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from subdistill_hf.config.options import DataOptions
-from subdistill_hf.data.images import ImageModeError, as_rgb
-from subdistill_hf.data.loading import SubtaskData, load_subtask
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.pipeline.student_images import load_for_student, options_of_run, read_image
 
 
 @dataclass(frozen=True)
@@ -88,18 +86,8 @@ def data_of_run(image_options: Mapping[str, Any], classes: Sequence[str]) -> Sub
         raise ExplainError(
             "the student's folder does not say which images it was tested with: give --images, files or folders"
         )
-    known = {one.name for one in fields(DataOptions)}
-    given = {name: value for name, value in image_options.items() if name in known}
-    try:
-        data = load_subtask(DataOptions(**given), int(image_options.get("seed", 0)))
-    except SubDistillError as error:
-        raise ExplainError(f"the images of the run: {str(error).rstrip('.')}: give --images") from error
-    if list(data.subtask.names) != list(classes):
-        raise ExplainError(
-            f"the images of the run are of the classes {', '.join(data.subtask.names)}, the student's are "
-            f"{', '.join(classes)}: give --images"
-        )
-    return data
+    options, seed = options_of_run(image_options)
+    return load_for_student(options, seed, classes, "the images of the run", "give --images", ExplainError)
 
 
 def test_images(data: SubtaskData, most: int) -> ImagesToExplain:
@@ -134,8 +122,4 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def _read(path: Path) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, ImageModeError) as error:
-        raise ExplainError(f"images: {path.name} cannot be used: {error}. Remove or replace it") from error
+    return torch.from_numpy(read_image(path, ExplainError, "images: ")).permute(2, 0, 1)

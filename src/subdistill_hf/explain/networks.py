@@ -49,11 +49,12 @@ class ExplainedNetwork:
         return torch.stack([grey[image.shape] for image in images])
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Logits of the student's classes `(B, C)`, through which gradients flow to the pixels."""
+        """Logits of the student's classes `(B, C)`, in at least float32; gradients flow through them to the pixels."""
         own = self.classifier
         with evaluation_mode(own.model):
             logits = logits_of(own.model(pixel_values=pixels))
-        return subtask_logits(logits, own.class_ids, own.other)
+        logits = subtask_logits(logits, own.class_ids, own.other)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @torch.no_grad()
     def answers(self, images: Sequence[Tensor]) -> list[int]:
@@ -64,9 +65,8 @@ class ExplainedNetwork:
         return found
 
     def evidence(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """See `evidence_of`, `(B,)`; in at least float32."""
-        logits = self.logits(pixels)
-        return evidence_of(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+        """See `evidence_of`, `(B,)`."""
+        return evidence_of(self.logits(pixels), targets)
 
 
 def evidence_of(logits: Tensor, targets: Tensor) -> Tensor:

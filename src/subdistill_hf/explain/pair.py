@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from accelerate import PartialState
 
 from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
-from subdistill_hf.data.loading import OTHER
+from subdistill_hf.data.loading import OTHER, SubtaskData, known_classes
 from subdistill_hf.data.subtask import Subtask, match_teacher
 from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.explain.images import data_of_run
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.loading import LoadedModel, load_student, weights_digest
@@ -49,12 +51,17 @@ class Pair:
     @property
     def known_classes(self) -> tuple[str, ...]:
         """The classes without the answer "none of these", which some students have."""
-        return tuple(name for name in self.classes if name != OTHER)
+        return known_classes(self.classes)
 
     @property
     def image_options(self) -> Mapping[str, Any]:
         """The options that the images of the run were loaded with; empty where they are not known."""
         return {} if self.report is None else self.report.image_options
+
+    @cached_property
+    def data(self) -> SubtaskData:
+        """The images of the run, loaded when they are first asked for; see `images.data_of_run` for errors."""
+        return data_of_run(self.image_options, self.known_classes)
 
 
 def load_pair(folder: Path, options: ExplainOptions) -> Pair:
@@ -70,8 +77,7 @@ def load_pair(folder: Path, options: ExplainOptions) -> Pair:
     student = load_student(folder)
     report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
     classes = tuple(names_of(student.model.config))
-    known = tuple(name for name in classes if name != OTHER)
-    teacher = _load_teacher(folder, report, options, known)
+    teacher = _load_teacher(folder, report, options, known_classes(classes))
     for loaded in (teacher, student):
         loaded.model.to(PartialState().device)
     known_digest = None if report is None or report.teacher.adaptation is not None else report.teacher.digest
@@ -94,7 +100,7 @@ def pair_of(teacher: LoadedModel, student: LoadedModel, classes: tuple[str, ...]
     Raises:
         SubtaskError: when the teacher lacks classes.
     """
-    known = tuple(name for name in classes if name != OTHER)
+    known = known_classes(classes)
     subtask = match_teacher(Subtask(known, tuple(range(len(known)))), teacher.labels, known)
     return Pair(
         ExplainedNetwork(

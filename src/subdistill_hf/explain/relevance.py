@@ -14,7 +14,7 @@ from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.explainers import ALWAYS_COMPLETE, EXPLAINERS
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.explainers import Inputs, batches, make_explainer
-from subdistill_hf.explain.networks import BATCH, ExplainedNetwork
+from subdistill_hf.explain.networks import BATCH, ExplainedNetwork, evidence_of
 from subdistill_hf.reporting.explained import Completeness
 
 BOUND: Final = 0.01
@@ -117,9 +117,9 @@ def _answers(
     logits, evidence, baseline = [], [], []
     for places in batches(len(images), batch_size):
         some, wanted = [images[place] for place in places.tolist()], targets[places].to(network.device)
-        pixels = network.pixels(some)
-        logits.append(network.logits(pixels).double().cpu())
-        evidence.append(network.evidence(pixels, wanted).double().cpu())
+        found = network.logits(network.pixels(some))
+        logits.append(found.double().cpu())
+        evidence.append(evidence_of(found, wanted).double().cpu())
         baseline.append(network.evidence(network.baseline(some), wanted).double().cpu())
     return torch.cat(logits), torch.cat(evidence), torch.cat(baseline)
 

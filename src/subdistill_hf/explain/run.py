@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.config.explainers import EXPLAINERS
-from subdistill_hf.config.extras import require_extra
 from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run
+from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.explain.agreement import cosines, mean_with_interval, rank_correlations, similarity
 from subdistill_hf.explain.comparison import Both, curves, explain_both, share_on_mark
 from subdistill_hf.explain.errors import ExplainError
-from subdistill_hf.explain.explainers import GRID
+from subdistill_hf.explain.explainers import GRID, make_explainer
 from subdistill_hf.explain.heatmaps import seen_by
-from subdistill_hf.explain.images import ImagesToExplain, data_of_run, images_of_paths, spread, test_images
+from subdistill_hf.explain.images import ImagesToExplain, images_of_paths, spread, test_images
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.pair import Pair, load_pair
 from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, save, shares_on, stacked
 from subdistill_hf.explain.relevance import Explained
-from subdistill_hf.explain.subspaces import check_subspaces, explain_subspaces
+from subdistill_hf.explain.subspaces import explain_subspaces, other_subtasks
 from subdistill_hf.explain.summary import summary
 from subdistill_hf.pipeline.report import versions
 from subdistill_hf.reporting.explained import (
@@ -78,22 +78,19 @@ def explain_student(student: str | Path, options: ExplainOptions | None = None) 
             packages that are not installed, or a method that does not hold for one of the networks.
     """
     options = ExplainOptions() if options is None else options
-    entry = EXPLAINERS[options.method]
-    if entry.extra is not None:
-        require_extra(entry.extra, f"method {options.method!r}")
+    make_explainer(options.method)  # before anything is loaded
     pair = load_pair(Path(student), options)
     target = folder_of(student, options)
     _check_target(target)
     images = images_of(pair, options)
-    if options.subspaces:
-        check_subspaces(pair, options)
+    others = other_subtasks(pair, options) if options.subspaces else {}
     with (
         held_for_this_run(target.parent),
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".explain-") as name,
     ):
         made = Path(name, EXPLANATIONS_FOLDER)
         made.mkdir()
-        found = _explained(pair, images, options, made)
+        found = _explained(pair, images, options, others, made)
         found.save(made)
         shutil.rmtree(target, ignore_errors=True)
         made.replace(target)
@@ -116,10 +113,16 @@ def images_of(pair: Pair, options: ExplainOptions) -> ImagesToExplain:
     """
     if options.images:
         return images_of_paths(options.images, pair.known_classes, options.most_images)
-    return test_images(data_of_run(pair.image_options, pair.known_classes), options.most_images)
+    return test_images(pair.data, options.most_images)
 
 
-def _explained(pair: Pair, images: ImagesToExplain, options: ExplainOptions, folder: Path) -> Explanations:
+def _explained(
+    pair: Pair,
+    images: ImagesToExplain,
+    options: ExplainOptions,
+    others: Mapping[str, SubtaskData],
+    folder: Path,
+) -> Explanations:
     targets = targets_of(pair, images, options)
     both = explain_both(pair, images.images, targets, options.method, options.seed)
     listed = _listed(pair, images, targets, both)
@@ -140,7 +143,7 @@ def _explained(pair: Pair, images: ImagesToExplain, options: ExplainOptions, fol
         images=tuple(listed),
         agreement=agreement,
         faithfulness=curves(pair, images.images, targets, both, options.method, options.seed),
-        subspaces=explain_subspaces(pair, options, folder) if options.subspaces else (),
+        subspaces=explain_subspaces(pair, others, folder) if options.subspaces else (),
         versions=versions(),
     )
 

@@ -1,34 +1,33 @@
-"""Subspace pictures: what excites the leading directions of compared layers, and how subspaces of subtasks meet."""
+"""The subspaces of a run's compared layers: pictures of what excites them, accuracies, angles to other subtasks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from subdistill_hf.analysis.projected_accuracy import projected_accuracies
 from subdistill_hf.config.commands import ExplainOptions
-from subdistill_hf.config.options import DataOptions
 from subdistill_hf.config.output_folder import RUNS_FOLDER
 from subdistill_hf.core.layers import LayerShape, describe_layers
 from subdistill_hf.core.pairing import LayerPair
-from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace, load_subspaces
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.data.loading import OTHER, SubtaskData, load_subtask
+from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.subtask import match_teacher
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.explain.excitation import described_directions, excitations
 from subdistill_hf.explain.heatmaps import seen_by
-from subdistill_hf.explain.images import data_of_run, spread
-from subdistill_hf.explain.networks import ExplainedNetwork
+from subdistill_hf.explain.images import spread
+from subdistill_hf.explain.networks import BATCH, ExplainedNetwork
 from subdistill_hf.explain.pair import Pair
 from subdistill_hf.explain.pictures import framed, picture_of, save, side_by_side, stacked
 from subdistill_hf.models.heads import names_of
+from subdistill_hf.pipeline.student_images import options_of_run
 from subdistill_hf.reporting.explained import (
     AccuracyAtDimensions,
     ExcitedPlace,
@@ -41,14 +40,11 @@ from subdistill_hf.teacher.fitting import FitRequest, fit_pairs
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 
-DIRECTIONS: Final = 3
-PLACES: Final = 3
 MOST_IMAGES: Final = 500
-BATCH: Final = 64
 
 
-def check_subspaces(pair: Pair, options: ExplainOptions) -> None:
-    """Refuse what cannot be shown, before any image is explained.
+def other_subtasks(pair: Pair, options: ExplainOptions) -> dict[str, SubtaskData]:
+    """The images of the other subtasks, in words; refuses what cannot be shown, before any image is explained.
 
     Args:
         pair: teacher and student, with the report of the run.
@@ -59,9 +55,8 @@ def check_subspaces(pair: Pair, options: ExplainOptions) -> None:
         SubDistillError: for other subtasks that images or teacher lack.
     """
     _report_of(pair)
-    data_of_run(pair.image_options, pair.known_classes)
-    for entry in options.other_subtasks:
-        _other_subtask(pair, entry)
+    _ = pair.data  # before the others, which are of the same dataset
+    return {entry: _other_subtask(pair, entry) for entry in options.other_subtasks}
 
 
 def _report_of(pair: Pair) -> RunReport:
@@ -75,19 +70,19 @@ def _report_of(pair: Pair) -> RunReport:
     return report
 
 
-def explain_subspaces(pair: Pair, options: ExplainOptions, folder: Path) -> tuple[ExplainedLayer, ...]:
+def explain_subspaces(pair: Pair, others: Mapping[str, SubtaskData], folder: Path) -> tuple[ExplainedLayer, ...]:
     """The subspaces of a run's compared layers, in figures and pictures.
 
     Args:
         pair: teacher and student, with the report of the run.
-        options: of them the other subtasks.
+        others: see `other_subtasks`.
         folder: of the pictures.
 
     Raises:
-        SubDistillError: see `check_subspaces`.
+        SubDistillError: see `other_subtasks`.
     """
     report = _report_of(pair)
-    data = data_of_run(pair.image_options, pair.known_classes)
+    data = pair.data
     teacher = teacher_of(pair.teacher)
     layers = layer_pairs(pair, teacher, report.subspaces, data)
     collate = ViewCollator(pair.teacher.classifier.processor)
@@ -95,7 +90,7 @@ def explain_subspaces(pair: Pair, options: ExplainOptions, folder: Path) -> tupl
     images = _some(data.views("test"))
     excited = excitations(teacher, [pair.teacher for pair in layers], subspaces, images, collate)
     accuracies = _accuracies(teacher, layers, subspaces, images, collate)
-    angles = [(entry, _subspaces_of_other(pair, report, layers, entry)) for entry in options.other_subtasks]
+    angles = [(entry, _subspaces_of_other(pair, report, layers, other)) for entry, other in others.items()]
     found = []
     for number, (layer, reported) in enumerate(zip(layers, report.subspaces, strict=True)):
         subspace = subspaces[layer.teacher.name]
@@ -116,7 +111,9 @@ def explain_subspaces(pair: Pair, options: ExplainOptions, folder: Path) -> tupl
                 ),
                 accuracies=accuracies[1][number],
                 unprojected_accuracy=accuracies[0],
-                angles=tuple(angles_between(name, subspace, others[layer.teacher.name]) for name, others in angles),
+                angles=tuple(
+                    angles_between(name, subspace, of_other[layer.teacher.name]) for name, of_other in angles
+                ),
             )
         )
     return tuple(found)
@@ -205,133 +202,6 @@ def _some(images: ViewDataset) -> torch.utils.data.Subset[Any]:
     return torch.utils.data.Subset(images, spread(len(images), MOST_IMAGES))
 
 
-@dataclass(frozen=True)
-class Excitation:
-    """What some images do to the leading directions of a layer.
-
-    Attributes:
-        grid: rows and columns of the layer.
-        largest: coordinate, relevance and place on the grid where the coordinate is largest, `(N, L, 3)`.
-        smallest: the same where it is smallest.
-        relevance: of all places of an image together, `(N, L)`.
-        mean: coordinate over the places of an image, `(N, L)`.
-        answers: of the teacher, `(N,)`.
-    """
-
-    grid: tuple[int, int]
-    largest: Tensor
-    smallest: Tensor
-    relevance: Tensor
-    mean: Tensor
-    answers: Tensor
-
-
-def excitations(
-    teacher: Teacher,
-    layers: Sequence[LayerShape],
-    subspaces: Mapping[str, Subspace],
-    images: Any,
-    collate: ViewCollator,
-) -> dict[str, Excitation]:
-    """What images do to the leading directions of teacher layers, by layer, in one pass.
-
-    The relevance of a place along a direction u is u·(a - μ) times u·c, where c is the gradient of the margin
-    (docs/method.md, "Margin and context"). Class and register tokens have no place, and count in the sums alone.
-
-    Args:
-        teacher: the teacher.
-        layers: of it.
-        subspaces: of the layers, by name.
-        images: N images.
-        collate: makes the teacher's batches.
-    """
-    answers: list[Tensor] = []
-
-    def forward(batch: Mapping[str, Tensor]) -> Tensor:
-        logits = teacher.logits(batch["pixel_values"])
-        answers.append(logits.detach().argmax(dim=1).cpu())
-        return logits
-
-    loader = torch.utils.data.DataLoader(images, batch_size=BATCH, collate_fn=collate)
-    stream = activations_and_contexts(
-        forward,
-        teacher.model,
-        [layer.name for layer in layers],
-        ({"pixel_values": batch["pixel_values"].to(teacher.device)} for batch in loader),
-        [layer.name for layer in layers if layer.channels_last],
-    )
-    found: dict[str, list[tuple[Tensor, ...]]] = {layer.name: [] for layer in layers}
-    for batch in stream:
-        for layer in layers:
-            activation, context = batch[layer.name]
-            assert context is not None
-            leading = subspaces[layer.name].truncated(min(DIRECTIONS, subspaces[layer.name].dimensions))
-            coordinates = leading.project(activation.values.double()).cpu()
-            along = torch.einsum("dk,bdp->bkp", leading.basis.double(), context.values.double().cpu())
-            found[layer.name].append(_extremes(coordinates, coordinates * along, activation.prefix))
-    excited = {}
-    for layer in layers:
-        largest, smallest, relevance, mean = (torch.cat([*parts]) for parts in zip(*found[layer.name], strict=True))
-        excited[layer.name] = Excitation(layer.grid, largest, smallest, relevance, mean, torch.cat(answers))
-    return excited
-
-
-def _extremes(coordinates: Tensor, relevance: Tensor, prefix: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Largest, smallest, relevance and mean of an `Excitation`, of `(B, L, P)` each."""
-    on_grid, of_places = coordinates[:, :, prefix:], relevance[:, :, prefix:]
-    ends = []
-    for places in (on_grid.argmax(dim=2), on_grid.argmin(dim=2)):
-        at = places[:, :, None]
-        ends.append(torch.stack([on_grid.gather(2, at)[..., 0], of_places.gather(2, at)[..., 0], places.double()], 2))
-    return ends[0], ends[1], relevance.sum(dim=2), on_grid.mean(dim=2)
-
-
-def described_directions(
-    excited: Excitation, subspace: Subspace, images: Any, classes: Sequence[str]
-) -> list[ExplainedDirection]:
-    """The leading directions of a layer, with the places that excite them most and least.
-
-    Args:
-        excited: of N images.
-        subspace: of the layer.
-        images: a subset of a `ViewDataset`.
-        classes: of the student.
-    """
-
-    def places(ends: Tensor, number: int, descending: bool) -> tuple[ExcitedPlace, ...]:
-        order = ends[:, number, 0].argsort(descending=descending, stable=True)[:PLACES].tolist()
-        return tuple(_place(ends[image, number], image) for image in order)
-
-    def _place(values: Tensor, image: int) -> ExcitedPlace:
-        row, column = divmod(int(values[2]), excited.grid[1])
-        label = images.dataset.labels[images.indices[image]]
-        return ExcitedPlace(
-            image=f"test image {images.indices[image]}",
-            label=classes[label] if label >= 0 else None,
-            row=row,
-            column=column,
-            coordinate=float(values[0]),
-            relevance=float(values[1]),
-        )
-
-    answered = sorted(set(excited.answers.tolist()))
-    names = (*classes, OTHER)
-    return [
-        ExplainedDirection(
-            number=number + 1,
-            energy=float(subspace.energies[number]),
-            eigenvalue=float(subspace.eigenvalues[number]),
-            relevance=float(excited.relevance[:, number].mean()),
-            by_class={
-                names[answer]: float(excited.mean[excited.answers == answer, number].mean()) for answer in answered
-            },
-            most=places(excited.largest, number, True),
-            least=places(excited.smallest, number, False),
-        )
-        for number in range(excited.mean.shape[1])
-    ]
-
-
 def _with_pictures(
     direction: ExplainedDirection,
     number: int,
@@ -386,17 +256,18 @@ def _accuracies(
 
 def _other_subtask(pair: Pair, entry: str) -> SubtaskData:
     """The images of other classes of the run's dataset, without its mark, matched to the teacher's classes."""
-    known = {one.name for one in fields(DataOptions)}
-    given = {name: value for name, value in pair.image_options.items() if name in known}
-    given |= {"classes": [name.strip() for name in entry.split(",")], "mark": None, "mark_classes": []}
-    data = load_subtask(DataOptions(**given), int(pair.image_options.get("seed", 0)))
+    options, seed = options_of_run(pair.image_options)
+    classes = [name.strip() for name in entry.split(",")]
+    data = load_subtask(replace(options, classes=classes, mark=None, mark_classes=[]), seed)
     outputs = dict(enumerate(names_of(pair.teacher.classifier.model.config)))
     return replace(data, subtask=match_teacher(data.subtask, outputs, data.class_names))
 
 
-def _subspaces_of_other(pair: Pair, report: RunReport, layers: Sequence[LayerPair], entry: str) -> dict[str, Subspace]:
+def _subspaces_of_other(
+    pair: Pair, report: RunReport, layers: Sequence[LayerPair], data: SubtaskData
+) -> dict[str, Subspace]:
     """The subspaces of the same layers on the images of another subtask."""
-    data, own = _other_subtask(pair, entry), pair.teacher.classifier
+    own = pair.teacher.classifier
     teacher = Teacher(own.model, data.subtask.teacher_ids, pair.teacher.device)
     return fitted(report, teacher, layers, data.views("train"), ViewCollator(own.processor))
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from subdistill_hf.config.options import DataOptions
-from subdistill_hf.data.images import ImageModeError, as_rgb
-from subdistill_hf.data.loading import SubtaskData, load_subtask
+from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.views import ViewDataset
-from subdistill_hf.errors import SubDistillError
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.hub.snippet import EXAMPLE_FILE
+from subdistill_hf.pipeline.student_images import load_for_student, options_of_run, read_image
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -74,11 +73,7 @@ def images_of_run(options: Mapping[str, Any], classes: Sequence[str]) -> ExportI
     Raises:
         ExportError: when they cannot be loaded any more, or are of other classes.
     """
-    known = {one.name for one in fields(DataOptions)}
-    given = {name: value for name, value in options.items() if name in known}
-    return _of_dataset(
-        DataOptions(**given), int(options.get("seed", 0)), classes, "the images of the run", "give --calibration"
-    )
+    return _of_dataset(*options_of_run(options), classes, "the images of the run", "give --calibration")
 
 
 def calibration_images(place: str, classes: Sequence[str]) -> ExportImages:
@@ -93,7 +88,7 @@ def calibration_images(place: str, classes: Sequence[str]) -> ExportImages:
     """
     folder = Path(place)
     if folder.is_dir() and (files := _image_files(folder)):
-        images = [_read(file) for file in files[: 2 * MOST_CALIBRATION_IMAGES]]
+        images = [read_image(file, ExportError) for file in files[: 2 * MOST_CALIBRATION_IMAGES]]
         # every second one measures what the others have calibrated; one alone does both
         calibration, test = ImageSet(tuple(images[::2])), ImageSet(tuple(images[1::2] or images))
         return ExportImages(calibration, test, test, f"images of the folder {folder.name}, without classes")
@@ -112,22 +107,14 @@ def made_up_images(folder: Path) -> ExportImages:
     images = [noise.integers(0, 256, (*size, 3), dtype=np.uint8) for size in MADE_UP_SIZES]
     example = folder / EXAMPLE_FILE
     if example.is_file():
-        images.insert(0, _read(example))
+        images.insert(0, read_image(example, ExportError))
     test = ImageSet(tuple(images))
     described = "images of noise" + (" and the example image" if example.is_file() else "")
     return ExportImages(ImageSet(()), test, test, described)
 
 
 def _of_dataset(options: DataOptions, seed: int, classes: Sequence[str], what: str, hint: str) -> ExportImages:
-    try:
-        data = load_subtask(options, seed)
-    except SubDistillError as error:
-        raise ExportError(f"{what}: {str(error).rstrip('.')}: {hint}") from error
-    if list(data.subtask.names) != list(classes):
-        raise ExportError(
-            f"{what} are of the classes {', '.join(data.subtask.names)}, the student's are {', '.join(classes)}: "
-            f"{hint}"
-        )
+    data = load_for_student(options, seed, classes, what, hint, ExportError)
     test, total = _set_of(data, "test", MOST_IMAGES), len(data.test)
     count = f"{len(test.images):,} of the {total:,}" if len(test.images) < total else f"the {total:,}"
     choosing = "validation" if len(data.validation) else "train"  # of a run that has held out none
@@ -157,11 +144,3 @@ def _image_files(folder: Path) -> list[Path]:
     if any(path.is_dir() for path in paths):
         return []
     return [path for path in paths if path.suffix.lower() in known]
-
-
-def _read(path: Path) -> Bytes:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(as_rgb(image))
-    except (OSError, UnidentifiedImageError, ImageModeError) as error:
-        raise ExportError(f"{path.name} cannot be used: {error}. Remove or replace it") from error

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from subdistill_hf.core.activations import logits_of
-from subdistill_hf.data.loading import OTHER
+from subdistill_hf.data.loading import known_classes
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.export.images import Bytes
 from subdistill_hf.models.heads import names_of
@@ -45,7 +45,7 @@ class TorchStudent:
     @property
     def known_classes(self) -> list[str]:
         """The classes without the answer "none of these", which some students have."""
-        return [name for name in self.classes if name != OTHER]
+        return list(known_classes(self.classes))
 
     @property
     def threshold(self) -> dict[str, Any]:
