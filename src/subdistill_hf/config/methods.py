@@ -158,3 +158,8 @@ def method_label(method: str) -> str:
     if method == TEACHER:
         return "Teacher"
     return METHODS[method].label if method in METHODS else method
+
+
+def short_label(method: str) -> str:
+    """The label of a method without the remark in brackets."""
+    return method_label(method).split(" (")[0]

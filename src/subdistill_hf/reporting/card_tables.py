@@ -34,7 +34,7 @@ def result_rows(report: RunReport) -> list[Row]:
         row = {
             "Model": method_label(result.method),
             "Parameters": count(result.parameters),
-            _capital(report.figure): accuracy_with_error(result.accuracy, images) if measured else None,
+            capitalised(report.figure): accuracy_with_error(result.accuracy, images) if measured else None,
             'Without "none of these"': format_percent(result.accuracy_of_classes),
             "Accuracy without the mark": format_percent(result.clean_accuracy),
             "Follows the mark": format_percent(result.mark_followed),
@@ -57,7 +57,8 @@ def _agreement(result: MethodResult) -> str | None:
     return None if result.method == TEACHER else format_percent(result.teacher_agreement)
 
 
-def _capital(figure: str) -> str:
+def capitalised(figure: str) -> str:
+    """A figure's name as a heading begins."""
     return figure[0].upper() + figure[1:]
 
 
@@ -100,7 +101,7 @@ def class_rows(report: RunReport) -> list[Row]:
                 "Class": text(name),
                 "Training images": count(report.dataset.train_images_per_class.get(name)),
                 "Test images": None if counts is None else count(images),
-                _capital(report.figure): measured,
+                capitalised(report.figure): measured,
                 "Most often taken for": None if counts is None else _taken_for(report.classes, counts, index),
             }
         )

@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
-from subdistill_hf.config.methods import method_label
+from subdistill_hf.config.methods import method_label, short_label
 from subdistill_hf.formatting import format_percent, short_names
 from subdistill_hf.reporting.colours import GRID, INK, METHOD_COLOURS, SOFT, distinct_colours, other_colours
 from subdistill_hf.reporting.curves import (
@@ -299,7 +299,7 @@ def _draw_energy_kept(ax: Axes, subspace: ReportedSubspace) -> None:
 
 def _short_label(method: str) -> str:
     """Name a method without the remark in brackets."""
-    return drawable(method_label(method).split(" (")[0])
+    return drawable(short_label(method))
 
 
 def _log_scale(ax: Axes, values: Array) -> None:

@@ -29,7 +29,7 @@ from subdistill_hf.reporting.local_paths import file_name, without_folders
 from subdistill_hf.reporting.markdown import text
 from subdistill_hf.reporting.page.figures import STUDENT_COLOUR, Figure, Key, style_of
 from subdistill_hf.reporting.page.pictures import Pictures
-from subdistill_hf.reporting.page.svg import DASHES, Axis, Plot, linear_axis, percent
+from subdistill_hf.reporting.page.svg import DASHES, SHARES, Plot, linear_axis
 
 HEATMAP_PIXELS: Final = 200
 PLACE_PIXELS: Final = 112
@@ -38,7 +38,6 @@ MOST_DIRECTIONS: Final = 4
 MOST_PLACES: Final = 4
 """Of a direction, at each end."""
 UNREADABLE: Final = f"{EXPLANATIONS_FILE} of this folder cannot be read: subdistill explain writes it again."
-_SHARES: Final = tuple(place / 5 for place in range(6))
 
 
 def load_explanations(folder: Path | None) -> tuple[Explanations | None, str | None]:
@@ -138,8 +137,7 @@ def flipping_figure(found: Explanations) -> Figure | None:
     curves = found.faithfulness
     if not curves:
         return None
-    axis = Axis(0.0, 1.0, _SHARES, percent)
-    plot = Plot(axis, axis, "patches replaced by grey", "probability of the class")
+    plot = Plot(SHARES, SHARES, "patches replaced by grey", "probability of the class")
     keys = []
     for curve in curves:
         student, random = curve.network == "student", curve.ranking == RANDOM
@@ -172,7 +170,7 @@ def accuracy_figure(layer: ExplainedLayer) -> Figure | None:
     accuracies = [one.accuracy for one in layer.accuracies]
     plot = Plot(
         linear_axis(0, max(dimensions), whole=True),
-        Axis(0.0, 1.0, _SHARES, percent),
+        SHARES,
         "directions K",
         "accuracy of the teacher",
     )

@@ -10,9 +10,9 @@ from typing import Final
 
 from markupsafe import Markup
 
-from subdistill_hf.config.methods import method_label
+from subdistill_hf.config.methods import method_label, short_label
 from subdistill_hf.formatting import count, format_percent, short_names
-from subdistill_hf.reporting.card_tables import Row
+from subdistill_hf.reporting.card_tables import Row, capitalised
 from subdistill_hf.reporting.colours import METHOD_COLOURS, SOFT, distinct_colours, other_colours
 from subdistill_hf.reporting.curves import (
     FURTHER_COLOURS,
@@ -28,6 +28,7 @@ from subdistill_hf.reporting.curves import (
 from subdistill_hf.reporting.markdown import text
 from subdistill_hf.reporting.page.svg import (
     DASHES,
+    SHARES,
     Axis,
     Plot,
     both_papers,
@@ -43,7 +44,6 @@ STUDENT_COLOUR: Final = METHOD_COLOURS["subdistill"]
 LARGEST_DOT: Final = 11.0
 LEAST_DOT: Final = 2.5
 _FIRST_LAYER, _LAST_LAYER = "#7b3fb5", "#2fa877"
-_SHARES: Final = tuple(place / 5 for place in range(6))
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,6 @@ class Figure:
     legend: Sequence[Key]
     rows: Sequence[Row]
     note: str | None = None
-
-
-def short_label(method: str) -> str:
-    """Name a method without the remark in brackets."""
-    return method_label(method).split(" (")[0]
 
 
 def training_figures(report: RunReport) -> list[Figure]:
@@ -191,8 +186,7 @@ def _of_curves(
 def calibration_figure(report: RunReport) -> Figure:
     """Accuracy against the probability of the answer, of the published student and its teacher."""
     results = _student_and_teacher(report)
-    shares = Axis(0.0, 1.0, _SHARES, percent)
-    plot = Plot(shares, shares, "probability of the answer", "share that is right", width=400, height=400)
+    plot = Plot(SHARES, SHARES, "probability of the answer", "share that is right", width=400, height=400)
     plot.line([0, 1], [0, 1], style=f"--c: {both_papers(SOFT)}", stroke_dasharray="3 4")
     rows: list[Row] = []
     keys: list[Key] = []
@@ -245,7 +239,7 @@ def calibration_rows(report: RunReport) -> list[Row]:
                 "Model": method_label(result.method),
                 "Expected calibration error": format_percent(result.calibration.expected_error),
                 "Mean probability of the answer": format_percent(sure),
-                report.figure[0].upper() + report.figure[1:]: format_percent(result.accuracy),
+                capitalised(report.figure): format_percent(result.accuracy),
             }
         )
     return rows
@@ -285,7 +279,7 @@ def energy_figure(subspace: ReportedSubspace) -> Figure | None:
     kept = [0.0, *(energy / subspace.total_energy for energy in accumulate(subspace.energies))]
     directions = list(range(len(kept)))
     random = [number / subspace.width for number in directions]
-    plot = Plot(linear_axis(0, directions[-1], whole=True), Axis(0, 1, _SHARES, percent), "directions", "energy kept")
+    plot = Plot(linear_axis(0, directions[-1], whole=True), SHARES, "directions", "energy kept")
     keys = [
         Key(subspace.kind, style_of(STUDENT_COLOUR, thick=True), "", last=format_percent(kept[-1])),
         Key("random", style_of(SOFT), DASHES[1], last=format_percent(random[-1])),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from subdistill_hf.formatting import accuracy_with_error, count, file_size, format_percent, milliseconds, operations
 from subdistill_hf.reporting import card_tables
-from subdistill_hf.reporting.card_tables import Row
+from subdistill_hf.reporting.card_tables import Row, capitalised
 from subdistill_hf.reporting.colours import SOFT
 from subdistill_hf.reporting.markdown import code
 from subdistill_hf.reporting.page.figures import STUDENT_COLOUR, style_of
@@ -60,7 +60,7 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
     beside = ""
     if teacher is not None and report.measures(teacher):
         beside = f"teacher {accuracy_with_error(teacher.accuracy, images)}"
-    name = report.figure[0].upper() + report.figure[1:]
+    name = capitalised(report.figure)
     yield Headline(name, accuracy_with_error(published.accuracy, images), beside or f"of {count(images)} images")
     if published.teacher_agreement is not None and not report.dataset.labels_by_teacher:
         share = format_percent(published.teacher_agreement)

@@ -108,6 +108,10 @@ def percent(value: float) -> str:
     return f"{100 * value:g} %"
 
 
+SHARES: Final = Axis(0.0, 1.0, tuple(place / 5 for place in range(6)), percent)
+"""The axis of shares, 0 to 100 %."""
+
+
 def linear_axis(low: float, high: float, label: Callable[[float], str] = "{:g}".format, whole: bool = False) -> Axis:
     """An axis with about five ticks at round values.
 
