@@ -1,4 +1,4 @@
-"""`subdistill family`: what transformers refuses is one message, and a fault of ours is not called one of arguments."""
+"""`subdistill family`: what transformers refuses is one message, and a fault of ours is not told as such."""
 
 import pytest
 
@@ -20,5 +20,5 @@ def test_a_fault_is_not_taken_for_refused_arguments(monkeypatch):
 def test_arguments_that_transformers_refuses_are_one_message(tmp_path):
     training = {"eval_strategy": "steps", "save_strategy": "no", "load_best_model_at_end": True, "use_cpu": True}
     expert = ExpertRun(Expert("dice", ("superclass:dice",)), str(tmp_path), {}, training)
-    with pytest.raises(SubDistillError, match="^training arguments: "):
+    with pytest.raises(SubDistillError, match=r"^training arguments: "):
         assert expert.config
