@@ -276,3 +276,8 @@ def run_python(code, *arguments, check=True, **environment):
 
 def quiet_environment(**extra):
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"} | extra
+
+
+def version_of(library):
+    """Major and minor version."""
+    return tuple(int(part) for part in library.__version__.split(".")[:2])

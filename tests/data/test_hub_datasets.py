@@ -142,7 +142,15 @@ def test_configurations_and_splits_of_a_hub_dataset_can_be_chosen(hub):
     assert "dataset 'user/two' cannot be loaded" in unnamed
     assert "large" in unnamed
     assert "small" in unnamed
-    assert "'user/two' cannot be loaded at revision 'nowhere': there is no such repository or branch" in unknown
+    assert "'user/two' cannot be loaded at revision 'nowhere': it has no such branch, tag or commit" in unknown
+
+
+def test_a_revision_that_is_not_there_is_no_other_one_of_the_cache(hub):
+    hub.put("user/one", {"train.parquet": parquet(glyph_rows(CLASS_IDS, 4))}, "dataset")
+    wanted = {"name": "user/one", "classes": [str(class_id) for class_id in CLASS_IDS], "test_fraction": 0.25}
+    loaded, unknown = run(hub, wanted, wanted | {"dataset_revision": "nowhere"})
+    assert len(loaded["images"]["train"]) == 6
+    assert "'user/one' cannot be loaded at revision 'nowhere': it has no such branch, tag or commit" in unknown
 
 
 def test_what_keeps_a_dataset_from_being_loaded_is_said_with_what_to_do(hub):

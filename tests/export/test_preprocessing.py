@@ -12,7 +12,15 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.graph import as_bytes, with_pixels_of_bytes, with_preprocessing
-from subdistill_hf.export.preprocessing import CentreCrop, Normalise, Resize, described, output_size, steps_of
+from subdistill_hf.export.preprocessing import (
+    ORDER_OF_PILLOW,
+    CentreCrop,
+    Normalise,
+    Resize,
+    described,
+    output_size,
+    steps_of,
+)
 from subdistill_hf.export.runtime import session
 
 HALF = Normalise((127.5,) * 3, (127.5,) * 3)
@@ -83,10 +91,10 @@ def test_the_pixels_of_the_graph_are_those_of_the_processor(name):
     ("name", "expected"),
     [
         ("bilinear", (Resize(32, 40, "bilinear", "horizontal"), HALF)),
-        ("pillow", (Resize(48, 64, "bicubic", "pillow"), HALF)),
+        ("pillow", (Resize(48, 64, "bicubic", ORDER_OF_PILLOW), HALF)),
         ("convnext", (Resize(73, 0, "bicubic", "horizontal"), CentreCrop(64, 64))),
-        ("timm", (Resize(73, 0, "bicubic", "pillow"), CentreCrop(64, 64, half_even=True))),
-        ("squash", (Resize(73, 73, "bilinear", "pillow"), CentreCrop(64, 64, half_even=True))),
+        ("timm", (Resize(73, 0, "bicubic", ORDER_OF_PILLOW), CentreCrop(64, 64, half_even=True))),
+        ("squash", (Resize(73, 73, "bilinear", ORDER_OF_PILLOW), CentreCrop(64, 64, half_even=True))),
     ],
 )
 def test_the_steps_of_a_processor(name, expected):

@@ -7,8 +7,10 @@ import time
 import urllib.error
 import urllib.request
 
+import huggingface_hub
 import pytest
 
+from helpers import version_of
 from loopback_hub import ALWAYS, LoopbackHub
 
 WATCHED = """
@@ -308,7 +310,8 @@ def test_a_download_outlives_what_passes(hub):
     hub.fail("HEAD .*later.bin", 429, times=2)
     hub.fail("HEAD .*broken.bin", 500, times=2)
     hub.cut(f"GET /storage/{blobs['cut.bin'].sha256}")
-    hub.slow(f"GET /storage/{blobs['slow.bin'].sha256}", seconds=30)
+    if version_of(huggingface_hub) >= (2, 2):  # the first that tries again where an answer does not begin
+        hub.slow(f"GET /storage/{blobs['slow.bin'].sha256}", seconds=30)
     code = (
         "from huggingface_hub import snapshot_download; from pathlib import Path\n"
         "for path in Path(snapshot_download('user/thing')).iterdir():\n"

@@ -42,7 +42,7 @@ def arguments(inputs, output, **changed):
         "student_lora": "true",
         "student_lora_rank": 4,
         "adapt_teacher": "lora",
-        "adapt_epochs": 5,
+        "adapt_epochs": 10,
         "adapt_learning_rate": 1e-2,
         "output_dir": output,
         "max_steps": 4,

@@ -140,7 +140,7 @@ def first_tensor(output: Any) -> Tensor | None:
     """The tensor itself, or the first element of a tuple, list or mapping when that is a tensor."""
     if isinstance(output, Mapping):
         output = tuple(output.values())
-    if isinstance(output, list | tuple) and output:
+    if isinstance(output, (list, tuple)) and output:  # `list | tuple` breaks graphs that torch 2.9 compiles
         output = output[0]
     return output if isinstance(output, Tensor) else None
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import datasets
 from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.hub.client import limit_waiting
@@ -36,7 +42,7 @@ def explained(dataset: str, revision: str | None = None) -> Iterator[None]:
     except SubDistillError:
         raise
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
-        text = None if Path(dataset).exists() else _remote_reason(dataset)
+        text = None if Path(dataset).exists() else _remote_reason(dataset, revision)
         raise DataError(text or _local_reason(dataset, revision, error)) from error
 
 
@@ -51,12 +57,14 @@ def _local_reason(dataset: str, revision: str | None, error: Exception) -> str:
     return f"{text} {WHAT_IS_EXPECTED}" if isinstance(error, FileNotFoundError) else text
 
 
-def _remote_reason(dataset: str) -> str | None:
-    """Ask the Hub what stands in the way; `None` when it is not the access."""
+def _remote_reason(dataset: str, revision: str | None) -> str | None:
+    """Ask the Hub what stands in the way; `None` when it is neither the access nor the revision."""
     page = f"{HfApi().endpoint}/datasets/{dataset}"
     try:
         limit_waiting()
         HfApi().auth_check(dataset, repo_type="dataset")
+        if revision is not None:
+            HfApi().dataset_info(dataset, revision=revision)
     except GatedRepoError:
         return (
             f"dataset {dataset!r} is gated: accept its terms at {page}, log in with `hf auth login` and try again, or "
@@ -66,6 +74,11 @@ def _remote_reason(dataset: str) -> str | None:
         return (
             f"dataset {dataset!r} cannot be loaded: it is not on the Hub, or is private. Check its name; if it is "
             f"private, log in with `hf auth login`. {WHAT_IS_EXPECTED}"
+        )
+    except RevisionNotFoundError:
+        return (
+            f"dataset {dataset!r} cannot be loaded at revision {revision!r}: it has no such branch, tag or commit. "
+            f"{page} shows its branches and tags"
         )
     except HfHubHTTPError as error:
         if error.response.status_code == 401:

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.packaged_modules.cache.cache import Cache
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfApi, hf_hub_download, metadata_load
@@ -142,9 +143,17 @@ def _hub_folder(
 
 
 def make_builder(options: DataOptions, **arguments: Any) -> Any:
-    """The builder that `datasets` chooses; `arguments` are options of that builder."""
+    """The builder that `datasets` chooses; `arguments` are options of that builder.
+
+    Raises:
+        OSError: and others of the client libraries, when it cannot be had.
+    """
     name, revision = options.dataset_config, options.dataset_revision
-    return datasets.load_dataset_builder(options.dataset, name, revision=revision, **arguments)
+    builder = datasets.load_dataset_builder(options.dataset, name, revision=revision, **arguments)
+    if isinstance(builder, Cache) and revision not in (None, builder.hash):
+        # `datasets` before 5 takes another revision that it has in its cache for one that is not there
+        HfApi().dataset_info(options.dataset, revision=revision)
+    return builder
 
 
 def prepared_table(

@@ -239,8 +239,7 @@ class _Nodes:
     def _resize(self, step: Resize) -> None:
         old = self._size()
         new = self.constant([step.height, step.width]) if step.width else self._in_proportion(old, step.height)
-        if step.order == "pillow":
-            # Pillow scales the vertical side first where that one shrinks and the other one grows
+        if step.order == "shrinking":
             shrinks = self.add("Less", self._part(new, 0), self._part(old, 0))
             grows = self.add("Greater", self._part(new, 1), self._part(old, 1))
             vertical = self.add("Concat", self._part(new, 0), self._part(old, 1), axis=0)

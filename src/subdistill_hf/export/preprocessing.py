@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+import PIL
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
@@ -13,7 +14,8 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from subdistill_hf.export.errors import ExportError
 
 Interpolation = Literal["bilinear", "bicubic"]
-Order = Literal["horizontal", "pillow"]
+Order = Literal["horizontal", "shrinking"]
+ORDER_OF_PILLOW: Final[Order] = "shrinking" if int(PIL.__version__.partition(".")[0]) >= 13 else "horizontal"
 INTERPOLATIONS: Final[dict[int, Interpolation]] = {2: "bilinear", 3: "bicubic"}
 """By the numbers that Pillow gives them, which the configurations of image processors hold."""
 INTERPOLATIONS_OF_TORCHVISION: Final[dict[InterpolationMode, Interpolation]] = {
@@ -37,8 +39,8 @@ class Resize:
         height: pixels; with `width` 0, of the shorter side, and the longer one keeps the proportions.
         width: pixels.
         interpolation: of the filter.
-        order: which side is scaled first: always the horizontal one, as torchvision does, or that which Pillow takes.
-            What is between is rounded to bytes.
+        order: which side is scaled first: always the horizontal one, as torchvision and Pillow before 13 do, or the
+            vertical one where that shrinks and the other one grows. What is between is rounded to bytes.
     """
 
     height: int
@@ -119,7 +121,7 @@ def _step_of_timm(transform: Any) -> list[Step]:
         if interpolation is None or transform.max_size is not None:
             raise _unknown(f"it scales images with {transform}")
         height, width = (transform.size, 0) if isinstance(transform.size, int) else (*transform.size, 0)[:2]
-        return [Resize(height, width, interpolation, "pillow")]
+        return [Resize(height, width, interpolation, ORDER_OF_PILLOW)]
     if isinstance(transform, transforms.CenterCrop):
         height, width = transform.size
         return [CentreCrop(height, width, half_even=True)]
@@ -138,7 +140,7 @@ def _size_steps(processor: Any) -> list[Step]:
         interpolation = INTERPOLATIONS.get(int(processor.resample))
         if interpolation is None:
             raise _unknown(f"it scales images with resample={processor.resample}")
-        order: Order = "pillow" if isinstance(processor, PilBackend) else "horizontal"
+        order: Order = ORDER_OF_PILLOW if isinstance(processor, PilBackend) else "horizontal"
         steps += _resize(processor, interpolation, order)
     if processor.do_center_crop:
         size = dict(processor.crop_size)
