@@ -1,18 +1,35 @@
 """An answer "none of these" in a run: its teacher, its figures, its threshold, and the snippet that uses it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from helpers import CLASS_IDS, config, save_teacher, task_options, write_image_folder
+from helpers import CLASS_IDS, config, processor, resnet, save_teacher, task_options, write_image_folder
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.loading import OTHER
+from subdistill_hf.data.other_classes import GLANCED_BYTES
+from subdistill_hf.errors import DataError
 from subdistill_hf.hub.snippet import ANSWERS
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
+from subdistill_hf.pipeline import unknown
+from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.run import distill
-from subdistill_hf.pipeline.unknown import ENERGY, LARGEST, OTHER_SCORE, accuracy_of_classes, known_scores
+from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.pipeline.unknown import (
+    ENERGY,
+    LARGEST,
+    OTHER_SCORE,
+    accuracy_of_classes,
+    is_tested_on_unknown,
+    known_scores,
+    rejection_of,
+    unknown_logits,
+    with_unknown_images,
+)
+from subdistill_hf.reporting.report import TEACHER
 from subdistill_hf.teacher.class_ids import subtask_logits
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -63,6 +80,66 @@ def test_a_closed_student_gets_a_threshold(folder, tmp_path):
     assert {each.score for each in report.published_result.unknown} == {LARGEST, ENERGY}
     assert "unknown_threshold" in report.usage.code
     assert f"{report.rejection.threshold:.3f}" in card
+
+
+@pytest.fixture(scope="module")
+def closed(folder, tmp_path_factory, datasets_cache):
+    """A task whose user said nothing of other classes."""
+    options = task_options(folder, dataset=str(folder / "images"), classes=NAMES)
+    return load_task(options, config(tmp_path_factory.mktemp("closed") / "out"))
+
+
+def asked(task, **changed):
+    resolved = replace(task.resolved, options=replace(task.options, **changed))
+    return replace(task, resolved=resolved)
+
+
+def test_without_being_asked_a_student_is_tested_with_a_few_images_of_other_classes(closed):
+    assert closed.data.others is None
+    others = with_unknown_images(closed).data.others
+    assert others.near is None
+    assert not others.answered
+    assert len(others.far) == len(closed.data.test) == 9
+    assert set(others.far["label"]) == {3}
+    looked = with_unknown_images(closed)
+    assert with_unknown_images(looked) is looked
+    student = Classifier(resnet(), processor())
+    (tested,) = unknown_logits(looked, {TEACHER: closed.teacher_classifier, "kd": student}).items()
+    assert tested[0] == "kd"
+    assert tested[1]["far"].shape == (9, 3)
+    assert is_tested_on_unknown(asked(looked, test_unknown=True), TEACHER)
+
+
+def test_it_is_left_out_where_it_is_not_wanted_or_would_take_long(closed, monkeypatch):
+    assert with_unknown_images(asked(closed, test_unknown=False)).data.others is None
+    assert with_unknown_images(asked(closed, streaming=True)).data.others is None
+    for changed in ({"labels_by_teacher": True}, {"class_names": tuple(NAMES)}):
+        task = replace(closed, data=replace(closed.data, **changed))
+        assert with_unknown_images(task).data.others is None
+    monkeypatch.setattr(closed.data.test.info, "download_size", 2 * GLANCED_BYTES)
+    assert with_unknown_images(closed).data.others is None
+
+
+def test_images_that_cannot_be_read_do_not_cost_the_student(closed, monkeypatch, capsys):
+    def broken(*given):
+        raise DataError("it is damaged")
+
+    monkeypatch.setattr(unknown, "glance_at_others", broken)
+    assert with_unknown_images(closed) is closed
+    assert "note: not tested with images of other classes: it is damaged" in capsys.readouterr().err
+
+
+def test_without_validation_images_every_second_test_image_gives_the_threshold(closed):
+    looked, random = with_unknown_images(closed), torch.Generator().manual_seed(0)
+    known, far = (torch.randn(count, 3, dtype=torch.float64, generator=random) for count in (61, 9))
+    found = rejection_of(looked, Classifier(resnet(), processor()), known, {"far": far})
+    scores = [np.exp(row).max() / np.exp(row).sum() for row in known.numpy()]
+    reached = [np.mean(np.array(scores[::2]) >= each) for each in scores]
+    assert found.threshold == pytest.approx(max(np.array(scores[::2])[np.array(reached[::2]) >= 0.95]))
+    assert found.known_kept == pytest.approx(np.mean(np.array(scores[1::2]) >= found.threshold))
+    assert (found.of_test, found.validation_images) == (True, 31)
+    assert sum(found.histograms["known"]) == 30
+    assert rejection_of(looked, Classifier(resnet(), processor()), known[:38], {"far": far}) is None
 
 
 def test_the_answer_for_other_classes_may_be_passed_over():

@@ -213,11 +213,13 @@ class OtherOptions:
             "classes have."
         },
     )
-    test_unknown: bool = field(
-        default=False,
+    test_unknown: bool | None = field(
+        default=None,
         metadata={
             "help": "Measure how well images of other classes of the dataset are told from the classes, and give the "
-            "student a threshold that keeps 95 %% of the known. Always done with --other_class."
+            "student a threshold that keeps 95 %% of the known. By default with a few images that are at hand, after "
+            "the training; true takes more, measures the teacher too, and holds out validation images for the "
+            "threshold; false leaves it out. Always done with --other_class."
         },
     )
 

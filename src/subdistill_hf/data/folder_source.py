@@ -15,7 +15,7 @@ from PIL import Image
 
 from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.folder_layout import Layout, composed, read_layout, split_paths
-from subdistill_hf.data.tables import draw_rows, drawn_rows
+from subdistill_hf.data.tables import draw_rows, drawn_places
 from subdistill_hf.errors import DataError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -198,8 +198,9 @@ class FolderSource:
     def some_rows(
         self, split: str, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
     ) -> datasets.Dataset:
-        """Some rows with these labels."""
-        return drawn_rows(self.rows(split, columns, labels), columns, labels, each, seed)
+        """Some rows with these labels; on the Hub no other image is downloaded."""
+        own = [label for label in self.column(split, columns.label) if label in labels]
+        return self._rows_of(split, labels, drawn_places(own, labels, each, seed))
 
     def images(self, split: str, column: str, most: int, seed: int) -> datasets.Dataset:
         """Some images, whatever their class."""
@@ -207,8 +208,13 @@ class FolderSource:
 
     def rows(self, split: str, columns: ImageColumns, labels: Sequence[Label]) -> datasets.Dataset:
         """The images of these classes, in the order of their paths."""
+        return self._rows_of(split, labels)
+
+    def _rows_of(self, split: str, labels: Sequence[Label], some: Sequence[int] | None = None) -> datasets.Dataset:
+        """The images of these classes, or those at some places among them."""
         wanted = {self.classes[int(label)]: int(label) for label in labels}
         chosen = [(path, wanted[name]) for path, name in self.images_of[split] if name in wanted]
+        chosen = chosen if some is None else [chosen[place] for place in some]
         places = self.locate([path for path, _ in chosen])
         return datasets.Dataset.from_dict(
             {"image": list(places), "label": [label for _, label in chosen]}, features=self.features

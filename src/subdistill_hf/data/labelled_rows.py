@@ -52,15 +52,8 @@ def with_outputs(
     images: datasets.Dataset, columns: ImageColumns, subtask: Subtask, outputs: Sequence[int]
 ) -> datasets.Dataset:
     """Images with a label column of the student's outputs, or of `UNLABELLED`."""
-    label = datasets.ClassLabel(names=list(subtask.names))
     with _without_bars():
-        alone = images.select_columns([columns.image])
-        if not len(alone):  # datasets cannot add a column to a selection of none
-            return datasets.Dataset.from_dict(
-                {columns.image: [], columns.label: []},
-                features=datasets.Features({**alone.features, columns.label: label}),
-            )
-        return alone.add_column(columns.label, list(outputs), feature=label)
+        return _labelled(images.select_columns([columns.image]), columns, outputs, subtask.names)
 
 
 def with_names(
@@ -76,8 +69,20 @@ def with_names(
     """
     labels = rows[columns.label][:] if output is None else [output] * len(rows)
     with _without_bars():
-        images = rows.select_columns([columns.image])
-        return images.add_column(columns.label, list(labels), feature=datasets.ClassLabel(names=list(names)))
+        return _labelled(rows.select_columns([columns.image]), columns, labels, names)
+
+
+def _labelled(
+    images: datasets.Dataset, columns: ImageColumns, outputs: Sequence[int], names: Sequence[str]
+) -> datasets.Dataset:
+    """Images alone with a label column."""
+    label = datasets.ClassLabel(names=list(names))
+    if not len(images):  # datasets cannot add a column to a selection of none
+        return datasets.Dataset.from_dict(
+            {columns.image: [], columns.label: []},
+            features=datasets.Features({**images.features, columns.label: label}),
+        )
+    return images.add_column(columns.label, list(outputs), feature=label)
 
 
 def as_images(rows: datasets.Dataset, column: str) -> datasets.Dataset:

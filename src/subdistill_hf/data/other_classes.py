@@ -21,6 +21,12 @@ FAR_SHARE: Final = 0.2
 """Share of the other classes that is kept from training, to be tested with."""
 MOST_TESTED: Final = 50
 """Other classes that are tested with, at most, of each kind."""
+GLANCED: Final = 200
+"""Images of other classes, at most, for a glance at how a student answers them."""
+GLANCED_CLASSES: Final = 20
+"""The classes of these, at most."""
+GLANCED_BYTES: Final = 2**30
+"""No glance is taken at datasets whose files are larger: they are read once more for it."""
 CLASSES_WORTH: Final = 2
 """Training images of other classes, by default, in classes of the subtask."""
 
@@ -101,6 +107,39 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
         validation=datasets.concatenate_datasets([with_names(data.validation, columns, names), validation]),
         others=replace(found, train_images=len(train)),
     )
+
+
+def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> OtherImages | None:
+    """A few test images of the dataset's other classes, where they cost next to nothing.
+
+    Args:
+        data: the images of the subtask.
+        options: the dataset.
+        seed: of the choice of classes and images.
+
+    Returns:
+        Far unknown images alone; `None` where there are none, where the known ones carry a mark or have no labels, for
+        a stream, which would be read to its end, and for large files.
+
+    Raises:
+        DataError: for a dataset that cannot be read.
+    """
+    read = data.test.info.download_size or 0
+    if options.streaming or data.labels_by_teacher or data.marking is not None or read > GLANCED_BYTES:
+        return None
+    source, columns = open_source(options), data.columns
+    split = data.test_split if data.official_test else options.train_split
+    classes = all_classes(source, columns, options.train_split)
+    others = [place for place in range(len(classes.names)) if place not in data.subtask.dataset_ids]
+    if not others:
+        return None
+    chosen = sorted(np.random.default_rng(seed).permutation(others)[:GLANCED_CLASSES].tolist())
+    labels = [classes.labels[place] for place in chosen]
+    rows = _some(source, split, columns, labels, min(GLANCED, len(data.test)), seed, (*data.subtask.names, OTHER))
+    if not len(rows):
+        return None
+    unseen = tuple(classes.names[place] for place in others)
+    return OtherImages(near=None, far=rows, seen=(), unseen=unseen, train_images=0, answered=False)
 
 
 def _some(

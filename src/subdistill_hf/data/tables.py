@@ -76,12 +76,23 @@ def drawn_rows(
     rows: datasets.Dataset, columns: ImageColumns, labels: Sequence[Label], each: int, seed: int
 ) -> datasets.Dataset:
     """At most so many rows of each label."""
-    own = rows[columns.label][:]
+    return rows.select(drawn_places(rows[columns.label][:], labels, each, seed))
+
+
+def drawn_places(own: Sequence[Label | None], labels: Sequence[Label], each: int, seed: int) -> list[int]:
+    """The places of at most so many rows of each label, in rising order.
+
+    Args:
+        own: the label of each row.
+        labels: those that are wanted.
+        each: how many of each.
+        seed: of the draw.
+    """
     places: list[int] = []
     for number, label in enumerate(labels):
         of_label = [place for place, found in enumerate(own) if found == label]
         places += [of_label[index] for index in draw_rows(len(of_label), each, seed + number)]
-    return rows.select(sorted(places))
+    return sorted(places)
 
 
 class GlyphSource:

@@ -34,7 +34,13 @@ from subdistill_hf.pipeline.evaluation import (
 )
 from subdistill_hf.pipeline.selection import Selection
 from subdistill_hf.pipeline.task import Task
-from subdistill_hf.pipeline.unknown import accuracy_of_classes, measured_unknown, rejection_of, unknown_logits
+from subdistill_hf.pipeline.unknown import (
+    accuracy_of_classes,
+    measured_unknown,
+    rejection_of,
+    unknown_logits,
+    with_unknown_images,
+)
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.report import (
     TEACHER,
@@ -128,10 +134,12 @@ def build_report(
     Returns:
         The report; `usage` and the student's `size_bytes` are `None` until the student is written.
     """
+    task = with_unknown_images(task)
     published = trained[task.config.method]
     config = copy.copy(task.config)
     config.learning_rate, config.rotation = published.learning_rate, published.rotation  # what suited, if not given
-    logits = predicted_logits(task, classifiers_of(task, trained))
+    classifiers = classifiers_of(task, trained)
+    logits, unknown = predicted_logits(task, classifiers), unknown_logits(task, classifiers)
     return RunReport(
         published=config.method,
         created=datetime.date.today().isoformat(),
@@ -140,7 +148,7 @@ def build_report(
         subtask=tuple(str(entry) for entry in task.options.classes),
         teacher=reported_teacher(task, teacher_digest),
         student=_reported_student(published),
-        results=measured_results(task, trained, logits),
+        results=measured_results(task, trained, logits, unknown),
         energy_source=published.energy.source,
         latency_machine=f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
         subspaces=_reported_subspaces(published),
@@ -148,7 +156,7 @@ def build_report(
         histories={method: tuple(student.history) for method, student in trained.items()},
         versions=versions(),
         wrong_answers=worst_answers(logits[config.method], logits[TEACHER], task.test.labels),
-        rejection=None if task.data.others is None else _rejection(task, published, logits[config.method]),
+        rejection=_rejection(task, classifiers[config.method], logits[config.method], unknown.get(config.method)),
         image_options=image_options(task),
         command=command,
     )
@@ -159,10 +167,11 @@ def versions() -> dict[str, str]:
     return {name.replace("-", "_"): _version(name) for name in VERSIONED}
 
 
-def _rejection(task: Task, published: TrainedStudent, known: Tensor) -> ReportedRejection:
-    """The published student's threshold for unknown images, beside its logits of the test images."""
-    classifier = Classifier(published.model, published.student.processor)
-    return rejection_of(task, classifier, known, unknown_logits(task, classifier))
+def _rejection(
+    task: Task, student: Classifier, known: Tensor, unknown: Mapping[str, Tensor] | None
+) -> ReportedRejection | None:
+    """The published student's threshold for unknown images; `None` where there are none."""
+    return None if unknown is None else rejection_of(task, student, known, unknown)
 
 
 def image_options(task: Task) -> dict[str, Any]:
@@ -191,7 +200,10 @@ def predicted_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[
 
 
 def measured_results(
-    task: Task, trained: Mapping[str, TrainedStudent], logits: Mapping[str, Tensor] | None = None
+    task: Task,
+    trained: Mapping[str, TrainedStudent],
+    logits: Mapping[str, Tensor] | None = None,
+    unknown: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> tuple[MethodResult, ...]:
     """The figures of the teacher and of each student.
 
@@ -199,10 +211,12 @@ def measured_results(
         task: what all methods shared.
         trained: method to trained student.
         logits: of the test images, see `predicted_logits`; computed by default.
+        unknown: of images of other classes, see `unknown_logits`; computed by default.
     """
     test, workers = task.test, task.config.dataloader_num_workers
     classifiers = classifiers_of(task, trained)
     logits = predicted_logits(task, classifiers) if logits is None else logits
+    unknown = unknown_logits(task, classifiers) if unknown is None else unknown
     clean = unmarked_test(task.data)
     latencies = measure_latency(classifiers, test)
     results = []
@@ -217,7 +231,7 @@ def measured_results(
             calibration=calibration_of(logits[name], test.labels),
             **({} if marks is None else vars(marks)),
             accuracy_of_classes=accuracy_of_classes(logits[name], test.labels) if task.has_other else None,
-            unknown=measured_unknown(logits[name], unknown_logits(task, classifier), task.has_other),
+            unknown=measured_unknown(logits[name], unknown.get(name, {}), task.has_other),
             parameters=count_parameters(classifier.model),
             operations=count_operations(classifier, test),
             latency_ms=latencies[name],

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from subdistill_hf.data.other_classes import glance_at_others
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
 from subdistill_hf.pipeline.evaluation import Classifier, predict
 from subdistill_hf.pipeline.task import Task
+from subdistill_hf.reporting.report import TEACHER
 from subdistill_hf.reporting.reported_images import ReportedRejection, ReportedUnknown
 
 KEPT: Final = 0.95
 """Share of the known images that a threshold keeps."""
+FEWEST_KEPT: Final = 20
+"""Known images that a threshold needs at least, where nobody asked for it: of fewer, 5 % are none."""
 HISTOGRAM_STEPS: Final = 20
 OTHER_SCORE: Final = "none of these"
 LARGEST: Final = "largest probability"
@@ -50,10 +57,49 @@ def accuracy_of_classes(logits: Tensor, labels: Sequence[int]) -> float:
     return (logits[:, :-1].argmax(dim=1) == torch.tensor(labels)).double().mean().item()
 
 
-def unknown_logits(task: Task, classifier: Classifier) -> dict[str, Tensor]:
-    """The logits of near and far unknown images, as far as there are any."""
-    workers = task.config.dataloader_num_workers
-    return {kind: predict(classifier, task.plain(kind), workers=workers) for kind in unknown_kinds(task)}
+def with_unknown_images(task: Task) -> Task:
+    """The task with a few images of other classes, where it has none and the user did not forbid it.
+
+    A trained student is worth more than these figures: where the images cannot be read, this is told and they are
+    left out.
+    """
+    data, options = task.data, task.options
+    if data.others is not None or options.test_unknown is False or len(data.class_names) == len(data.subtask.names):
+        return task
+    try:
+        others = glance_at_others(data, options, task.config.seed)
+        data = replace(data, others=others)
+        if others is not None:
+            data.views("far").check_images()
+    except SubDistillError as error:
+        print(f"note: not tested with images of other classes: {error}", file=sys.stderr)
+        return task
+    return replace(task, data=data)
+
+
+def is_tested_on_unknown(task: Task, name: str) -> bool:
+    """Whether a model is tested with images of other classes: the teacher only where the user asked for it."""
+    return task.data.others is not None and (
+        name != TEACHER or task.has_other or task.options.test_unknown is not None
+    )
+
+
+def unknown_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[str, dict[str, Tensor]]:
+    """The logits of near and far unknown images, as far as there are any.
+
+    Args:
+        task: the images.
+        classifiers: the teacher, and method to student.
+
+    Returns:
+        Name of each that is tested with them to `near` or `far` to logits `(N, C)`.
+    """
+    workers, kinds = task.config.dataloader_num_workers, unknown_kinds(task)
+    return {
+        name: {kind: predict(classifier, task.plain(kind), workers=workers) for kind in kinds}
+        for name, classifier in classifiers.items()
+        if is_tested_on_unknown(task, name)
+    }
 
 
 def unknown_kinds(task: Task) -> list[str]:
@@ -91,30 +137,48 @@ def measured_unknown(known: Tensor, unknown: Mapping[str, Tensor], other: bool) 
 
 def rejection_of(
     task: Task, classifier: Classifier, known: Tensor, unknown: Mapping[str, Tensor]
-) -> ReportedRejection:
-    """A threshold that keeps most known validation images, and what it does to the test images.
+) -> ReportedRejection | None:
+    """A threshold that keeps most known images, and what it does to the others.
+
+    The known images are those held out for validation. Where none are, they are every second test image: a threshold
+    needs no labels, and its shares are then of the other test images.
 
     Args:
         task: the images.
         classifier: the student.
         known: its logits of the test images.
         unknown: those of near and far unknown images.
+
+    Returns:
+        The threshold; `None` where nobody asked for it, and there are too few known images.
     """
     other = task.has_other
     score = OTHER_SCORE if other else LARGEST
-    logits = predict(classifier, task.plain("validation"), workers=task.config.dataloader_num_workers)
-    labels = torch.tensor(task.data.validation[task.data.columns.label][:])
-    of_classes = logits[labels < len(task.data.subtask.names)]
+    held_out = validation_logits(task, classifier)
+    of_classes = known[::2] if held_out is None else held_out
+    if len(of_classes) < FEWEST_KEPT and not (other or task.options.test_unknown):
+        return None
     threshold = threshold_keeping(known_scores(of_classes, other)[score].tolist(), KEPT)
-    tested = {kind: known_scores(each, other)[score] for kind, each in {"known": known, **unknown}.items()}
+    rest = known[1::2] if held_out is None else known
+    tested = {kind: known_scores(each, other)[score] for kind, each in {"known": rest, **unknown}.items()}
     kept = {kind: share_reaching(values.tolist(), threshold) for kind, values in tested.items()}
     return ReportedRejection(
         score=score,
         threshold=threshold,
         validation_images=len(of_classes),
+        of_test=held_out is None,
         known_kept=kept.pop("known"),
         unknown_kept=kept,
         histograms={
             kind: tuple(torch.histc(values, HISTOGRAM_STEPS, 0, 1).int().tolist()) for kind, values in tested.items()
         },
     )
+
+
+def validation_logits(task: Task, classifier: Classifier) -> Tensor | None:
+    """A classifier's logits of the validation images of the classes; `None` where none are held out."""
+    images = task.validation()
+    if images is None:
+        return None
+    logits = predict(classifier, images, workers=task.config.dataloader_num_workers)
+    return logits[torch.tensor(images.labels) < len(task.data.subtask.names)]

@@ -125,10 +125,11 @@ def closed_world(report: RunReport) -> str:
         return said
     kept = [f"{format_percent(share)} of {kind} unknown images" for kind, share in rejection.unknown_kept.items()]
     score = "probability of the classes together" if rejection.score == "none of these" else rejection.score
-    known = f"{format_percent(rejection.known_kept)} of the test images"
+    chosen_on = "test images, every second one" if rejection.of_test else "validation images"
+    known = f"{format_percent(rejection.known_kept)} of the {'other ' if rejection.of_test else ''}test images"
     return (
         f"{said} `config.json` has a threshold for the {score}, {rejection.threshold:.3f}, that keeps 95 % of "
-        f"{count(rejection.validation_images)} validation images. It is reached by {joined([known, *kept])}."
+        f"{count(rejection.validation_images)} {chosen_on}. It is reached by {joined([known, *kept])}."
     )
 
 

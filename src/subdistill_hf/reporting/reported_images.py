@@ -105,9 +105,10 @@ class ReportedRejection:
 
     Attributes:
         score: `largest probability`, or 1 less the probability of `none of these`.
-        threshold: that keeps 95 % of the validation images of the classes.
+        threshold: that keeps 95 % of some images of the classes.
         validation_images: their number.
-        known_kept: share of the test images of the classes that reach it.
+        of_test: whether these are every second test image, for want of images held out for validation.
+        known_kept: share of the test images of the classes that reach it; of the others, if `of_test`.
         unknown_kept: `near` or `far` to the share of the unknown test images that reach it.
         histograms: `known`, `near` or `far` to the number of test images in equal steps of the score from 0 to 1.
     """
@@ -115,6 +116,7 @@ class ReportedRejection:
     score: str
     threshold: float
     validation_images: int
+    of_test: bool = False
     known_kept: float
     unknown_kept: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
