@@ -62,7 +62,7 @@ def test_without_a_file_of_eight_bits_a_browser_takes_the_other(student):
 
 
 def test_a_threshold_travels_along(student):
-    expected = {"unknown_score": "largest probability", "unknown_threshold": 0.7}
+    expected = {"unknown_threshold": 0.7}
     student.loaded.model.config.update(expected)
     try:
         assert expected.items() <= browser_config(student, int8=True).items()

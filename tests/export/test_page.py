@@ -91,6 +91,7 @@ def test_the_page_holds_all_that_it_needs(student, runtime, tmp_path, monkeypatc
     assert facts["file"] == FLOAT_FILE
     assert facts["facts"]["Accuracy"] == "91.0 % on the 500 test images of glyphs-100"
     assert "knows nothing else" in facts["warning"]
+    assert page._warning(["cat", "dog", "none of these"]).startswith("It tells 2 classes apart, and answers 'none of")
     assert "sdk: static" in (place / "README.md").read_text()
     for name in PAGE_FILES:
         assert "//" not in (place / name).read_text().replace("// ", "")
@@ -249,11 +250,10 @@ for (const name of await (await fetch("names.json")).json()) {
   answers[name] = (await classify(student, await pixelsOf(blob))).probabilities;
 }
 const labels = ["cat", "none of these"];
-const known = (score, threshold, ...probabilities) =>
-  isKnown({ labels, unknown_score: score, unknown_threshold: threshold }, probabilities);
+const known = (threshold, ...probabilities) =>
+  isKnown({ labels: ["cat", "dog"], unknown_threshold: threshold }, probabilities);
 answers.known = [
-  isKnown({ labels }, [0.1, 0.9]), known("none of these", 0.2, 0.1, 0.9), known("none of these", 0.2, 0.3, 0.7),
-  known("largest probability", 0.5, 0.4, 0.6),
+  isKnown({ labels }, [0.1, 0.9]), isKnown({ labels }, [0.6, 0.4]), known(0.7, 0.4, 0.6), known(0.6, 0.4, 0.6),
 ];
 await fetch("answers", { method: "POST", body: JSON.stringify(answers) });
 """
@@ -283,7 +283,7 @@ def test_a_browser_gives_the_answers_of_python(student, tmp_path):
     (place / "check.html").write_text(check)
     answers, said = answers_of_chromium(place, "check.html", tmp_path)
     assert "CONSOLE" not in said
-    assert answers["known"] == [True, False, True, False]
+    assert answers["known"] == [False, True, False, True]
     running = session(student / "onnx" / FLOAT_FILE)
     for name, image in images.items():
         expected = running.run(["probabilities"], {"images": image[None]})[0][0]

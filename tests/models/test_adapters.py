@@ -35,6 +35,7 @@ from subdistill_hf.models.adapters import (
     merged,
     replace_head,
     save_adapter,
+    shift_logit,
     with_adapter,
 )
 from subdistill_hf.models.heads import labels_of, new_classifier
@@ -415,3 +416,51 @@ def test_a_saved_student_is_its_adapter_and_processor(tmp_path):
         "preprocessor_config.json",
     ]
     assert run.teacher.class_ids.tolist() == list(CLASS_IDS)
+
+
+def deit():
+    torch.manual_seed(0)
+    return new_classifier(
+        "DeiTForImageClassificationWithTeacher",
+        image_size=32,
+        patch_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        **labels_of(NAMES),
+    )
+
+
+def adapted_resnet():
+    model = resnet()
+    return with_adapter(model, lora_targets(model, lambda: model(torch.zeros(1, 3, 32, 32))), 2)
+
+
+@pytest.mark.parametrize("make", [resnet, convnext, vit, timm_resnet, timm_vit, deit, adapted_resnet])
+@torch.no_grad()
+def test_a_logit_is_shifted_for_good(make):
+    model = make().eval()
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    before = model(pixel_values=pixels).logits
+    shift_logit(model, -1, -3.25)
+    torch.testing.assert_close(model(pixel_values=pixels).logits, before + torch.tensor([0, 0, -3.25]))
+
+
+def test_a_shifted_head_is_saved_with_the_adapter(tmp_path):
+    model = adapted_resnet().eval()
+    shift_logit(model, -1, 2.0)
+    save_adapter(model, tmp_path)
+    again = adapted_resnet().eval()
+    load_adapter(again, tmp_path)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(pixel_values=pixels).logits
+        torch.testing.assert_close(again(pixel_values=pixels).logits, expected)
+
+
+def test_a_head_without_a_bias_cannot_be_shifted():
+    model = resnet()
+    model.classifier[1].bias = None
+    with pytest.raises(AdapterError, match="has no bias"):
+        shift_logit(model, -1, 1.0)

@@ -42,6 +42,8 @@ def test_a_classifier_answers_with_the_subtasks_outputs_in_evaluation_mode():
     classes = (12, 10, 99)
     torch.testing.assert_close(Classifier(model, processor(), classes).logits(pixels), whole[:, list(classes)])
     torch.testing.assert_close(Classifier(model, processor()).logits(pixels), whole)
+    shifted = Classifier(model, processor(), classes, other_shift=-2.0).logits(pixels)
+    torch.testing.assert_close(shifted, whole[:, list(classes)] + torch.tensor([0, 0, -2.0]))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in weights_of(model).items())
 

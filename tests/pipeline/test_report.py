@@ -73,6 +73,16 @@ def test_the_table_tells_who_follows_the_mark():
     assert cells[2] == ["Logit distillation (KD)", "20.0 %", "25.0 %", "34.5 %", "99.9 %", "67", "0.20"]
 
 
+def test_the_table_tells_the_accuracy_without_the_answer_none_of_these():
+    report = report_of(result_of("kd", 0.8, 67, 0.2, balanced_accuracy=0.75, accuracy_of_classes=0.9))
+    printed = results_table(report)
+    lines = [line.split("  ") for line in printed.strip().splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert cells[0][:3] == ["accuracy", 'without "none"', "balanced"]
+    assert cells[2][:4] == ["Logit distillation (KD)", "80.0 %", "90.0 %", "75.0 %"]
+    assert 'an answer "none of these" counts as wrong' in printed
+
+
 @pytest.mark.parametrize(
     ("mix", "said"), [(0.0, "pad_crop"), (0.5, "pad_crop; 50.0 % of the views mixed with a view of another image")]
 )

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from helpers import CLASS_IDS, config, processor, resnet, save_teacher, task_options, write_image_folder
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
@@ -26,6 +28,7 @@ from subdistill_hf.pipeline.unknown import (
     is_tested_on_unknown,
     known_scores,
     rejection_of,
+    shift_of_other,
     unknown_logits,
     with_unknown_images,
 )
@@ -51,23 +54,40 @@ def run(folder, tmp_path, **changed):
     return report, settings, (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
+def open_test_image(folder, tmp_path, name, index):
+    """The pixels of a test image, as transformers alone makes them."""
+    image = Image.open(folder / "images" / "test" / name / f"{index}.png").convert("RGB")
+    return AutoImageProcessor.from_pretrained(tmp_path / "out")(image, return_tensors="pt")["pixel_values"][0]
+
+
 def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
     report, settings, card = run(folder, tmp_path, other_class=True)
     assert report.classes == (*NAMES, OTHER)
     assert settings["id2label"]["3"] == OTHER
-    assert settings["unknown_score"] == OTHER_SCORE
-    assert settings["unknown_threshold"] == report.rejection.threshold
+    assert "unknown_threshold" not in settings  # its largest output is its answer
+    assert (report.rejection.score, report.rejection.threshold) == (OTHER_SCORE, 0.5)
     for result in report.results:
         assert {(each.kind, each.score) for each in result.unknown} == {
             (kind, score) for kind in ("near", "far") for score in (OTHER_SCORE, LARGEST, ENERGY)
         }
         assert result.accuracy_of_classes >= result.accuracy
+        assert result.other_shift
+    images = len(NAMES) * 3
+    answered = sum(row[-1] for row in report.published_result.confusion)
+    assert report.rejection.known_kept == pytest.approx(1 - answered / images)  # the largest output decides
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        pixels = torch.stack([open_test_image(folder, tmp_path, name, index) for name in NAMES for index in range(3)])
+        answers = student(pixel_values=pixels).logits.argmax(dim=1)
+    assert (answers == 3).sum() == answered
     steps = report.rejection.histograms
     assert set(steps) == {"known", "near", "far"}
-    assert sum(steps["known"]) == len(NAMES) * 3
+    assert sum(steps["known"]) == images
     assert "(scores.png)" in card
     assert set(report.published_result.per_class_accuracy) == set(NAMES)
     assert '| Without "none of these" |' in card
+    assert "After the training its logit was shifted once" in card
+    assert 'An answer "none of these" counts as wrong; passed over,' in card
     assert '**It may answer "none of these".**' in card
     assert "## Images of other classes" in card
     assert OTHER in report.usage.output
@@ -76,7 +96,7 @@ def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
 def test_a_closed_student_gets_a_threshold(folder, tmp_path):
     report, settings, card = run(folder, tmp_path, test_unknown=True)
     assert report.classes == tuple(NAMES)
-    assert settings["unknown_score"] == LARGEST
+    assert settings["unknown_threshold"] == report.rejection.threshold
     assert {each.score for each in report.published_result.unknown} == {LARGEST, ENERGY}
     assert "unknown_threshold" in report.usage.code
     assert f"{report.rejection.threshold:.3f}" in card
@@ -159,11 +179,22 @@ def test_the_teachers_answer_is_the_probability_of_all_its_other_classes():
     assert subtask_logits(logits, None) is logits
 
 
+def test_the_shift_keeps_most_validation_images_and_no_more(closed, monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 4, generator=random) + torch.tensor([0, 0, 0, 2.0])
+    monkeypatch.setattr(unknown, "validation_logits", lambda *given: logits)
+    shift = shift_of_other(closed, Classifier(resnet(), processor()))
+    answers = (logits + torch.tensor([0, 0, 0, shift])).argmax(dim=1)
+    assert (answers != 3).sum() == 57
+    lead = np.sort(logits[:, :3].amax(dim=1) - logits[:, 3])
+    assert lead[2] < shift < lead[3]
+
+
 def test_scores_of_known_images():
     logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]])
     scores = known_scores(logits, other=True)
     p = np.exp(logits.double().numpy())
-    np.testing.assert_allclose(scores[OTHER_SCORE], 1 - p[:, 2] / p.sum(1))
+    np.testing.assert_allclose(scores[OTHER_SCORE], p[:, :2].max(1) / (p[:, :2].max(1) + p[:, 2]))
     np.testing.assert_allclose(scores[LARGEST], p[:, :2].max(1) / p[:, :2].sum(1))
     np.testing.assert_allclose(scores[ENERGY], np.log(p[:, :2].sum(1)))
     assert set(known_scores(logits, other=False)) == {LARGEST, ENERGY}
@@ -188,15 +219,13 @@ def test_a_threshold_keeps_at_least_the_share_and_no_more_than_needed():
     assert share_reaching(scores, np.nextafter(threshold, 2)) < 0.95
 
 
-@pytest.mark.parametrize(("score", "answered"), [(LARGEST, False), (OTHER_SCORE, True)])
-def test_the_snippet_rejects_what_is_below_the_threshold(score, answered, capsys):
+def test_the_snippet_rejects_what_is_below_the_threshold(capsys):
     class Settings:
         unknown_threshold = 0.5
 
-    def classify(image, **options):
-        first = {"label": "none of these" if answered else "cat", "score": 0.6 if answered else 0.45}
-        return [first, {"label": "dog", "score": 0.4}]
+    def classify(image):
+        return [{"label": "cat", "score": 0.45}, {"label": "dog", "score": 0.4}]
 
     classify.model = type("Model", (), {"config": Settings})
-    exec(ANSWERS[score].format(image='"example.png"'), {"classify": classify})
+    exec(ANSWERS[True].format(image='"example.png"'), {"classify": classify})
     assert capsys.readouterr().out.splitlines()[-1] == "none of these"

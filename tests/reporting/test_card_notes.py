@@ -7,7 +7,14 @@ import pytest
 from reporting.samples import make_report, parsed
 from subdistill_hf.data.marks import MARKS
 from subdistill_hf.reporting import model_card
-from subdistill_hf.reporting.card_notes import MARKS_IN_WORDS, chance_note, mark_warning
+from subdistill_hf.reporting.card_notes import (
+    MARKS_IN_WORDS,
+    chance_note,
+    closed_world,
+    mark_warning,
+    other_answer_note,
+)
+from subdistill_hf.reporting.page.headline import headlines
 
 ADAPTATION = {
     "method": "lora",
@@ -147,3 +154,31 @@ def test_a_training_that_diverged_after_its_best_checkpoint_is_on_the_card():
     text = str(model_card.render_card(parsed(report)))
     assert "**A training diverged:**" in text
     assert "its best checkpoint from before that: SubDistill of step 1,200." in text
+
+
+def test_a_card_says_which_images_get_the_answer_none_of_these():
+    report = make_report()
+    assert other_answer_note(parsed(report)) is None
+    others = {"train_images": 200, "seen": 76, "unseen": 19, "near_images": 500, "far_images": 500}
+    report["dataset"]["others"] = {"answered": True, **others}
+    report["rejection"] = {
+        "score": "none of these",
+        "threshold": 0.5,
+        "validation_images": 100,
+        "known_kept": 0.944,
+        "unknown_kept": {"near": 0.12, "far": 0.2},
+    }
+    for result in report["results"]:
+        result |= {"accuracy_of_classes": 0.999, "other_shift": -1.5}
+    text = str(model_card.render_card(parsed(report)))
+    assert "so that 95 % of 100 validation images of the classes get a class" in text
+    assert "It gives one to 94.4 % of the test images, 12.0 % of near unknown images and 20.0 % of far" in text
+    assert "For each model, the teacher too, 95 % of the validation images" in text
+    assert 'An answer "none of these" counts as wrong; passed over, 99.9 ± 0.1 % are correct.' in text
+    assert "config.json" not in text
+    assert 'Without "none of these"' in [one.name for one in headlines(parsed(report))]
+    report["dataset"]["others"]["answered"] = False
+    report["rejection"] |= {"score": "largest probability", "threshold": 0.4567, "of_test": True}
+    closed = closed_world(parsed(report))
+    assert "threshold for the largest probability, 0.457, that keeps 95 % of 100 test images, every second" in closed
+    assert "reached by 94.4 % of the other test images, 12.0 % of near" in closed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from subdistill_hf.config.commands import ServeOptions
 from subdistill_hf.config.output_folder import check_output_folder
+from subdistill_hf.data.loading import OTHER, known_classes
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.page_examples import copy_examples
 from subdistill_hf.formatting import file_size, format_percent, joined
@@ -99,7 +100,7 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
 
     Returns:
         `title`, `warning`, `labels`, the name of the `file`, and `facts`, each with a heading; for a student with a
-        threshold `unknown_score` and `unknown_threshold`.
+        threshold `unknown_threshold`.
     """
     config = json.loads((folder / exported.format / "transformers_js" / "config.json").read_text(encoding="utf-8"))
     labels = [config["id2label"][str(output)] for output in range(len(config["id2label"]))]
@@ -112,18 +113,28 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
         facts["Same class as in torch"] = f"{format_percent(file.agreement)} of {exported.images}"
     if report is not None:
         facts["Teacher"] = report.teacher.hub_id or report.teacher.name
-    threshold = {name: config[name] for name in ("unknown_score", "unknown_threshold") if name in config}
-    warning = (
-        f"It tells {len(labels)} classes apart and knows nothing else: any other image, whatever it shows, is put "
-        "into one of them, and a high score is no sign that it belongs there."
-    )
+    threshold = {name: config[name] for name in ("unknown_threshold",) if name in config}
     return {
         "title": f"{name}: {named}",
-        "warning": warning,
+        "warning": _warning(labels),
         "labels": labels,
         "file": file.name,
         "facts": facts,
     } | threshold
+
+
+def _warning(labels: Sequence[str]) -> str:
+    """What the student does with an image of none of its classes."""
+    known = known_classes(labels)
+    if len(known) < len(labels):
+        return (
+            f"It tells {len(known)} classes apart, and answers {OTHER!r} to other images. It may be wrong: a high "
+            "score is no proof that an image shows a class."
+        )
+    return (
+        f"It tells {len(labels)} classes apart and knows nothing else: any other image, whatever it shows, is put "
+        "into one of them, and a high score is no sign that it belongs there."
+    )
 
 
 @contextmanager

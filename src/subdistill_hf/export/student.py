@@ -49,10 +49,9 @@ class TorchStudent:
 
     @property
     def threshold(self) -> dict[str, Any]:
-        """The score below which an image is none of the classes, and of what, as the configuration has them."""
-        config: Any = self.loaded.model.config
-        found = {name: getattr(config, name, None) for name in ("unknown_score", "unknown_threshold")}
-        return {name: value for name, value in found.items() if value is not None}
+        """The largest probability below which an image is none of the classes, if the configuration has one."""
+        found = getattr(self.loaded.model.config, "unknown_threshold", None)
+        return {} if found is None else {"unknown_threshold": found}
 
     def pixels(self, images: Sequence[Bytes]) -> list[Array]:
         """What the processor makes of images `(H, W, 3)`: `(3, H', W')` each."""

@@ -128,9 +128,9 @@ def upload(folder: Path, destination: Destination) -> str:
         files = student_files(folder)
         if CARD_FILE in files:
             card = files[CARD_FILE].decode("utf-8")
-            for adapter, score in itertools.product((False, True), ANSWERS):
-                ours = hub_code(destination.repo, destination.revision, adapter, score)
-                card = card.replace(local_code(adapter, score), ours)
+            for adapter, threshold in itertools.product((False, True), ANSWERS):
+                ours = hub_code(destination.repo, destination.revision, adapter, threshold)
+                card = card.replace(local_code(adapter, threshold), ours)
             files[CARD_FILE] = card.encode()
         print(f"pushing {len(files)} files, {file_size(sum(map(len, files.values())))}, to {destination.repo}")
         pushed = commit(destination, files, folder, "Student, processor and card")

@@ -10,7 +10,6 @@ _ANSWERS: Final = """\
 for answer in classify({image}):
     print(f"{{answer['label']}}: {{answer['score']:.3f}}")"""
 
-
 _ANSWERS_OR_NONE: Final = """\
 answers = classify({image})
 for answer in answers:
@@ -18,20 +17,8 @@ for answer in answers:
 if answers[0]["score"] < classify.model.config.unknown_threshold:
     print("none of these")"""
 
-_ANSWERS_WITH_NONE: Final = """\
-answers = classify({image}, top_k=None)
-for answer in answers:
-    print(f"{{answer['label']}}: {{answer['score']:.3f}}")
-known = sum(answer["score"] for answer in answers if answer["label"] != "none of these")
-if known < classify.model.config.unknown_threshold:
-    print("none of these")"""
-
-ANSWERS: Final = {
-    None: _ANSWERS,
-    "largest probability": _ANSWERS_OR_NONE,
-    "none of these": _ANSWERS_WITH_NONE,
-}
-"""The student's score for unknown images, `unknown_score` of its config.json, to code that classifies an image."""
+ANSWERS: Final = {False: _ANSWERS, True: _ANSWERS_OR_NONE}
+"""Code that classifies an image, without and with the threshold for unknown images of config.json."""
 
 _ADAPTED: Final = """\
 from peft import PeftConfig, PeftModel
@@ -49,27 +36,27 @@ classify = pipeline("image-classification", model=model, image_processor=AutoIma
 """
 
 
-def local_code(adapter: bool = False, unknown_score: str | None = None) -> str:
+def local_code(adapter: bool = False, threshold: bool = False) -> str:
     """Code that classifies the example image, to be run in the student's folder.
 
     Args:
         adapter: whether the folder holds a PEFT adapter of the student's base.
-        unknown_score: a key of `ANSWERS`: the score that the student's threshold for unknown images is of.
+        threshold: whether the student has one for unknown images.
     """
-    answers = ANSWERS[unknown_score].format(image=f'"{EXAMPLE_FILE}"')
+    answers = ANSWERS[threshold].format(image=f'"{EXAMPLE_FILE}"')
     if adapter:
         return _ADAPTED.format(place='"."') + answers
     return 'from transformers import pipeline\n\nclassify = pipeline("image-classification", model=".")\n' + answers
 
 
-def hub_code(repo: str, revision: str | None = None, adapter: bool = False, unknown_score: str | None = None) -> str:
+def hub_code(repo: str, revision: str | None = None, adapter: bool = False, threshold: bool = False) -> str:
     """The same with the student of a repository.
 
     Args:
         repo: its id on the Hub.
         revision: its branch, if it is not the main one.
         adapter: whether it holds a PEFT adapter.
-        unknown_score: as for `local_code`.
+        threshold: as for `local_code`.
     """
     branch = f', revision="{revision}"' if revision else ""
     load = (
@@ -84,5 +71,5 @@ def hub_code(repo: str, revision: str | None = None, adapter: bool = False, unkn
     return (
         "from huggingface_hub import hf_hub_download\n"
         + load
-        + ANSWERS[unknown_score].format(image=f'hf_hub_download("{repo}", "{EXAMPLE_FILE}"{branch})')
+        + ANSWERS[threshold].format(image=f'hf_hub_download("{repo}", "{EXAMPLE_FILE}"{branch})')
     )

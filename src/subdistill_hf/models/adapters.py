@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -94,6 +95,43 @@ def replace_head(model: nn.Module, names: Sequence[str]) -> None:
     described: Any = model
     name_outputs(described.config, names)
     described.num_labels = len(names)
+
+
+def heads_with_bias(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    """The layers of a classifier that give its logits; a few classifiers average those of two.
+
+    Args:
+        model: a classifier of transformers, or a `PeftModel` of one, whose trained heads are meant.
+
+    Raises:
+        AdapterError: for a head without a bias, and see `head_modules`.
+    """
+    layers: list[Any]
+    if isinstance(model, PeftModel):
+        wrappers = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+        layers = [wrapper.modules_to_save[wrapper.active_adapters[0]] for wrapper in wrappers]
+    else:
+        layers = [model.get_submodule(name) for name in head_modules(model)]
+    if any(layer.bias is None for layer in layers):
+        raise AdapterError(f"the head of {type(base_of(model)).__name__} has no bias: expected one")
+    return layers
+
+
+@torch.no_grad()
+def shift_logit(model: nn.Module, output: int, amount: float) -> None:
+    """Add a number to one logit of a classifier for good, in the bias of its head, in place.
+
+    Args:
+        model: see `heads_with_bias`.
+        output: which logit; -1 is the last.
+        amount: what is added.
+
+    Raises:
+        AdapterError: see `heads_with_bias`.
+    """
+    for layer in heads_with_bias(model):
+        assert layer.bias is not None
+        layer.bias[output] += amount
 
 
 # Which modules take LoRA

@@ -37,12 +37,14 @@ class Classifier:
         processor: its image processor.
         class_ids: the outputs that are the subtask's classes, in the student's order; all with `None`.
         other: whether all its other outputs together are the answer "none of these".
+        other_shift: what is added to the logit of that answer, the last; see `unknown.shift_of_other`.
     """
 
     model: nn.Module
     processor: Any
     class_ids: Sequence[int] | None = None
     other: bool = False
+    other_shift: float = 0.0
 
     @torch.no_grad()
     def logits(self, pixel_values: Tensor) -> Tensor:
@@ -53,7 +55,10 @@ class Classifier:
             logits = logits_of(self.model(pixel_values=pixel_values)).float()
         finally:
             self.model.train(training)
-        return subtask_logits(logits, self.class_ids, self.other)
+        found = subtask_logits(logits, self.class_ids, self.other)
+        if self.other_shift:
+            found = torch.cat([found[:, :-1], found[:, -1:] + self.other_shift], dim=1)
+        return found
 
 
 class PlainImages(torch.utils.data.Dataset[Tensor]):

@@ -6,7 +6,7 @@ import copy
 import datetime
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ from subdistill_hf.pipeline.unknown import (
     accuracy_of_classes,
     measured_unknown,
     rejection_of,
+    shift_of_other,
     unknown_logits,
     with_unknown_images,
 )
@@ -99,6 +100,7 @@ class TrainedStudent:
         energy: what the training took; of the part in this run, for a resumed one.
         lora: how it was trained through low-rank changes, if it was: see `student_lora.described_lora`.
         kept_from: the step of the checkpoint that the student is of, when the training diverged after it.
+        other_shift: what was added to its logit of "none of these" after the training, if it has one.
     """
 
     model: nn.Module
@@ -112,6 +114,7 @@ class TrainedStudent:
     energy: Energy = field(default_factory=Energy)
     lora: Mapping[str, Any] | None = None
     kept_from: int | None = None
+    other_shift: float | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -188,9 +191,12 @@ def _version(package: str) -> str:
 
 
 def classifiers_of(task: Task, trained: Mapping[str, TrainedStudent]) -> dict[str, Classifier]:
-    """The teacher, then each student."""
+    """The teacher, then each student; "none of these" keeps as many known images of the teacher as of a student."""
     students = {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
-    return {TEACHER: task.teacher_classifier, **students}
+    teacher = task.teacher_classifier
+    if task.has_other:
+        teacher = replace(teacher, other_shift=shift_of_other(task, teacher))
+    return {TEACHER: teacher, **students}
 
 
 def predicted_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[str, Tensor]:
@@ -239,9 +245,17 @@ def measured_results(
             training_seconds=None if student is None else student.training_seconds,
             training_kilowatt_hours=None if student is None else student.energy.kilowatt_hours,
             kept_from=None if student is None else student.kept_from,
+            other_shift=_other_shift(task, classifier, student),
         )
         results.append(result)
     return tuple(results)
+
+
+def _other_shift(task: Task, classifier: Classifier, student: TrainedStudent | None) -> float | None:
+    """What was added to the logit of "none of these", in the weights of a student, or behind the teacher."""
+    if not task.has_other:
+        return None
+    return classifier.other_shift if student is None else student.other_shift
 
 
 def reported_dataset(task: Task) -> ReportedDataset:
@@ -359,10 +373,12 @@ def changed_options(config: SubDistillConfig) -> dict[str, Any]:
 def results_table(report: RunReport) -> str:
     """The results as a table for the terminal, with what knowing nothing would be worth."""
     marked = report.dataset.mark is not None
-    header = ["", report.short_figure, "balanced", *(["without mark", "follows mark"] if marked else [])]
+    answered = report.published_result.accuracy_of_classes is not None
+    header = ["", report.short_figure, *(['without "none"'] if answered else []), "balanced"]
+    header += ["without mark", "follows mark"] if marked else []
     rows = [[*header, "parameters", "ms/image", "trained in"]]
     for result in report.results:
-        shares = [result.accuracy, result.balanced_accuracy]
+        shares = [result.accuracy, *([result.accuracy_of_classes] if answered else []), result.balanced_accuracy]
         shares += [result.clean_accuracy, result.mark_followed] if marked else []
         shares = shares if report.measures(result) else [None] * len(shares)
         rows.append(
@@ -375,6 +391,8 @@ def results_table(report: RunReport) -> str:
             ]
         )
     lines = table(rows, numbers_from=1)
+    if answered:
+        lines += '\n\nan answer "none of these" counts as wrong; \'without "none"\' takes the best of the classes'
     count = report.dataset.test_images
     if report.dataset.labels_by_teacher:
         lines += "\n\nno image had a label: agreement is with the teacher's answers, right or wrong"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.hub.names import repository_name
 from subdistill_hf.hub.publish import Destination, open_repository, sign_in, upload
-from subdistill_hf.models.adapters import merged
+from subdistill_hf.models.adapters import heads_with_bias, merged, shift_logit
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.models.students import build_student, described_lora, is_new, with_lora
 from subdistill_hf.pipeline.adaptation import (
@@ -62,6 +62,7 @@ from subdistill_hf.pipeline.run_folder import (
 )
 from subdistill_hf.pipeline.student_folder import write_student
 from subdistill_hf.pipeline.task import Task, announce, load_task, take_threads
+from subdistill_hf.pipeline.unknown import shift_of_other
 from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.page.page import PAGE_FILE, write_page
@@ -233,13 +234,13 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
         teacher_digest: of the teacher's weights.
         command: how to run this again, for the card.
     """
-    trained = {method: run.trained(task) for method, run in runs.items()}
+    trained = {method: _with_settled_other(task, run) for method, run in runs.items()}
     report = build_report(task, trained, teacher_digest, command)
     print(results_table(report))  # before anything is written, which may fail
     published = runs[task.config.method]
-    if report.rejection is not None:
+    if report.threshold is not None:
         settings: Any = trained[task.config.method].model.config
-        settings.update({"unknown_score": report.rejection.score, "unknown_threshold": report.rejection.threshold})
+        settings.update({"unknown_threshold": report.threshold})
         published.trainer.model.config = settings
     as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
@@ -251,6 +252,21 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
         with plot_is_optional(PAGE_FILE):
             write_page(task.folder)
     return report
+
+
+def _with_settled_other(task: Task, run: MethodRun) -> TrainedStudent:
+    """A trained student, whose answer "none of these", if it has one, keeps most images of the classes.
+
+    The logit is shifted in its weights, so that each program that runs the student gives the same answers.
+    """
+    trained = run.trained(task)
+    if not task.has_other:
+        return trained
+    shift = shift_of_other(task, Classifier(trained.model, trained.student.processor))
+    networks = [trained.model] if run.trainer.model is trained.model else [trained.model, run.trainer.model]
+    for network in networks:
+        shift_logit(network, -1, shift)
+    return replace(trained, other_shift=shift)
 
 
 def announce_resumed(runs: Mapping[str, MethodRun]) -> None:
@@ -346,6 +362,8 @@ def build_trainer(
     set_seed(config.seed)
     student = build_student(options.student, task.data.output_names, task.teacher.processor, options.trust_remote_code)
     check_fixed_size(student.processor, task.data.sizes, f"the student {student.name!r}")
+    if task.has_other:
+        heads_with_bias(student.model)  # refused before the training, see `_with_settled_other`
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
     config, choices = resolve_learning_rate(config, student.model, start)

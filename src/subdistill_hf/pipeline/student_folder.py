@@ -65,9 +65,7 @@ def write_student(
     report = replace(report, student=replace(report.student, size_bytes=size))
     report.save(folder)
     as_rgb(example).save(folder / EXAMPLE_FILE)
-    report = replace(
-        report, usage=_run_usage(folder, adapter, None if report.rejection is None else report.rejection.score)
-    )
+    report = replace(report, usage=_run_usage(folder, adapter, report.threshold is not None))
     report.save(folder)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
@@ -122,9 +120,9 @@ def _draw(report: RunReport, training_images: ViewDataset, folder: Path) -> list
     return drawn
 
 
-def _run_usage(folder: Path, adapter: bool, unknown_score: str | None) -> Usage:
+def _run_usage(folder: Path, adapter: bool, threshold: bool) -> Usage:
     """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
-    code = local_code(adapter, unknown_score)
+    code = local_code(adapter, threshold)
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

@@ -22,6 +22,8 @@ KEPT: Final = 0.95
 """Share of the known images that a threshold keeps."""
 FEWEST_KEPT: Final = 20
 """Known images that a threshold needs at least, where nobody asked for it: of fewer, 5 % are none."""
+ROUNDING: Final = 0.01
+"""Logits of one image differ by less than this between torch and an exported file of float32."""
 HISTOGRAM_STEPS: Final = 20
 OTHER_SCORE: Final = "none of these"
 LARGEST: Final = "largest probability"
@@ -36,13 +38,33 @@ def known_scores(logits: Tensor, other: bool) -> dict[str, Tensor]:
         other: whether there is.
 
     Returns:
-        Name of the score to its values `(N,)`: 1 less the probability of "none of these"; the largest softmax
-        probability of a class (Hendrycks and Gimpel, 2017); and the log-sum-exp of the classes' logits, the negative
-        energy (Liu et al., 2020).
+        Name of the score to its values `(N,)`: the probability of the best class where it and "none of these" are the
+        only answers, which is above a half where the best class is the answer; the largest softmax probability of a
+        class (Hendrycks and Gimpel, 2017); and the log-sum-exp of the classes' logits, the negative energy (Liu et
+        al., 2020).
     """
     classes = logits.double()[:, :-1] if other else logits.double()
-    scores = {OTHER_SCORE: 1 - logits.double().softmax(dim=1)[:, -1]} if other else {}
+    scores = {OTHER_SCORE: _lead_of_classes(logits).sigmoid()} if other else {}
     return {**scores, LARGEST: classes.softmax(dim=1).amax(dim=1), ENERGY: classes.logsumexp(dim=1)}
+
+
+def _lead_of_classes(logits: Tensor) -> Tensor:
+    """The best class's logit less that of "none of these" `(N,)`, of `(N, C + 1)`."""
+    return logits.double()[:, :-1].amax(dim=1) - logits.double()[:, -1]
+
+
+def shift_of_other(task: Task, classifier: Classifier) -> float:
+    """What to add to the logit of "none of these", so that a share `KEPT` of known images is answered with a class.
+
+    The answer is always the largest output: so whatever runs the student needs no threshold.
+
+    Args:
+        task: its validation images of the classes decide.
+        classifier: with the answer "none of these".
+    """
+    logits = validation_logits(task, classifier)
+    assert logits is not None  # of a run with this answer some are held out
+    return threshold_keeping(_lead_of_classes(logits).tolist(), KEPT) - ROUNDING
 
 
 def accuracy_of_classes(logits: Tensor, labels: Sequence[int]) -> float:
@@ -158,7 +180,8 @@ def rejection_of(
     of_classes = known[::2] if held_out is None else held_out
     if len(of_classes) < FEWEST_KEPT and not (other or task.options.test_unknown):
         return None
-    threshold = threshold_keeping(known_scores(of_classes, other)[score].tolist(), KEPT)
+    # the answer of a student with "none of these" is its largest output, see `shift_of_other`
+    threshold = 0.5 if other else threshold_keeping(known_scores(of_classes, other)[score].tolist(), KEPT)
     rest = known[1::2] if held_out is None else known
     tested = {kind: known_scores(each, other)[score] for kind, each in {"known": rest, **unknown}.items()}
     kept = {kind: share_reaching(values.tolist(), threshold) for kind, values in tested.items()}

@@ -111,7 +111,8 @@ def divergence_note(report: RunReport) -> str | None:
 def closed_world(report: RunReport) -> str:
     """What the student answers to an image of none of its classes."""
     rejection, others = report.rejection, report.dataset.others
-    if others is not None and others.answered:
+    answered = others is not None and others.answered
+    if others is not None and answered:
         said = (
             f'**It may answer "none of these".** This output was trained with {count(others.train_images)} images of '
             f"{count(others.seen)} other classes."
@@ -124,12 +125,34 @@ def closed_world(report: RunReport) -> str:
     if rejection is None:
         return said
     kept = [f"{format_percent(share)} of {kind} unknown images" for kind, share in rejection.unknown_kept.items()]
-    score = "probability of the classes together" if rejection.score == "none of these" else rejection.score
+    if answered:
+        shares = joined([f"{format_percent(rejection.known_kept)} of the test images", *kept])
+        return (
+            f"{said} After the training its logit was shifted once, so that 95 % of "
+            f"{count(rejection.validation_images)} validation images of the classes get a class. It gives one to "
+            f"{shares}."
+        )
     chosen_on = "test images, every second one" if rejection.of_test else "validation images"
     known = f"{format_percent(rejection.known_kept)} of the {'other ' if rejection.of_test else ''}test images"
     return (
-        f"{said} `config.json` has a threshold for the {score}, {rejection.threshold:.3f}, that keeps 95 % of "
-        f"{count(rejection.validation_images)} {chosen_on}. It is reached by {joined([known, *kept])}."
+        f"{said} `config.json` has a threshold for the {rejection.score}, {rejection.threshold:.3f}, that keeps 95 % "
+        f"of {count(rejection.validation_images)} {chosen_on}. It is reached by {joined([known, *kept])}."
+    )
+
+
+def other_answer_note(report: RunReport) -> str | None:
+    """What an accuracy means where there is an answer "none of these"; `None` without it."""
+    if report.published_result.accuracy_of_classes is None:
+        return None
+    shifted = report.published_result.other_shift is not None
+    rule = (
+        " For each model, the teacher too, 95 % of the validation images of the classes get a class."
+        if shifted
+        else ""
+    )
+    return (
+        'An image of the classes that is answered "none of these" counts as wrong. The column \'Without "none of '
+        f"these\"' passes over that answer, and takes the best of the classes.{rule}"
     )
 
 

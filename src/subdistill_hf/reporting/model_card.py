@@ -170,6 +170,9 @@ def standing(report: RunReport) -> list[str]:
     sentences = [f"{label} classifies {measured} of the {images:,} images of the {which} correctly."]
     if report.dataset.labels_by_teacher:
         sentences = [f"{label} gives the teacher's answer to {measured} of the {images:,} images of the {which}."]
+    if published.accuracy_of_classes is not None:
+        of_classes = accuracy_with_error(published.accuracy_of_classes, images)
+        sentences.append(f'An answer "none of these" counts as wrong; passed over, {of_classes} are correct.')
     distances: list[str] = []
     unresolved: list[str] = []
     better: list[str] = []

@@ -197,8 +197,8 @@ def plot_scores(report: RunReport, path: str | os.PathLike[str]) -> Path | None:
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter(Percent())
-    one_less = rejection.score == "none of these"
-    ax.set_xlabel("probability of the classes together" if one_less else rejection.score)
+    answered = rejection.score == "none of these"
+    ax.set_xlabel('best class against "none of these"' if answered else rejection.score)
     ax.set_ylabel("share of the images")
     ax.legend(frameon=False, fontsize=TEXT_SIZE, labelcolor=INK, loc="best")
     set_heading(ax, f"{_short_label(report.published)}: known and unknown images")

@@ -175,6 +175,7 @@ class MethodResult:
         training_seconds: how long the training took, when all of it was timed.
         training_kilowatt_hours: the energy that it took, where it was measured.
         kept_from: the step of the checkpoint that was kept, when the training diverged after it.
+        other_shift: what was added to the logit of "none of these" after the training; only where there is one.
     """
 
     method: str
@@ -196,6 +197,7 @@ class MethodResult:
     training_seconds: float | None = None
     training_kilowatt_hours: float | None = None
     kept_from: int | None = None
+    other_shift: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +301,12 @@ class RunReport:
         if not students:
             raise ValueError("expected the result of at least one student in the report's results, found none")
         return next((result for result in students if result.method == self.published), students[-1])
+
+    @property
+    def threshold(self) -> float | None:
+        """The least probability of an image's class, below which it is none of them; `None` without one."""
+        answered = self.dataset.others is not None and self.dataset.others.answered
+        return None if self.rejection is None or answered else self.rejection.threshold
 
     @property
     def teacher_result(self) -> MethodResult | None:

@@ -104,8 +104,9 @@ class ReportedRejection:
     """A threshold below which an image is taken for none of the classes.
 
     Attributes:
-        score: `largest probability`, or 1 less the probability of `none of these`.
-        threshold: that keeps 95 % of some images of the classes.
+        score: `largest probability` of a class; or `none of these`, the probability of the best class where it and
+            "none of these" are the only answers.
+        threshold: that keeps 95 % of some images of the classes; 0.5 for `none of these`, whose logit was shifted so.
         validation_images: their number.
         of_test: whether these are every second test image, for want of images held out for validation.
         known_kept: share of the test images of the classes that reach it; of the others, if `of_test`.

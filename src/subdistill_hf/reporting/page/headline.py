@@ -62,6 +62,13 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
         beside = f"teacher {accuracy_with_error(teacher.accuracy, images)}"
     name = capitalised(report.figure)
     yield Headline(name, accuracy_with_error(published.accuracy, images), beside or f"of {count(images)} images")
+    if published.accuracy_of_classes is not None:
+        theirs = None if teacher is None else teacher.accuracy_of_classes
+        yield Headline(
+            'Without "none of these"',
+            accuracy_with_error(published.accuracy_of_classes, images),
+            "" if theirs is None else f"teacher {accuracy_with_error(theirs, images)}",
+        )
     if published.teacher_agreement is not None and not report.dataset.labels_by_teacher:
         share = format_percent(published.teacher_agreement)
         yield Headline("Agrees with teacher", str(share), "right or wrong")

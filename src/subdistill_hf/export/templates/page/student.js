@@ -29,12 +29,10 @@ export async function pixelsOf(source) {
   return { data, width, height };
 }
 
-/** Whether an image is taken for one of the classes: its score reaches the threshold, if the student has one. */
-export function isKnown({ labels, unknown_score: score, unknown_threshold: threshold }, probabilities) {
-  if (threshold === undefined) return true;
-  const known = probabilities.filter((_, output) => labels[output] !== "none of these");
-  const reached = score === "largest probability" ? Math.max(...known) : known.reduce((sum, one) => sum + one, 0);
-  return reached >= threshold;
+/** Whether an image is taken for one of the classes: the largest output is one, and reaches the threshold, if any. */
+export function isKnown({ labels, unknown_threshold: threshold = 0 }, probabilities) {
+  const largest = Math.max(...probabilities);
+  return labels[probabilities.indexOf(largest)] !== "none of these" && largest >= threshold;
 }
 
 /** The probability of each class, in the order of student.json, and the milliseconds that the student took. */
