@@ -6,9 +6,11 @@ import pytest
 
 from helpers import config
 from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.pipeline import task
 from subdistill_hf.pipeline.run import distill
+from subdistill_hf.pipeline.validation import validate_options
 
 
 def changed(options, values):
@@ -123,3 +125,15 @@ def test_a_folder_that_may_not_be_used_is_refused_before_any_image_is_read(untou
 def test_options_that_fit_are_taken(untouched, tmp_path):
     with pytest.raises(pytest.fail.Exception, match="images or weights are read"):
         distill(TaskOptions(student="convnext:width=0.5", classes=["subtask:box"]), config(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"adapt_teacher": "head"}, {"unlabelled": "glyphs-100"}, {"label_column": "none", "classes": ["bishop", "king"]}],
+)
+def test_a_sharded_teacher_takes_no_passes_as_a_whole(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(SubDistillConfig, "world_size", 2)
+    training = config(tmp_path, shard_teacher=True)
+    validate_options(TaskOptions(), training)
+    with pytest.raises(SubDistillError, match=r"shard_teacher and .*: the latter takes passes of the whole teacher"):
+        validate_options(TaskOptions(**options), training)

@@ -55,6 +55,7 @@ def test_what_is_not_installed_is_named(environment, installed, tmp_path, option
         ({"optim_args": "beta"}, "optim_args='beta': expected name=value,name=value"),
         ({"optim_args": "a=1,b=2=3"}, "optim_args='a=1,b=2=3': expected"),
         ({"fsdp": "full_shard"}, "this is a single one: start it with accelerate launch"),
+        ({"shard_teacher": True}, "this is a single one: start it with torchrun or accelerate launch"),
         ({"torch_compile_backend": "nope"}, "torch_compile_backend='nope': expected one of eager, "),
         ({"torch_compile_mode": "nope"}, "torch_compile_mode='nope': expected one of default, "),
         ({"lr_scheduler_kwargs": {"power": 2}}, "lr_scheduler_type='cosine', lr_scheduler_kwargs={'power': 2}: "),
@@ -139,6 +140,15 @@ def test_a_student_whose_weights_would_be_spread_is_refused(tmp_path, monkeypatc
     else:
         monkeypatch.setenv(asked, "true")
     with pytest.raises(SubDistillError, match="spreads the student's weights over the processes"):
+        arguments.check_training_arguments(args)
+
+
+def test_a_sharded_teacher_beside_deepspeed_is_refused(tmp_path, monkeypatch):
+    args = SubDistillConfig(output_dir=str(tmp_path), use_cpu=True, shard_teacher=True)
+    monkeypatch.setattr(SubDistillConfig, "world_size", 2)
+    arguments.check_training_arguments(args)
+    args.deepspeed_plugin = SimpleNamespace(zero_stage=2)
+    with pytest.raises(SubDistillError, match="never tried beside DeepSpeed"):
         arguments.check_training_arguments(args)
 
 

@@ -24,6 +24,7 @@ from helpers import (
     resnet,
     save_teacher,
     teacher_resnet,
+    teacher_vit,
     trainer,
     version_of,
     views,
@@ -37,7 +38,9 @@ from subdistill_hf.config.commands import AnalyseOptions, InspectOptions
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.subspaces import load_subspaces, save_subspaces
 from subdistill_hf.data.collate import ViewCollator
+from subdistill_hf.models.loading import count_parameters, weights_digest
 from subdistill_hf.pipeline.adaptation import adapt, plan_adaptation
+from subdistill_hf.pipeline.run import distill
 from subdistill_hf.pipeline.task import load_task
 
 GLOBAL_BATCH = 8
@@ -47,6 +50,7 @@ COMPARED = {
     "procrustes": {"rotation": "procrustes"},
     "cached": {"teacher_cache": "2", "teacher_cache_precision": "float32"},
 }
+SHARDED = {"sharded": ("vit", False), "sharded-cached": ("resnet", True)}
 
 
 def followed(folder, processes, **options):
@@ -67,6 +71,23 @@ def followed(folder, processes, **options):
         **{"max_steps": 12, "task_weight": 0.5} | options,
         per_device_train_batch_size=GLOBAL_BATCH // processes,
         per_device_eval_batch_size=5,
+    )
+
+
+def taught(folder, kind, cached, shard):
+    """A student of 21 images, of which one process reads 11 and takes a pass more of the teacher than the other."""
+    options = {"teacher_cache": "2", "teacher_cache_precision": "float32"} if cached else {}
+    images = views(7, augmentation="pad_crop", flip=True, seed=5, views=2 if cached else None)
+    return trainer(
+        folder,
+        convnext(),
+        teacher_vit() if kind == "vit" else teacher_resnet(),
+        train=images,
+        shard_teacher=shard,
+        channels_last=False,  # a sharded teacher lies contiguously
+        per_device_train_batch_size=5,
+        per_device_eval_batch_size=5,
+        **options,
     )
 
 
@@ -184,6 +205,14 @@ def work(folder):
         run.train()
         kept = {key: weight.contiguous() for key, weight in weights_of(run.distillation).items()}
         save_file(kept, folder / f"{name}-{rank}.safetensors")
+    for name, (kind, cached) in SHARDED.items():
+        for shard in (False, True):
+            run = taught(folder / f"{name}-{shard}", kind, cached, shard)
+            run.train()
+            save_subspaces(run.subspaces, folder / f"{name}-{shard}-subspaces-{rank}")
+            save_file(weights_of(run.distillation), folder / f"{name}-{shard}-{rank}.safetensors")
+        (folder / f"{name}-{rank}.json").write_text(json.dumps(shares_of(run.teacher)), encoding="utf-8")
+    distill(*sharded_run(folder))
     run = with_batch_norm(folder / "batch-norm")
     run.train()
     save_file(weights_of(run.distillation), folder / f"batch-norm-{rank}.safetensors")
@@ -197,6 +226,25 @@ def work(folder):
     (folder / f"analysis-{rank}.json").write_text(json.dumps(analysis), encoding="utf-8")
     history = [*run.state.log_history, {"predictions": predicted.predictions.tolist(), **predicted.metrics}]
     (folder / f"batch-norm-{rank}.json").write_text(json.dumps(history), encoding="utf-8")
+
+
+def shares_of(teacher):
+    """Numbers of weights of this process and of all, and the digest of a sharded teacher."""
+    weights = list(teacher.model.parameters())
+    own, everyones = sum(weight.to_local().numel() for weight in weights), sum(weight.numel() for weight in weights)
+    return {"own": own, "all": everyones, "digest": teacher.digest}
+
+
+def sharded_run(folder):
+    """Options of two steps of `distill` with a sharded teacher."""
+    options = TaskOptions(
+        teacher=str(folder / "teacher"),
+        dataset=str(folder / "images"),
+        classes=list(NAMES),
+        student="resnet:widths=8-8-8",
+        html_report=False,
+    )
+    return options, config(folder / "sharded-run", max_steps=2, shard_teacher=True, per_device_train_batch_size=4)
 
 
 def torchrun(*arguments, environment):
@@ -284,6 +332,37 @@ def test_ddp_with_other_layer_losses_and_a_teacher_cache_follows_one_process_too
     assert_equal_weights(first, second)
     assert_equal_weights(first, weights_of(run.distillation), tolerance=1e-4)
     assert any(weight.startswith("alignments.") for weight in first)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_teacher_gives_subspaces_and_students_of_a_whole_one_bit_for_bit(two_processes, name):
+    for rank in (0, 1):
+        whole, shared = (load_subspaces(two_processes / f"{name}-{shard}-subspaces-{rank}") for shard in (False, True))
+        assert len(whole) == 3  # as the student has layers
+        assert {layer: one.digest for layer, one in whole.items()} == {
+            layer: one.digest for layer, one in shared.items()
+        }
+        assert_equal_weights(
+            *(load_file(two_processes / f"{name}-{shard}-{rank}.safetensors") for shard in (False, True))
+        )
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_each_process_holds_half_of_a_sharded_teacher_and_its_digest_is_that_of_whole_weights(two_processes, name):
+    model = teacher_vit() if SHARDED[name][0] == "vit" else teacher_resnet()
+    parts = [read(two_processes / f"{name}-{rank}.json") for rank in (0, 1)]
+    assert sum(part["own"] for part in parts) == parts[0]["all"] == count_parameters(model)
+    for part in parts:
+        assert part["own"] < 0.52 * part["all"]
+        assert part["digest"] == weights_digest(model)
+
+
+def test_a_run_with_a_sharded_teacher_leaves_a_student_and_figures_of_the_whole_one(two_processes):
+    report = read(two_processes / "sharded-run" / "report.json")
+    teacher, student = report["results"]
+    assert (teacher["method"], student["method"]) == ("teacher", "subdistill")
+    assert teacher["parameters"] == count_parameters(teacher_resnet())
+    assert AutoModelForImageClassification.from_pretrained(two_processes / "sharded-run").num_labels == len(NAMES)
 
 
 def test_a_teacher_fitted_by_two_processes_is_that_of_one(two_processes, tmp_path):

@@ -435,6 +435,13 @@ class DistillationOptions:
     teacher_bf16: bool = field(
         default=False, metadata={"help": "Run the teacher in bfloat16 (the student is not affected)."}
     )
+    shard_teacher: bool = field(
+        default=False,
+        metadata={
+            "help": "Spread the teacher's weights over the processes (FSDP2), for a teacher that does not fit one "
+            "device: each gathers a part of them at a time. It needs several processes, and costs time."
+        },
+    )
 
     @property
     def views(self) -> int | None:

@@ -44,6 +44,15 @@ def gathered(rows: Tensor) -> Tensor:
     return everyones
 
 
+def largest_of_processes(number: int) -> int:
+    """The largest of the numbers of all processes; itself where there is one."""
+    if not several_processes():
+        return number
+    numbers: list[int] = [number] * sys.modules["torch.distributed"].get_world_size()
+    sys.modules["torch.distributed"].all_gather_object(numbers, number)
+    return max(numbers)
+
+
 def close_process_group() -> None:
     """Close the process group of a launcher, if one is open, and wait until its threads are gone.
 

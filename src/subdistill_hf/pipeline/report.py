@@ -67,6 +67,7 @@ WITHOUT_EFFECT = (
     "teacher_cache_dir",  # where targets are kept
     "teacher_cache_limit",
     "cuda_graphs",  # how fast it is
+    "shard_teacher",
 )
 SHOWN_ARGUMENTS = (
     *(field.name for field in fields(DistillationOptions) if field.name not in WITHOUT_EFFECT),

@@ -44,6 +44,7 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
         if getattr(config, name) != value:
             raise SubDistillError(f"{name}={getattr(config, name)}: expected {value}, since {reason}")
     _check_held_out(options, config)
+    _check_sharded_teacher(options, config)
     check_paper_subtasks(options.classes)
     if (student := check_recipe(options.student)) is not None:
         check_student(student, config)
@@ -70,6 +71,23 @@ def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig)
             raise SubDistillError(
                 f"method {method!r} needs the class of each image, and those of unlabelled={options.unlabelled} have "
                 "none: choose another method, such as kd or subdistill"
+            )
+
+
+def _check_sharded_teacher(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse what runs the whole teacher on one device before it is sharded."""
+    if not config.shard_teacher:
+        return
+    found = {
+        f"adapt_teacher={options.adapt_teacher}": options.adapt_teacher != "no",
+        f"unlabelled={options.unlabelled}": options.unlabelled is not None,
+        f"label_column={NO_LABELS}": options.label_column == NO_LABELS,
+    }
+    for name, given in found.items():
+        if given:
+            raise SubDistillError(
+                f"shard_teacher and {name}: the latter takes passes of the whole teacher on one device; leave out one "
+                "of them"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import uuid
 import warnings
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import Features
-from subdistill_hf.core.distributed import several_processes
+from subdistill_hf.core.distributed import largest_of_processes, several_processes
 from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.formatting import memory
@@ -273,7 +274,10 @@ def _build(views: TeacherViews, request: CacheRequest, cache: TeacherCache, miss
                 for name, array in arrays.items():
                     array[rows] = _kept(packed[name], kind)
 
-        within_memory(fill, request.batch_size)
+        if views.targets.teacher.is_sharded:  # a process that began again would leave the others alone
+            fill(request.batch_size)
+        else:
+            within_memory(fill, request.batch_size)
         arrays.clear()
         _wait()
         if request.local_rank == 0:
@@ -302,11 +306,18 @@ def _targets_of_all(
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Features]]]:
     """Rows, logits and features of this process's share, batch by batch."""
     share = range(request.local_rank, cache.images, request.local_processes)
+    passes = math.ceil(len(share) / batch_size)
+    if views.targets.teacher.is_sharded:
+        passes = largest_of_processes(passes)
     with tqdm(total=len(share) * cache.views, desc="teacher", unit=" images", disable=not request.show) as bar:
         for view in range(cache.views):
             views.dataset.set_epoch(view)
-            for start in range(0, len(share), batch_size):
-                numbers, shown, (logits, features) = views.of(share[start : start + batch_size])
+            for start in range(0, passes * batch_size, batch_size):
+                places = share[start : start + batch_size]
+                if not places:  # a pass of a sharded teacher takes all processes
+                    views.of([0])
+                    continue
+                numbers, shown, (logits, features) = views.of(places)
                 yield cache.rows(numbers, shown), logits, features
                 bar.update(len(numbers))
 

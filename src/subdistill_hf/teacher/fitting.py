@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import Features
+from subdistill_hf.core.distributed import largest_of_processes
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments, collect_moments
 from subdistill_hf.core.pairing import LayerPair
@@ -23,6 +25,7 @@ from subdistill_hf.core.subspaces import Subspace, fit_layer
 from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.errors import DistillationError, SubspaceError
 from subdistill_hf.formatting import memory
+from subdistill_hf.teacher.sharding import first_of, repeating_last
 from subdistill_hf.teacher.teacher import Teacher
 
 Stream = Iterator[dict[str, tuple[Features, Features | None]]]
@@ -105,20 +108,27 @@ def fit_moments(
     share = _share(dataset, request)
 
     def stream(batch_size: int, share: Any, show: bool) -> Stream:
-        return activations_and_contexts(
+        batches = _batches(share, collate, batch_size, teacher.device, show)
+        own = math.ceil(len(share) / batch_size) if teacher.is_sharded else None
+        if own is not None:
+            batches = repeating_last(batches, largest_of_processes(own))
+        found = activations_and_contexts(
             forward=lambda batch: teacher.logits(batch["pixel_values"]),
             model=teacher.model,
             layers=[layer.name for layer in layers],
-            batches=_batches(share, collate, batch_size, teacher.device, show),
+            batches=batches,
             channels_last=[layer.name for layer in layers if layer.channels_last],
             with_context=with_context,
         )
+        return found if own is None else first_of(found, own)
 
     def moments(batch_size: int) -> dict[str, Moments]:
         found = _with_pooled(stream(batch_size, share, request.show), pooled or {}, without_prefix)
         return collect_moments(found, without_prefix, request.positions, request.seed + request.rank)
 
     batch_size = request.batch_size
+    if teacher.is_sharded:  # a process that began again with smaller batches would leave the others alone
+        return moments(batch_size)
     if teacher.device.type == "cpu" and _may_take_much(share, collate, batch_size):
         needed = _bytes_of(stream(1, torch.utils.data.Subset(share, [0]), False), teacher.model)
         batch_size = max(1, min(batch_size, len(share), int(BATCH_BYTES / needed)))

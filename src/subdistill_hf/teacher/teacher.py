@@ -16,6 +16,7 @@ from subdistill_hf.core.activations import logits_of
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.loading import freeze, weights_digest
 from subdistill_hf.teacher.class_ids import ClassIds, class_numbers, subtask_logits
+from subdistill_hf.teacher.sharding import forget_passes, is_sharded, sharded
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,11 +64,22 @@ class Teacher:
         other: bool = False,
         digest: str | None = None,
     ) -> Teacher:
-        """The teacher of trainings with these arguments: on their device and in their precision."""
+        """The teacher of trainings with these arguments: on their device and in their precision.
+
+        With `shard_teacher` it is a copy of the model, whose weights are spread over the processes.
+        """
         precision = "bf16" if args.teacher_bf16 else args.mixed_precision
         if args.deepspeed_plugin is not None and not args.teacher_bf16:
             precision = "no"  # DeepSpeed casts weights, those of the student alone
+        if args.shard_teacher:
+            digest = digest or weights_digest(model)  # of whole weights
+            model = sharded(freeze(model), args.device)
         return cls(model, class_ids, args.device, AUTOCAST_DTYPES.get(precision), other, digest)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether its weights are spread over the processes, so that each pass takes all of them."""
+        return is_sharded(self.model)
 
     def freeze(self) -> None:
         """Evaluation mode and no gradients, whatever was done to the model since."""
@@ -85,8 +97,9 @@ class Teacher:
         return self._digest
 
     def forget_digest(self) -> None:
-        """Let the digest be computed again: the weights may have changed."""
-        self._digest = None
+        """Let the digest be computed again: the weights may have changed. A sharded copy's may not."""
+        if not self.is_sharded:
+            self._digest = None
 
     @property
     def name(self) -> str:
@@ -109,7 +122,10 @@ class Teacher:
         """The model's own logits `(B, all classes)` of images `(B, c, H, W)`."""
         pixel_values = pixel_values.to(next(self.model.parameters()).dtype)  # one of half precision takes no others
         with self._autocast():
-            return logits_of(self.model(pixel_values=pixel_values))
+            logits = logits_of(self.model(pixel_values=pixel_values))
+        if self.is_sharded and not torch.is_grad_enabled():
+            forget_passes(self.model)
+        return logits
 
     def logits(self, pixel_values: Tensor) -> Tensor:
         """The logits of the subtask's classes, in the student's order, `(B, C)` in float32; with `other` one more."""

@@ -49,6 +49,7 @@ def check_training_arguments(args: TrainingArguments, own_metrics: bool = False)
     if args.fp16 and args.device.type == "cpu":
         raise SubDistillError("fp16 needs an accelerator, and this runs on the CPU: use bf16, or leave --fp16 out")
     _check_sharding(args)
+    _check_sharded_teacher(args)
     if unknown := sorted(set(args.include_for_metrics) - set(FOR_METRICS)):
         raise SubDistillError(f"include_for_metrics={unknown[0]!r}: expected one of {', '.join(FOR_METRICS)}")
     if args.label_names is not None and LABELS not in args.label_names:
@@ -71,6 +72,21 @@ def _check_sharding(args: TrainingArguments) -> None:
             f"{'fsdp' if fsdp else 'DeepSpeed ZeRO-3'} spreads the student's weights over the processes, and then it "
             "can be neither evaluated nor saved by itself. A student is small: leave this out, and each process keeps "
             "all of it (see examples/accelerate_configs/ddp.yaml)"
+        )
+
+
+def _check_sharded_teacher(args: TrainingArguments) -> None:
+    """Refuse to spread a teacher over one process, or beside DeepSpeed."""
+    if not getattr(args, "shard_teacher", False):
+        return
+    if args.world_size < 2:
+        raise SubDistillError(
+            "shard_teacher spreads the teacher over several processes, and this is a single one: start it with "
+            "torchrun or accelerate launch, or leave --shard_teacher out"
+        )
+    if args.deepspeed_plugin is not None:
+        raise SubDistillError(
+            "shard_teacher is by torch's own means, and was never tried beside DeepSpeed: leave out one of them"
         )
 
 

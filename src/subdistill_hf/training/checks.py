@@ -156,8 +156,9 @@ def _places(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Names of weights and buffers, and where they lie; those without memory, as on the meta device, are left out."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in tensors.items():
-        if not is_lazy(tensor) and tensor.numel() and tensor.untyped_storage().data_ptr():
-            yield name, (tensor.device, tensor.untyped_storage().data_ptr())
+        own: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of a sharded teacher
+        if not is_lazy(own) and own.numel() and own.untyped_storage().data_ptr():
+            yield name, (own.device, own.untyped_storage().data_ptr())
 
 
 def check_trainable(student: nn.Module) -> None:

@@ -67,6 +67,11 @@ def teacher_of(
         return Teacher.for_training(teacher, class_ids, args)
     if class_ids is not None:
         raise DistillationError("teacher_class_ids has no place beside a Teacher, which has its own")
+    if args.shard_teacher and not teacher.is_sharded:
+        raise DistillationError(
+            "shard_teacher: the Teacher that trainings share is not sharded; make it with Teacher.for_training(...), "
+            "of arguments with shard_teacher=True"
+        )
     return teacher
 
 

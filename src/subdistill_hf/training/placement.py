@@ -44,14 +44,14 @@ class MemoryFormats:
         take_memory_format(
             student, lambda: student(**inputs_of(student, example)), args.device, half, wanted, self._tried
         )
-        if teacher is not None:
+        if teacher is not None and not teacher.is_sharded:  # FSDP takes contiguous weights alone
             model, pixels, half = teacher.model, teacher_pixels(example), half or args.teacher_bf16
             take_memory_format(model, lambda: teacher.all_logits(pixels), args.device, half, wanted, self._tried)
 
     def leave(self, student: nn.Module, teacher: Teacher | None) -> None:
         """Let their weights lie contiguously again, as everybody expects weights to lie."""
         leave_channels_last(student)
-        if teacher is not None:
+        if teacher is not None and not teacher.is_sharded:
             leave_channels_last(teacher.model)
 
 

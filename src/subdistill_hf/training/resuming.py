@@ -120,6 +120,7 @@ PARTS = (
             "per_device_eval_batch_size",
             "channels_last",
             "cuda_graphs",
+            "shard_teacher",
             "torch_compile",
             "teacher_cache_dir",
             "teacher_cache_limit",
