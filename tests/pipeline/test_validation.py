@@ -78,6 +78,7 @@ def untouched(monkeypatch):
         ({}, {"teacher_cache": "some"}, "teacher_cache='some': expected auto, off, or a number of views"),
         ({}, {"teacher_cache_limit": 0}, "teacher_cache_limit=0: expected GiB above 0"),
         ({}, {"teacher_cache_precision": "int8"}, "teacher_cache_precision='int8': expected one of float16, float32"),
+        ({}, {"teacher_cache_dir": "nope://targets"}, "teacher_cache_dir='nope://targets' cannot be reached"),
         ({}, {"layer_weight": -1}, "layer_weight=-1: expected at least 0"),
         ({}, {"layer_weight": 0, "kd_weight": 0}, "are all 0: there is nothing to train"),
         ({}, {"temperature": 0}, "temperature=0: expected a positive number"),

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -30,6 +31,7 @@ from subdistill_hf.data.collate import LOGITS, TARGETS, ViewCollator
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.teacher import remote_cache
 from subdistill_hf.teacher.cache_files import CacheError
 from subdistill_hf.teacher.targets import ComputedTargets
 from trainings import InOrder
@@ -161,26 +163,66 @@ def test_a_second_run_finds_what_the_first_has_kept(tmp_path):
     assert names(first) == names(second)
 
 
-def test_what_was_kept_on_one_machine_is_used_on_another(tmp_path):
-    """The same images and targets lie in other folders there."""
+@pytest.mark.parametrize("place", ["copied folders", "memory://bucket/targets"])
+def test_what_was_kept_on_one_machine_is_used_on_another(tmp_path, monkeypatch, place):
+    """The same images lie in another folder there; and so do the targets, or they are fetched."""
+    remote = place != "copied folders"
 
     def on_machine(name):
+        monkeypatch.setattr(remote_cache, "default_folder", lambda: tmp_path / name / "targets")
         data = load_subtask(DataOptions(dataset=str(tmp_path / name / "images"), classes=["all"]))
         images = data.views("train", "pad_crop", True, seed=7, views=2)
         parts = {"data_collator": ViewCollator(processor()), "fit_dataset": data.views("train")}
-        options = {"max_steps": 4, "teacher_cache": "2", "teacher_cache_dir": str(tmp_path / name / "targets")}
+        targets = place if remote else str(tmp_path / name / "targets")
+        options = {"max_steps": 4, "teacher_cache": "2", "teacher_cache_dir": targets}
         return trainer(tmp_path / name, resnet(), teacher_resnet(), train=images, parts=parts, **options)
 
     write_image_folder(tmp_path / "one" / "images", train=10)  # a fifth is held out
     first = on_machine("one")
     first.train()
     shutil.copytree(tmp_path / "one" / "images", tmp_path / "other" / "images")
-    shutil.copytree(tmp_path / "one" / "targets", tmp_path / "other" / "targets")
+    if not remote:
+        shutil.copytree(tmp_path / "one" / "targets", tmp_path / "other" / "targets")
     second = on_machine("other")
     seen = passes_of(second)
     second.train()
     assert sum(seen) == IMAGES + 2  # the fit, and a probe
     assert_equal_weights(weights_of(first.model), weights_of(second.model))
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_targets_that_cannot_be_left_elsewhere_are_told_of_and_used_from_this_disk(tmp_path, monkeypatch):
+    def fail(*given, **options):
+        raise OSError("no room there")
+
+    monkeypatch.setattr(remote_cache, "default_folder", lambda: tmp_path / "targets")
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "put_file", fail)
+    first = run(tmp_path, teacher_cache_dir="memory://elsewhere", max_steps=1)
+    with pytest.warns(UserWarning, match=r"'memory://elsewhere' cannot be written: no room there\. The run goes on"):
+        first.train()
+    monkeypatch.undo()
+    monkeypatch.setattr(remote_cache, "default_folder", lambda: tmp_path / "targets")
+    second = run(tmp_path, teacher_cache_dir="memory://elsewhere", max_steps=1)
+    seen = passes_of(second)
+    second.train()
+    assert sum(seen) == IMAGES + 2  # the fit, and a probe
+    assert len(fsspec.filesystem("memory").ls("/elsewhere")) == 2 * len(second.targets.cache.files)
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_damaged_targets_of_another_place_are_made_again_and_replaced(tmp_path, monkeypatch):
+    storage = tmp_path / "storage"
+    address = f"file://{storage}"
+    monkeypatch.setattr(remote_cache, "default_folder", lambda: tmp_path / "one")
+    run(tmp_path, teacher_cache_dir=address, max_steps=1).train()
+    array = next(storage.glob("*.safetensors"))
+    whole = array.read_bytes()
+    array.write_bytes(whole[:-2] + b"xx")
+    monkeypatch.setattr(remote_cache, "default_folder", lambda: tmp_path / "other")
+    second = run(tmp_path, teacher_cache_dir=address, max_steps=1)
+    with pytest.warns(UserWarning, match=r"kept targets in file://.* are damaged .*: they are made again"):
+        second.train()
+    assert array.read_bytes() == whole
 
 
 def test_logit_distillation_shares_the_logits(tmp_path):

@@ -200,7 +200,7 @@ def test_the_index_says_what_the_targets_are_of(tmp_path):
 def test_leftovers_of_killed_runs_are_deleted_an_hour_later(tmp_path):
     file, _ = written(tmp_path)
     orphan, _ = written(tmp_path, teacher="killed")
-    orphan._index.unlink()
+    orphan.index.unlink()
     left = [orphan.find(), *tmp_path.glob(f"{orphan.name}-*"), tmp_path / ".x.part", tmp_path / ".x.json"]
     left = [path for path in left if path is not None]
     for path in left[1:]:

@@ -405,7 +405,11 @@ class DistillationOptions:
         },
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the kept targets; by default in the cache of datasets."}
+        default=None,
+        metadata={
+            "help": "Folder of the kept targets; by default in the cache of datasets. Or an address for fsspec, "
+            "such as s3://bucket/targets: they are fetched from there where they are there, and left there where not."
+        },
     )
     teacher_cache_limit: float = field(
         default=20.0,

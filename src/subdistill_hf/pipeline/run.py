@@ -18,7 +18,6 @@ from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.output_folder import (
     RUNS_FOLDER,
-    check_output_folder,
     held_for_this_run,
     telling_full_disk,
 )
@@ -67,6 +66,7 @@ from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.page.page import PAGE_FILE, write_page
 from subdistill_hf.reporting.report import RunReport
+from subdistill_hf.teacher.remote_cache import check_cache_place
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.optimizers import initial_rate
@@ -139,7 +139,7 @@ def distill(
     with held_for_this_run(folder if main else None):
         check_run_folder(options, config)
         if main and config.teacher_cache_dir is not None:
-            check_output_folder(config.teacher_cache_dir, "teacher_cache_dir")
+            check_cache_place(config.teacher_cache_dir)
         with telling_full_disk(folder, lambda: kept_in(folder, config.method)):
             return _run(options, config, command, teacher)
 

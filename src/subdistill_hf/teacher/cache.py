@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -132,10 +131,3 @@ class CachedCollator:
         """The batch with its targets."""
         batch = dict(self.collate(examples))
         return {**batch, **self.cache.read(torch.as_tensor(batch["index"]), torch.as_tensor(batch["view"]))}
-
-
-def default_folder() -> Path:
-    """Where targets are kept: beside the datasets of the Hub's libraries."""
-    import datasets
-
-    return Path(datasets.config.HF_DATASETS_CACHE) / "subdistill_hf" / "targets"

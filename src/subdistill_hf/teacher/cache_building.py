@@ -23,8 +23,9 @@ from subdistill_hf.core.distributed import largest_of_processes, several_process
 from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.formatting import memory
-from subdistill_hf.teacher.cache import StoredLayer, Targets, TeacherCache, default_folder
+from subdistill_hf.teacher.cache import StoredLayer, Targets, TeacherCache
 from subdistill_hf.teacher.cache_files import CacheError, TargetFile, make_room
+from subdistill_hf.teacher.remote_cache import RemoteCache, folder_on_disk, is_remote
 from subdistill_hf.teacher.targets import ComputedTargets
 
 FORMAT = 1
@@ -38,7 +39,8 @@ class CacheRequest:
 
     Attributes:
         views: number of views of each image.
-        folder: where; `None` takes `default_folder`.
+        folder: where: a folder on disk, or the address of a place from which they are fetched and where they are
+            left; `None` takes `default_folder`.
         limit: bytes that all targets there may take.
         precision: `"float16"` or `"float32"`.
         batch_size: images of one pass of the teacher, fewer where memory is short.
@@ -137,12 +139,14 @@ def open_cache(views: TeacherViews, request: CacheRequest) -> TeacherCache:
 
     Raises:
         DistillationError: for batches that do not say which view is which.
-        CacheError: when the targets are larger than allowed, or than half precision can hold.
+        CacheError: when the targets are larger than allowed, or than half precision can hold; when those of another
+            place cannot be fetched.
     """
-    folder = Path(request.folder) if request.folder else default_folder()
+    folder = folder_on_disk(request.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remote = RemoteCache(request.folder) if request.folder is not None and is_remote(request.folder) else None
     cache, newest = _describe(views, request, folder)
-    missing = _missing(cache, request, newest)
+    missing = _missing(cache, request, newest, remote)
     subject = f"teacher  its targets of {cache.images} images x {cache.views} views"
     if missing:
         needed = sum(cache.files[name].size for name in missing)
@@ -156,6 +160,8 @@ def open_cache(views: TeacherViews, request: CacheRequest) -> TeacherCache:
     elif request.show:
         tqdm.write(f"{subject} are there already")
     cache.open()
+    if remote is not None and (not several_processes() or torch.distributed.get_rank() == 0):
+        _leave(cache, remote, request)
     return cache
 
 
@@ -223,23 +229,61 @@ def _describe(
     return cache, (cache.rows(numbers, shown), cache.packed(logits, features))
 
 
-def _missing(cache: TeacherCache, request: CacheRequest, newest: tuple[Tensor, dict[str, Tensor]]) -> list[str]:
-    """Names of the files that must be made, the same in all processes; damaged ones are deleted."""
+def _missing(
+    cache: TeacherCache,
+    request: CacheRequest,
+    newest: tuple[Tensor, dict[str, Tensor]],
+    remote: RemoteCache | None,
+) -> list[str]:
+    """Names of the files that must be made, the same in all processes; damaged ones are deleted.
+
+    What is in the remote place and not here is fetched, by one process of a machine.
+    """
     missing = []
     rows, targets = newest
     if request.local_rank == 0:
         for name, file in cache.files.items():
-            reason = file.check() or _difference(file, rows, targets[name].cpu())
+            reason = _unusable(file, rows, targets[name])
+            if reason is not None and remote is not None and remote.holds(file):
+                make_room(file.folder, file.size, request.limit, {each.name for each in cache.files.values()})
+                if request.show:
+                    tqdm.write(f"teacher  fetches {memory(file.size)} of its targets from {remote.address}")
+                reason = remote.fetch(file)
+                _tell(reason, f"kept targets in {remote.address}")
+                reason = reason or _unusable(file, rows, targets[name])
+                if reason is not None:
+                    remote.replace(file)
             if reason is not None:
                 missing.append(name)
-            if reason not in (None, "not there"):
-                warnings.warn(f"kept targets of the teacher are {reason}: they are made again", stacklevel=2)
-                file.remove()
     if several_processes():
         gathered: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(gathered, missing)
         missing = [name for name in cache.files if any(name in names for names in gathered)]
     return missing
+
+
+def _unusable(file: TargetFile, rows: Tensor, targets: Tensor) -> str | None:
+    """Why a file cannot be used, or `None`; a damaged one is told of and deleted."""
+    reason = file.check() or _difference(file, rows, targets.cpu())
+    if reason not in (None, "not there"):
+        _tell(reason, "kept targets of the teacher")
+        file.remove()
+    return reason
+
+
+def _tell(reason: str | None, what: str) -> None:
+    if reason is not None:
+        warnings.warn(f"{what} are {reason}: they are made again", stacklevel=2)
+
+
+def _leave(cache: TeacherCache, remote: RemoteCache, request: CacheRequest) -> None:
+    """Copy targets to the remote place; where that fails a warning says so, since they are whole on this disk."""
+    try:
+        for file in cache.files.values():
+            if remote.leave(file) and request.show:
+                tqdm.write(f"teacher  {memory(file.size)} of its targets are in {remote.address}")
+    except CacheError as error:
+        warnings.warn(f"{error}. The run goes on with the targets on this disk", stacklevel=2)
 
 
 def _difference(file: TargetFile, rows: Tensor, targets: Tensor) -> str | None:

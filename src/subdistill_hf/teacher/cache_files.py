@@ -62,13 +62,14 @@ class TargetFile:
         return int(np.prod(self.shape)) * np.dtype(_TYPES[self.precision][1]).itemsize
 
     @property
-    def _index(self) -> Path:
+    def index(self) -> Path:
+        """The file that says which file holds the array, and what that is."""
         return self.folder / f"{self.name}.json"
 
     def find(self) -> Path | None:
         """The file with the array, if there is one; its bytes are not looked at."""
         try:
-            entry = json.loads(self._index.read_text(encoding="utf-8"))
+            entry = json.loads(self.index.read_text(encoding="utf-8"))
             path = self.folder / Path(entry["file"]).name
             whole = path.stat().st_size == len(self._header()) + self.size
         except (OSError, ValueError, KeyError, TypeError):
@@ -77,16 +78,16 @@ class TargetFile:
 
     def check(self) -> str | None:
         """Why the array cannot be used, or `None` when it is there and every byte is what was written."""
-        if not self._index.is_file():
+        if not self.index.is_file():
             return "not there"
         path = self.find()
         if path is None:
             return "truncated or incomplete"
         try:
-            if digest_of(path) != json.loads(self._index.read_text(encoding="utf-8")).get("sha256"):
+            if digest_of(path) != json.loads(self.index.read_text(encoding="utf-8")).get("sha256"):
                 return "damaged (its bytes have changed)"
             with contextlib.suppress(PermissionError):  # another user's, whose folder may be read alone
-                os.utime(self._index)  # when it was last used, for `make_room`
+                os.utime(self.index)  # when it was last used, for `make_room`
         except FileNotFoundError:  # another run has made room meanwhile
             return "not there"
         return None
@@ -125,10 +126,10 @@ class TargetFile:
         index = temporary.with_suffix(".json")
         try:
             index.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-            index.replace(self._index)
+            index.replace(self.index)
         except OSError:  # a full disk needs its space
             index.unlink(missing_ok=True)
-            if not self._index.is_file():  # that of another run
+            if not self.index.is_file():  # that of another run
                 path.unlink(missing_ok=True)
             raise
 

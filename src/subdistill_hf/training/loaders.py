@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.collate import Collate, Finish, ViewCollator, divided, with_epochs
 from subdistill_hf.data.kept_pixels import MOST, keep_pixels
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.teacher.cache import CachedCollator, default_folder
+from subdistill_hf.teacher.cache import CachedCollator
+from subdistill_hf.teacher.remote_cache import folder_on_disk
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 
 EVALUATION_OPTIONS = {"dataloader_drop_last": False}
@@ -50,7 +50,7 @@ def training_views(
         return dataset, collate
     student = evaluation_collator(collate)
     gather, _ = divided(student, args.device)
-    folder = Path(args.teacher_cache_dir) if args.teacher_cache_dir else default_folder()
+    folder = folder_on_disk(args.teacher_cache_dir)
     dataset, student, said = keep_pixels(dataset, student, gather, folder, MOST // args.world_size)
     if said and args.process_index == 0 and not args.disable_tqdm:
         _say_once(said)
