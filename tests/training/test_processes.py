@@ -23,6 +23,7 @@ from helpers import (
     quiet_environment,
     resnet,
     save_teacher,
+    task_options,
     teacher_resnet,
     teacher_vit,
     trainer,
@@ -38,9 +39,10 @@ from subdistill_hf.config.commands import AnalyseOptions, InspectOptions
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.subspaces import load_subspaces, save_subspaces
 from subdistill_hf.data.collate import ViewCollator
+from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.models.loading import count_parameters, weights_digest
 from subdistill_hf.pipeline.adaptation import adapt, plan_adaptation
-from subdistill_hf.pipeline.run import distill
+from subdistill_hf.pipeline.run import build_run, distill, teacher_of
 from subdistill_hf.pipeline.task import load_task
 
 GLOBAL_BATCH = 8
@@ -143,6 +145,29 @@ def analysed(folder, teacher):
     return analyse(options)
 
 
+def with_unlabelled(folder, inputs, threshold, **changed):
+    """A task with images without labels, of which the teacher chooses."""
+    given = {"unlabelled": str(inputs / "mine"), "unlabelled_threshold": threshold, "mix": 0, **changed}
+    return load_task(task_options(inputs, **given), config(folder, per_device_train_batch_size=4))
+
+
+def chosen_images(folder, inputs, rank=0):
+    """The images without labels that a task takes, at a threshold that keeps a third of them.
+
+    The second process has another threshold, as rounding may make it: what the first one chose must count.
+    """
+    masses = sorted(with_unlabelled(folder / "all", inputs, 0.0).selection.masses)
+    middle = (masses[7] + masses[8]) / 2
+    task = with_unlabelled(folder / "chosen", inputs, 0.0 if rank else middle)
+    unlabelled = {"unlabelled": None, "dataset": str(inputs / "mine"), "label_column": "none", "test_fraction": 0.25}
+    alone = with_unlabelled(folder / "alone", inputs, 0.0 if rank else masses[3], **unlabelled)
+    return task, {
+        "kept": task.selection.kept,
+        "taught": [[int(pixel) for pixel in task.plain("taught").image(place).flatten()[::97]] for place in range(22)],
+        "answers": [list(rows[alone.data.columns.label][:]) for rows in (alone.data.train, alone.data.test)],
+    }
+
+
 WORKER = """
 import json, sys
 from pathlib import Path
@@ -224,6 +249,11 @@ def work(folder):
     save_subspaces(inspected(folder / "spectra", folder / "teacher"), folder / f"spectra-{rank}")
     analysis = asdict(analysed(folder / "analysis", folder / "teacher"))
     (folder / f"analysis-{rank}.json").write_text(json.dumps(analysis), encoding="utf-8")
+    task, chosen = chosen_images(folder / f"unlabelled-{rank}", folder, rank)
+    (folder / f"chosen-{rank}.json").write_text(json.dumps(chosen), encoding="utf-8")
+    distilled = build_run(task, "kd", teacher_of(task)).trainer
+    distilled.train()
+    save_file(weights_of(distilled.model), folder / f"unlabelled-{rank}.safetensors")
     history = [*run.state.log_history, {"predictions": predicted.predictions.tolist(), **predicted.metrics}]
     (folder / f"batch-norm-{rank}.json").write_text(json.dumps(history), encoding="utf-8")
 
@@ -267,6 +297,9 @@ def two_processes(tmp_path_factory):
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
     save_teacher(folder / "teacher")
     write_image_folder(folder / "images")
+    (folder / "mine").mkdir()
+    for index in range(12):
+        render(0, "train", 40 + index, 7).save(folder / "mine" / f"{index}.png")
     environment = quiet_environment(HF_DATASETS_CACHE=str(folder / "cache"))
     torchrun(folder / "worker.py", folder, environment=environment)
     return folder
@@ -402,6 +435,16 @@ def test_an_analysis_by_two_processes_is_that_of_one(two_processes, tmp_path, da
         for basis, kept in ours["energy_fraction"].items():
             assert kept == pytest.approx(theirs["energy_fraction"][basis], rel=1e-9)
     assert files_of(tmp_path / "analysis") == files_of(two_processes / "analysis")
+
+
+def test_two_processes_learn_from_the_images_without_labels_that_one_chooses(two_processes, tmp_path, datasets_cache):
+    _, alone = chosen_images(tmp_path, two_processes)
+    assert alone["kept"] == 4
+    assert sum(map(len, alone["answers"])) == 9
+    for rank in (0, 1):
+        assert read(two_processes / f"chosen-{rank}.json") == alone
+    first, second = (load_file(two_processes / f"unlabelled-{rank}.safetensors") for rank in (0, 1))
+    assert_equal_weights(first, second)
 
 
 def test_evaluation_and_prediction_are_of_the_saved_student_whatever_the_process(two_processes):
