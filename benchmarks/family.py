@@ -1,6 +1,6 @@
 """Superclasses of glyphs-100 as a family against as many separate runs: the teacher's work, time, disk, equal results.
 
-    python benchmarks/family.py --superclasses 20 --steps 20     # 20 minutes of one CPU core
+    python benchmarks/family.py --superclasses 20 --steps 20     # 20 minutes of one CPU core; half a minute an expert
     python benchmarks/family.py --table                          # what was measured, as Markdown
 
 Both sides are commands of a user: `subdistill distill` once a superclass, each in a process of its own, and
@@ -9,6 +9,9 @@ Both sides are commands of a user: `subdistill distill` once a superclass, each 
 The teacher's work is counted at its forward function: images in passes without gradient, and in passes that a
 backward pass follows. Times are seconds of the processor, so that other programs on the machine do not count; `wall`
 alone is that of the clock. Figures go into `results/family.json`.
+
+The same command with the same folder continues: commands that have ended are not run again. One that was cut short
+begins anew.
 """
 
 from __future__ import annotations
@@ -68,20 +71,16 @@ def measure(superclasses: int, steps: int, folder: Path) -> dict[str, Any]:
     from subdistill_hf.pipeline.evaluation import processor_name
 
     names = list(SUPERCLASS_NAMES)[:superclasses]
-    shutil.rmtree(folder, ignore_errors=True)
     common = ["--max_steps", str(steps), "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
-    sides = {}
-    parts = [
-        measured(
-            ["distill", "--classes", f"superclass:{name}", *common], folder / "runs" / name, folder / "cache-runs"
-        )
-        for name in names
-    ]
-    sides["runs"] = total(parts)
     subtasks = [f"superclass:{name}" for name in names]
-    sides["family"] = measured(
-        ["family", "--subtasks", *subtasks, *common], folder / "family", folder / "cache-family"
-    )
+    shares = [
+        measured(["distill", "--classes", subtask, *common], folder / "runs" / name, folder / "cache-runs")
+        for name, subtask in zip(names, subtasks, strict=True)
+    ]
+    sides = {
+        "runs": total(shares),
+        "family": measured(["family", "--subtasks", *subtasks, *common], folder / "family", folder / "cache-family"),
+    }
     for side, place in (("runs", "runs"), ("family", "family")):
         sides[side]["cache_bytes"] = bytes_of(folder / f"cache-{place}")
         sides[side]["folder_bytes"] = bytes_of(folder / place)
@@ -95,18 +94,33 @@ def measure(superclasses: int, steps: int, folder: Path) -> dict[str, Any]:
 
 
 def measured(words: Sequence[str], output: Path, cache: Path) -> dict[str, float]:
-    """Run one command in a process of its own, and read what it measured of itself."""
+    """What one command took, in a process of its own, as it says itself; read where it was run before.
+
+    Args:
+        words: of the command, without its folder.
+        output: its folder.
+        cache: the folder of what it keeps for others.
+    """
+    record = output.with_name(f"{output.name}-measured.json")
+    if record.is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known["words"] != list(words):
+            raise SystemExit(f"{record} is of another command ({' '.join(known['words'])}): give another --folder")
+        return dict(known["found"])
     output.parent.mkdir(parents=True, exist_ok=True)
-    record = output.parent / f"{output.name}.json"
+    shutil.rmtree(output, ignore_errors=True)
+    own = output.with_name(f"{output.name}.part")
     environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, __file__, "--child", str(record), *words, "--output_dir", str(output)]
+    command = [sys.executable, __file__, "--child", str(own), *words, "--output_dir", str(output)]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found: dict[str, float] = json.loads(record.read_text(encoding="utf-8"))
-    record.unlink()
+    found: dict[str, float] = json.loads(own.read_text(encoding="utf-8"))
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return found | {"processor": used, "wall": time.perf_counter() - start, "processes": 1}
+    found |= {"processor": used, "wall": time.perf_counter() - start, "processes": 1}
+    own.write_text(json.dumps({"words": list(words), "found": found}), encoding="utf-8")
+    own.replace(record)
+    return found
 
 
 def total(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 from .config.commands import ExplainOptions as ExplainOptions
 from .config.commands import ExportOptions as ExportOptions
+from .config.commands import FamilyOptions as FamilyOptions
 from .config.options import DataOptions as DataOptions
 from .config.options import TaskOptions as TaskOptions
 from .config.training import SubDistillConfig as SubDistillConfig
@@ -13,6 +14,8 @@ from .data.views import ViewDataset as ViewDataset
 from .errors import SubDistillError as SubDistillError
 from .explain.run import explain_student as explain_student
 from .export.run import export_student as export_student
+from .family.run import FamilyRequest as FamilyRequest
+from .family.run import distill_family as distill_family
 from .losses.logits import logit_distillation as logit_distillation
 from .losses.subspace import SubspaceAlignment as SubspaceAlignment
 from .models.loading import load_teacher as load_teacher

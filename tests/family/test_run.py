@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from helpers import NAMES, assert_equal_weights, write_task
+from subdistill_hf.config.commands import FamilyOptions
 from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
@@ -62,7 +63,11 @@ def request_of(inputs, folder, subtasks=None, **changed):
     given = {**TRAINING, "teacher_cache_dir": str(inputs / "targets"), **task_of(inputs), **changed}
     task = {name: given.pop(name) for name in (*task_of(inputs), "overwrite", "adapt_teacher") if name in given}
     return FamilyRequest(
-        subtasks or (str(inputs / "subtasks.yaml"),), folder, task, given, command="subdistill family ..."
+        FamilyOptions(subtasks=list(subtasks or [str(inputs / "subtasks.yaml")])),
+        folder,
+        task,
+        given,
+        command="subdistill family ...",
     )
 
 
@@ -207,7 +212,7 @@ def test_other_options_or_classes_are_refused(family, inputs):
 def test_options_are_refused_before_any_work(inputs, tmp_path, changed, message):
     request = request_of(inputs, tmp_path / "out", **changed)
     if "mix" in changed:
-        request = FamilyRequest(request.subtasks, request.folder, {**request.task, **changed}, TRAINING)
+        request = FamilyRequest(request.options, request.folder, {**request.task, **changed}, TRAINING)
     with pytest.raises(ValueError, match=message):
         distill_family(request)
     assert not (tmp_path / "out").exists()

@@ -68,7 +68,7 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     training = {name: value for name, value in given.items() if name not in of_task and name not in ours}
     folder = Path(training.pop("output_dir", FOLDER))
     command = shlex.join(["subdistill", "family", *without_token(words)])
-    distill_family(FamilyRequest(tuple(options.subtasks), folder, task, training, options, command))
+    distill_family(FamilyRequest(options, folder, task, training, command))
 
 
 def after_interruption(words: Sequence[str]) -> str:

@@ -49,19 +49,17 @@ class FamilyRequest:
     """A family that is to be there.
 
     Attributes:
-        subtasks: see `experts_of`.
+        options: which experts, and what runs them.
         folder: of the family.
-        task: options of what to distil that were given, without classes.
-        training: training arguments that were given, without a folder.
-        execution: what runs the experts, and how many at a time.
+        task: options of what to distil that were given, without classes; fields of `TaskOptions`.
+        training: training arguments that were given, without a folder; fields of `SubDistillConfig`.
         command: how to make it again, for the index.
     """
 
-    subtasks: tuple[str, ...]
+    options: FamilyOptions
     folder: Path
-    task: Mapping[str, Any]
-    training: Mapping[str, Any]
-    execution: FamilyOptions = field(default_factory=FamilyOptions)
+    task: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
 
     @property
@@ -93,14 +91,14 @@ def distill_family(request: FamilyRequest) -> Path:
     _check(request)
     task = _with_student(request.task)
     training = {name: value for name, value in request.training.items() if name not in FOR_THE_HUB}
-    experts = experts_of(TaskOptions(**task), request.subtasks)
+    experts = experts_of(TaskOptions(**task), request.options.subtasks)
     runs = [ExpertRun(expert, str(request.folder), task, training) for expert in experts]
     for run in runs:
         config = run.config
         if config.world_size > 1:
             raise FamilyError("a family is distilled by one process: it was started by a launcher of several")
         validate_options(run.options, config)
-    executor = executor_of(request.execution, request.execution.workers, 0, torch.cuda.device_count())
+    executor = executor_of(request.options, request.options.workers, 0, torch.cuda.device_count())
     pushed = bool(request.training.get("push_to_hub"))
     if pushed:
         sign_in(request.folder.resolve().name, token=request.training.get("hub_token"))
