@@ -5,20 +5,23 @@
         --superclasses large_carnivores flowers --output no_labels_cifar100.json
 
 The teacher chooses the images of the subtask among 5,000 of all classes. Each method is trained on them, and tested on
-the labelled test images of the subtask.
+the labelled test images of the subtask. Each finished student is a row of the file: the same command goes on where it
+was. At last a table of all rows is printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from typing import Any
 
-from trained_student import RATES, make_parser, trained
+from trained_student import RATES, make_parser, mean, run_all, trained
 
+from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.subtask import match_teacher
+from subdistill_hf.formatting import table
 from subdistill_hf.pipeline.evaluation import Classifier, predict, score
 
 
@@ -41,28 +44,33 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str) ->
     answers = predict(Classifier(task.teacher.model, task.teacher.processor, ids), test)
     found = score(predict(classifier, test), test, names, answers)
     return {
-        "superclass": superclass,
-        "seed": seed,
-        "method": method,
-        "images": len(task.data.train),
+        "train_images": len(task.data.train),
         "accuracy": found.accuracy,
         "agreement": found.teacher_agreement,
-        "teacher": score(answers, test, names, None).accuracy,
+        "teacher_accuracy": score(answers, test, names, None).accuracy,
     }
 
 
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """Means over subtasks and seeds, with 95 % confidence intervals."""
+    lines: list[Sequence[str]] = [
+        ("test images, %", "runs", "accuracy", "agreement", "the teacher's accuracy", "training images")
+    ]
+    for method in RATES:
+        own = [row for row in rows if row["method"] == method]
+        if own:
+            figures = [mean([row[name] for row in own]) for name in ("accuracy", "agreement", "teacher_accuracy")]
+            images = mean([row["train_images"] for row in own], 0, 1)
+            lines.append((method_label(method), str(len(own)), *figures, images))
+    return table(lines, numbers_from=1)
+
+
 def main() -> None:
-    """Train all students, and write their figures after each."""
+    """Train all students that the file lacks, and print what they came to."""
     parser = make_parser(__doc__, 5000, "images of all classes that the teacher looks at", "no_labels.json")
     parser.add_argument("--threshold", type=float, default=0.5)
     given = parser.parse_args()
-    rows = []
-    for superclass in given.superclasses:
-        for seed in given.seeds:
-            for method in RATES:
-                rows.append(train(given, superclass, seed, method))
-                print(rows[-1])
-                given.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(summary(run_all(given, train, {}, ["images", "threshold"])))
 
 
 if __name__ == "__main__":

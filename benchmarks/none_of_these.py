@@ -5,25 +5,38 @@
         --superclasses large_carnivores flowers --output none_of_these_cifar100.json
 
 Both students of a pair see the same images of their classes. Both are tested on the same unknown images: near ones of
-classes that the open student was trained with as "none of these", and far ones of classes that neither saw.
+classes that the open student was trained with as "none of these", and far ones of classes that neither saw. Each
+finished student is a row of the file: the same command goes on where it was. At last a table of all rows is printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from trained_student import RATES, make_parser, trained
+from trained_student import RATES, make_parser, mean, run_all, trained
 
+from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.other_classes import with_other_classes
+from subdistill_hf.formatting import table
 from subdistill_hf.pipeline.evaluation import predict, score
-from subdistill_hf.pipeline.unknown import accuracy_of_classes, measured_unknown
+from subdistill_hf.pipeline.unknown import (
+    ENERGY,
+    LARGEST,
+    OTHER_SCORE,
+    accuracy_of_classes,
+    measured_unknown,
+    rejection_of,
+    shift_of_other,
+)
+
+Row = dict[str, Any]
 
 
-def train(given: argparse.Namespace, superclass: str, seed: int, method: str, other: bool) -> dict[str, Any]:
+def train(given: argparse.Namespace, superclass: str, seed: int, method: str, other_class: bool) -> Row:
     """Train one student, and measure it on known and unknown test images."""
     options = TaskOptions(
         dataset=given.dataset,
@@ -31,42 +44,79 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str, ot
         classes=[f"superclass:{superclass}"],
         student=given.student,
         train_images_per_class=given.images,
-        other_class=other,
-        validation_fraction=0.2,  # the closed student would hold out none, and see more images
+        other_class=other_class,
+        test_unknown=True,
+        validation_fraction=0.2,  # the closed student would hold out fewer, and see more images
     )
     task, classifier = trained(options, method, seed, given.steps)
+    as_trained = score(predict(classifier, task.test), task.test, task.data.output_names, None).accuracy
+    if other_class:
+        classifier = replace(classifier, other_shift=shift_of_other(task, classifier))
     # the unknown images are those of the open student for both
-    opened = replace(options, other_class=True)
-    others = (task.data if other else with_other_classes(task.data, opened, seed)).others
+    others = (
+        task.data if other_class else with_other_classes(task.data, replace(options, other_class=True), seed)
+    ).others
     assert others is not None
     known = predict(classifier, task.test)
     tested = replace(task.data, others=others)
     kinds = [kind for kind in ("near", "far") if getattr(others, kind) is not None]
     unknown = {kind: predict(classifier, tested.views(kind)) for kind in kinds}
-    found = score(known, task.test, task.data.output_names, None)
+    rejection = rejection_of(task, classifier, known, unknown)
+    assert rejection is not None
+    accuracy = score(known, task.test, task.data.output_names, None).accuracy
     return {
-        "superclass": superclass,
-        "seed": seed,
-        "method": method,
-        "other_class": other,
-        "accuracy": found.accuracy,  # an answer "none of these" counts as an error
-        "accuracy_of_classes": accuracy_of_classes(known, task.test.labels) if other else found.accuracy,
-        "unknown": [asdict(each) for each in measured_unknown(known, unknown, other)],
+        "accuracy": accuracy,  # an answer "none of these" counts as an error
+        "accuracy_as_trained": as_trained,
+        "accuracy_of_classes": accuracy_of_classes(known, task.test.labels) if other_class else accuracy,
+        "shift": classifier.other_shift,
+        "known_kept": rejection.known_kept,
+        "unknown_kept": dict(rejection.unknown_kept),
+        "unknown": [asdict(each) for each in measured_unknown(known, unknown, other_class)],
     }
 
 
+def aurocs(rows: Sequence[Row], kind: str, name: str) -> list[float]:
+    """The AUROC of a score, of each row."""
+    return [one["auroc"] for row in rows for one in row["unknown"] if (one["kind"], one["score"]) == (kind, name)]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Means over the pairs of students, with 95 % confidence intervals, and the paired differences of AUROC."""
+    lines = []
+    for method in RATES:
+        pairs: dict[tuple[str, int], dict[bool, Row]] = {}
+        for row in rows:
+            if row["method"] == method:
+                pairs.setdefault((row["superclass"], row["seed"]), {})[row["other_class"]] = row
+        both = [pair for pair in pairs.values() if len(pair) == 2]
+        if not both:
+            continue
+        closed, opened = ([pair[other] for pair in both] for other in (False, True))
+        accuracies: list[Sequence[str]] = [("", "closed", "open", "open less closed, points")]
+        for figure in ("accuracy", "accuracy_of_classes", "accuracy_as_trained", "known_kept"):
+            own, theirs = ([row[figure] for row in each] for each in (opened, closed))
+            gaps = [one - other for one, other in zip(own, theirs, strict=True)]
+            accuracies.append((figure.replace("_", " "), mean(theirs), mean(own), mean(gaps)))
+        scores: list[Sequence[str]] = [
+            ("AUROC", "closed, largest", "closed, energy", "open, none of these", "less largest", "less energy")
+        ]
+        for kind in ("near", "far"):
+            own = aurocs(opened, kind, OTHER_SCORE)
+            baselines = [aurocs(closed, kind, name) for name in (LARGEST, ENERGY)]
+            if own:
+                gaps = [[one - other for one, other in zip(own, each, strict=True)] for each in baselines]
+                cells = [mean(each, 3, 1) for each in (*baselines, own, *gaps)]
+                scores.append([kind, *cells])
+        title = f"{method_label(method)}: {len(both)} closed and open, test images in %, ± 95 % confidence"
+        lines += [title, table(accuracies, numbers_from=1), "", table(scores, numbers_from=1), ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Train all students, and write their figures after each."""
+    """Train all students that the file lacks, and print what they came to."""
     parser = make_parser(__doc__, 100, "training images a class", "none_of_these.json")
     given = parser.parse_args()
-    rows = []
-    for superclass in given.superclasses:
-        for seed in given.seeds:
-            for method in RATES:
-                for other in (False, True):
-                    rows.append(train(given, superclass, seed, method, other))
-                    print({name: value for name, value in rows[-1].items() if name != "unknown"})
-                    given.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(summary(run_all(given, train, {"other_class": [False, True]}, ["images"])))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from subdistill_hf.benchmark.statistics import Estimate
 from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
@@ -68,3 +74,48 @@ def trained(options: TaskOptions, method: str, seed: int, steps: int) -> tuple[T
         trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
         trainer.train()
     return task, Classifier(trainer.model, student.processor)
+
+
+def run_all(
+    given: argparse.Namespace,
+    train: Callable[..., dict[str, Any]],
+    conditions: Mapping[str, Sequence[Any]],
+    settings: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Train a student for each superclass, seed, method and condition that the file of figures lacks.
+
+    The file is written after each, so that a run that was killed goes on where it was.
+
+    Args:
+        given: the command line.
+        train: takes superclass, seed, method and the conditions, and returns figures.
+        conditions: further arguments of `train`: name to values.
+        settings: names of what else the figures depend on; they must be those of the file.
+
+    Returns:
+        All rows of the file.
+    """
+    same = {name: getattr(given, name) for name in ("dataset", "teacher", "student", "steps", *settings)}
+    places = {name: Path(same[name]) for name in ("dataset", "teacher", "student")}
+    same |= {name: place.name for name, place in places.items() if place.exists()}  # folders of this machine
+    rows = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else []
+    if others := [row for row in rows if not same.items() <= row.items()]:
+        found = {name: others[0].get(name) for name in same}
+        raise SystemExit(f"{given.output} has figures of {found}, and these would be of {same}: give another --output")
+    axes = {"superclass": given.superclasses, "seed": given.seeds, "method": list(RATES), **conditions}
+    for values in itertools.product(*axes.values()):
+        entry = dict(zip(axes, values, strict=True))
+        if any(entry.items() <= row.items() for row in rows):
+            continue
+        rows.append({**same, **entry, **train(given, **entry)})
+        shown = {name: value for name, value in rows[-1].items() if not isinstance(value, list | dict)}
+        print({name: value for name, value in shown.items() if name not in same}, flush=True)
+        with written_whole(given.output) as part:
+            part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def mean(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
+    """A mean with its 95 % confidence interval, over subtasks and seeds."""
+    found = Estimate.of([scale * value for value in values])
+    return f"{found.mean:.{digits}f}" + ("" if len(values) < 2 else f" ± {found.interval:.{digits}f}")
