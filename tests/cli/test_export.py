@@ -26,11 +26,25 @@ def test_options_become_fields(given):
     assert said == "interrupted: the student is as it was; the same command starts again\n"
 
 
+def test_each_format_has_its_own_place_of_the_preprocessing(given):
+    run("export", ["student"])
+    run("export", ["student", "--format", "executorch"])
+    assert [(options.format, options.preprocessing) for _, options in given] == [
+        ("onnx", "inside"),
+        ("executorch", "outside"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["student", "--format", "pickle"], "invalid choice: 'pickle'"),
         (["student", "--max_loss", "-1"], "max_loss=-1: expected points of accuracy, from 0 to 100"),
+        (
+            ["student", "--format", "executorch", "--preprocessing", "inside"],
+            "preprocessing='inside': not with format='executorch', for its runtime has no bicubic scaling",
+        ),
+        (["student", "--format", "executorch", "--int8"], "int8: files of format='executorch' are made in float32"),
         (["student", "--calibrate", "x"], "there is no option --calibrate; did you mean --calibration?"),
         ([], "folder"),
     ],

@@ -13,9 +13,9 @@ from PIL import Image
 from export.samples import small_network
 from helpers import NAMES, processor, resnet
 from subdistill_hf.export.device_folder import browser_config, browser_preprocessing, write_browser_folder
-from subdistill_hf.export.onnx_files import FLOAT_FILE, Graphs
+from subdistill_hf.export.onnx_files import OnnxFiles
+from subdistill_hf.export.onnx_runtime import session
 from subdistill_hf.export.preprocessing import steps_of
-from subdistill_hf.export.runtime import session
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.models.students import build_student
@@ -66,7 +66,7 @@ def test_a_threshold_travels_along(student):
     student.loaded.model.config.update(expected)
     try:
         assert expected.items() <= browser_config(student, int8=True).items()
-        assert expected.items() <= Graphs(student, None).metadata().items()
+        assert expected.items() <= OnnxFiles(student, None).metadata().items()
     finally:
         for name in expected:
             delattr(student.loaded.model.config, name)
@@ -87,11 +87,11 @@ def test_outside_the_processor_of_timm_becomes_settings(timm_student):
 )
 def test_transformers_js_gives_the_answers_of_python(student, tmp_path):
     steps = steps_of(student.loaded.processor)
-    graphs = Graphs(student, steps)
+    files = OnnxFiles(student, steps)
     network = small_network()
     onnx.checker.check_model(network)
-    write_browser_folder(tmp_path, student, steps, {FLOAT_FILE: graphs.browser_file(network)})
-    running = session(graphs.file(network))
+    write_browser_folder(tmp_path, student, steps, {"model.onnx": files.browser_content(network)})
+    running = session(files.content(network))
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in [(32, 32), (50, 41), (90, 300)]]
     files = [tmp_path / f"{number}.png" for number in range(len(images))]

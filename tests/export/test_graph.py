@@ -9,7 +9,7 @@ from torch import nn
 from helpers import resnet, vit
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.graph import as_bytes, network_graph, with_metadata, with_probabilities
-from subdistill_hf.export.runtime import session
+from subdistill_hf.export.onnx_runtime import session
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ from subdistill_hf.errors import PushError
 from subdistill_hf.export import page
 from subdistill_hf.export.device_folder import write_browser_folder, write_json
 from subdistill_hf.export.errors import ExportError
-from subdistill_hf.export.onnx_files import FLOAT_FILE, Graphs
+from subdistill_hf.export.onnx_files import OnnxFiles
+from subdistill_hf.export.onnx_runtime import session
 from subdistill_hf.export.page import PAGE_FILES, RUNTIME_FILES, served, write_page
 from subdistill_hf.export.preprocessing import steps_of
-from subdistill_hf.export.runtime import session
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.hub import publish
 from subdistill_hf.models.loading import LoadedModel
@@ -44,7 +44,7 @@ EXPORTED = {
     "torch_accuracy": 0.91,
     "files": [
         {
-            "name": FLOAT_FILE,
+            "name": "model.onnx",
             "precision": "float32",
             "size_bytes": 400_000,
             "accuracy": 0.91,
@@ -62,10 +62,10 @@ def student(tmp_path_factory):
     folder = tmp_path_factory.mktemp("student")
     made = TorchStudent(LoadedModel(resnet(widths=(8, 12)), processor(), "student"))
     steps = steps_of(made.loaded.processor)
-    graphs, network = Graphs(made, steps), small_network()
+    files, network = OnnxFiles(made, steps), small_network()
     (folder / "onnx").mkdir()
-    (folder / "onnx" / FLOAT_FILE).write_bytes(graphs.file(network))
-    write_browser_folder(folder / "onnx", made, steps, {FLOAT_FILE: graphs.browser_file(network)})
+    (folder / "onnx" / "model.onnx").write_bytes(files.content(network))
+    write_browser_folder(folder / "onnx", made, steps, {"model.onnx": files.browser_content(network)})
     write_json(folder / "onnx" / "export.json", EXPORTED)
     return folder
 
@@ -84,11 +84,11 @@ def test_the_page_holds_all_that_it_needs(student, runtime, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     place = write_page(student, tmp_path / "page")
     found = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
-    expected = {*PAGE_FILES, *(f"runtime/{name}" for name in RUNTIME_FILES), FLOAT_FILE, "student.json", "README.md"}
+    expected = {*PAGE_FILES, *(f"runtime/{name}" for name in RUNTIME_FILES), "model.onnx", "student.json", "README.md"}
     assert found == expected
     facts = json.loads((place / "student.json").read_text())
     assert facts["labels"] == list(NAMES)
-    assert facts["file"] == FLOAT_FILE
+    assert facts["file"] == "model.onnx"
     assert facts["facts"]["Accuracy"] == "91.0 % on the 500 test images of glyphs-100"
     assert "knows nothing else" in facts["warning"]
     assert page._warning(["cat", "dog", "none of these"]).startswith("It tells 2 classes apart, and answers 'none of")
@@ -177,7 +177,7 @@ def test_the_page_is_pushed_as_a_static_space(hub, student, runtime):
     assert hub.answer(PUSH, json.dumps(runs)) == [0, 0, 2]
     files = hub.files("user/try-it", "space")
     runtimes = {f"runtime/{name}" for name in RUNTIME_FILES}
-    assert set(files) == {*PAGE_FILES, *runtimes, FLOAT_FILE, "student.json", "README.md"}
+    assert set(files) == {*PAGE_FILES, *runtimes, "model.onnx", "student.json", "README.md"}
     assert b"sdk: static" in files["README.md"]
     assert not hub.repos["space", "user/try-it"].private
     assert hub.repos["space", f"user/{student.name}-space"].private
@@ -284,7 +284,7 @@ def test_a_browser_gives_the_answers_of_python(student, tmp_path):
     answers, said = answers_of_chromium(place, "check.html", tmp_path)
     assert "CONSOLE" not in said
     assert answers["known"] == [False, True, False, True]
-    running = session(student / "onnx" / FLOAT_FILE)
+    running = session(student / "onnx" / "model.onnx")
     for name, image in images.items():
         expected = running.run(["probabilities"], {"images": image[None]})[0][0]
         np.testing.assert_allclose(answers[name], expected, atol=1e-5)

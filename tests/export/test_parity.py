@@ -6,6 +6,7 @@ from transformers import ViTImageProcessor
 
 from helpers import processor, resnet
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.onnx_files import OnnxFiles
 from subdistill_hf.export.parity import agreement, check_preprocessing, logit_difference
 from subdistill_hf.export.preprocessing import steps_of
 from subdistill_hf.export.student import TorchStudent
@@ -19,13 +20,18 @@ class Inverting(ViTImageProcessor):
         return -super().normalize(*given, **options)
 
 
+def check(student):
+    steps = steps_of(student.loaded.processor)
+    return check_preprocessing(student, steps, OnnxFiles(student, steps).preprocessing_runner(), [])
+
+
 def student_with(of):
     return TorchStudent(LoadedModel(resnet(widths=(8, 12)), of, "student"))
 
 
 def test_the_pixels_of_a_usual_processor_are_within_two_levels():
     student = student_with(processor())
-    difference = check_preprocessing(student, steps_of(student.loaded.processor), [])
+    difference = check(student)
     assert 0 < difference.largest < 2.01
     assert difference.mean < 0.1
 
@@ -33,7 +39,7 @@ def test_the_pixels_of_a_usual_processor_are_within_two_levels():
 def test_a_processor_that_does_more_is_refused():
     student = student_with(Inverting(size={"height": 32, "width": 32}))
     with pytest.raises(ExportError, match=r"Inverting does more than its settings say \(pixels differ by up to"):
-        check_preprocessing(student, steps_of(student.loaded.processor), [])
+        check(student)
 
 
 def test_differences_of_logits():

@@ -12,16 +12,17 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.graph import as_bytes, with_pixels_of_bytes, with_preprocessing
+from subdistill_hf.export.onnx_runtime import session
 from subdistill_hf.export.preprocessing import (
     ORDER_OF_PILLOW,
     CentreCrop,
     Normalise,
     Resize,
     described,
+    left_to_device,
     output_size,
     steps_of,
 )
-from subdistill_hf.export.runtime import session
 
 HALF = Normalise((127.5,) * 3, (127.5,) * 3)
 
@@ -115,3 +116,15 @@ def test_what_cannot_be_told_in_steps_is_refused_by_name(processor, what):
     with pytest.raises(ExportError, match=what) as refused:
         steps_of(processor)
     assert "--preprocessing outside" in str(refused.value)
+
+
+def test_what_a_device_has_to_do_is_said_in_words():
+    processor = ConvNextImageProcessor(
+        size={"shortest_edge": 64}, crop_pct=0.5, image_mean=[0.5, 0, 1], image_std=[0.5, 1, 0.1]
+    )
+    assert left_to_device(processor) == (
+        "scale to a shorter side of 128 pixels, bicubic with antialiasing",
+        "cut out the centre, 64 x 64 pixels",
+        "from the bytes of R, G and B subtract 127.5, 0, 255, and divide by 127.5, 255, 25.5",
+    )
+    assert left_to_device(ViTImageProcessor(size={"height": 8, "width": 9}, do_pad=True)) == ()

@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from subdistill_hf.export.graph import as_bytes
+from subdistill_hf.export.onnx_runtime import onnx_runner
 from subdistill_hf.export.quantisation import SCHEMES, quantised
-from subdistill_hf.export.runtime import logits_of_images, session
+from subdistill_hf.export.runtime import logits_of_images
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,9 @@ def weights_of(model):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_answers_are_nearly_those_of_float32(network, pixels, scheme):
     images = [one[0] for one in pixels]
-    expected = logits_of_images(session(as_bytes(network)), images)
+    expected = logits_of_images(onnx_runner(as_bytes(network)), images)
     small = quantised(network, scheme, pixels)
-    found = logits_of_images(session(as_bytes(small)), images)
+    found = logits_of_images(onnx_runner(as_bytes(small)), images)
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
     assert as_bytes(quantised(network, scheme, pixels)) == as_bytes(small)
 

@@ -17,10 +17,11 @@ from reporting.samples import make_report, parsed
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.export import onnx_export, quantisation
+from subdistill_hf.export import exporting, onnx_files, quantisation
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.exporting import export_files
 from subdistill_hf.export.images import made_up_images
-from subdistill_hf.export.onnx_export import export_onnx
+from subdistill_hf.export.onnx_files import OnnxFiles
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.models.loading import load_student
@@ -61,15 +62,15 @@ def networks():
 @pytest.fixture(scope="module")
 def exported(folder, networks):
     with pytest.MonkeyPatch.context() as patched:
-        usual = onnx_export.float_network
-        patched.setattr(onnx_export, "float_network", lambda student: networks.append(usual(student)) or networks[0])
+        usual = OnnxFiles.float_network
+        patched.setattr(OnnxFiles, "float_network", lambda files: networks.append(usual(files)) or networks[0])
         return export_student(folder, ExportOptions(int8=True, max_loss=100))
 
 
 @pytest.fixture
 def network(monkeypatch, exported, networks):
     """Later exports take the network of the first one, which is the same and takes seconds to make."""
-    monkeypatch.setattr(onnx_export, "float_network", lambda student: networks[0])
+    monkeypatch.setattr(OnnxFiles, "float_network", lambda files: networks[0])
 
 
 def written(folder):
@@ -160,8 +161,8 @@ def test_the_same_student_gives_the_same_files(network, exported, folder):
 
 
 def test_int8_that_costs_too_much_is_left_out_and_said(network, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "_too_costly", lambda *given: "it is bad")
-    result = export_onnx(student_of(folder), made_up(folder), ExportOptions(int8=True), tmp_path)
+    monkeypatch.setattr(exporting, "_too_costly", lambda *given: "it is bad")
+    result = export_files(student_of(folder), made_up(folder), ExportOptions(int8=True), tmp_path)
     assert [file.name for file in result.files] == ["model.onnx"]
     assert result.left_out == "it is bad"
     assert not [name for name in written(tmp_path) if "quantized" in name]
@@ -183,12 +184,12 @@ def test_a_way_to_eight_bits_that_fails_leaves_the_other(network, folder, tmp_pa
         raise RuntimeError("no such operator")
 
     monkeypatch.setitem(quantisation.SCHEMES, "static", fail)
-    result = export_onnx(student_of(folder), made_up(folder), ExportOptions(int8=True, max_loss=100), tmp_path)
+    result = export_files(student_of(folder), made_up(folder), ExportOptions(int8=True, max_loss=100), tmp_path)
     assert result.tried[0].failed == "no such operator"
     assert result.files[1].scheme == "dynamic"
     monkeypatch.setitem(quantisation.SCHEMES, "dynamic", fail)
     (tmp_path / "again").mkdir()
-    result = export_onnx(student_of(folder), made_up(folder), ExportOptions(int8=True), tmp_path / "again")
+    result = export_files(student_of(folder), made_up(folder), ExportOptions(int8=True), tmp_path / "again")
     assert [file.name for file in result.files] == ["model.onnx"]
     assert result.left_out.startswith("static gave no file that runs (no such operator); dynamic gave")
 
@@ -198,7 +199,7 @@ def test_a_full_disk_leaves_the_student_as_it_was(network, folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = files(folder)
-    monkeypatch.setattr(onnx_export, "write_browser_folder", full)
+    monkeypatch.setattr(onnx_files, "write_browser_folder", full)
     status, _, said = run("export", [str(folder)])
     assert (status, said.splitlines()[-1]) == (2, "error: the disk cannot be written to: No space left on device")
     assert files(folder) == before
@@ -210,12 +211,12 @@ def test_a_full_disk_leaves_the_student_as_it_was(network, folder, monkeypatch):
 )
 def test_what_int8_may_cost(exported, accuracy, torch_accuracy, agreement, kept):
     file = replace(exported.files[1], accuracy=accuracy, agreement=agreement)
-    expected = onnx_export._Expected(np.zeros((1, 3)), torch_accuracy)
-    assert (onnx_export._too_costly(file, expected, 1.0) is None) == kept
+    expected = exporting._Expected(np.zeros((1, 3)), torch_accuracy)
+    assert (exporting._too_costly(file, expected, 1.0) is None) == kept
 
 
 def test_outside_the_file_takes_processed_pixels(network, folder, tmp_path, monkeypatch, capsys):
-    result = export_onnx(student_of(folder), made_up(folder), ExportOptions(preprocessing="outside"), tmp_path)
+    result = export_files(student_of(folder), made_up(folder), ExportOptions(preprocessing="outside"), tmp_path)
     assert result.files[0].largest_difference < 2e-5
     assert result.pixel_difference is None
     settings = json.loads((tmp_path / "transformers_js" / "preprocessor_config.json").read_text())
@@ -248,12 +249,15 @@ def test_int8_of_a_student_of_unknown_images_asks_for_some(tmp_path):
     assert written(tmp_path) == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
-def test_without_the_packages_the_command_that_installs_them_is_said(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert run("export", [str(tmp_path)]) == (
+@pytest.mark.parametrize(
+    ("format", "title", "package"), [("onnx", "ONNX", "onnxruntime"), ("executorch", "ExecuTorch", "executorch")]
+)
+def test_without_the_packages_the_command_that_installs_them_is_said(tmp_path, monkeypatch, format, title, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert run("export", [str(tmp_path), "--format", format]) == (
         2,
         "",
-        "error: the export to ONNX needs packages that are not installed: pip install 'subdistill-hf[onnx]'\n",
+        f"error: the export to {title} needs packages that are not installed: pip install 'subdistill-hf[{format}]'\n",
     )
 
 

@@ -64,12 +64,12 @@ def test_weights_in_parts_and_of_adapters_are_weights(tmp_path):
 
 
 def test_folders_for_devices_go_along_and_others_stay(tmp_path):
-    for name in ("onnx/export.json", "onnx/model.onnx", "onnx/transformers_js/onnx/model.onnx", "other/model.onnx"):
+    of_onnx = ("onnx/export.json", "onnx/model.onnx", "onnx/transformers_js/onnx/model.onnx")
+    of_executorch = ("executorch/export.json", "executorch/model.pte", "executorch/run_executorch.py")
+    for name in (*of_onnx, *of_executorch, "other/model.onnx"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "onnx" / "notes.txt").touch()
-    assert student_files(tmp_path) == {
-        name: name.encode() for name in ("onnx/export.json", "onnx/model.onnx", "onnx/transformers_js/onnx/model.onnx")
-    }
+    assert student_files(tmp_path) == {name: name.encode() for name in (*of_onnx, *of_executorch)}
     (tmp_path / "onnx" / "export.json").unlink()
-    assert student_files(tmp_path) == {}
+    assert student_files(tmp_path) == {name: name.encode() for name in of_executorch}

@@ -53,7 +53,7 @@ def test_the_section_is_a_part_of_the_card():
 
 
 def test_the_table_has_a_row_for_each_file():
-    section = render_on_device(REPORT, "on_device.png")
+    section = render_on_device(REPORT, {"onnx": "on_device.png"})
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     assert rows[2].startswith("| torch | float32 | – | 91.0 % |")  # noqa: RUF001
     assert rows[3].startswith(
@@ -64,6 +64,25 @@ def test_the_table_has_a_row_for_each_file():
     assert "pixels differ by at most 1 of 255 levels" in section
     assert "static 90.0 % in 110.0 kB; ranges from 128 images" in section
     assert "python onnx/run_onnx.py example.png" in section
+
+
+def test_what_is_left_to_the_device_is_said_and_a_program_does_it():
+    steps = ("scale to 64 x 64 pixels, bilinear with antialiasing", "divide by 255")
+    pte = replace(FLOAT, name="model.pte", peak_memory_bytes=None)
+    other = replace(EXPORT, format="executorch", preprocessing="outside", left_to_device=steps, files=(pte,), tried=())
+    section = render_on_device(replace(REPORT, exports=(EXPORT, other)), {"onnx": "on_device.png"})
+    assert section.count("## On a device") == section.count("](on_device.png)") == 1
+    second = section[section.index("`executorch/model.pte`") :]
+    assert f"preprocessing is left to the device. These steps, in this order: {'; '.join(steps)}." in second
+    assert "python executorch/run_executorch.py example.png" in second
+    assert "; times are of one image" in second
+    assert "transformers_js" not in second
+    assert "Memory of the process" not in second
+
+
+def test_without_known_steps_there_is_no_program():
+    outside = replace(EXPORT, preprocessing="outside")
+    assert "run_onnx.py" not in render_on_device(replace(REPORT, exports=(outside,)))
 
 
 def test_what_was_left_out_is_said():

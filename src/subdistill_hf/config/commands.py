@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.explainers import DEFAULT_EXPLAINER, EXPLAINERS
+from subdistill_hf.config.export_formats import EXPORT_FORMATS, Preprocessing
 from subdistill_hf.config.options import AUTO, Augmentation, DataOptions, FittingOptions
 from subdistill_hf.errors import SubDistillError
 
@@ -167,7 +168,13 @@ class PushOptions:
 class ExportOptions:
     """What a student is exported as."""
 
-    format: Literal["onnx"] = field(default="onnx", metadata={"help": "Format of the files: onnx."})
+    format: Literal["onnx", "executorch"] = field(
+        default="onnx",
+        metadata={
+            "help": "Format of the files: onnx, for onnxruntime and browsers, or executorch, for phones and small "
+            "boards (with XNNPACK)."
+        },
+    )
     int8: bool = field(
         default=False,
         metadata={
@@ -175,11 +182,11 @@ class ExportOptions:
             "images, see --calibration."
         },
     )
-    preprocessing: Literal["inside", "outside"] = field(
-        default="inside",
+    preprocessing: Preprocessing | None = field(
+        default=None,
         metadata={
             "help": "Scaling, cutting and normalisation of images: in the file, which then takes images of any size "
-            "(inside), or left to the device (outside)."
+            "(inside, the default of onnx), or left to the device (outside, all that executorch can)."
         },
     )
     calibration: str | None = field(
@@ -199,6 +206,19 @@ class ExportOptions:
         """Refuse what does not fit."""
         if not 0 <= self.max_loss <= MOST_POINTS:
             raise SubDistillError(f"max_loss={self.max_loss:g}: expected points of accuracy, from 0 to {MOST_POINTS}")
+        known = EXPORT_FORMATS[self.format]
+        if self.preprocessing is None:
+            self.preprocessing = known.preprocessing[0]
+        if self.preprocessing not in known.preprocessing:
+            raise SubDistillError(
+                f"preprocessing={self.preprocessing!r}: not with format={self.format!r}, for {known.without_inside}; "
+                f"expected {' or '.join(known.preprocessing)}"
+            )
+        if self.int8 and known.int8_file is None:
+            able = ", ".join(name for name, one in EXPORT_FORMATS.items() if one.int8_file is not None)
+            raise SubDistillError(
+                f"int8: files of format={self.format!r} are made in float32 alone; int8 is for format {able}"
+            )
 
 
 @dataclass

@@ -14,6 +14,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "tensorboard": ("tensorboard",),
     "energy": ("codecarbon",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "executorch": ("executorch",),
     "explain": ("captum",),
     "ray": ("ray",),
 }

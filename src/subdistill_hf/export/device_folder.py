@@ -1,4 +1,4 @@
-"""The folder of an exported student: files for onnxruntime, and the same for transformers.js."""
+"""What lies beside the exported files: a program that runs them, and a folder for transformers.js."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+from subdistill_hf.config.export_formats import EXPORT_FORMATS, ExportFormat
 from subdistill_hf.export.errors import ExportError
-from subdistill_hf.export.onnx_files import INT8_FILE
 from subdistill_hf.export.preprocessing import (
     INTERPOLATIONS,
     CentreCrop,
@@ -23,7 +23,6 @@ from subdistill_hf.export.preprocessing import (
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.models.heads import labels_of
 
-SCRIPT: Final = "run_onnx.py"
 BROWSER_FOLDER: Final = "transformers_js"
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -120,31 +119,35 @@ def write_browser_folder(
     (target / "onnx").mkdir(parents=True)
     for name, content in files.items():
         (target / "onnx" / name).write_bytes(content)
-    write_json(target / "config.json", browser_config(student, INT8_FILE in files))
+    write_json(target / "config.json", browser_config(student, EXPORT_FORMATS["onnx"].int8_file in files))
     write_json(target / "preprocessor_config.json", browser_preprocessing(student, steps))
 
 
-def write_script(folder: Path, student: TorchStudent, inside: bool) -> None:
-    """Write `run_onnx.py`, which needs onnxruntime, numpy and Pillow alone.
+def write_script(folder: Path, student: TorchStudent, known: ExportFormat, inside: bool) -> None:
+    """Write the program that classifies images with the files, and needs little beside their runtime.
 
-    Where the preprocessing is outside of the files, the script does it; there is no script for a preprocessing that
+    Where the preprocessing is outside of the files, the program does it; there is none for a preprocessing that
     cannot be told in steps.
 
     Args:
         folder: of the export.
         student: the student.
+        known: of the format.
         inside: whether the files do the preprocessing.
     """
+    name = Path(known.script).stem
     if inside:
-        script = (TEMPLATES / "run_onnx_inside.py.txt").read_text(encoding="utf-8")
+        script = (TEMPLATES / f"{name}_inside.py.txt").read_text(encoding="utf-8")
     else:
         try:
             steps = described(steps_of(student.loaded.processor))
         except ExportError:
             return
-        script = (TEMPLATES / "run_onnx_outside.py.txt").read_text(encoding="utf-8")
-        script = script.replace("{{ steps }}", "[\n" + "".join(f"    {step},\n" for step in steps) + "]")
-    (folder / SCRIPT).write_text(script, encoding="utf-8")
+        processing = (TEMPLATES / "processed.py.txt").read_text(encoding="utf-8")
+        processing = processing.replace("{{ steps }}", "[\n" + "".join(f"    {step},\n" for step in steps) + "]")
+        script = (TEMPLATES / f"{name}_outside.py.txt").read_text(encoding="utf-8")
+        script = script.replace("{{ processed }}\n", processing)
+    (folder / known.script).write_text(script, encoding="utf-8")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -13,19 +13,23 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
-from subdistill_hf.core.activations import logits_of
 from subdistill_hf.errors import with_causes
-from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.network_program import (
+    PIXELS,
+    first_line,
+    free_batch_program,
+    not_exported,
+    without_counterpart,
+)
+from subdistill_hf.export.onnx_runtime import LOGITS
 from subdistill_hf.export.preprocessing import CentreCrop, Normalise, Resize, Step
 
 OPSET: Final = 20
 IR_VERSION: Final = 10
 """Formats that onnxruntime 1.18 of 2024 and all later ones read."""
 IMAGES: Final = "images"
-PIXELS: Final = "pixel_values"
-LOGITS: Final = "logits"
 PROBABILITIES: Final = "probabilities"
 PRODUCER: Final = "subdistill_hf"
 _OPERATOR: Final = re.compile(r"OpOverload\(op='([\w.]+)'")
@@ -33,18 +37,6 @@ _OPERATOR: Final = re.compile(r"OpOverload\(op='([\w.]+)'")
 _MODES: Final = {"bilinear": "linear", "bicubic": "cubic"}
 _BICUBIC: Final = -0.5
 """The coefficient of the cubic filter of Pillow and torchvision with antialiasing."""
-
-
-class _Logits(nn.Module):
-    """A classifier as a function from pixels `(B, 3, H, W)` to logits `(B, C)`."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """The logits."""
-        return logits_of(self.model(pixel_values=pixel_values))
 
 
 def network_graph(model: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
@@ -59,18 +51,9 @@ def network_graph(model: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     Raises:
         ExportError: for an operator that has no counterpart in ONNX, naming it and its layer.
     """
-    network = _Logits(model).eval()
-    pixels = torch.zeros(2, 3, *size)
-    batch = {PIXELS: {0: torch.export.Dim("batch")}}
+    program = free_batch_program(model, size)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
-        try:
-            program = torch.export.export(network, (pixels,), dynamic_shapes=batch)
-        except Exception as error:  # whatever a model's own code raises when it is traced
-            raise ExportError(
-                f"the student's {type(model).__name__} cannot be exported: {_first_line(error)}. torch.export takes "
-                "models whose Python code does not depend on the values of pixels"
-            ) from error
         try:
             exported: Any = torch.onnx.export(
                 program,
@@ -81,9 +64,7 @@ def network_graph(model: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ExportError(
-                f"the student's {type(model).__name__} cannot be exported: {_unsupported(program, error)}"
-            ) from error
+            raise not_exported(model, _unsupported(program, error)) from error
     graph: onnx.ModelProto = exported.model_proto
     graph.ir_version = IR_VERSION
     return without_notes(graph)
@@ -92,19 +73,7 @@ def network_graph(model: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
 def _unsupported(program: Any, error: BaseException) -> str:
     """The operator that ONNX does not have, and the layer that uses it."""
     found = next((one for each in with_causes(error) if (one := _OPERATOR.search(str(each)))), None)
-    if found is None:
-        return _first_line(error)
-    said = f"ONNX has no counterpart of {found[1]}"
-    for node in program.graph.nodes:
-        # which torch may have taken apart: aten.special_bessel_j0 has become prims.bessel_j0
-        if node.op == "call_function" and found[1].rpartition(".")[2] in str(node.target):
-            layers = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-            return f"{said}, which the layer {layers[-1].removeprefix('model.')} uses" if layers else said
-    return said
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return first_line(error) if found is None else without_counterpart(program, found[1], "ONNX")
 
 
 def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -133,6 +102,21 @@ def with_preprocessing(network: onnx.ModelProto, steps: tuple[Step, ...]) -> onn
     images = helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, ["batch", "height", "width", 3])
     _replace_input(result, images, nodes)
     return result
+
+
+def preprocessing_graph(steps: tuple[Step, ...]) -> onnx.ModelProto:
+    """The steps alone: `images` uint8 `(B, H, W, 3)` to their pixels, which are called `logits` as those of networks.
+
+    Args:
+        steps: of the student's image processor.
+    """
+    pixels, same = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, "high", "wide"])
+        for name in (PIXELS, LOGITS)
+    )
+    graph = helper.make_graph([helper.make_node("Identity", [PIXELS], [LOGITS])], "pixels", [pixels], [same])
+    nothing = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    return with_preprocessing(nothing, steps)
 
 
 def with_pixels_of_bytes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Whether exported graphs do what the student does in torch."""
+"""Whether exported files do what the student does in torch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper
 
+from subdistill_hf.export.device_files import Runner
 from subdistill_hf.export.errors import ExportError
-from subdistill_hf.export.graph import LOGITS, OPSET, PIXELS, as_bytes, with_preprocessing
 from subdistill_hf.export.images import Bytes
 from subdistill_hf.export.preprocessing import INSTEAD, Normalise, Step
-from subdistill_hf.export.runtime import session
 from subdistill_hf.export.student import TorchStudent
 
 LARGEST_DIFFERENCE: Final = 2.01
-"""Levels of 255 that a pixel of the graph may differ by: torchvision's weights of a filter have 16 bits,
+"""Levels of 255 that a pixel of a file may differ by: torchvision's weights of a filter have 16 bits,
 onnxruntime's and Pillow's 22."""
 LARGEST_MEAN_DIFFERENCE: Final = 0.2
 PROBED_SIZES: Final = ((32, 32), (40, 90), (91, 40), (201, 300), (300, 201), (17, 23))
@@ -39,12 +36,15 @@ class Difference:
     mean: float
 
 
-def check_preprocessing(student: TorchStudent, steps: tuple[Step, ...], images: Sequence[Bytes]) -> Difference:
-    """Compare the pixels that a graph of the steps makes with those of the student's image processor.
+def check_preprocessing(
+    student: TorchStudent, steps: tuple[Step, ...], run: Runner, images: Sequence[Bytes]
+) -> Difference:
+    """Compare the pixels that a format makes in these steps with those of the student's image processor.
 
     Args:
         student: with the processor.
         steps: see `preprocessing.steps_of`.
+        run: takes the steps, see `device_files.DeviceFiles.preprocessing_runner`.
         images: of the student's kind; noise of several sizes is compared as well.
 
     Returns:
@@ -53,14 +53,13 @@ def check_preprocessing(student: TorchStudent, steps: tuple[Step, ...], images: 
     Raises:
         ExportError: where the processor does something that the steps do not say.
     """
-    running = session(as_bytes(with_preprocessing(_nothing(), steps)))
     unit = np.prod([one.deviation for one in steps if isinstance(one, Normalise)], axis=0).reshape(3, 1, 1)
     noise = np.random.default_rng(0)
     probes = [noise.integers(0, 256, (*size, 3), dtype=np.uint8) for size in PROBED_SIZES]
     differences = []
     for image in [*probes, *images[:MOST_COMPARED]]:
         (expected,) = student.pixels([image])
-        found = running.run([LOGITS], {running.get_inputs()[0].name: image[None]})[0][0]
+        found = run(image[None])[0]
         if found.shape != expected.shape:
             raise _differs(student, f"an image of {image.shape[0]}x{image.shape[1]} pixels becomes another size")
         levels = np.abs(found - expected) * unit
@@ -79,16 +78,6 @@ def logit_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> flo
 def agreement(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     """The share of the images that two sets of logits `(N, C)` put in the same class."""
     return float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
-
-
-def _nothing() -> onnx.ModelProto:
-    """A network that gives its pixels."""
-    pixels, same = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, "high", "wide"])
-        for name in (PIXELS, LOGITS)
-    )
-    graph = helper.make_graph([helper.make_node("Identity", [PIXELS], [LOGITS])], "pixels", [pixels], [same])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
 
 
 def _differs(student: TorchStudent, what: str) -> ExportError:

@@ -102,6 +102,32 @@ def described(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
     return [{"step": type(step).__name__, **asdict(step)} for step in steps]
 
 
+def left_to_device(processor: Any) -> tuple[str, ...]:
+    """What a device has to do with an image, in words; nothing for a processor that cannot be told in steps.
+
+    Args:
+        processor: see `steps_of`.
+    """
+    try:
+        return tuple(in_words(step) for step in steps_of(processor))
+    except ExportError:
+        return ()
+
+
+def in_words(step: Step) -> str:
+    """One of the steps as a command."""
+    if isinstance(step, Normalise):
+        return f"from the bytes of R, G and B subtract {_rounded(step.mean)}, and divide by {_rounded(step.deviation)}"
+    if isinstance(step, CentreCrop):
+        return f"cut out the centre, {step.height} x {step.width} pixels"
+    size = f"{step.height} x {step.width} pixels" if step.width else f"a shorter side of {step.height} pixels"
+    return f"scale to {size}, {step.interpolation} with antialiasing"
+
+
+def _rounded(values: tuple[float, float, float]) -> str:
+    return ", ".join(f"{value:.5g}" for value in values)
+
+
 def output_size(steps: tuple[Step, ...]) -> tuple[int, int] | None:
     """Height and width of what the steps make of every image; `None` where it depends on the image."""
     for step in reversed(steps):

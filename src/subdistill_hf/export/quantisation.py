@@ -20,7 +20,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from subdistill_hf.export.graph import PIXELS, without_notes
+from subdistill_hf.export.graph import without_notes
+from subdistill_hf.export.network_program import PIXELS
 
 Array = npt.NDArray[np.float32]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.commands import ExportOptions
-from subdistill_hf.config.extras import require_extra
 from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.formats import load_format, require_format
 from subdistill_hf.export.summary import summary
 from subdistill_hf.hub.files import EXPORT_FILE
 from subdistill_hf.models.loading import load_student
@@ -38,37 +38,39 @@ def export(student: str | Path, options: ExportOptions) -> None:
 def export_student(student: str | Path, options: ExportOptions | None = None) -> ReportedExport:
     """Export the student of a folder, measure the files in their runtime alone, and describe them on the card.
 
-    The files lie in the folder `onnx` beside the student, which replaces one of an earlier export. They are the same,
-    byte for byte, for the same student, options, images and versions of packages.
+    The files lie in a folder beside the student that is called as their format, `onnx` or `executorch`, and replaces
+    one of an earlier export. They are the same, byte for byte, for the same student, options, images and versions of
+    packages.
 
     Args:
         student: a folder that `distill` or a trainer wrote.
         options: what to write; by default ONNX in float32 that does its own preprocessing.
 
     Returns:
-        What was measured, as it is written to `onnx/export.json`, to the report of the run, and on the card.
+        What was measured, as it is written to `export.json` in this folder, to the report of the run, and on the card.
 
     Raises:
         SubDistillError: for a folder that holds no student, an operator or an image processor that cannot be
             exported, images of other classes, or packages that are not installed.
     """
     options = ExportOptions() if options is None else options
-    require_extra("onnx", "the export to ONNX")
+    require_format(options.format)
     folder = Path(student)
     loaded = load_student(folder)
     target = folder / options.format
     _check_target(target)
     with held_for_this_run(folder):
-        from subdistill_hf.export.onnx_export import export_onnx
+        from subdistill_hf.export.exporting import export_files
         from subdistill_hf.export.student import TorchStudent
 
+        load_format(options.format)
         report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
         exported = TorchStudent(loaded)
         images = _images(folder, report, options, exported)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
             made = Path(name, options.format)
             made.mkdir()
-            result = export_onnx(exported, images, options, made)
+            result = export_files(exported, images, options, made)
             _write_result(made, result)
             shutil.rmtree(target, ignore_errors=True)
             made.replace(target)

@@ -1,4 +1,4 @@
-"""Run exported files as a device does: with onnxruntime and numpy alone, in a process of their own.
+"""Run exported files as a device does: with their runtime and numpy alone, in a process of their own.
 
     python -m subdistill_hf.export.runtime FOLDER
 
@@ -21,10 +21,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from safetensors.numpy import load_file, save_file
 
+from subdistill_hf.config.export_formats import EXPORT_FORMATS
+from subdistill_hf.export.device_files import Runner
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.formats import FORMATS
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +35,6 @@ TASK_FILE: Final = "task.json"
 IMAGES_FILE: Final = "images.safetensors"
 ANSWERS_FILE: Final = "answers.safetensors"
 MEASURED_FILE: Final = "measured.json"
-LOGITS: Final = "logits"
 BATCH: Final = 32
 
 
@@ -44,7 +45,8 @@ class Measured:
     Attributes:
         logits: of the images, `(N, C)`.
         milliseconds: of one image on one thread, of each run.
-        peak_memory: bytes that the process took at most while it ran one image.
+        peak_memory: bytes that the process took at most while it ran one image; unknown where it holds more than the
+            runtime.
     """
 
     logits: Array
@@ -52,58 +54,54 @@ class Measured:
     peak_memory: int | None
 
 
-def session(path: Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A file or its content, ready to run on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # no warnings
-    source = path if isinstance(path, bytes) else str(path)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def logits_of_images(running: onnxruntime.InferenceSession, images: Sequence[Array]) -> Array:
+def logits_of_images(run: Runner, images: Sequence[Array]) -> Array:
     """The logits `(N, C)` of images `(H, W, 3)` or `(3, H, W)`; neighbours of one size go together."""
-    name, answers, first = running.get_inputs()[0].name, [], 0
+    answers, first = [], 0
     while first < len(images):
         last = first + 1
         while last < min(len(images), first + BATCH) and images[last].shape == images[first].shape:
             last += 1
-        answers.append(running.run([LOGITS], {name: np.stack(images[first:last])})[0])
+        answers.append(run(np.stack(images[first:last])))
         first = last
     return np.concatenate(answers)
 
 
-def measure(files: Mapping[str, Path], images: Sequence[Array], runs: int = 30) -> dict[str, Measured]:
-    """Answers, speed and memory of files, each in fresh processes that import neither torch nor transformers.
+def measure(format: str, files: Mapping[str, Path], images: Sequence[Array], runs: int = 30) -> dict[str, Measured]:
+    """Answers, speed and memory of files, each in fresh processes that import their runtime alone.
 
     Args:
+        format: a key of `FORMATS`.
         files: name to file; they take turns where the time is measured, so that a busy machine is busy for all alike.
         images: what the files take, without the first axis.
         runs: of the measurement of time; the first image is taken.
 
     Raises:
-        ExportError: for a file that onnxruntime cannot run, with what it says.
+        ExportError: for a file that its runtime cannot run, with what it says.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_file(
             {str(place): np.ascontiguousarray(image) for place, image in enumerate(images)}, folder / IMAGES_FILE
         )
-        peaks = {key: _in_process(folder, {key: path}, False, 0)["peak_memory"] for key, path in files.items()}
-        measured = _in_process(folder, files, True, runs)
+        peaks = {}
+        if EXPORT_FORMATS[format].tells_memory:
+            peaks = {key: _in_process(folder, format, {key: path}, 0)["peak_memory"] for key, path in files.items()}
+        measured = _in_process(folder, format, files, runs)
         answers = load_file(folder / ANSWERS_FILE)
-    return {key: Measured(answers[key], tuple(measured["milliseconds"][key]), peaks[key]) for key in files}
+    return {key: Measured(answers[key], tuple(measured["milliseconds"][key]), peaks.get(key)) for key in files}
 
 
-def _in_process(folder: Path, files: Mapping[str, Path], answer: bool, runs: int) -> dict[str, Any]:
-    task = {"files": {key: str(path) for key, path in files.items()}, "answer": answer, "runs": runs}
+def _in_process(folder: Path, format: str, files: Mapping[str, Path], runs: int) -> dict[str, Any]:
+    """What the process finds; without runs, the memory alone."""
+    task = {"format": format, "files": {key: str(path) for key, path in files.items()}, "runs": runs}
     (folder / TASK_FILE).write_text(json.dumps(task), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", __name__, str(folder)], capture_output=True, encoding="utf-8", check=False
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ExportError(f"onnxruntime cannot run the exported {' or '.join(files)}: {reason}")
+        runtime = EXPORT_FORMATS[format].runtime
+        raise ExportError(f"{runtime} cannot run the exported {' or '.join(files)}: {reason}")
     found: dict[str, Any] = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
     return found
 
@@ -113,7 +111,8 @@ def _work(folder: Path) -> None:
     task = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
     stored = load_file(folder / IMAGES_FILE)
     images = [stored[str(place)] for place in range(len(stored))]
-    running = {key: session(Path(path)) for key, path in task["files"].items()}
+    runner = FORMATS[task["format"]].runner
+    running = {key: runner(Path(path)) for key, path in task["files"].items()}
     times: dict[str, list[float]] = {key: [] for key in running}
     for run in range(WARM_UP + task["runs"]):
         for key, one in running.items():
@@ -121,7 +120,7 @@ def _work(folder: Path) -> None:
             logits_of_images(one, images[:1])
             if run >= WARM_UP:
                 times[key].append((time.perf_counter() - start) * 1e3)
-    if task["answer"]:
+    if task["runs"]:
         save_file({key: logits_of_images(one, images) for key, one in running.items()}, folder / ANSWERS_FILE)
     measured = {"milliseconds": times, "peak_memory": _peak_memory()}
     (folder / MEASURED_FILE).write_text(json.dumps(measured), encoding="utf-8")

@@ -7,18 +7,19 @@ import re
 from pathlib import Path
 from typing import Final
 
+from subdistill_hf.config.export_formats import EXPORT_FORMATS
 from subdistill_hf.hub.snippet import EXAMPLE_FILE
 
 CARD_FILE: Final = "README.md"
 ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 NAMED: Final = ("config.json", "preprocessor_config.json", "processor_config.json", ADAPTER_CONFIG_FILE, CARD_FILE)
 WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-EXPORT_FOLDERS: Final = ("onnx",)
+EXPORT_FOLDERS: Final = tuple(EXPORT_FORMATS)
 """The folders of a student for devices, each with an `EXPORT_FILE` by which it is known."""
 EXPORT_FILE: Final = "export.json"
 PAGE_FACTS_FILE: Final = "student.json"
 """What the page of a student knows of it."""
-EXPORTED: Final = (".onnx", ".json", ".py")
+EXPORTED: Final = (".json", ".py", *(known.suffix for known in EXPORT_FORMATS.values()))
 TRAINER_STATE: Final = "trainer_state.json"
 
 

@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from subdistill_hf.config.export_formats import EXPORT_FORMATS
 from subdistill_hf.config.extras import has_extra
 from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.hub.files import CARD_FILE
+from subdistill_hf.reporting.exported import ReportedExport
 from subdistill_hf.reporting.model_card import render_on_device
 from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import RunReport
 
-PLOT_FILE: Final = "on_device.png"
 NEXT_SECTIONS: Final = ("## Subspaces", "## Training", "## Teacher", "## Limitations", "## Versions")
 """The section stands before the first of these that a card has."""
 _FENCE: Final = re.compile(r"(`{3,}|~{3,})")
@@ -27,21 +28,29 @@ def describe_on_card(folder: Path, report: RunReport) -> None:
         folder: of the student; one without a card gets none.
         report: with the exports.
     """
-    drawn = False
-    if has_extra("plots"):
-        with plot_is_optional(PLOT_FILE):
-            from subdistill_hf.reporting.export_plot import plot_export
-
-            (folder / PLOT_FILE).unlink(missing_ok=True)
-            drawn = plot_export(report.exports[-1], folder / PLOT_FILE) is not None
+    plots = {export.format: name for export in report.exports if (name := _drawn(folder, export)) is not None}
     card = folder / CARD_FILE
     if not card.is_file():
         print(f"note: {folder} has no card, and none was made", file=sys.stderr)
         return
-    section = render_on_device(report, PLOT_FILE if drawn else None)
+    section = render_on_device(report, plots)
     described = with_section(card.read_text(encoding="utf-8"), section)
     with written_whole(card) as part:
         part.write_text(described, encoding="utf-8")
+
+
+def _drawn(folder: Path, export: ReportedExport) -> str | None:
+    """Draw the files of a format; the name of the image, where there is one."""
+    known = EXPORT_FORMATS.get(export.format)  # a later version may know more
+    if known is None or not has_extra("plots"):
+        return None
+    name = known.figure
+    with plot_is_optional(name):
+        from subdistill_hf.reporting.export_plot import plot_export
+
+        (folder / name).unlink(missing_ok=True)
+        return name if plot_export(export, folder / name) is not None else None
+    return None
 
 
 def with_section(card: str, section: str) -> str:

@@ -73,7 +73,7 @@ class ReportedExport:
     """A student in a format for devices, and how well it does there.
 
     Attributes:
-        format: `onnx`.
+        format: a key of `config.export_formats.EXPORT_FORMATS`.
         runtime: what ran the files, with its version.
         machine: the processor of the machine.
         preprocessing: `inside` or `outside` of the files.
@@ -88,6 +88,8 @@ class ReportedExport:
         tried: the ways to 8 bits that were tried.
         chosen_on: the images by which one of them was chosen, in words.
         left_out: why there is no int8 file, though it was asked for.
+        left_to_device: what is to be done with an image before, in words; empty where the files do it, or where the
+            student's image processor cannot be told in steps.
         files: what was written.
     """
 
@@ -104,4 +106,5 @@ class ReportedExport:
     tried: tuple[TriedScheme, ...] = ()
     chosen_on: str = "validation images"
     left_out: str | None = None
+    left_to_device: tuple[str, ...] = ()
     files: tuple[ExportedFile, ...]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import jinja2
@@ -111,23 +112,23 @@ def render_card(report: RunReport, plots: Iterable[str | Path | None] = (), name
             tables=card_tables,
             notes=card_notes,
             device=on_device,
-            device_plot=None,
+            device_plots={},
             plots=_plots(plots),
         )
     )
     return StudentCard(f"---\n{_card_data(report, name).to_yaml()}\n---\n\n{body}")
 
 
-def render_on_device(report: RunReport, plot: str | None = None) -> str:
+def render_on_device(report: RunReport, plots: Mapping[str, str] = MappingProxyType({})) -> str:
     """Render the section "On a device" of the card alone.
 
     Args:
         report: with exports.
-        plot: the image file beside the card that shows them.
+        plots: format to the image file beside the card that shows its files.
     """
     report = publishable(report)
     template = card_environment().get_template("on_device.md.jinja")
-    return template.render(report=report, device=on_device, device_plot=plot)
+    return template.render(report=report, device=on_device, device_plots=plots)
 
 
 def card_environment() -> jinja2.Environment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from subdistill_hf.config.export_formats import EXPORT_FORMATS, ExportFormat
 from subdistill_hf.formatting import count, file_size, format_percent, memory
 from subdistill_hf.reporting.card_tables import Row, latency_cell
 from subdistill_hf.reporting.exported import ExportedFile, ReportedExport, TriedScheme
@@ -38,9 +39,10 @@ def _file_row(export: ReportedExport, file: ExportedFile) -> Row:
 
 def facts(export: ReportedExport) -> list[str]:
     """How it was measured, what the files take, and how they came to 8 bits."""
+    what = "times" if all(file.peak_memory_bytes is None for file in export.files) else "times and memory"
     measured = (
-        f"Measured with {text(export.runtime)} alone on {text(export.machine)}, on {text(export.images)}; times and "
-        "memory are of one image on one thread, the median with its quartiles."
+        f"Measured with {text(export.runtime)} alone on {text(export.machine)}, on {text(export.images)}; {what} are "
+        "of one image on one thread, the median with its quartiles."
     )
     if export.preprocessing == "inside":
         takes = (
@@ -51,10 +53,18 @@ def facts(export: ReportedExport) -> list[str]:
         takes = (
             "The files take pixels that were scaled, cut and normalised already: preprocessing is left to the device."
         )
+        if export.left_to_device:
+            takes += f" These steps, in this order: {text('; '.join(export.left_to_device))}."
     network = (
         f"Of the same pixels, the network alone gives the logits of torch within {export.network_difference:.1g}."
     )
     return [measured, takes, network, *_int8_facts(export)]
+
+
+def script_of(export: ReportedExport) -> ExportFormat | None:
+    """The format, which names the program beside the files; `None` where there is no program."""
+    runs = export.preprocessing == "inside" or export.left_to_device
+    return EXPORT_FORMATS.get(export.format) if runs else None
 
 
 def _int8_facts(export: ReportedExport) -> list[str]:

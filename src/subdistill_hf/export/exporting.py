@@ -1,4 +1,4 @@
-"""Write the ONNX files of a student and measure each of them, in onnxruntime alone."""
+"""Write the files of a student for devices, and measure each of them in its runtime alone."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy.typing as npt
-import onnxruntime
 
 from subdistill_hf.config.commands import ExportOptions
-from subdistill_hf.export.device_folder import write_browser_folder, write_script
-from subdistill_hf.export.graph import as_bytes
+from subdistill_hf.config.export_formats import EXPORT_FORMATS
+from subdistill_hf.export.formats import load_format
 from subdistill_hf.export.images import ExportImages
-from subdistill_hf.export.onnx_files import FLOAT_FILE, INT8_FILE, Graphs, Int8, best_int8, float_network
+from subdistill_hf.export.int8 import Int8, best_int8
 from subdistill_hf.export.parity import agreement, check_preprocessing, logit_difference
-from subdistill_hf.export.preprocessing import steps_of
-from subdistill_hf.export.runtime import Measured, logits_of_images, measure, quartiles, session
+from subdistill_hf.export.preprocessing import left_to_device, steps_of
+from subdistill_hf.export.runtime import Measured, logits_of_images, measure, quartiles
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.formatting import format_percent
 from subdistill_hf.pipeline.evaluation import processor_name
@@ -38,8 +37,8 @@ class _Expected:
     accuracy: float | None
 
 
-def export_onnx(student: TorchStudent, images: ExportImages, options: ExportOptions, folder: Path) -> ReportedExport:
-    """Write a student's ONNX files to a folder, and measure them.
+def export_files(student: TorchStudent, images: ExportImages, options: ExportOptions, folder: Path) -> ReportedExport:
+    """Write a student's files for devices to a folder, and measure them.
 
     Args:
         student: the student.
@@ -48,47 +47,52 @@ def export_onnx(student: TorchStudent, images: ExportImages, options: ExportOpti
         folder: where to; empty.
 
     Raises:
-        ExportError: for what cannot be exported, or a file that onnxruntime cannot run.
+        ExportError: for what cannot be exported, or a file that its runtime cannot run.
     """
+    known = EXPORT_FORMATS[options.format]
     inside = options.preprocessing == "inside"
     steps = steps_of(student.loaded.processor) if inside else None
+    files = load_format(options.format)(student, steps)
     pixel_difference = None
     if steps is not None:
-        pixel_difference = check_preprocessing(student, steps, images.test.images).largest
-    network = float_network(student)
-    graphs = Graphs(student, steps)
+        run = files.preprocessing_runner()
+        pixel_difference = check_preprocessing(student, steps, run, images.test.images).largest
+    network = files.float_network()
     pixels = student.pixels(images.test.images)
     logits = student.logits(pixels)
     expected = _Expected(logits, images.test.accuracy(logits))
-    alone = logits_of_images(session(as_bytes(network)), pixels)
 
-    networks, int8, left_out = {FLOAT_FILE: network}, Int8(None, None, ()), None
-    if options.int8:
-        int8 = best_int8(student, network, images, graphs)
+    networks, int8, left_out = {known.float_file: network}, Int8(), None
+    if options.int8 and known.int8_file is not None:
+        int8 = best_int8(student, network, images, files)
         if int8.network is not None:
-            networks[INT8_FILE] = int8.network
+            networks[known.int8_file] = int8.network
     for name, one in networks.items():
-        (folder / name).write_bytes(graphs.file(one))
+        (folder / name).write_bytes(files.content(one))
     given = images.test.images if inside else pixels
-    measured = measure({name: folder / name for name in networks}, given, LATENCY_RUNS)
-    files = {
-        name: _described(folder / name, int8.best if name == INT8_FILE else None, measured[name], images, expected)
-        for name in networks
+    measured = measure(options.format, {name: folder / name for name in networks}, given, LATENCY_RUNS)
+    found = {
+        name: _described(folder / name, int8.best if name == known.int8_file else None, one, images, expected)
+        for name, one in measured.items()
     }
-    if options.int8:
-        left_out = _left_out(int8, files.get(INT8_FILE), expected, options.max_loss)
-        if left_out is not None and INT8_FILE in files:
-            (folder / INT8_FILE).unlink()
-            del files[INT8_FILE], networks[INT8_FILE]
-    write_script(folder, student, inside)
-    write_browser_folder(folder, student, steps, {name: graphs.browser_file(one) for name, one in networks.items()})
+    if inside:
+        network_difference = logit_difference(logits_of_images(files.runner(network), pixels), logits)
+    else:
+        network_difference = found[known.float_file].largest_difference
+    if options.int8 and known.int8_file is not None:
+        small = found.get(known.int8_file)
+        left_out = _left_out(int8, small, expected, options.max_loss)
+        if left_out is not None and small is not None:
+            (folder / known.int8_file).unlink()
+            del found[known.int8_file], networks[known.int8_file]
+    files.write_beside(folder, networks)
     return ReportedExport(
-        format="onnx",
-        runtime=f"onnxruntime {onnxruntime.__version__}",
+        format=options.format,
+        runtime=files.runtime,
         machine=processor_name(),
-        preprocessing=options.preprocessing,
+        preprocessing="inside" if inside else "outside",
         pixel_difference=pixel_difference,
-        network_difference=logit_difference(alone, logits),
+        network_difference=network_difference,
         images=images.described,
         image_count=len(images.test.images),
         torch_accuracy=expected.accuracy,
@@ -96,7 +100,8 @@ def export_onnx(student: TorchStudent, images: ExportImages, options: ExportOpti
         tried=int8.tried,
         chosen_on=images.chosen_on,
         left_out=left_out,
-        files=tuple(files.values()),
+        left_to_device=() if inside else left_to_device(student.loaded.processor),
+        files=tuple(found.values()),
     )
 
 

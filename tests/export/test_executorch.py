@@ -1,0 +1,111 @@
+"""ExecuTorch files: torch's logits, the facts that travel in them, the record, and what has no counterpart."""
+
+import importlib.util
+import json
+import runpy
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from export.test_graph import Strange
+from helpers import NAMES, processor, resnet, save_teacher, write_image_folder
+from reporting.samples import make_report, parsed
+from subdistill_hf.config.commands import ExportOptions
+from subdistill_hf.data.preprocessing import process
+from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.formats import load_format
+from subdistill_hf.export.run import export_student
+from subdistill_hf.export.runtime import measure
+from subdistill_hf.export.student import TorchStudent
+from subdistill_hf.models.loading import LoadedModel, load_student
+from subdistill_hf.reporting.model_card import render_card
+from subdistill_hf.reporting.report import RunReport
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("executorch") is None,
+    reason="ExecuTorch is not installed: pip install 'subdistill-hf[executorch]'",
+)
+OPTIONS = ExportOptions(format="executorch")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, datasets_cache):
+    """A student with the report and the card of a run."""
+    images = write_image_folder(tmp_path_factory.mktemp("images"), train=2, test=3)
+    student = save_teacher(tmp_path_factory.mktemp("student"), resnet(widths=(8, 12)))
+    options = {"dataset": str(images), "classes": list(NAMES), "validation_fraction": 0.5, "seed": 1}
+    report = replace(parsed(make_report()), image_options=options)
+    report.save(student)
+    render_card(report).save(student / "README.md")
+    Image.open(images / "test" / NAMES[0] / "0.png").save(student / "example.png")
+    return student
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    return export_student(folder, OPTIONS)
+
+
+def test_the_record_says_what_was_measured(exported, folder):
+    (file,) = exported.files
+    place = folder / "executorch"
+    assert {path.name for path in place.iterdir()} == {"model.pte", "run_executorch.py", "export.json"}
+    assert (file.name, file.precision, file.agreement) == ("model.pte", "float32", 1)
+    assert file.accuracy == exported.torch_accuracy
+    assert file.largest_difference == exported.network_difference < 2e-5
+    assert file.size_bytes == (place / "model.pte").stat().st_size
+    assert file.peak_memory_bytes is None
+    assert exported.preprocessing == "outside"
+    assert exported.left_to_device[0].startswith("scale to 32 x 32 pixels")
+    assert exported.image_count == 9
+    assert RunReport.load(folder).exports == (exported,)
+    card = (folder / "README.md").read_text()
+    assert "`executorch/model.pte`" in card
+    assert "These steps, in this order: scale to 32 x 32 pixels" in card
+
+
+def test_the_program_beside_the_file_gives_torch_s_answer(exported, folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run_executorch.py", str(folder / "example.png")])
+    runpy.run_path(str(folder / "executorch" / "run_executorch.py"))
+    student = load_student(folder)
+    image = torch.from_numpy(np.array(Image.open(folder / "example.png"))).permute(2, 0, 1)
+    with torch.no_grad():
+        (expected,) = student.model(pixel_values=process(student.processor, [image])).logits.softmax(dim=1)
+    best = capsys.readouterr().out.splitlines()[0].split()
+    assert best[-2] == NAMES[expected.argmax()].split()[-1]
+    assert float(best[-1]) == pytest.approx(float(expected.max()), abs=0.002)
+
+
+def test_the_same_student_gives_the_same_file_with_its_facts(exported, folder):
+    from executorch.runtime import Runtime
+
+    student = TorchStudent(load_student(folder))
+    content = load_format("executorch")(student, None).float_network()
+    assert content == (folder / "executorch" / "model.pte").read_bytes()
+    program = Runtime.get().load_program(content)
+    assert json.loads(program.load_method("labels").execute([])[0]) == list(NAMES)
+    first, last = json.loads(program.load_method("preprocessing").execute([])[0])
+    assert (first["step"], first["height"], last["step"]) == ("Resize", 32, "Normalise")
+    assert b"site-packages" not in content
+
+
+def files_of(model: nn.Module):
+    return load_format("executorch")(TorchStudent(LoadedModel(model.eval(), processor(), "student")), None)
+
+
+def test_an_operator_without_a_counterpart_is_named_with_its_layer():
+    strange = Strange()
+    strange.config = resnet(widths=(8, 12)).config
+    with pytest.raises(ExportError, match=r"ExecuTorch has no counterpart of aten\.special_bessel_j0.*features\.1"):
+        files_of(strange).float_network()
+
+
+def test_a_file_that_cannot_be_run_is_named_with_the_reason(tmp_path):
+    (tmp_path / "model.pte").write_bytes(b"no model")
+    with pytest.raises(ExportError, match=r"ExecuTorch cannot run the exported model\.pte: ."):
+        measure("executorch", {"model.pte": tmp_path / "model.pte"}, [np.ones((3, 2, 2), np.float32)])
