@@ -2,9 +2,10 @@
 
     python benchmarks/export.py --output_dir exported [--max_steps 800] [--students resnet vit]
 
-A student that is in the folder already is not trained again. The table is printed, and written to
-OUTPUT_DIR/export.md, the figures to OUTPUT_DIR/export.json. Where node finds @huggingface/transformers (NODE_PATH),
-its answers to 100 test images are compared with onnxruntime's in Python.
+The same command goes on where it was: the figures of each student are written to OUTPUT_DIR/export.json when it is
+measured. At last the tables are printed, and written to OUTPUT_DIR/export.md. Where ExecuTorch is installed, its files
+are made and measured too. Where node finds @huggingface/transformers (NODE_PATH), its answers to 100 test images are
+compared with onnxruntime's in Python.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from PIL import Image
 
 from subdistill_hf.cli import main as subdistill
 from subdistill_hf.config.commands import ExportOptions
+from subdistill_hf.config.export_formats import EXPORT_FORMATS
+from subdistill_hf.config.extras import has_extra
+from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.export.images import images_of_run
+from subdistill_hf.export.onnx_runtime import session
 from subdistill_hf.export.run import export_student
-from subdistill_hf.export.runtime import session
 from subdistill_hf.formatting import file_size, format_percent
 from subdistill_hf.reporting.markdown import table
 from subdistill_hf.reporting.report import RunReport
@@ -37,7 +41,7 @@ STUDENTS = {
     "efficientnet": "timm/efficientnet_b0:image=64",
     "vit": "vit:hidden=144,layers=6",
 }
-CLASSES = "superclass:zodiac_signs"
+FIGURES_FILE = "export.json"
 IMAGES_IN_NODE = 100
 CLASSIFY = """
 const { env, pipeline } = require("@huggingface/transformers");
@@ -58,33 +62,74 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--max_steps", type=int, default=800)
+    parser.add_argument("--classes", default="superclass:zodiac_signs", help="of glyphs-100")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     options = parser.parse_args()
     place = Path(options.output_dir)
-    figures = {}
+    place.mkdir(parents=True, exist_ok=True)
+    figures = earlier(place, {"classes": options.classes, "max_steps": options.max_steps})
     for name in options.students:
-        folder = place / name
-        if not (folder / "report.json").is_file():
-            train(folder, STUDENTS[name], options.max_steps)
-        result = export_student(folder, ExportOptions(int8=True, max_loss=100))
-        figures[name] = asdict(result) | {"same_in_node": same_in_node(folder)}
-    (place / "export.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    text = table([row(name, one) for name, one in figures.items()])
-    first = next(iter(figures.values()))
-    about = f"{first['runtime']} on {first['machine']}, {first['images']}; {options.max_steps} steps of training."
-    (place / "export.md").write_text(f"{text}\n\n{about}\n", encoding="utf-8")
-    print(f"{text}\n\n{about}")
+        if name not in figures["students"]:
+            folder = place / name
+            if not (folder / "report.json").is_file():
+                train(folder, STUDENTS[name], options.classes, options.max_steps)
+            figures["students"][name] = measured(folder)
+            save(place, figures)
+    text = in_words({name: one for name, one in figures["students"].items() if name in options.students}, figures)
+    (place / "export.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
-def train(folder: Path, student: str, steps: int) -> None:
+def earlier(place: Path, settings: dict) -> dict:
+    """The figures of an earlier run that was cut short, or none yet; those of other settings are refused."""
+    path = place / FIGURES_FILE
+    if not path.is_file():
+        save(place, {"settings": settings, "students": {}})
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    if figures["settings"] != settings:
+        raise SystemExit(f"{path} has figures of {figures['settings']}, not of {settings}: give another --output_dir")
+    return figures
+
+
+def save(place: Path, figures: dict) -> None:
+    """Write the figures, whole or not at all."""
+    with written_whole(place / FIGURES_FILE) as part:
+        part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def train(folder: Path, student: str, classes: str, steps: int) -> None:
     """Distil one of the students from the embedded teacher."""
-    words = f"distill --classes {CLASSES} --student {student} --max_steps {steps} --report_to none"
+    words = f"distill --classes {classes} --student {student} --max_steps {steps} --report_to none --disable_tqdm true"
     if subdistill([*words.split(), "--output_dir", str(folder)]):
         raise SystemExit(f"{student} was not trained")
 
 
-def row(name: str, result: dict) -> dict[str, str | None]:
-    """What is said of one student."""
+def measured(folder: Path) -> dict:
+    """What was measured of the files of each format whose packages are installed."""
+    formats = [name for name, known in EXPORT_FORMATS.items() if has_extra(known.extra)]
+    exports = {
+        name: asdict(
+            export_student(folder, ExportOptions(format=name, int8=bool(EXPORT_FORMATS[name].int8_file), max_loss=100))
+        )
+        for name in formats
+    }
+    return exports | {"same_in_node": same_in_node(folder)}
+
+
+def in_words(students: dict, figures: dict) -> str:
+    """The tables, and what they were measured with."""
+    parts = [table([row(name, one) for name, one in students.items()])]
+    others = [executorch_row(name, one) for name, one in students.items() if "executorch" in one]
+    parts += [table(others)] if others else []
+    first = next(iter(students.values()))
+    runtimes = " and ".join(first[name]["runtime"] for name in EXPORT_FORMATS if name in first)
+    about = f"{runtimes} on {first['onnx']['machine']}, 1 thread, 1 image; {first['onnx']['images']}"
+    return "\n\n".join([*parts, f"{about}; {figures['settings']['max_steps']} steps of training."])
+
+
+def row(name: str, figures: dict) -> dict[str, str | None]:
+    """What is said of the ONNX files of one student."""
+    result = figures["onnx"]
     plain, small = result["files"]
     times = [file["latency_ms"]["median"] for file in (plain, small)]
     return {
@@ -100,7 +145,23 @@ def row(name: str, result: dict) -> dict[str, str | None]:
         "Size of int8": f"{small['size_bytes'] / plain['size_bytes']:.2f}",
         "Time of int8": f"{times[1] / times[0]:.2f}",
         "ms": f"{times[0]:.2f}",
-        "Node as Python": None if result["same_in_node"] is None else format_percent(result["same_in_node"]),
+        "Node as Python": None if figures["same_in_node"] is None else format_percent(figures["same_in_node"]),
+    }
+
+
+def executorch_row(name: str, figures: dict) -> dict[str, str | None]:
+    """What is said of the ExecuTorch file of one student, beside that of ONNX in float32."""
+    result, beside = figures["executorch"], figures["onnx"]["files"][0]
+    (file,) = result["files"]
+    return {
+        "Student": name,
+        "torch": format_percent(result["torch_accuracy"]),
+        "ExecuTorch": format_percent(file["accuracy"]),
+        "Same class": format_percent(file["agreement"]),
+        "Difference of a logit": f"{file['largest_difference']:.1g}",
+        "Size": file_size(file["size_bytes"]),
+        "Size beside ONNX": f"{file['size_bytes'] / beside['size_bytes']:.2f}",
+        "ms": f"{file['latency_ms']['median']:.2f}",
     }
 
 
