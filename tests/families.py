@@ -56,7 +56,7 @@ def tokens(prefix, blocks, shape):
     return {f"{prefix}.{block}": shape for block in blocks}
 
 
-def numbered(prefix, numbers=range(4)):
+def numbered(prefix, numbers=(0, 1, 2, 3)):
     return [f"{prefix}{number}" for number in numbers]
 
 

@@ -11,6 +11,8 @@ from subdistill_hf.explain.images import test_images as images_of_test
 
 def test_files_and_folders_are_read_with_the_classes_of_their_folders(tmp_path):
     folder = write_image_folder(tmp_path / "images", train=1, test=2)
+    (folder / "test" / "more.png").mkdir()
+    (folder / "test" / "README").write_text("no image")
     single = tmp_path / "one.png"
     glyph_rows()[0]["img"].save(single)
     found = images_of_paths([str(single), str(folder / "test")], NAMES, 99)

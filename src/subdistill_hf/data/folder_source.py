@@ -87,7 +87,12 @@ def image_endings() -> frozenset[str]:
     """The endings of names of the image formats that Pillow reads here."""
     Image.init()
     read = (set(Image.OPEN) | READ_AS_JPEG) - STUBS
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in read)
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if ending and kind in read)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a path is a file whose name says that it is an image; whether it holds one is not looked at."""
+    return path.suffix.lower() in image_endings() and path.is_file()
 
 
 def scan_folder(folder: Path) -> FolderFiles:

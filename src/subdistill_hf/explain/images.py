@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from subdistill_hf.data.folder_source import is_image_file
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.pipeline.student_images import load_for_student, options_of_run, read_image
@@ -51,8 +51,7 @@ def images_of_paths(paths: Sequence[str], classes: Sequence[str], most: int) -> 
     for name in paths:
         path = Path(name)
         if path.is_dir():
-            known = Image.registered_extensions()
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
+            found = sorted(file for file in path.rglob("*") if is_image_file(file))
             if not found:
                 raise ExplainError(f"images: the folder {name} holds no image: expected PNG, JPEG or the like")
             files += found

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from subdistill_hf.config.options import DataOptions
+from subdistill_hf.data.folder_source import is_image_file
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.export.errors import ExportError
@@ -139,8 +139,7 @@ def _set_of(data: SubtaskData, split: str, most: int) -> ImageSet:
 
 def _image_files(folder: Path) -> list[Path]:
     """The images that lie in a folder itself, if no other folder lies in it."""
-    known = Image.registered_extensions()
     paths = sorted(folder.iterdir())
     if any(path.is_dir() for path in paths):
         return []
-    return [path for path in paths if path.suffix.lower() in known]
+    return [path for path in paths if is_image_file(path)]
