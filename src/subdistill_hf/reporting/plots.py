@@ -200,7 +200,8 @@ def plot_scores(report: RunReport, path: str | os.PathLike[str]) -> Path | None:
     answered = rejection.score == "none of these"
     ax.set_xlabel('best class against "none of these"' if answered else rejection.score)
     ax.set_ylabel("share of the images")
-    ax.legend(frameon=False, fontsize=TEXT_SIZE, labelcolor=INK, loc="best")
+    # in the middle, where few images are
+    ax.legend(edgecolor="none", framealpha=1, fontsize=TEXT_SIZE, labelcolor=INK, loc="upper center")
     set_heading(ax, f"{_short_label(report.published)}: known and unknown images")
     return save_figure(figure, path)
 

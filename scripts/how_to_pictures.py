@@ -1,0 +1,271 @@
+"""The pictures of two how-to pages, each made from a small run on the embedded images.
+
+    python scripts/how_to_pictures.py unlabelled    # which images without labels the teacher keeps: half a minute
+    python scripts/how_to_pictures.py words         # a teacher of words and its student: two minutes
+
+The second one needs a model that compares images with texts, and none is embedded. So one is made: the vision side of
+CLIP takes the weights of the embedded glyphs-vit, and the text side learns the names of the 100 symbols.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
+from transformers import AutoModelForImageClassification, CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.data.embedded.glyphs import render
+from subdistill_hf.data.loading import load_subtask
+from subdistill_hf.data.preprocessing import process
+from subdistill_hf.data.subtask import match_teacher
+from subdistill_hf.data.unlabelled import load_unlabelled
+from subdistill_hf.models.loading import LoadedModel, load_teacher
+from subdistill_hf.models.zero_shot import Words, load_zero_shot
+from subdistill_hf.pipeline.run import distill
+from subdistill_hf.pipeline.selection import look_at, masses_of
+from subdistill_hf.reporting.colours import INK
+from subdistill_hf.reporting.drawing import TEXT_SIZE, figure_of_panels, save_figure, set_heading
+
+PICTURES = Path(__file__).parents[1] / "docs" / "_static"
+SIDE = 32
+COLUMNS = 10
+GAP = 12
+QUALITY = 70  # of noisy images, which are large otherwise
+
+# Images without labels
+
+LOOKED_AT = 2000
+EDGES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 0.0)
+THRESHOLD = 0.5
+
+
+def draw_unlabelled(path: Path) -> None:
+    """Some of the images without labels, by the probability that they show a chess piece."""
+    options = TaskOptions(
+        classes=["superclass:chess_pieces"],
+        train_images_per_class=25,
+        unlabelled="glyphs-100",
+        unlabelled_images=LOOKED_AT,
+    )
+    data = load_subtask(options, 0)
+    teacher = load_teacher(options.teacher)
+    subtask = match_teacher(data.subtask, teacher.labels, data.class_names)
+    images = load_unlabelled(options, data.columns, subtask.names, 0)
+    masses = masses_of(look_at(images.rows, data.columns, teacher).logits, subtask)
+    figure, (ax,) = figure_of_panels(1, 1, panel=(4.4, 2.5))
+    rows = list(itertools.pairwise(EDGES))
+    order = torch.randperm(len(masses), generator=torch.Generator().manual_seed(0))
+    tops = [place * SIDE + (GAP if low < THRESHOLD else 0) for place, (_, low) in enumerate(rows)]
+    sheet = np.full((len(rows) * SIDE + GAP, COLUMNS * SIDE, 3), 255, dtype=np.uint8)
+    names = []
+    for top, (high, low) in zip(tops, rows, strict=True):
+        inside = [index for index in order.tolist() if low <= masses[index] < high or masses[index] >= high == 1.0]
+        names.append(f"{low:g} to {high:g}: {len(inside):,}")
+        for column, index in enumerate(inside[:COLUMNS]):
+            pixels = np.asarray(images.rows[index][data.columns.image].convert("RGB"))
+            sheet[top : top + SIDE, column * SIDE : (column + 1) * SIDE] = pixels
+    ax.imshow(sheet, interpolation="nearest")
+    ax.set_yticks([top + SIDE / 2 for top in tops], names)
+    ax.set_xticks([])
+    ax.grid(visible=False)
+    ax.axhline(tops[sum(low >= THRESHOLD for _, low in rows)] - GAP / 2, color=INK, linewidth=1.2)
+    kept = int((masses >= THRESHOLD).sum())
+    set_heading(ax, f"The teacher takes {kept} of {LOOKED_AT:,}")
+    save_as_jpeg(figure, path)
+
+
+def save_as_jpeg(figure: Figure, path: Path) -> None:
+    """Write a figure of photographs, or of images as noisy."""
+    with tempfile.TemporaryDirectory() as place:
+        drawn = save_figure(figure, Path(place, "drawn.png"))
+        Image.open(drawn).convert("RGB").save(path.with_suffix(".jpg"), quality=QUALITY, optimize=True)
+
+
+# Words
+
+PROMPT = "a drawing of {}."
+CHESS = range(10, 15)
+NAMES = [f"a {name.replace('_', ' ')}" for name in CLASS_NAMES]
+EACH, STEPS, BATCH = 30, 400, 128
+OWN, OTHERS = 100, 4
+"""Images of each chess piece, and of each other symbol, in the folder of the run."""
+SHOWN = 2  # test images of each class: the first
+
+
+def glyphs(numbers: Sequence[int], split: str, each: int) -> list[Tensor]:
+    """Images of some classes, `(3, H, W)` bytes."""
+    drawn = [render(0, split, number, index).convert("RGB") for number in numbers for index in range(each)]
+    return [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in drawn]
+
+
+def save_image_text_model(folder: Path) -> None:
+    """Make a CLIP of the embedded transformer, teach its text side the names of all symbols, and save it."""
+    torch.manual_seed(0)
+    teacher = load_teacher("glyphs-vit")
+    known = sorted({word for name in NAMES for word in PROMPT.format(name).removesuffix(".").split()})
+    words = ["[PAD]", "[UNK]", *known, "."]
+    splitter = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    splitter.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=splitter,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token=".",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    model = clip_of(teacher, len(words), words.index("."))
+    pixels = process(teacher.processor, glyphs(range(len(NAMES)), "train", EACH))
+    labels = torch.arange(len(NAMES)).repeat_interleave(EACH)
+    texts = tokenizer([PROMPT.format(name) for name in NAMES], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        seen = torch.cat([model.vision_model(pixel_values=batch).pooler_output for batch in pixels.split(BATCH)])
+    learning = [weight for name, weight in model.named_parameters() if not name.startswith("vision_model")]
+    optimizer = torch.optim.AdamW(learning, 2e-3)
+    for _ in range(STEPS):
+        batch = torch.randint(len(seen), (BATCH,))
+        images = F.normalize(model.visual_projection(seen[batch]), dim=1)
+        named_by = F.normalize(model.get_text_features(**texts).pooler_output, dim=1)
+        loss = F.cross_entropy(model.logit_scale.exp() * images @ named_by.T, labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    teacher.processor.save_pretrained(folder)
+
+
+@torch.no_grad()
+def clip_of(teacher: LoadedModel, words: int, end: int) -> Any:
+    """A CLIP whose vision side is a vision transformer of transformers.
+
+    CLIP has a norm before its first block, which the transformer has not; it is given the mean spread of the tokens.
+    """
+    vit: Any = teacher.model.vit
+    text = {
+        "vocab_size": words,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": end,
+    }
+    taken = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+    )
+    vision = {name: getattr(vit.config, name) for name in (*taken, "hidden_act", "layer_norm_eps")}
+    model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    side, own = model.vision_model, vit.embeddings
+    side.embeddings.class_embedding.copy_(own.cls_token[0, 0])
+    side.embeddings.patch_embedding.weight.copy_(own.patch_embeddings.projection.weight)
+    places = own.position_embeddings[0].clone()
+    places[1:] += own.patch_embeddings.projection.bias  # CLIP's patches have none
+    side.embeddings.position_embedding.weight.copy_(places)
+    tokens = side.embeddings(process(teacher.processor, glyphs([10], "train", 16)))
+    side.pre_layrnorm.weight.fill_(float(tokens.std(dim=-1).mean()))
+    side.pre_layrnorm.bias.fill_(float(tokens.mean()))
+    for ours, theirs in zip(side.encoder.layers, vit.layers, strict=True):
+        for name in ("q_proj", "k_proj", "v_proj"):
+            getattr(ours.self_attn, name).load_state_dict(getattr(theirs.attention, name).state_dict())
+        ours.self_attn.out_proj.load_state_dict(theirs.attention.o_proj.state_dict())
+        ours.layer_norm1.load_state_dict(theirs.layernorm_before.state_dict())
+        ours.layer_norm2.load_state_dict(theirs.layernorm_after.state_dict())
+        ours.mlp.load_state_dict(theirs.mlp.state_dict())
+    side.post_layernorm.load_state_dict(vit.layernorm.state_dict())
+    return model.eval()
+
+
+@torch.no_grad()
+def draw_words(path: Path, steps: int = 600) -> None:
+    """What a teacher of words and its student say of the first test images."""
+    classes = [NAMES[number] for number in CHESS]
+    others = [PROMPT.format(name) for name in NAMES if name not in classes]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        with torch.enable_grad():
+            save_image_text_model(folder / "teacher")
+            for number in range(len(NAMES)):
+                for index in range(OWN if number in CHESS else OTHERS):
+                    (folder / "images").mkdir(exist_ok=True)
+                    render(0, "train", number, 100 + index).save(folder / "images" / f"{number}-{index}.png")
+            options = TaskOptions(
+                teacher=str(folder / "teacher"),
+                dataset=str(folder / "images"),
+                label_column="none",
+                test_fraction=0.2,
+                classes=classes,
+                prompts=[PROMPT],
+                other_prompts=others,
+                html_report=False,
+            )
+            distill(options, SubDistillConfig(output_dir=str(folder / "student"), max_steps=steps, report_to="none"))
+        student: Any = AutoModelForImageClassification.from_pretrained(folder / "student").eval()
+        teacher = load_zero_shot(options.teacher, Words(tuple(classes), (PROMPT,), tuple(others)))
+        images = glyphs(CHESS, "test", SHOWN)
+        pixels = process(teacher.processor, images)
+        answers = {
+            "The teacher, of 5 words and 95 others": teacher.model(pixels).softmax(dim=1)[:, : len(classes)],
+            "The student": student(pixel_values=pixels).logits.softmax(dim=1),
+        }
+    figure, axes = figure_of_panels(2, 1, panel=(4.6, 1.9))
+    for ax, (name, probabilities) in zip(axes, answers.items(), strict=True):
+        shown = [image.permute(1, 2, 0).numpy() for image in images]
+        draw_probabilities(ax, name, classes, probabilities.T.numpy(), shown)
+    save_as_jpeg(figure, path)
+
+
+def draw_probabilities(ax: Axes, name: str, classes: Sequence[str], probabilities: Any, images: Sequence[Any]) -> None:
+    """A table of probabilities, `(words, images)`, under the images."""
+    for place, image in enumerate(images):
+        ax.imshow(image, extent=(place - 0.45, place + 0.45, -0.6, -1.5), interpolation="nearest")
+    ax.imshow(probabilities, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for word, image in np.argwhere(probabilities >= 0.1):
+        share = probabilities[word, image]
+        colour = "white" if share > 0.55 else INK
+        ax.text(image, word, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=TEXT_SIZE - 1)
+    ax.set_xlim(-0.5, len(images) - 0.5)
+    ax.set_ylim(len(classes) - 0.5, -1.55)
+    ax.set_yticks(range(len(classes)), classes)
+    ax.set_xticks([])
+    ax.grid(visible=False)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    set_heading(ax, f"{name}: probabilities in %")
+
+
+DRAWN = {"unlabelled": draw_unlabelled, "words": draw_words}
+
+
+def main() -> None:
+    """Draw one of them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("picture", choices=DRAWN)
+    given = parser.parse_args()
+    DRAWN[given.picture](PICTURES / f"{given.picture}.png")
+
+
+if __name__ == "__main__":
+    main()
