@@ -75,7 +75,9 @@ def main() -> None:
                 train(folder, STUDENTS[name], options.classes, options.max_steps)
             figures["students"][name] = measured(folder)
             save(place, figures)
-    text = in_words({name: one for name, one in figures["students"].items() if name in options.students}, figures)
+    text = in_words(
+        {name: one for name, one in figures["students"].items() if name in options.students}, figures["settings"]
+    )
     (place / "export.md").write_text(text + "\n", encoding="utf-8")
     print(text)
 
@@ -107,61 +109,48 @@ def train(folder: Path, student: str, classes: str, steps: int) -> None:
 def measured(folder: Path) -> dict:
     """What was measured of the files of each format whose packages are installed."""
     formats = [name for name, known in EXPORT_FORMATS.items() if has_extra(known.extra)]
-    exports = {
-        name: asdict(
-            export_student(folder, ExportOptions(format=name, int8=bool(EXPORT_FORMATS[name].int8_file), max_loss=100))
-        )
-        for name in formats
-    }
+    exports = {}
+    for name in formats:
+        int8 = EXPORT_FORMATS[name].int8_file is not None
+        exports[name] = asdict(export_student(folder, ExportOptions(format=name, int8=int8, max_loss=100)))
     return exports | {"same_in_node": same_in_node(folder)}
 
 
-def in_words(students: dict, figures: dict) -> str:
-    """The tables, and what they were measured with."""
-    parts = [table([row(name, one) for name, one in students.items()])]
-    others = [executorch_row(name, one) for name, one in students.items() if "executorch" in one]
-    parts += [table(others)] if others else []
-    first = next(iter(students.values()))
-    runtimes = " and ".join(first[name]["runtime"] for name in EXPORT_FORMATS if name in first)
-    about = f"{runtimes} on {first['onnx']['machine']}, 1 thread, 1 image; {first['onnx']['images']}"
-    return "\n\n".join([*parts, f"{about}; {figures['settings']['max_steps']} steps of training."])
+def in_words(students: dict, settings: dict) -> str:
+    """The table, and what it was measured with."""
+    exports = [(name, one[known], one) for name, one in students.items() for known in EXPORT_FORMATS if known in one]
+    rows = [row(name, export) | {"Node as Python": in_node(export, one)} for name, export, one in exports]
+    runtimes = " and ".join(dict.fromkeys(export["runtime"] for _, export, _ in exports))
+    first = exports[0][1]
+    about = f"{runtimes} on {first['machine']}, 1 thread, 1 image; {first['images']}"
+    return f"{table(rows)}\n\n{about}; {settings['max_steps']} steps of training."
 
 
-def row(name: str, figures: dict) -> dict[str, str | None]:
-    """What is said of the ONNX files of one student."""
-    result = figures["onnx"]
-    plain, small = result["files"]
-    times = [file["latency_ms"]["median"] for file in (plain, small)]
+def in_node(export: dict, figures: dict) -> str | None:
+    """The share of images that node answers as Python does; it runs files of ONNX alone."""
+    return format_percent(figures["same_in_node"]) if export["format"] == "onnx" else None
+
+
+def row(name: str, export: dict) -> dict[str, str | None]:
+    """What is said of the files of one student in one format; its int8 is missing where no way gave a file."""
+    plain, *rest = export["files"]
+    small = rest[0] if rest else None
+    tried = [f"{one['name']} {format_percent(one['accuracy']) or 'failed'}" for one in export["tried"]]
+    times = [file["latency_ms"]["median"] for file in export["files"]]
     return {
         "Student": name,
+        "Format": export["format"],
         "Size": file_size(plain["size_bytes"]),
-        "torch": format_percent(result["torch_accuracy"]),
-        "ONNX": format_percent(plain["accuracy"]),
-        "int8": format_percent(small["accuracy"]),
-        "Way": small["scheme"],
-        "Tried": ", ".join(f"{one['name']} {format_percent(one['accuracy'])}" for one in result["tried"]),
-        "Difference of a logit": f"{result['network_difference']:.1g}",
-        "with preprocessing": f"{plain['largest_difference']:.2g}",
-        "Size of int8": f"{small['size_bytes'] / plain['size_bytes']:.2f}",
-        "Time of int8": f"{times[1] / times[0]:.2f}",
+        "torch": format_percent(export["torch_accuracy"]),
+        "float32": format_percent(plain["accuracy"]),
+        "int8": small and format_percent(small["accuracy"]),
+        "Way": small and small["scheme"],
+        "Tried": ", ".join(tried),
+        "Difference of a logit": f"{export['network_difference']:.1g}",
+        "with preprocessing": f"{plain['largest_difference']:.2g}" if export["preprocessing"] == "inside" else None,
+        "Size of int8": small and f"{small['size_bytes'] / plain['size_bytes']:.2f}",
+        "Time of int8": small and f"{times[1] / times[0]:.2f}",
         "ms": f"{times[0]:.2f}",
-        "Node as Python": None if figures["same_in_node"] is None else format_percent(figures["same_in_node"]),
-    }
-
-
-def executorch_row(name: str, figures: dict) -> dict[str, str | None]:
-    """What is said of the ExecuTorch file of one student, beside that of ONNX in float32."""
-    result, beside = figures["executorch"], figures["onnx"]["files"][0]
-    (file,) = result["files"]
-    return {
-        "Student": name,
-        "torch": format_percent(result["torch_accuracy"]),
-        "ExecuTorch": format_percent(file["accuracy"]),
-        "Same class": format_percent(file["agreement"]),
-        "Difference of a logit": f"{file['largest_difference']:.1g}",
-        "Size": file_size(file["size_bytes"]),
-        "Size beside ONNX": f"{file['size_bytes'] / beside['size_bytes']:.2f}",
-        "ms": f"{file['latency_ms']['median']:.2f}",
     }
 
 
