@@ -1,7 +1,7 @@
 """The pictures of two how-to pages, each made from a small run on the embedded images.
 
     python scripts/how_to_pictures.py unlabelled    # which images without labels the teacher keeps: half a minute
-    python scripts/how_to_pictures.py words         # a teacher of words and its student: two minutes
+    python scripts/how_to_pictures.py words         # what a teacher of words answers: half a minute
 
 The second one needs a model that compares images with texts, and none is embedded. So one is made: the vision side of
 CLIP takes the weights of the embedded glyphs-vit, and the text side learns the names of the 100 symbols.
@@ -26,10 +26,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
-from transformers import AutoModelForImageClassification, CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.data.loading import load_subtask
@@ -38,7 +37,6 @@ from subdistill_hf.data.subtask import match_teacher
 from subdistill_hf.data.unlabelled import load_unlabelled
 from subdistill_hf.models.loading import LoadedModel, load_teacher
 from subdistill_hf.models.zero_shot import Words, load_zero_shot
-from subdistill_hf.pipeline.run import distill
 from subdistill_hf.pipeline.selection import look_at, masses_of
 from subdistill_hf.reporting.colours import INK
 from subdistill_hf.reporting.drawing import TEXT_SIZE, figure_of_panels, save_figure, set_heading
@@ -104,9 +102,8 @@ PROMPT = "a drawing of {}."
 CHESS = range(10, 15)
 NAMES = [f"a {name.replace('_', ' ')}" for name in CLASS_NAMES]
 EACH, STEPS, BATCH = 30, 400, 128
-OWN, OTHERS = 100, 4
-"""Images of each chess piece, and of each other symbol, in the folder of the run."""
-SHOWN = 2  # test images of each class: the first
+NONE_OF_THESE = (16, 24, 26, 86, 96)
+"""Symbols that no class is of."""
 
 
 def glyphs(numbers: Sequence[int], split: str, each: int) -> list[Tensor]:
@@ -200,45 +197,24 @@ def clip_of(teacher: LoadedModel, words: int, end: int) -> Any:
 
 
 @torch.no_grad()
-def draw_words(path: Path, steps: int = 600) -> None:
-    """What a teacher of words and its student say of the first test images."""
+def draw_words(path: Path) -> None:
+    """What a teacher of five words says of the first test images of these symbols, and of some others."""
     classes = [NAMES[number] for number in CHESS]
-    others = [PROMPT.format(name) for name in NAMES if name not in classes]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    others = tuple(PROMPT.format(name) for name in NAMES if name not in classes)
+    with tempfile.TemporaryDirectory() as folder:
         with torch.enable_grad():
-            save_image_text_model(folder / "teacher")
-            for number in range(len(NAMES)):
-                for index in range(OWN if number in CHESS else OTHERS):
-                    (folder / "images").mkdir(exist_ok=True)
-                    render(0, "train", number, 100 + index).save(folder / "images" / f"{number}-{index}.png")
-            options = TaskOptions(
-                teacher=str(folder / "teacher"),
-                dataset=str(folder / "images"),
-                label_column="none",
-                test_fraction=0.2,
-                classes=classes,
-                prompts=[PROMPT],
-                other_prompts=others,
-                html_report=False,
-            )
-            distill(options, SubDistillConfig(output_dir=str(folder / "student"), max_steps=steps, report_to="none"))
-        student: Any = AutoModelForImageClassification.from_pretrained(folder / "student").eval()
-        teacher = load_zero_shot(options.teacher, Words(tuple(classes), (PROMPT,), tuple(others)))
-        images = glyphs(CHESS, "test", SHOWN)
-        pixels = process(teacher.processor, images)
-        answers = {
-            "The teacher, of 5 words and 95 others": teacher.model(pixels).softmax(dim=1)[:, : len(classes)],
-            "The student": student(pixel_values=pixels).logits.softmax(dim=1),
-        }
-    figure, axes = figure_of_panels(2, 1, panel=(4.6, 1.9))
-    for ax, (name, probabilities) in zip(axes, answers.items(), strict=True):
-        shown = [image.permute(1, 2, 0).numpy() for image in images]
-        draw_probabilities(ax, name, classes, probabilities.T.numpy(), shown)
+            save_image_text_model(Path(folder))
+        teacher = load_zero_shot(folder, Words(tuple(classes), (PROMPT,), others))
+    images = glyphs(CHESS, "test", 1) + glyphs(NONE_OF_THESE, "test", 1)
+    of_all = teacher.model(process(teacher.processor, images)).softmax(dim=1)
+    shares = torch.cat([of_all[:, : len(classes)], of_all[:, len(classes) :].sum(dim=1, keepdim=True)], dim=1)
+    figure, (ax,) = figure_of_panels(1, 1, panel=(4.6, 2.2))
+    shown = [image.permute(1, 2, 0).numpy() for image in images]
+    draw_probabilities(ax, [*classes, "none of these"], shares.T.numpy(), shown)
     save_as_jpeg(figure, path)
 
 
-def draw_probabilities(ax: Axes, name: str, classes: Sequence[str], probabilities: Any, images: Sequence[Any]) -> None:
+def draw_probabilities(ax: Axes, classes: Sequence[str], probabilities: Any, images: Sequence[Any]) -> None:
     """A table of probabilities, `(words, images)`, under the images."""
     for place, image in enumerate(images):
         ax.imshow(image, extent=(place - 0.45, place + 0.45, -0.6, -1.5), interpolation="nearest")
@@ -253,7 +229,7 @@ def draw_probabilities(ax: Axes, name: str, classes: Sequence[str], probabilitie
     ax.set_xticks([])
     ax.grid(visible=False)
     ax.spines[["left", "bottom"]].set_visible(False)
-    set_heading(ax, f"{name}: probabilities in %")
+    set_heading(ax, "The teacher's answers, in %")
 
 
 DRAWN = {"unlabelled": draw_unlabelled, "words": draw_words}
