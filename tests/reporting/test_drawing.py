@@ -39,9 +39,11 @@ def test_no_two_methods_of_a_figure_share_a_colour():
         ([-0.024, -0.02, -0.016, -0.012, -0.004], ["-2.4 %", "-2.0 %", "-1.6 %", "-1.2 %", "-0.4 %"]),
         ([-0.02, -0.01, -1e-18, 0.01], ["-2 %", "-1 %", "0 %", "1 %"]),
         ([0.9985, 0.999, 0.9995], ["99.85 %", "99.90 %", "99.95 %"]),
+        ([-0.05, -0.025, 0, 0.025], ["-5.0 %", "-2.5 %", "0.0 %", "2.5 %"]),
+        ([0.3], ["30 %"]),
     ],
 )
-def test_no_tick_is_repeated_after_rounding_and_zero_has_no_sign(ticks, labels):
+def test_no_tick_is_repeated_or_moved_by_rounding_and_zero_has_no_sign(ticks, labels):
     assert Percent().format_ticks(ticks) == labels
     assert Percent(sign="").format_ticks(ticks) == [label.removesuffix(" %") for label in labels]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ CURVE_PANEL: Final = (5.4, 3.1)  # inches
 
 
 class Percent(Formatter):
-    """Ticks of shares in percent, with as many decimals as tell them apart, and no negative zero.
+    """Ticks of shares in percent, with as many decimals as say where they are, and no negative zero.
 
     Args:
         sign: what follows each number.
@@ -41,9 +42,11 @@ class Percent(Formatter):
 
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """All ticks of an axis."""
+        percent = sorted(100 * value for value in values)
+        step = min((after - before for before, after in pairwise(percent) if after > before), default=1.0)
         for decimals in range(7):
             rounded = [round(100 * value, decimals) + 0.0 for value in values]
-            if len(set(rounded)) == len(set(values)):
+            if all(abs(shown - 100 * value) < step / 100 for shown, value in zip(rounded, values, strict=True)):
                 break
         return [f"{value:.{decimals}f}{self.sign}" for value in rounded]
 
