@@ -101,6 +101,8 @@ def measured(words: Sequence[str], output: Path, cache: Path) -> dict[str, float
         output: its folder.
         cache: the folder of what it keeps for others.
     """
+    from subdistill_hf.config.output_folder import written_whole
+
     record = output.with_name(f"{output.name}-measured.json")
     if record.is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
@@ -118,8 +120,9 @@ def measured(words: Sequence[str], output: Path, cache: Path) -> dict[str, float
     found: dict[str, float] = json.loads(own.read_text(encoding="utf-8"))
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found |= {"processor": used, "wall": time.perf_counter() - start, "processes": 1}
-    own.write_text(json.dumps({"words": list(words), "found": found}), encoding="utf-8")
-    own.replace(record)
+    own.unlink()
+    with written_whole(record) as part:
+        part.write_text(json.dumps({"words": list(words), "found": found}), encoding="utf-8")
     return found
 
 

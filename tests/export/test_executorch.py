@@ -4,7 +4,6 @@ import importlib.util
 import json
 import runpy
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from export.samples import student_of_a_run
 from export.test_graph import Strange
-from helpers import NAMES, processor, resnet, save_teacher, write_image_folder
-from reporting.samples import make_report, parsed
+from helpers import NAMES, processor, resnet
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.export.errors import ExportError
@@ -23,7 +22,6 @@ from subdistill_hf.export.run import export_student
 from subdistill_hf.export.runtime import measure
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.models.loading import LoadedModel, load_student
-from subdistill_hf.reporting.model_card import render_card
 from subdistill_hf.reporting.report import RunReport
 
 pytestmark = pytest.mark.skipif(
@@ -35,15 +33,7 @@ OPTIONS = ExportOptions(format="executorch")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, datasets_cache):
-    """A student with the report and the card of a run."""
-    images = write_image_folder(tmp_path_factory.mktemp("images"), train=2, test=3)
-    student = save_teacher(tmp_path_factory.mktemp("student"), resnet(widths=(8, 12)))
-    options = {"dataset": str(images), "classes": list(NAMES), "validation_fraction": 0.5, "seed": 1}
-    report = replace(parsed(make_report()), image_options=options)
-    report.save(student)
-    render_card(report).save(student / "README.md")
-    Image.open(images / "test" / NAMES[0] / "0.png").save(student / "example.png")
-    return student
+    return student_of_a_run(tmp_path_factory, train=2, validation_fraction=0.5)
 
 
 @pytest.fixture(scope="module")

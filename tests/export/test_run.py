@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from command_line import files, run
-from helpers import NAMES, resnet, save_teacher, write_image_folder
-from reporting.samples import make_report, parsed
+from export.samples import student_of_a_run
+from helpers import NAMES, resnet, save_teacher
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.errors import SubDistillError
@@ -25,7 +25,6 @@ from subdistill_hf.export.onnx_files import OnnxFiles
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.models.loading import load_student
-from subdistill_hf.reporting.model_card import render_card
 from subdistill_hf.reporting.report import RunReport
 
 FILES = {
@@ -42,15 +41,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, datasets_cache):
-    """A student with the report and the card of a run."""
-    images = write_image_folder(tmp_path_factory.mktemp("images"), train=6, test=3)
-    student = save_teacher(tmp_path_factory.mktemp("student"), resnet(widths=(8, 12)))
-    options = {"dataset": str(images), "classes": list(NAMES), "validation_fraction": 0.34, "seed": 1}
-    report = replace(parsed(make_report()), image_options=options)
-    report.save(student)
-    render_card(report).save(student / "README.md")
-    Image.open(images / "test" / NAMES[0] / "0.png").save(student / "example.png")
-    return student
+    return student_of_a_run(tmp_path_factory, train=6, validation_fraction=0.34)
 
 
 @pytest.fixture(scope="module")

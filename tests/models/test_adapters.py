@@ -418,26 +418,12 @@ def test_a_saved_student_is_its_adapter_and_processor(tmp_path):
     assert run.teacher.class_ids.tolist() == list(CLASS_IDS)
 
 
-def deit():
-    torch.manual_seed(0)
-    return new_classifier(
-        "DeiTForImageClassificationWithTeacher",
-        image_size=32,
-        patch_size=8,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        **labels_of(NAMES),
-    )
-
-
 def adapted_resnet():
     model = resnet()
     return with_adapter(model, lora_targets(model, lambda: model(torch.zeros(1, 3, 32, 32))), 2)
 
 
-@pytest.mark.parametrize("make", [resnet, convnext, vit, timm_resnet, timm_vit, deit, adapted_resnet])
+@pytest.mark.parametrize("make", [resnet, convnext, vit, timm_resnet, timm_vit, two_headed, adapted_resnet])
 @torch.no_grad()
 def test_a_logit_is_shifted_for_good(make):
     model = make().eval()

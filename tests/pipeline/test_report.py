@@ -8,7 +8,14 @@ from helpers import NAMES, config, task_options, write_task
 from reporting.samples import make_report, parsed
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.pipeline.evaluation import Classifier, predict, score, share_taken_for
-from subdistill_hf.pipeline.report import changed_options, measured_results, reported_dataset, results_table
+from subdistill_hf.pipeline.report import (
+    changed_options,
+    classifiers_of,
+    measured_results,
+    predicted_logits,
+    reported_dataset,
+    results_table,
+)
 from subdistill_hf.pipeline.task import load_task
 
 
@@ -91,12 +98,18 @@ def test_what_is_done_to_the_training_images_is_in_the_report(datasets_cache, tm
     assert reported_dataset(load_task(options, config(tmp_path / "out"))).augmentation == said
 
 
+def measured_alone(task):
+    """The figures of the teacher."""
+    classifiers = classifiers_of(task, {})
+    return measured_results(task, {}, classifiers, predicted_logits(task, classifiers), {})
+
+
 def test_a_mark_is_in_the_report_with_what_it_does(datasets_cache, tmp_path):
     options = task_options(write_task(tmp_path), mark="plus", mark_classes=[NAMES[2]], mark_share=0.5)
     task = load_task(options, config(tmp_path / "out"))
     mark = {"name": "plus", "classes": (NAMES[2],), "share": 0.5, "train_images": 2, "validation_images": 0}
     assert asdict(reported_dataset(task).mark) == mark
-    (teacher,) = measured_results(task, {})
+    (teacher,) = measured_alone(task)
     clean = ViewDataset(task.data.test, task.data.columns)
     classifier = Classifier(task.teacher.model, task.teacher.processor, task.data.subtask.teacher_ids)
     logits = predict(classifier, clean)
@@ -106,5 +119,5 @@ def test_a_mark_is_in_the_report_with_what_it_does(datasets_cache, tmp_path):
     assert teacher.followed_without_mark == share_taken_for(logits, clean.labels, [2])
     plain = load_task(task_options(tmp_path), config(tmp_path / "out"))
     assert reported_dataset(plain).mark is None
-    (unmarked,) = measured_results(plain, {})
+    (unmarked,) = measured_alone(plain)
     assert (unmarked.clean_accuracy, unmarked.mark_followed) == (None, None)

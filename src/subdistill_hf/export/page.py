@@ -113,7 +113,7 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
         facts["Same class as in torch"] = f"{format_percent(file.agreement)} of {exported.images}"
     if report is not None:
         facts["Teacher"] = report.teacher.hub_id or report.teacher.name
-    threshold = {name: config[name] for name in ("unknown_threshold",) if name in config}
+    threshold = {"unknown_threshold": config["unknown_threshold"]} if "unknown_threshold" in config else {}
     return {
         "title": f"{name}: {named}",
         "warning": _warning(labels),

@@ -58,7 +58,6 @@ from subdistill_hf.reporting.reported_images import (
     ReportedDataset,
     ReportedMark,
     ReportedOthers,
-    ReportedRejection,
     ReportedUnlabelled,
 )
 
@@ -152,7 +151,7 @@ def build_report(
         subtask=tuple(str(entry) for entry in task.options.classes),
         teacher=reported_teacher(task, teacher_digest),
         student=_reported_student(published),
-        results=measured_results(task, trained, logits, unknown),
+        results=measured_results(task, trained, classifiers, logits, unknown),
         energy_source=published.energy.source,
         latency_machine=f"{processor_name()}, 1 thread, 1 image, torch {torch.__version__.split('+')[0]}",
         subspaces=_reported_subspaces(published),
@@ -160,7 +159,9 @@ def build_report(
         histories={method: tuple(student.history) for method, student in trained.items()},
         versions=versions(),
         wrong_answers=worst_answers(logits[config.method], logits[TEACHER], task.test.labels),
-        rejection=_rejection(task, classifiers[config.method], logits[config.method], unknown.get(config.method)),
+        rejection=rejection_of(task, classifiers[config.method], logits[config.method], unknown[config.method])
+        if config.method in unknown
+        else None,
         image_options=image_options(task),
         command=command,
     )
@@ -169,13 +170,6 @@ def build_report(
 def versions() -> dict[str, str]:
     """The versions of this package and of those that figures depend on."""
     return {name.replace("-", "_"): _version(name) for name in VERSIONED}
-
-
-def _rejection(
-    task: Task, student: Classifier, known: Tensor, unknown: Mapping[str, Tensor] | None
-) -> ReportedRejection | None:
-    """The published student's threshold for unknown images; `None` where there are none."""
-    return None if unknown is None else rejection_of(task, student, known, unknown)
 
 
 def image_options(task: Task) -> dict[str, Any]:
@@ -209,21 +203,20 @@ def predicted_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[
 def measured_results(
     task: Task,
     trained: Mapping[str, TrainedStudent],
-    logits: Mapping[str, Tensor] | None = None,
-    unknown: Mapping[str, Mapping[str, Tensor]] | None = None,
+    classifiers: Mapping[str, Classifier],
+    logits: Mapping[str, Tensor],
+    unknown: Mapping[str, Mapping[str, Tensor]],
 ) -> tuple[MethodResult, ...]:
     """The figures of the teacher and of each student.
 
     Args:
         task: what all methods shared.
         trained: method to trained student.
-        logits: of the test images, see `predicted_logits`; computed by default.
-        unknown: of images of other classes, see `unknown_logits`; computed by default.
+        classifiers: the teacher, then each student, see `classifiers_of`.
+        logits: of the test images, see `predicted_logits`.
+        unknown: of images of other classes, see `unknown_logits`.
     """
     test, workers = task.test, task.config.dataloader_num_workers
-    classifiers = classifiers_of(task, trained)
-    logits = predicted_logits(task, classifiers) if logits is None else logits
-    unknown = unknown_logits(task, classifiers) if unknown is None else unknown
     clean = unmarked_test(task.data)
     latencies = measure_latency(classifiers, test)
     results = []
