@@ -35,6 +35,7 @@ from subdistill_hf.pipeline.evaluation import (
 )
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.pipeline.unknown import with_shifted_other
 from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.training.arguments import check_training_arguments
 
@@ -141,8 +142,7 @@ def train_job(job: Job) -> Row:
             "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
         }
-        ours = Classifier(trainer.model, student.processor)
-        theirs = task.teacher_classifier
+        ours = with_shifted_other(task, Classifier(trainer.model, student.processor))
         answers = _teacher_answers(_digest([job.task, job.seed]))
         images_of = {"validation": task.plain("validation"), "test": task.test}
         unmarked = unmarked_test(task.data)
@@ -150,7 +150,9 @@ def train_job(job: Job) -> Row:
             images_of["unmarked"] = unmarked
         workers = config.dataloader_num_workers
         logits = {split: predict(ours, images, workers=workers) for split, images in images_of.items()}
-        for split in images_of.keys() - answers.keys():
+        missing = images_of.keys() - answers.keys()
+        theirs = with_shifted_other(task, task.teacher_classifier) if missing else task.teacher_classifier
+        for split in missing:
             answers[split] = predict(theirs, images_of[split], workers=workers)
         for split in ("validation", "test"):
             images, names = images_of[split], task.data.output_names

@@ -6,7 +6,7 @@ import copy
 import datetime
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -38,8 +38,8 @@ from subdistill_hf.pipeline.unknown import (
     accuracy_of_classes,
     measured_unknown,
     rejection_of,
-    shift_of_other,
     unknown_logits,
+    with_shifted_other,
     with_unknown_images,
 )
 from subdistill_hf.reporting.decoding import decode
@@ -188,10 +188,7 @@ def _version(package: str) -> str:
 def classifiers_of(task: Task, trained: Mapping[str, TrainedStudent]) -> dict[str, Classifier]:
     """The teacher, then each student; "none of these" keeps as many known images of the teacher as of a student."""
     students = {method: Classifier(one.model, one.student.processor) for method, one in trained.items()}
-    teacher = task.teacher_classifier
-    if task.has_other:
-        teacher = replace(teacher, other_shift=shift_of_other(task, teacher))
-    return {TEACHER: teacher, **students}
+    return {TEACHER: with_shifted_other(task, task.teacher_classifier), **students}
 
 
 def predicted_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[str, Tensor]:

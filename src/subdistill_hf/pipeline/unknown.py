@@ -67,6 +67,16 @@ def shift_of_other(task: Task, classifier: Classifier) -> float:
     return threshold_keeping(_lead_of_classes(logits).tolist(), KEPT) - ROUNDING
 
 
+def with_shifted_other(task: Task, classifier: Classifier) -> Classifier:
+    """The classifier that answers "none of these" as a student that is handed out does; itself without that answer.
+
+    Args:
+        task: see `shift_of_other`.
+        classifier: of the subtask, whose own weights are not shifted.
+    """
+    return replace(classifier, other_shift=shift_of_other(task, classifier)) if task.has_other else classifier
+
+
 def accuracy_of_classes(logits: Tensor, labels: Sequence[int]) -> float:
     """The share of known images that are put in the right class when the answer "none of these" is passed over.
 
