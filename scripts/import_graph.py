@@ -9,8 +9,9 @@ from pathlib import Path
 PACKAGE = "subdistill_hf"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
 ORDER = (
-    ("errors", "formatting", "metrics"),
+    ("errors", "formatting"),
     ("config",),
+    ("metrics",),
     ("core",),
     ("losses",),
     ("acceleration",),

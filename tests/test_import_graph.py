@@ -103,6 +103,17 @@ def test_no_module_imports_in_a_circle():
     assert find_cycle(graph) is None
 
 
+def test_images_are_loaded_without_the_metrics():
+    """They bring `evaluate`, which imports transformers' pipelines: two seconds."""
+    graph = {name: own_modules(imports(name)) for name in SOURCES}
+    reached, new = set(), {"data.loading", "data.views"}
+    while new:
+        reached |= new
+        new = set().union(*(graph[name] for name in new)) - reached
+    assert "config.options" in reached
+    assert "metrics" not in reached
+
+
 def test_importing_the_package_does_not_import_torch():
     script = f"import sys, {PACKAGE}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from datasets import Features, List, Value
 from evaluate.evaluator import ImageClassificationEvaluator
 
+from subdistill_hf.config.options import NO_CLASS
+
 __all__ = [
     "LOGGED_METRICS",
     "MODULES",
@@ -44,9 +46,6 @@ MODULES: Final = {
 
 LOGGED_METRICS: Final = ("accuracy", "balanced_accuracy")
 """The figures of `compute_metrics`."""
-
-NO_CLASS: Final = -100
-"""The label of an image without a class, as the loss of torch ignores it too."""
 
 CALIBRATION_BINS: Final = 15
 """Of equal width, as `CalibrationError` takes them by default."""

@@ -13,6 +13,8 @@ from subdistill_hf.config.validation import check_data_options, check_task_optio
 AUTO: Literal["auto"] = "auto"
 EMBEDDED_TEACHERS = ("glyphs-resnet", "glyphs-vit")
 EMBEDDED_DATASETS = ("glyphs-100", "digits")
+NO_CLASS = -100
+"""The label of an image without a class, as the loss of torch ignores it too."""
 
 # The names of what other packages implement; tests hold each equal to the registry there.
 Augmentation = Literal["none", "pad_crop", "resized_crop"]

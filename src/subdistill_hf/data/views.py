@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.validation import check_mix
 from subdistill_hf.data.augmentation import AUGMENTATIONS, PAD, draw_partners, pad_crops, resized_crop
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.images import DecodedImages, ImageStore
 from subdistill_hf.data.marks import MarkedRows
 from subdistill_hf.errors import DataError
-from subdistill_hf.metrics import NO_CLASS
 
 
 class ViewDataset(torch.utils.data.Dataset[dict[str, Any]]):

@@ -13,9 +13,9 @@ from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.metrics import NO_CLASS
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.training.arguments import check_training_arguments
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.losses.building import logit_loss
-from subdistill_hf.metrics import NO_CLASS
 
 
 def label_loss(logits: Tensor, labels: Tensor | None, smoothing: float = 0.0) -> Tensor:

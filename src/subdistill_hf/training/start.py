@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from subdistill_hf.config.methods import METHODS
+from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.training import LABELS, SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.data.collate import Collate
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.metrics import NO_CLASS
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.batch_norm import single_value_norm
 from subdistill_hf.training.checks import (
