@@ -1,5 +1,7 @@
 """What several test modules share: one thread, and the arrays computed with the released research code."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -36,6 +38,22 @@ def datasets_cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = folder
     yield folder
     datasets.config.HF_DATASETS_CACHE = usual
+
+
+@pytest.fixture(scope="module")
+def snippets_here():
+    """Cards' snippets run in this process, where all is imported; a fresh one, as users' runs have, takes seconds."""
+    from subdistill_hf.pipeline import student_folder
+
+    def output(code, folder):
+        printed = io.StringIO()
+        with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+            exec(code, {})
+        return printed.getvalue().strip()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student_folder, "_output_in_a_fresh_process", output)
+        yield
 
 
 @pytest.fixture

@@ -121,8 +121,13 @@ def _draw(report: RunReport, training_images: ViewDataset, folder: Path) -> list
 
 
 def _run_usage(folder: Path, adapter: bool, threshold: bool) -> Usage:
-    """Run the card's snippet in a fresh process, so that what the card shows is what happened."""
+    """Run the card's snippet, so that what the card shows is what happened."""
     code = local_code(adapter, threshold)
+    return Usage(code=code, output=_output_in_a_fresh_process(code, folder))
+
+
+def _output_in_a_fresh_process(code: str, folder: Path) -> str:
+    """What a program prints that has the folder as its own, and nothing of this process."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -133,4 +138,4 @@ def _run_usage(folder: Path, adapter: bool, threshold: bool) -> Usage:
     )
     if done.returncode:
         raise SubDistillError(f"the saved student does not load in a fresh process:\n{done.stderr}")
-    return Usage(code=code, output=done.stdout.strip())
+    return done.stdout.strip()
