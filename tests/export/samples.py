@@ -1,14 +1,33 @@
-"""What several tests of exports build: a network that is quick to make, and the folder of a student."""
+"""What several tests of exports build: processors, a network that is quick to make, and the folder of a student."""
 
 from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from transformers import BitImageProcessor, ConvNextImageProcessor, EfficientNetImageProcessor, ViTImageProcessor
+from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from helpers import NAMES, resnet, save_teacher, write_image_folder
 from reporting.samples import make_report, parsed
 from subdistill_hf.reporting.model_card import render_card
+
+
+def timm_processor(**settings):
+    return TimmWrapperImageProcessor(pretrained_cfg={"input_size": (3, 64, 64), "crop_pct": 0.875, **settings})
+
+
+PROCESSORS = {
+    "bilinear": ViTImageProcessor(size={"height": 32, "width": 40}),
+    "pillow": ViTImageProcessorPil(size={"height": 48, "width": 64}, resample=3),
+    "convnext": ConvNextImageProcessor(size={"shortest_edge": 64}),
+    "crop": BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 57, "width": 50}),
+    "padded": BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 57, "width": 50}),
+    "top": EfficientNetImageProcessor(size={"height": 48, "width": 48}, resample=3),
+    "timm": timm_processor(interpolation="bicubic"),
+    "squash": timm_processor(interpolation="bilinear", crop_mode="squash"),
+}
 
 
 def small_network():

@@ -5,10 +5,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from transformers import BitImageProcessor, ConvNextImageProcessor, EfficientNetImageProcessor, ViTImageProcessor
-from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import ConvNextImageProcessor, ViTImageProcessor
 
+from export.samples import PROCESSORS, timm_processor
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.graph import as_bytes, with_pixels_of_bytes, with_preprocessing
@@ -25,22 +24,6 @@ from subdistill_hf.export.preprocessing import (
 )
 
 HALF = Normalise((127.5,) * 3, (127.5,) * 3)
-
-
-def timm_processor(**settings):
-    return TimmWrapperImageProcessor(pretrained_cfg={"input_size": (3, 64, 64), "crop_pct": 0.875, **settings})
-
-
-PROCESSORS = {
-    "bilinear": ViTImageProcessor(size={"height": 32, "width": 40}),
-    "pillow": ViTImageProcessorPil(size={"height": 48, "width": 64}, resample=3),
-    "convnext": ConvNextImageProcessor(size={"shortest_edge": 64}),
-    "crop": BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 57, "width": 50}),
-    "padded": BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 57, "width": 50}),
-    "top": EfficientNetImageProcessor(size={"height": 48, "width": 48}, resample=3),
-    "timm": timm_processor(interpolation="bicubic"),
-    "squash": timm_processor(interpolation="bilinear", crop_mode="squash"),
-}
 
 
 def pixels_of_steps(steps):

@@ -5,8 +5,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from subdistill_hf.export.graph import as_bytes
+from export.samples import PROCESSORS
+from subdistill_hf.export.graph import as_bytes, preprocessing_graph, with_preprocessing
 from subdistill_hf.export.onnx_runtime import onnx_runner
+from subdistill_hf.export.preprocessing import steps_of
 from subdistill_hf.export.quantisation import SCHEMES, quantised
 from subdistill_hf.export.runtime import logits_of_images
 
@@ -26,7 +28,7 @@ def network():
         helper.make_node("ReduceMean", ["positive", "axes"], ["means"], name="mean", keepdims=0),
         helper.make_node("MatMul", ["means", "matrix"], ["logits"], name="head"),
     ]
-    pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 8, 8])
+    pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, "height", "width"])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])
     graph = helper.make_graph(nodes, "small", [pixels], [logits], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -50,6 +52,20 @@ def test_the_answers_are_nearly_those_of_float32(network, pixels, scheme):
     found = logits_of_images(onnx_runner(as_bytes(small)), images)
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
     assert as_bytes(quantised(network, scheme, pixels)) == as_bytes(small)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_file_with_any_preprocessing_runs(network, pixels, name):
+    """onnxruntime transposes the maps of convolutions of 8 bits, and moves that back through the image's steps."""
+    steps = steps_of(PROCESSORS[name])
+    image = np.random.default_rng(2).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    in_turn = logits_of_images(
+        onnx_runner(as_bytes(quantised(network, "static", pixels))),
+        list(onnx_runner(as_bytes(preprocessing_graph(steps)))(image[None])),
+    )
+    whole = with_preprocessing(quantised(network, "static", pixels), steps)
+    found = logits_of_images(onnx_runner(as_bytes(whole)), [image])
+    np.testing.assert_allclose(found, in_turn, atol=0.02 * np.abs(in_turn).max())
 
 
 def test_static_weights_have_seven_bits_and_a_range_for_each_channel(network, pixels):

@@ -252,8 +252,9 @@ class _Nodes:
         wanted, zero = self.constant([step.height, step.width]), self.constant([0, 0])
         lacking = self.add("Max", self.add("Sub", wanted, self._size()), zero)
         before = self.add("Div", lacking, self.constant([2]))
-        pads = self.add("Concat", before, self.add("Sub", lacking, before), axis=0)
-        self.apply("Pad", pads, self.constant(0, np.uint8), self.constant([2, 3]))
+        # of all four axes, as the sizes in `_scale_to`, and for the same reason
+        pads = self.add("Concat", zero, before, zero, self.add("Sub", lacking, before), axis=0)
+        self.apply("Pad", pads, self.constant(0, np.uint8))
         margin = self.add("Sub", self._size(), wanted)
         if step.half_even:
             half = self.add("Mul", self.add("Cast", margin, to=TensorProto.FLOAT), self.constant(0.5, np.float32))
