@@ -41,7 +41,8 @@ def test_of_a_dataset_with_splits_the_images_for_training_are_taken(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_parquet_files_are_read_whatever_other_columns_they_have(tmp_path, streaming):
+def test_parquet_files_are_read_whatever_other_columns_they_have(tmp_path, monkeypatch, streaming):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)  # 5 seconds at the end of a stream
     rows = glyph_rows(per_class=4)
     rows.to_parquet(tmp_path / "train-00000.parquet")
     assert sizes(load(tmp_path, streaming=streaming)) == [(32, 32)] * 12
