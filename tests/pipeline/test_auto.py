@@ -202,9 +202,18 @@ def test_networks_with_batch_norms_take_larger_steps_with_layers_and_without_a_p
 @pytest.mark.parametrize("start", RATES)
 @pytest.mark.parametrize("layers", [True, False])
 @pytest.mark.parametrize("recipe", ["vit:hidden=12,layers=1", "convnext:widths=4-4-4-4"])
-def test_networks_without_batch_norms_take_small_steps(recipe, start, layers):
+def test_networks_without_batch_norms_take_smaller_steps(recipe, start, layers):
     student = build_student(recipe, ["a", "b"], processor(32)).model
-    assert suited_learning_rate(student, start, layers)[0] == 1e-3
+    expected = 4e-3 if start == "new" and layers else 1e-3
+    assert suited_learning_rate(student, start, layers)[0] == expected
+
+
+def test_the_blocks_of_a_new_convnext_are_not_idle():
+    """With the published scale of 1e-6 a short training leaves them so."""
+    student = build_student("convnext:widths=4-4-4-4", ["a", "b"], processor(32)).model
+    scales = [value for name, value in student.named_parameters() if "layer_scale" in name]
+    assert len(scales) == 4
+    assert all((scale == 1).all() for scale in scales)
 
 
 def test_a_learning_rate_is_chosen_once_for_each_method_and_not_written_back(tmp_path):

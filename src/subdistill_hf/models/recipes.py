@@ -41,6 +41,7 @@ def _convnext(size: int, options: dict[str, str], labels: dict[str, Any]) -> nn.
         num_stages=len(widths),
         patch_size=patch,
         image_size=size,
+        layer_scale_init_value=1.0,  # 1e-6, as published, is for deep networks: in a short training blocks stay idle
         **labels,
     )
 

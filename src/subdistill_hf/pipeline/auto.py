@@ -57,6 +57,7 @@ CACHED_IMAGES = 1000
 
 NEW_WITH_LAYERS = 1.6e-2
 NEW_WITHOUT_LAYERS = 4e-3
+NEW_WITHOUT_NORMS_WITH_LAYERS = 4e-3
 PRETRAINED_WITH_LAYERS = 4e-3
 CAREFUL = 1e-3
 """Learning rates, see `suited_learning_rate`."""
@@ -345,8 +346,9 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     `benchmarks/results/glyphs`, the second what it chose for labels alone and for logit distillation in
     `benchmarks/results/glyphs_sizes`. For a small pretrained network tuning chose the same two
     (`benchmarks/results/glyphs_pretrained`); since one that has seen millions of photographs has more to forget, which
-    was not measured, a pretrained network gets a quarter of them. One without batch norms, such as a transformer, may
-    diverge, and so may adapters: they get the paper's 1e-3.
+    was not measured, a pretrained network gets a quarter of them. A new one without batch norms, such as a transformer,
+    gets a quarter of them too (`benchmarks/results/glyphs_without_batch_norms`). A pretrained one may diverge, and so
+    may adapters: they get the paper's 1e-3.
 
     Args:
         student: the network.
@@ -358,9 +360,11 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     """
     if start == "adapter":
         return CAREFUL, "low-rank changes may diverge with larger ones"
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
-        return CAREFUL, "a network without batch norms may diverge with larger ones"
     guided = "guided by the teacher's layers" if layers else "not guided by the teacher's layers"
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+        if start == "pretrained":
+            return CAREFUL, "a pretrained network without batch norms may diverge with larger ones"
+        return NEW_WITHOUT_NORMS_WITH_LAYERS if layers else CAREFUL, f"a new network without batch norms, {guided}"
     if start == "pretrained":
         return PRETRAINED_WITH_LAYERS if layers else CAREFUL, f"a pretrained network with batch norms, {guided}"
     return NEW_WITH_LAYERS if layers else NEW_WITHOUT_LAYERS, f"a new network with batch norms, {guided}"
