@@ -344,11 +344,13 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     Batch norms let a network take large steps, and in a short training it needs them; the larger ones where the
     teacher's layers guide it. For a new network the first rate is what tuning chose for SubDistill in
     `benchmarks/results/glyphs`, the second what it chose for labels alone and for logit distillation in
-    `benchmarks/results/glyphs_sizes`. For a small pretrained network tuning chose the same two
-    (`benchmarks/results/glyphs_pretrained`); since one that has seen millions of photographs has more to forget, which
-    was not measured, a pretrained network gets a quarter of them. A new one without batch norms, such as a transformer,
-    gets a quarter of them too (`benchmarks/results/glyphs_without_batch_norms`). A pretrained one may diverge, and so
-    may adapters: they get the paper's 1e-3.
+    `benchmarks/results/glyphs_sizes`. A new network without batch norms, such as a transformer, gets a quarter of them
+    (`benchmarks/results/glyphs_without_batch_norms`).
+
+    For a small pretrained network with batch norms tuning chose the rates of a new one
+    (`benchmarks/results/glyphs_pretrained`). It gets a quarter of them, since one that has seen millions of photographs
+    has more to forget, which was not measured. A pretrained one without batch norms may diverge, and so may adapters:
+    they get the paper's 1e-3.
 
     Args:
         student: the network.
