@@ -348,9 +348,9 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     (`benchmarks/results/glyphs_without_batch_norms`).
 
     For a small pretrained network with batch norms tuning chose the rates of a new one
-    (`benchmarks/results/glyphs_pretrained`). It gets a quarter of them, since one that has seen millions of photographs
-    has more to forget, which was not measured. A pretrained one without batch norms may diverge, and so may adapters:
-    they get the paper's 1e-3.
+    (`benchmarks/results/glyphs_pretrained`). It gets a quarter of them, since one that has seen many photographs has
+    more to forget, which was not measured. A pretrained one without batch norms may diverge, and so may adapters: they
+    get the paper's 1e-3.
 
     Args:
         student: the network.
