@@ -140,10 +140,10 @@ METHODS: dict[str, Method] = {
 """Name to method, in the order of tables.
 
 Published weights are those of the papers or of their authors' code (VID: of RepDistiller; FitNet: RepDistiller's 100
-for a mean over channels is about 1 for our sum over about 100 of them). The weights of the methods that SubDistill is
-compared with, and the scale of their targets, are those that tuning chose for them on two superclasses, see
-`benchmarks/results/glyphs` and, for FitNet and VID, `glyphs_unit` and `cifar100_lite0`: at the published ones some
-learn next to nothing from few images, and a comparison with them would say nothing."""
+for a mean over channels is about 1 for our sum over about 100 of them). At them some learn next to nothing from few
+images, and a comparison with them would say nothing. So the weights of the methods that SubDistill is compared with
+are those that tuning chose for them on two superclasses (`benchmarks/results/glyphs`). The weights and the scale of
+FitNet and VID lie between what it chose on drawings (`glyphs_unit`) and on photographs (`cifar100_lite0`)."""
 
 
 def method_label(method: str) -> str:

@@ -90,7 +90,8 @@ class DataOptions:
         default=None,
         metadata={
             "help": "Share of the training images that is held out for validation, per class. A run holds out none by "
-            "default, and a fifth where something is chosen by them: the best checkpoint, or the fit of a teacher."
+            "default, and a fifth where something is chosen by them (the best checkpoint, the fit of a teacher, the "
+            "threshold of other_class and test_unknown), and with mark."
         },
     )
     mark: Mark | None = field(
