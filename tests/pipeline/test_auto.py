@@ -201,10 +201,17 @@ def test_networks_with_batch_norms_take_larger_steps_with_layers_and_without_a_p
 
 @pytest.mark.parametrize("start", RATES)
 @pytest.mark.parametrize("layers", [True, False])
-@pytest.mark.parametrize("recipe", ["vit:hidden=12,layers=1", "convnext:widths=4-4-4-4"])
-def test_networks_without_batch_norms_take_smaller_steps(recipe, start, layers):
+@pytest.mark.parametrize(
+    ("recipe", "new"),
+    [
+        ("convnext:widths=4-4-4-4", 4e-3),
+        ("vit:hidden=12,layers=1", 2e-3),
+        ("timm/vit_tiny_patch16_224:width=0.34,image=48", 2e-3),
+    ],
+)
+def test_networks_without_batch_norms_take_smaller_steps(recipe, new, start, layers):
     student = build_student(recipe, ["a", "b"], processor(32)).model
-    expected = 4e-3 if start == "new" and layers else 1e-3
+    expected = new if start == "new" and layers else 1e-3
     assert suited_learning_rate(student, start, layers)[0] == expected
 
 

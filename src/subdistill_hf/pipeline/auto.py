@@ -58,6 +58,7 @@ CACHED_IMAGES = 1000
 NEW_WITH_LAYERS = 1.6e-2
 NEW_WITHOUT_LAYERS = 4e-3
 NEW_WITHOUT_NORMS_WITH_LAYERS = 4e-3
+NEW_WITH_ATTENTION_AND_LAYERS = 2e-3
 PRETRAINED_WITH_LAYERS = 4e-3
 CAREFUL = 1e-3
 """Learning rates, see `suited_learning_rate`."""
@@ -344,8 +345,9 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     Batch norms let a network take large steps, and in a short training it needs them; the larger ones where the
     teacher's layers guide it. For a new network the first rate is what tuning chose for SubDistill in
     `benchmarks/results/glyphs`, the second what it chose for labels alone and for logit distillation in
-    `benchmarks/results/glyphs_sizes`. A new network without batch norms, such as a transformer, gets a quarter of them
-    (`benchmarks/results/glyphs_without_batch_norms`).
+    `benchmarks/results/glyphs_sizes`. A new network without batch norms gets a quarter of them
+    (`benchmarks/results/glyphs_without_batch_norms`). One with attention gets half of that: a wider one than there
+    collapsed at 4e-3 (`docs/defaults.md`).
 
     For a small pretrained network with batch norms tuning chose the rates of a new one
     (`benchmarks/results/glyphs_pretrained`). It gets a quarter of them, since one that has seen many photographs has
@@ -366,7 +368,10 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
         if start == "pretrained":
             return CAREFUL, "a pretrained network without batch norms may diverge with larger ones"
-        return NEW_WITHOUT_NORMS_WITH_LAYERS if layers else CAREFUL, f"a new network without batch norms, {guided}"
+        attends = any("attention" in type(module).__name__.lower() for module in student.modules())
+        with_layers = NEW_WITH_ATTENTION_AND_LAYERS if attends else NEW_WITHOUT_NORMS_WITH_LAYERS
+        kind = "with attention" if attends else "without batch norms"
+        return with_layers if layers else CAREFUL, f"a new network {kind}, {guided}"
     if start == "pretrained":
         return PRETRAINED_WITH_LAYERS if layers else CAREFUL, f"a pretrained network with batch norms, {guided}"
     return NEW_WITH_LAYERS if layers else NEW_WITHOUT_LAYERS, f"a new network with batch norms, {guided}"
