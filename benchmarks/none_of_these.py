@@ -30,7 +30,7 @@ from subdistill_hf.pipeline.unknown import (
     accuracy_of_classes,
     measured_unknown,
     rejection_of,
-    shift_of_other,
+    with_shifted_other,
 )
 
 Row = dict[str, Any]
@@ -50,8 +50,7 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str, ot
     )
     task, classifier = trained(options, method, seed, given.steps)
     as_trained = score(predict(classifier, task.test), task.test, task.data.output_names, None).accuracy
-    if other_class:
-        classifier = replace(classifier, other_shift=shift_of_other(task, classifier))
+    classifier = with_shifted_other(task, classifier)
     # the unknown images are those of the open student for both
     others = (
         task.data if other_class else with_other_classes(task.data, replace(options, other_class=True), seed)

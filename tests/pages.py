@@ -59,4 +59,6 @@ def without_blocks(text):
 
 
 def inline_code(text):
-    return re.findall(r"`([^`\n]+)`", without_blocks(text))
+    """What stands between backticks of a paragraph, each as one line."""
+    found = re.findall(r"`((?:[^`\n]|\n(?!\n))+)`", without_blocks(text))
+    return [code.replace("\n", " ") for code in found]

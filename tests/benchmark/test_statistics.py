@@ -164,6 +164,13 @@ def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
     assert plot_benchmark(grid(), compare(rows()[:3], list(METHODS)), tmp_path) == []
 
 
+def test_one_method_alone_has_no_differences_to_draw(tmp_path):
+    kept = [row for row in rows() if row["method"] == "kd"]
+    alone = grid(methods={"kd": METHODS["kd"]}, reference="kd")
+    names = [path.name for path in plot_benchmark(alone, compare(kept, ["kd"]), tmp_path)]
+    assert names == ["cost_against_accuracy.png"]
+
+
 def test_no_heading_leaves_its_figure(tmp_path, monkeypatch):
     figures = []
 

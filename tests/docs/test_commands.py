@@ -139,10 +139,13 @@ def options_in(text):
 
 def options_of_script(path):
     """The options that a script of the repository declares; its source is read, for starting it takes seconds."""
-    tree = ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    nodes = list(ast.walk(ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))))
+    calls = (node for node in nodes if isinstance(node, ast.Call))
     given = [call.args for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"]
-    return {name.value for names in given for name in names if isinstance(name, ast.Constant)}
+    found = {name.value for names in given for name in names if isinstance(name, ast.Constant)}
+    imported = {f"benchmarks/{node.module}.py" for node in nodes if isinstance(node, ast.ImportFrom)}
+    beside = [script for script in imported if (REPOSITORY / script).is_file()]  # two scripts share their parser
+    return found.union(*map(options_of_script, beside))
 
 
 def misnamed(text, known):

@@ -57,14 +57,11 @@ def test_the_answers_are_nearly_those_of_float32(network, pixels, scheme):
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_file_with_any_preprocessing_runs(network, pixels, name):
     """onnxruntime transposes the maps of convolutions of 8 bits, and moves that back through the image's steps."""
-    steps = steps_of(PROCESSORS[name])
+    steps, small = steps_of(PROCESSORS[name]), quantised(network, "static", pixels)
     image = np.random.default_rng(2).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    in_turn = logits_of_images(
-        onnx_runner(as_bytes(quantised(network, "static", pixels))),
-        list(onnx_runner(as_bytes(preprocessing_graph(steps)))(image[None])),
-    )
-    whole = with_preprocessing(quantised(network, "static", pixels), steps)
-    found = logits_of_images(onnx_runner(as_bytes(whole)), [image])
+    seen = onnx_runner(as_bytes(preprocessing_graph(steps)))(image[None])
+    in_turn = logits_of_images(onnx_runner(as_bytes(small)), list(seen))
+    found = logits_of_images(onnx_runner(as_bytes(with_preprocessing(small, steps))), [image])
     np.testing.assert_allclose(found, in_turn, atol=0.02 * np.abs(in_turn).max())
 
 

@@ -46,10 +46,10 @@ def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], fold
     if not found:
         return []
     colours = distinct_colours((method, benchmark.kind(method)) for method in benchmark.methods)
-    drawn = [
-        _plot_differences(benchmark, found, colours, folder / "paired_differences.png"),
-        _plot_costs(benchmark, found, colours, folder / "cost_against_accuracy.png"),
-    ]
+    drawn = []
+    if len(benchmark.methods) > 1:
+        drawn.append(_plot_differences(benchmark, found, colours, folder / "paired_differences.png"))
+    drawn.append(_plot_costs(benchmark, found, colours, folder / "cost_against_accuracy.png"))
     if len({comparison.train_images for comparison in found}) > 1:
         path = folder / "accuracy_against_training_images.png"
         drawn.insert(0, _plot_accuracies(benchmark, found, colours, path))

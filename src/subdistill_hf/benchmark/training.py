@@ -150,10 +150,9 @@ def train_job(job: Job) -> Row:
             images_of["unmarked"] = unmarked
         workers = config.dataloader_num_workers
         logits = {split: predict(ours, images, workers=workers) for split, images in images_of.items()}
-        missing = images_of.keys() - answers.keys()
-        theirs = with_shifted_other(task, task.teacher_classifier) if missing else task.teacher_classifier
-        for split in missing:
-            answers[split] = predict(theirs, images_of[split], workers=workers)
+        if missing := images_of.keys() - answers.keys():
+            theirs = with_shifted_other(task, task.teacher_classifier)
+            answers |= {split: predict(theirs, images_of[split], workers=workers) for split in missing}
         for split in ("validation", "test"):
             images, names = images_of[split], task.data.output_names
             scores = score(logits[split], images, names, answers[split])

@@ -55,13 +55,15 @@ MOST_VIEWS = 32
 CACHED_PASSES = 8000  # of the teacher
 CACHED_IMAGES = 1000
 
-NEW_WITH_LAYERS = 1.6e-2
-NEW_WITHOUT_LAYERS = 4e-3
-NEW_WITHOUT_NORMS_WITH_LAYERS = 4e-3
-NEW_WITH_ATTENTION_AND_LAYERS = 2e-3
-PRETRAINED_WITH_LAYERS = 4e-3
 CAREFUL = 1e-3
-"""Learning rates, see `suited_learning_rate`."""
+LEARNING_RATES: dict[tuple[Start, str], tuple[float, float]] = {
+    ("new", "with batch norms"): (1.6e-2, 4e-3),
+    ("new", "without batch norms"): (4e-3, CAREFUL),
+    ("new", "with attention"): (2e-3, CAREFUL),
+    ("pretrained", "with batch norms"): (4e-3, CAREFUL),
+}
+"""Start and kind of a student to its learning rates with and without the teacher's layers; all others get `CAREFUL`.
+See `suited_learning_rate`."""
 
 
 @dataclass(frozen=True)
@@ -364,17 +366,22 @@ def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tupl
     """
     if start == "adapter":
         return CAREFUL, "low-rank changes may diverge with larger ones"
-    guided = "guided by the teacher's layers" if layers else "not guided by the teacher's layers"
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
-        if start == "pretrained":
-            return CAREFUL, "a pretrained network without batch norms may diverge with larger ones"
-        attends = any("attention" in type(module).__name__.lower() for module in student.modules())
-        with_layers = NEW_WITH_ATTENTION_AND_LAYERS if attends else NEW_WITHOUT_NORMS_WITH_LAYERS
-        kind = "with attention" if attends else "without batch norms"
-        return with_layers if layers else CAREFUL, f"a new network {kind}, {guided}"
-    if start == "pretrained":
-        return PRETRAINED_WITH_LAYERS if layers else CAREFUL, f"a pretrained network with batch norms, {guided}"
-    return NEW_WITH_LAYERS if layers else NEW_WITHOUT_LAYERS, f"a new network with batch norms, {guided}"
+    kind = _kind(student)
+    if (start, kind) not in LEARNING_RATES:
+        return CAREFUL, f"a {start} network without batch norms may diverge with larger ones"
+    guided, not_guided = LEARNING_RATES[start, kind]
+    if layers:
+        return guided, f"a {start} network {kind}, guided by the teacher's layers"
+    return not_guided, f"a {start} network {kind}, not guided by the teacher's layers"
+
+
+def _kind(student: nn.Module) -> str:
+    """What decides how large the steps of a network may be, as in `LEARNING_RATES`."""
+    modules = list(student.modules())
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+        return "with batch norms"
+    attends = any("attention" in type(module).__name__.lower() for module in modules)
+    return "with attention" if attends else "without batch norms"
 
 
 # From all networks
