@@ -1,4 +1,9 @@
-"""Targets in another place: whole or not there, checked when they come, and never a reason to lose those on disk."""
+"""Targets in another place: whole or not there, checked when they come, and never a reason to lose those on disk.
+
+An object storage is a server of moto on this machine, which s3fs speaks to as to one of S3, where both are installed.
+"""
+
+from importlib.util import find_spec
 
 import fsspec
 import pytest
@@ -9,14 +14,44 @@ from subdistill_hf.teacher.remote_cache import RemoteCache, check_cache_place, f
 from teacher.test_cache_files import target_file, written
 
 
-@pytest.fixture(params=["memory", "file"])
-def address(request, tmp_path):
+needs_storage = pytest.mark.skipif(
+    find_spec("s3fs") is None or find_spec("moto") is None, reason="needs s3fs and moto: pip install s3fs 'moto[server]'"
+)
+
+
+@pytest.fixture(scope="module")
+def storage():
+    """The address of an object storage on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def signed_in(storage, monkeypatch):
+    """What a user sets in the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", storage)
+    for name, value in (("ACCESS_KEY_ID", "name"), ("SECRET_ACCESS_KEY", "word"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+@pytest.fixture(params=["memory", "file", pytest.param("s3", marks=needs_storage)])
+def address(request, tmp_path, monkeypatch):
     """An empty place."""
     if request.param == "file":
         yield f"file://{tmp_path / 'storage'}"
         return
-    yield "memory://bucket/targets"
-    fsspec.filesystem("memory").store.clear()
+    if request.param == "s3":
+        signed_in(request.getfixturevalue("storage"), monkeypatch)
+    yield f"{request.param}://bucket/targets"
+    files = fsspec.filesystem(request.param)
+    if request.param == "s3":
+        files.rm("bucket", recursive=True)
+    else:
+        files.store.clear()
 
 
 def folders(tmp_path):
@@ -98,6 +133,16 @@ def test_errors_of_the_place_are_one_message(tmp_path, monkeypatch):
         remote.fetch(target_file(there))
     assert file.check() is None
     assert list(there.iterdir()) == []
+
+
+@needs_storage
+def test_a_storage_that_does_not_answer_is_refused_before_any_work(monkeypatch):
+    signed_in("http://127.0.0.1:9", monkeypatch)  # nobody listens there
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(CacheError, match=r"^teacher_cache_dir='s3://bucket/targets' cannot be reached: Could not conn"):
+        check_cache_place("s3://bucket/targets")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_an_address_that_means_nothing_is_refused_and_a_password_is_not_repeated():
