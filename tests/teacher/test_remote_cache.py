@@ -13,7 +13,6 @@ from subdistill_hf.teacher.cache_files import CacheError
 from subdistill_hf.teacher.remote_cache import RemoteCache, check_cache_place, folder_on_disk, is_remote
 from teacher.test_cache_files import target_file, written
 
-
 needs_storage = pytest.mark.skipif(
     find_spec("s3fs") is None or find_spec("moto") is None, reason="pip install s3fs 'moto[server]'"
 )
