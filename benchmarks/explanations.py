@@ -193,11 +193,11 @@ class Snapshots(TrainerCallback):
             self.kept[state.global_step] = {name: value.detach().clone() for name, value in weights.items()}
 
 
-def measured(job: Job, task: Task, classifier: Classifier, digest: str) -> Row:
+def measured(job: Job, task: Task, classifier: Classifier) -> Row:
     """Accuracy and explanations of a student as it is."""
     accuracy = score(predict(classifier, task.test), task.test, task.data.output_names, None).accuracy
     assert job.explanations is not None
-    return {"accuracy": accuracy, **explanation_figures(job.explanations, task, classifier, digest)}
+    return {"accuracy": accuracy, **explanation_figures(job.explanations, task, classifier)}
 
 
 def explained_run(job: Job, early: Sequence[str]) -> Row:
@@ -214,14 +214,13 @@ def explained_run(job: Job, early: Sequence[str]) -> Row:
         except DivergedError as error:
             return {**job.described(), "error": str(error)}
         classifier = Classifier(trainer.model, student.processor)
-        digest = json.dumps([job.task, job.seed], sort_keys=True)
         start = time.perf_counter()
-        row = {**job.described(), "steps": trainer.state.global_step, **measured(job, task, classifier, digest)}
+        row = {**job.described(), "steps": trainer.state.global_step, **measured(job, task, classifier)}
         row["explaining_seconds"] = round(time.perf_counter() - start, 1)
         row["early"] = []
         for step, weights in sorted(snapshots.kept.items()):
             trainer.model.load_state_dict(weights)
-            row["early"].append({"step": step, **measured(job, task, classifier, digest)})
+            row["early"].append({"step": step, **measured(job, task, classifier)})
     return row
 
 

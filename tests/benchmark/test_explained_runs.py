@@ -56,7 +56,7 @@ def test_runs_are_explained_where_the_file_asks_for_it(inputs, tmp_path, monkeyp
         explained_runs, "explain_twice", lambda *given, **more: calls.append(1) or twice(*given, **more)
     )
     folder = benchmark(write_grid(inputs), BenchmarkOptions(output_dir=str(tmp_path), workers=0))
-    assert len(calls) == 2, "methods of a seed share the teacher's explanations"
+    assert len(calls) == 1, "methods and seeds share the teacher's explanations: seeds change no test image"
     report = (folder / "README.md").read_text(encoding="utf-8")
     assert f"| seconds | {EXPLANATION_COLUMN} | three |" in report
     assert "gradient x input, the teacher's answer to 4 test images of each run" in report
@@ -87,7 +87,7 @@ def test_a_method_that_does_not_hold_is_told_and_ends_no_run(inputs, monkeypatch
 
     monkeypatch.setattr(explained_runs, "test_images", lambda *given: None)
     monkeypatch.setattr(explained_runs, "_teacher_figures", refuse)
-    row = explained_runs.explanation_figures(ExplainedRuns("shapley"), type("Task", (), {"data": None}), None, "")
+    row = explained_runs.explanation_figures(ExplainedRuns("shapley"), type("Task", (), {"data": None}), None)
     assert row == {"explanation_error": "it does not hold for the student"}
     grid = read_benchmark(write_grid(inputs))
     rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Final
 
@@ -15,6 +16,7 @@ from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.images import ImagesToExplain, test_images
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.relevance import explain_images
+from subdistill_hf.models.loading import weights_digest
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.task import Task
 
@@ -23,14 +25,13 @@ STUDENT_SEED: Final = 2
 TeacherFigures = tuple[list[int], Tensor, Row]
 
 
-def explanation_figures(explained: ExplainedRuns, task: Task, student: Classifier, digest: str) -> Row:
+def explanation_figures(explained: ExplainedRuns, task: Task, student: Classifier) -> Row:
     """The figures of a run's row about explanations.
 
     Args:
         explained: how, and of how many test images.
         task: of the run, with the teacher.
-        student: the trained student.
-        digest: of what the images and the teacher depend on; runs of one share the teacher's explanations.
+        student: the trained student. Runs of the same teacher, classes and images share the teacher's explanations.
 
     Returns:
         Means over the images: cosine and rank correlation of both heat maps, and the ceiling of both; where images
@@ -39,7 +40,7 @@ def explanation_figures(explained: ExplainedRuns, task: Task, student: Classifie
     images = test_images(task.data, explained.images)
     ours = ExplainedNetwork("student", student)
     try:
-        targets, teacher, row = _teacher_figures(explained, task, images, digest)
+        targets, teacher, row = _teacher_figures(explained, task, images)
         found = explain_images(ours, images.images, targets, explained.method, STUDENT_SEED, show=False)
     except ExplainError as error:
         return {"explanation_error": str(error)}
@@ -50,9 +51,9 @@ def explanation_figures(explained: ExplainedRuns, task: Task, student: Classifie
     return row
 
 
-def _teacher_figures(explained: ExplainedRuns, task: Task, images: ImagesToExplain, digest: str) -> TeacherFigures:
-    """The teacher's answers, its heat maps, and its part of the row; computed once for runs of one digest."""
-    kept = _kept(f"{digest} {explained}")
+def _teacher_figures(explained: ExplainedRuns, task: Task, images: ImagesToExplain) -> TeacherFigures:
+    """The teacher's answers, its heat maps, and its part of the row; computed once for the same of all four."""
+    kept = _kept(_digest(explained, task, images))
     if not kept:
         network = ExplainedNetwork("teacher", task.teacher_classifier)
         targets = network.answers(images.images)
@@ -64,6 +65,16 @@ def _teacher_figures(explained: ExplainedRuns, task: Task, images: ImagesToExpla
             row["teacher_relevance_on_mark"] = on_mark
         kept.append((targets, maps, row))
     return kept[0]
+
+
+def _digest(explained: ExplainedRuns, task: Task, images: ImagesToExplain) -> str:
+    """Of what the teacher's figures depend on: method, teacher, classes, and images with their marks."""
+    classes = f"{task.data.subtask.teacher_ids} {task.has_other}"
+    digest = hashlib.sha256(f"{explained} {weights_digest(task.teacher.model)} {classes}".encode())
+    for image, mark in zip(images.images, images.marks, strict=True):
+        digest.update(f"{tuple(image.shape)}".encode() + image.numpy().tobytes())
+        digest.update(b"" if mark is None else mark.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _on_mark(network: ExplainedNetwork, relevance: Tensor, images: ImagesToExplain) -> float | None:

@@ -164,7 +164,7 @@ def train_job(job: Job) -> Row:
                 marks = mark_scores(task.data, found["test"], found["unmarked"])
                 row |= {f"{whose}{name}": value for name, value in vars(marks).items()}
         if job.explanations is not None:
-            row |= explanation_figures(job.explanations, task, ours, _digest([job.task, job.seed]))
+            row |= explanation_figures(job.explanations, task, ours)
         row["parameters"] = count_parameters(trainer.model)
         row["images"] = len(task.data.train)
         if task.selection is not None:

@@ -41,6 +41,8 @@ class MemoryFormats:
             DistillationError: when channels last is wanted of a network that could not be trained.
         """
         half, wanted = args.bf16 or args.fp16, args.channels_last
+        if args.deepspeed_plugin is not None:  # it sends weights as bytes, and takes contiguous ones alone
+            wanted = False
         take_memory_format(
             student, lambda: student(**inputs_of(student, example)), args.device, half, wanted, self._tried
         )
