@@ -1,7 +1,5 @@
 """What several test modules share: one thread, and the arrays computed with the released research code."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -43,16 +41,11 @@ def datasets_cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def snippets_here():
     """Cards' snippets run in this process, where all is imported; a fresh one, as users' runs have, takes seconds."""
+    from programs import output_here
     from subdistill_hf.pipeline import student_folder
 
-    def output(code, folder):
-        printed = io.StringIO()
-        with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-            exec(code, {})
-        return printed.getvalue().strip()
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student_folder, "_output_in_a_fresh_process", output)
+        patch.setattr(student_folder, "_output_in_a_fresh_process", output_here)
         yield
 
 

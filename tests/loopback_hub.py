@@ -27,6 +27,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from programs import run_program
+
 REPOSITORY = Path(__file__).parents[1]
 TIME = "2026-01-01T00:00:00.000Z"
 LARGE = 10 * 1024 * 1024
@@ -275,32 +277,38 @@ class LoopbackHub:
         return {name: value for name, value in (kept | ours | extra).items() if value is not None}
 
     def run(
-        self, code: str, *arguments: object, timeout: float = 600, **env: str | None
+        self, code: str, *arguments: object, timeout: float = 600, fresh: bool = False, **env: str | None
     ) -> subprocess.CompletedProcess:
-        """Run a program in a fresh interpreter, with this for its Hub; it hardly waits before it tries again.
+        """Run a program in a process of its own, with this for its Hub; it hardly waits before it tries again.
 
         Args:
             code: the program; it may be indented.
             arguments: its `sys.argv[1:]`.
             timeout: seconds after which it is ended.
+            fresh: in an interpreter that has imported nothing, for tests of what is imported; that takes seconds.
             env: further environment variables, see `environment`.
 
         Raises:
             subprocess.TimeoutExpired: when it hangs.
         """
+        code, environment = SHORT_WAITS + textwrap.dedent(code), self.environment(**env)
+        if not fresh:
+            return run_program(code, *arguments, folder=self.folder, environment=environment, timeout=timeout)
         return subprocess.run(
-            [sys.executable, "-c", SHORT_WAITS + textwrap.dedent(code), *map(str, arguments)],
+            [sys.executable, "-c", code, *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
             cwd=self.folder,
-            env=self.environment(**env),
+            env=environment,
             timeout=timeout,
         )
 
-    def answer(self, code: str, *arguments: object, timeout: float = 600, **env: str | None) -> object:
+    def answer(
+        self, code: str, *arguments: object, timeout: float = 600, fresh: bool = False, **env: str | None
+    ) -> object:
         """Run a program, and read the JSON of the last line that it prints."""
-        done = self.run(code, *arguments, timeout=timeout, **env)
+        done = self.run(code, *arguments, timeout=timeout, fresh=fresh, **env)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from helpers import NAMES, processor, resnet, save_teacher, write_image_folder
 from loopback_hub import LoopbackHub, Repo
+from programs import SNIPPETS_HERE
 from subdistill_hf.cli.distill import make_parser
 from subdistill_hf.hub.publish import PushError, push_folder
 from subdistill_hf.hub.snippet import hub_code, local_code
@@ -79,10 +80,11 @@ def state_of(folder):
     }
 
 
-def push(hub, *runs, **environment):
+def push(hub, *runs, fresh=False, **environment):
     """Status, output and errors of each `subdistill push` with these arguments; all in one program."""
-    outcomes, with_torch = hub.answer(PROGRAM, json.dumps([["push", *map(str, run)] for run in runs]), **environment)
-    assert not with_torch
+    commands = json.dumps([["push", *map(str, run)] for run in runs])
+    outcomes, with_torch = hub.answer(PROGRAM, commands, fresh=fresh, **environment)
+    assert not (fresh and with_torch)
     return outcomes
 
 
@@ -93,7 +95,7 @@ def test_a_push_makes_the_repository_and_a_fresh_process_gives_the_same_answers(
     model = write_student(hub.folder / "student")
     before = state_of(hub.folder / "student")
     name = "user/vit-base-patch16-224-mobilenetv4_conv_small-fish"
-    [[status, printed, said]] = push(hub, ["student"])
+    [[status, printed, said]] = push(hub, ["student"], fresh=True)
     assert (status, said) == (0, "")
     assert "pushing 6 files" in printed
     assert f"{hub.url}/{name}/commit/" in printed
@@ -109,7 +111,7 @@ def test_a_push_makes_the_repository_and_a_fresh_process_gives_the_same_answers(
     assert [commit.title for commit in hub.commits(name)] == ["initial commit", "Student, processor and card"]
     assert not hub.repos["model", name].private
 
-    done = hub.run(LOAD, name)
+    done = hub.run(LOAD, name, fresh=True)
     assert done.returncode == 0, done.stderr
     *snippet, last = done.stdout.splitlines()
     loaded = json.loads(last)
@@ -323,7 +325,7 @@ def runs(tmp_path_factory):
         (running.folder / "unclean" / "processor_config.json").write_text(
             json.dumps({"token": running.token, "home": str(running.folder)}), encoding="utf-8"
         )
-        running.outcomes, _ = running.answer(PROGRAM, json.dumps(given), HF_TOKEN=None)
+        running.outcomes, _ = running.answer(SNIPPETS_HERE + PROGRAM, json.dumps(given), HF_TOKEN=None)
         yield running
     assert not running.errors, "\n".join(running.errors)
 
