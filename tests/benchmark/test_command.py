@@ -2,14 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import yaml
 
-from helpers import NAMES, REPOSITORY, quiet_environment, save_teacher, teacher_resnet, write_image_folder
+from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
+from programs import start_program
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
@@ -94,29 +93,27 @@ def test_every_run_is_a_line_with_what_was_measured(finished):
 
 KILLED = """
 import sys
-sys.path.insert(0, "tests")
-import datasets, torch
-torch.set_num_threads(1)
+import datasets
 datasets.config.HF_DATASETS_CACHE = sys.argv[3]
 from subdistill_hf.benchmark import command
 from subdistill_hf.config.commands import BenchmarkOptions
-print("started", flush=True)
 command.benchmark(sys.argv[1], BenchmarkOptions(output_dir=sys.argv[2], workers=0), "subdistill benchmark grid.yaml")
 """
 
 
 def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(inputs, finished, datasets_cache, tmp_path, capsys):
     grid, out = write_grid(inputs, tmp_path / "grid.yaml"), tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, str(grid), str(out), str(datasets_cache)]
-    with (tmp_path / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=quiet_environment(), stdout=log, stderr=log)
-        try:
-            while len(lines_of(out)) < 4:
-                assert process.poll() is None, (tmp_path / "log.txt").read_text(encoding="utf-8")
-                time.sleep(0.02)
-        finally:
-            process.kill()
-    assert process.wait() == -signal.SIGKILL
+    printed = tmp_path / "printed"
+    printed.mkdir()
+    process = start_program(KILLED, grid, out, datasets_cache, printed=printed)
+    try:
+        while len(lines_of(out)) < 4:
+            assert process.exitcode is None, (printed / "err").read_text(encoding="utf-8")
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     with (out / "runs.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"key": "half a li')  # what a kill in the middle of a write leaves
     kept = lines_of_whole(out)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from programs import run_side_by_side
 from sampled import draw, moments_in_batches, projector
 from subdistill_hf.core.activations import Features
 from subdistill_hf.core.moments import Moments, collect_moments
@@ -208,7 +209,7 @@ def _share_moments(rank, folder):
 
 
 def test_two_processes_see_the_moments_of_all_images(tmp_path):
-    torch.multiprocessing.spawn(_share_moments, (str(tmp_path),), nprocs=2)
+    run_side_by_side(_share_moments, str(tmp_path))
     expected = Moments.of(*draw())
     for rank in range(2):
         moments = Moments(*torch.load(tmp_path / f"{rank}.pt"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from programs import run_side_by_side
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.core.activations import Features, to_features
 from subdistill_hf.core.moments import Moments
@@ -585,7 +586,7 @@ def _loss_and_gradients(part):
 
 
 def test_two_processes_train_as_one_with_both_their_batches(tmp_path):
-    torch.multiprocessing.spawn(_train_on_half, (str(tmp_path),), nprocs=2)
+    run_side_by_side(_train_on_half, str(tmp_path))
     loss, gradients, running_mean = _loss_and_gradients(slice(0, 4))
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, loss)

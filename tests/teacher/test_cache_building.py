@@ -2,10 +2,7 @@
 
 import copy
 import shutil
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import fsspec
 import pytest
@@ -26,6 +23,7 @@ from helpers import (
     weights_of,
     write_image_folder,
 )
+from programs import run_program
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.collate import LOGITS, TARGETS, ViewCollator
 from subdistill_hf.data.loading import load_subtask
@@ -292,7 +290,6 @@ def test_damaged_targets_are_made_again_with_a_warning(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 from teacher import test_cache_building as tests
 training = tests.run(Path(sys.argv[1]))
 seen = []
@@ -307,9 +304,7 @@ training.train()
 
 
 def test_a_run_killed_while_the_teacher_runs_leaves_nothing_that_is_used(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parents[1])], capture_output=True, text=True
-    )
+    done = run_program(KILLED, tmp_path)
     assert done.returncode == -9, done.stderr
     left = list((tmp_path / "targets").iterdir())
     assert left

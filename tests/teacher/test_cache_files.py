@@ -3,14 +3,13 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from programs import run_program, start_program
 from subdistill_hf.teacher.cache_files import PRECISIONS, CacheError, TargetFile, make_room, remove_leftovers
 
 SHAPE = (6, 4, 5)
@@ -102,10 +101,9 @@ def test_two_writers_of_the_same_targets_do_not_disturb_each_other(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 from teacher import test_cache_files as tests
 from subdistill_hf.teacher.cache_files import TargetFile
-moment = sys.argv[3]
+moment = sys.argv[2]
 def die(*unused, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 if moment == "while writing":
@@ -118,8 +116,7 @@ tests.written(Path(sys.argv[1]))
 
 @pytest.mark.parametrize("moment", ["while writing", "before the index"])
 def test_a_killed_writer_leaves_nothing_that_counts(tmp_path, moment):
-    here = str(Path(__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), here, moment], capture_output=True, text=True)
+    done = run_program(KILLED, tmp_path, moment)
     assert done.returncode == -9, done.stderr
     assert list(tmp_path.iterdir()) != []
     assert target_file(tmp_path).check() == "not there"
@@ -150,10 +147,9 @@ def test_the_least_recently_used_make_room(tmp_path):
 ROOM = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 from teacher import test_cache_files as tests
 from subdistill_hf.teacher.cache_files import make_room
-folder, name = Path(sys.argv[1]), sys.argv[3]
+folder, name = Path(sys.argv[1]), sys.argv[2]
 for number in range(60):
     file = tests.target_file(folder, teacher=f"{name}{number}")
     make_room(folder, file.size, 4 * file.size, ())
@@ -163,16 +159,17 @@ for number in range(60):
 
 
 def test_several_runs_make_room_at_once(tmp_path):
-    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")  # as if deleted between listing and looking
-    here = str(Path(__file__).parents[1])
-    runs = [
-        subprocess.Popen([sys.executable, "-c", ROOM, str(tmp_path), here, name], stderr=subprocess.PIPE, text=True)
-        for name in "ab"
-    ]
-    for run in runs:
-        _, said = run.communicate()
-        assert run.returncode == 0, said
-    assert not list(tmp_path.glob(".*.part"))
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "gone.json").symlink_to(tmp_path / "nowhere")  # as if deleted between listing and looking
+    places = [tmp_path / "printed" / name for name in "ab"]
+    for place in places:
+        place.mkdir(parents=True)
+    runs = [start_program(ROOM, folder, place.name, printed=place) for place in places]
+    for run, place in zip(runs, places, strict=True):
+        run.join()
+        assert run.exitcode == 0, (place / "err").read_text(encoding="utf-8")
+    assert not list(folder.glob(".*.part"))
 
 
 def test_use_is_remembered(tmp_path):

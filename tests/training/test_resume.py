@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,10 +12,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from helpers import (
-    REPOSITORY,
     assert_equal_weights,
     processor,
-    quiet_environment,
     resnet,
     teacher_resnet,
     trainer,
@@ -25,6 +21,7 @@ from helpers import (
     vit,
     weights_of,
 )
+from programs import start_program
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.training.checkpoints import ALIGNMENTS_FILE, STATE_FILE, last_complete_checkpoint
@@ -65,9 +62,6 @@ def test_a_run_that_is_over_stays_as_it_was_also_within_an_epoch(tmp_path):
 
 KILLED = """
 import sys
-sys.path.insert(0, "tests")
-import torch
-torch.set_num_threads(1)
 from training.test_resume import Slowly, long_run
 run = long_run(sys.argv[1])
 run.add_callback(Slowly())
@@ -86,16 +80,16 @@ def uninterrupted(tmp_path_factory):
 def killed(tmp_path_factory):
     """The folder of a run whose process got SIGKILL in the middle."""
     folder = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, "-c", KILLED, str(folder)]
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=quiet_environment(), stdout=log, stderr=log)
-        try:
-            while last_complete_checkpoint(folder) is None or "checkpoint-8" not in last_complete_checkpoint(folder):
-                assert process.poll() is None, (folder / "log.txt").read_text(encoding="utf-8")
-                time.sleep(0.02)
-        finally:
-            process.kill()
-    assert process.wait() == -signal.SIGKILL
+    printed = tmp_path_factory.mktemp("printed")
+    process = start_program(KILLED, folder, printed=printed)
+    try:
+        while last_complete_checkpoint(folder) is None or "checkpoint-8" not in last_complete_checkpoint(folder):
+            assert process.exitcode is None, (printed / "err").read_text(encoding="utf-8")
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     return folder
 
 
