@@ -23,10 +23,14 @@ class WorkBeginsError(BaseException):
     """The images would be read now."""
 
 
+make_parser = functools.cache(distill.make_parser)
+
+
+@functools.cache
 def actions():
     return {
         action.dest: action
-        for action in distill.make_parser(all_arguments=True)._actions
+        for action in make_parser(all_arguments=True)._actions
         if action.option_strings and action.dest not in NOT_OF_A_RUN and action.option_strings != ["--help-all"]
     }
 
@@ -47,7 +51,7 @@ def status_of(monkeypatch, tmp_path):
         raise WorkBeginsError
 
     monkeypatch.setattr(pipeline, "load_task", begin)
-    monkeypatch.setattr(distill, "make_parser", functools.cache(distill.make_parser))
+    monkeypatch.setattr(distill, "make_parser", make_parser)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 

@@ -1,6 +1,7 @@
 """What only some uses need is installed by extras, imported only by these uses, and missed with one clear message."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import subdistill_hf
+from helpers import quiet_environment
+from programs import SNIPPETS_HERE
 from subdistill_hf.config import extras
 from subdistill_hf.config.extras import EXTRAS, has_extra, has_extra_or_note, require_extra
 from subdistill_hf.errors import MissingExtraError, SubDistillError
@@ -77,26 +80,6 @@ def test_what_is_left_out_is_noted(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def run_without_extras(script):
-    done = subprocess.run([sys.executable, "-c", WITHOUT + script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_a_run_without_extras_leaves_a_student_and_says_once_that_its_card_has_no_plots(tmp_path):
-    options = (
-        "distill --classes superclass:zodiac_signs --train_images_per_class 4 --max_steps 1 --teacher_cache off "
-        f"--method kd --use_cpu --disable_tqdm true --report_to none --output_dir {tmp_path}/student"
-    )
-    done = run_without_extras(f"from subdistill_hf.cli import main\nsys.exit(main({options.split()}))")
-    assert done.stderr.count("note: without matplotlib, scipy, the card has no plots") == 1
-    names = {path.name for path in (tmp_path / "student").iterdir()}
-    assert {"model.safetensors", "README.md", "report.json", "contact_sheet.png"} <= names
-    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
-    assert "contact_sheet.png" in card
-    assert "training.png" not in card
-
-
 REFUSED = {
     "benchmark grid.yaml": "subdistill benchmark needs packages .*plots",
     "distill --dataset digits --classes all --output_dir student": "the dataset digits needs packages .*digits",
@@ -107,11 +90,43 @@ REFUSED = {
 """Command to what it says."""
 
 
-def test_commands_that_need_an_extra_refuse_before_any_work(tmp_path):
-    commands = [words.split() for words in REFUSED]
-    script = f"import os; os.chdir({str(tmp_path)!r})\nfrom subdistill_hf.cli import main\n"
-    done = run_without_extras(f"{script}print([main(words) for words in {commands}])")
-    assert done.stdout.splitlines()[-1] == "[2, 2, 2]"
+RUN = (
+    "distill --classes superclass:zodiac_signs --train_images_per_class 4 --max_steps 1 --teacher_cache off "
+    "--method kd --use_cpu --disable_tqdm true --report_to none --output_dir student"
+)
+
+
+@pytest.fixture(scope="module")
+def without_extras(tmp_path_factory):
+    """What one process without extras printed that was given commands to refuse, and then a run; and its folder."""
+    folder = tmp_path_factory.mktemp("without")
+    commands = [words.split() for words in (*REFUSED, RUN)]
+    script = f"from subdistill_hf.cli import main\nprint([main(words) for words in {commands}])"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT + SNIPPETS_HERE + script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=quiet_environment(PYTHONPATH=os.pathsep.join(map(str, (PACKAGE.parent, Path(__file__).parents[1])))),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 0]"
+    return done, folder
+
+
+def test_a_run_without_extras_leaves_a_student_and_says_once_that_its_card_has_no_plots(without_extras):
+    done, folder = without_extras
+    assert done.stderr.count("note: without matplotlib, scipy, the card has no plots") == 1
+    names = {path.name for path in (folder / "student").iterdir()}
+    assert {"model.safetensors", "README.md", "report.json", "contact_sheet.png"} <= names
+    card = (folder / "student" / "README.md").read_text(encoding="utf-8")
+    assert "contact_sheet.png" in card
+    assert "training.png" not in card
+
+
+def test_commands_that_need_an_extra_refuse_before_any_work(without_extras):
+    done, _ = without_extras
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(said) == len(REFUSED)
     for line, message in zip(said, REFUSED.values(), strict=True):

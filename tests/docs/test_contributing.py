@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 
-from helpers import NAMES, REPOSITORY, quiet_environment, trainer, weights_of, write_task
+from helpers import NAMES, REPOSITORY, trainer, weights_of, write_task
 from pages import PAGES, blocks
+from programs import SNIPPETS_HERE, run_program
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.methods import METHODS
 
@@ -57,6 +58,24 @@ def apply(diff, root):
         path.write_text(text, encoding="utf-8")
 
 
+OF_THE_COPY = """
+import sys
+for name in [name for name in sys.modules if name.split(".")[0] == "subdistill_hf"]:
+    del sys.modules[name]
+sys.path.insert(0, "src")
+"""
+"""Begins a program that imports the package from the copy in its folder."""
+COMMANDS = f"""{OF_THE_COPY}{SNIPPETS_HERE}
+import json
+import subdistill_hf
+assert "contributed" in subdistill_hf.__file__
+from subdistill_hf.cli import main
+for command in json.loads(sys.argv[1]):
+    print("$", *command)
+    assert main(command) == 0
+"""
+
+
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory):
     """A copy of the package in which every recipe was followed."""
@@ -68,16 +87,9 @@ def changed(tmp_path_factory):
     return root
 
 
-def run_in(root, *words):
-    """Run Python on the copy of the package."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=root,
-        env=quiet_environment(PYTHONPATH=str(root / "src")),
-    )
+def run_in(root, code, *arguments):
+    """What a program prints that uses the copy of the package."""
+    done = run_program(code, *arguments, folder=root)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -93,18 +105,21 @@ def test_each_row_of_the_table_has_its_recipe():
 
 def test_the_recipes_are_in_the_style_of_the_project(changed):
     for words in (["check"], ["format", "--check"]):
-        run_in(changed, "-m", "ruff", *words, "src")
+        command = [sys.executable, "-m", "ruff", *words, "src"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=changed)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_method_a_basis_an_option_a_section_and_a_file_of_checkpoints_are_used_by_a_run(changed, tmp_path):
     write_task(tmp_path)
-    run_in(
-        changed,
-        *("-m", "subdistill_hf.cli", "distill", "--teacher", tmp_path / "teacher", "--dataset", tmp_path / "images"),
+    distill = [
+        *("distill", "--teacher", tmp_path / "teacher", "--dataset", tmp_path / "images"),
         *("--classes", *NAMES, "--student", "resnet:widths=8-8-8,image=32", "--output_dir", tmp_path / "expert"),
         *("--method", "subdistill", "--compare", "cosine", "correlation", "--basis", "channels"),
         *("--layer_power", 0.5, "--max_steps", 2, "--save_steps", 1, "--eval_steps", 1, "--use_cpu", "true"),
-    )
+    ]
+    commands = [[*map(str, distill)], ["show", str(tmp_path / "expert")], ["--help"]]
+    _, _, shown, help_text = run_in(changed, COMMANDS, json.dumps(commands)).split("$ ")
     report = json.loads((tmp_path / "expert" / "report.json").read_text(encoding="utf-8"))
     assert [result["method"] for result in report["results"]] == ["teacher", "cosine", "correlation", "subdistill"]
     assert {subspace["kind"] for subspace in report["subspaces"]} == {"channels"}
@@ -121,13 +136,12 @@ def test_a_method_a_basis_an_option_a_section_and_a_file_of_checkpoints_are_used
         ["parameters of the layer losses"]
     ]
 
-    shown = run_in(changed, "-m", "subdistill_hf.cli", "show", tmp_path / "expert").splitlines()
-    assert [line.split()[0] for line in shown] == ["teacher", "cosine", "correlation", "subdistill"]
-    assert "show the accuracies of a run" in run_in(changed, "-m", "subdistill_hf.cli", "--help")
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["teacher", "cosine", "correlation", "subdistill"]
+    assert "show the accuracies of a run" in help_text
 
 
 def test_a_family_of_models_is_found(changed):
-    run_in(changed, "-c", BLOCKS)
+    run_in(changed, OF_THE_COPY + BLOCKS)
 
 
 @pytest.mark.parametrize(
