@@ -9,7 +9,19 @@ import torch
 
 DATA = Path(__file__).parent / "reference"
 
+LONGEST = ("test_literal_command.py", "test_processes.py", "test_families.py", "test_notebook.py")
+
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """Files go to pytest-xdist's workers in our order, and not by their numbers of tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long begin first, so that at the end no worker waits for another."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +51,12 @@ def datasets_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def snippets_here():
-    """Cards' snippets run in this process, where all is imported; a fresh one, as users' runs have, takes seconds."""
-    from programs import output_here
-    from subdistill_hf.pipeline import student_folder
+def quick_reports():
+    """The reports of this module's runs take less time, see `programs.make_reports_quick`."""
+    from programs import make_reports_quick
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student_folder, "_output_in_a_fresh_process", output_here)
+        make_reports_quick(patch.setattr)
         yield
 
 

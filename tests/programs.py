@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -100,16 +101,26 @@ def _run(code, arguments, folder, environment, printed):
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
 
 
-SNIPPETS_HERE = """
-from programs import output_here
-from subdistill_hf.pipeline import student_folder
-student_folder._output_in_a_fresh_process = output_here
+QUICK_REPORTS = """
+from programs import make_reports_quick
+make_reports_quick(setattr)
 """
-"""Begins a program whose runs need no fresh process for the snippets of their cards."""
+"""Begins a program with runs."""
+
+
+def make_reports_quick(set_attribute):
+    """Let the snippets of cards run in the process of the run, and measure each latency a few times only.
+
+    Runs of users start a fresh process, which takes seconds, and measure fifty times.
+    """
+    from subdistill_hf.pipeline import report, student_folder
+
+    set_attribute(student_folder, "_output_in_a_fresh_process", output_here)
+    set_attribute(report, "measure_latency", partial(report.measure_latency, runs=5))
 
 
 def output_here(code, folder):
-    """What a card's snippet prints, run in this process, where all is imported."""
+    """What a card's snippet prints, run in this process."""
     printed = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         exec(code, {})

@@ -1,11 +1,12 @@
-"""The notebook runs from its first cell to its last, in a fresh process."""
+"""The notebook runs from its first cell to its last, in a process of its own."""
 
 import json
 import re
 
 import pytest
 
-from helpers import REPOSITORY, run_python
+from helpers import REPOSITORY, quiet_environment
+from programs import run_program
 
 NOTEBOOK = json.loads((REPOSITORY / "examples" / "five_classes.ipynb").read_text(encoding="utf-8"))
 CODE = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
@@ -22,7 +23,9 @@ def output(tmp_path_factory, datasets_cache):
     folder = tmp_path_factory.mktemp("notebook")
     shorter = [re.sub(r"^STEPS = \d+", "STEPS = 4", cell, flags=re.MULTILINE) for cell in CODE]
     assert shorter != CODE
-    done = run_python(RUN, folder, *shorter, MPLBACKEND="Agg", HF_DATASETS_CACHE=str(datasets_cache))
+    environment = quiet_environment(MPLBACKEND="Agg", HF_DATASETS_CACHE=str(datasets_cache))
+    done = run_program(RUN, folder, *shorter, environment=environment)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

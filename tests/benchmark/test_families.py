@@ -8,7 +8,7 @@ import torch
 from helpers import NAMES, REPOSITORY, subtask_rows, write_image_folder
 from subdistill_hf.reporting.report import Usage
 
-pytestmark = pytest.mark.usefixtures("datasets_cache")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
 
 @pytest.fixture(scope="module")

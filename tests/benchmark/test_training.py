@@ -13,7 +13,7 @@ from subdistill_hf.pipeline.run import distill
 NAMES = [CLASS_NAMES[class_id] for class_id in CLASS_IDS]
 
 
-@pytest.mark.usefixtures("datasets_cache", "snippets_here")
+@pytest.mark.usefixtures("datasets_cache", "quick_reports")
 def test_the_answer_for_other_classes_is_shifted_as_in_what_a_user_gets(tmp_path):
     save_teacher(tmp_path / "teacher")
     write_image_folder(tmp_path / "images", class_ids=(*CLASS_IDS, 20, 21, 22, 23, 24), train=6, test=3)

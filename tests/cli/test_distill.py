@@ -18,7 +18,7 @@ from subdistill_hf.reporting.model_card import standing
 from subdistill_hf.reporting.report import RunReport
 
 pytestmark = [
-    pytest.mark.usefixtures("datasets_cache", "snippets_here"),
+    pytest.mark.usefixtures("datasets_cache", "quick_reports"),
     pytest.mark.filterwarnings("ignore:the license of the teacher 'teacher' is unknown"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO"),  # `datasets` leaves damaged files open
 ]

@@ -13,7 +13,7 @@ from subdistill_hf.errors import INTERRUPTED
 from subdistill_hf.pipeline import run as pipeline
 from subdistill_hf.training.trainer import SubDistillTrainer
 
-pytestmark = pytest.mark.usefixtures("snippets_here")
+pytestmark = pytest.mark.usefixtures("quick_reports")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 COMMANDS = {
     "distill": "subdistill_hf.pipeline.run.distill",

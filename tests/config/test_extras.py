@@ -13,7 +13,7 @@ import pytest
 
 import subdistill_hf
 from helpers import quiet_environment
-from programs import SNIPPETS_HERE
+from programs import QUICK_REPORTS
 from subdistill_hf.config import extras
 from subdistill_hf.config.extras import EXTRAS, has_extra, has_extra_or_note, require_extra
 from subdistill_hf.errors import MissingExtraError, SubDistillError
@@ -103,7 +103,7 @@ def without_extras(tmp_path_factory):
     commands = [words.split() for words in (*REFUSED, RUN)]
     script = f"from subdistill_hf.cli import main\nprint([main(words) for words in {commands}])"
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT + SNIPPETS_HERE + script],
+        [sys.executable, "-c", WITHOUT + QUICK_REPORTS + script],
         capture_output=True,
         text=True,
         check=False,

@@ -11,7 +11,7 @@ import torch
 
 from helpers import NAMES, REPOSITORY, trainer, weights_of, write_task
 from pages import PAGES, blocks
-from programs import SNIPPETS_HERE, run_program
+from programs import QUICK_REPORTS, run_program
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.methods import METHODS
 
@@ -65,7 +65,7 @@ for name in [name for name in sys.modules if name.split(".")[0] == "subdistill_h
 sys.path.insert(0, "src")
 """
 """Begins a program that imports the package from the copy in its folder."""
-COMMANDS = f"""{OF_THE_COPY}{SNIPPETS_HERE}
+COMMANDS = f"""{OF_THE_COPY}{QUICK_REPORTS}
 import json
 import subdistill_hf
 assert "contributed" in subdistill_hf.__file__

@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers import NAMES, processor, resnet, save_teacher, write_image_folder
 from loopback_hub import LoopbackHub, Repo
-from programs import SNIPPETS_HERE
+from programs import QUICK_REPORTS
 from subdistill_hf.cli.distill import make_parser
 from subdistill_hf.hub.publish import PushError, push_folder
 from subdistill_hf.hub.snippet import hub_code, local_code
@@ -325,7 +325,7 @@ def runs(tmp_path_factory):
         (running.folder / "unclean" / "processor_config.json").write_text(
             json.dumps({"token": running.token, "home": str(running.folder)}), encoding="utf-8"
         )
-        running.outcomes, _ = running.answer(SNIPPETS_HERE + PROGRAM, json.dumps(given), HF_TOKEN=None)
+        running.outcomes, _ = running.answer(QUICK_REPORTS + PROGRAM, json.dumps(given), HF_TOKEN=None)
         yield running
     assert not running.errors, "\n".join(running.errors)
 

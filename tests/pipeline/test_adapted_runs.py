@@ -18,7 +18,7 @@ from subdistill_hf.models.students import build_student, check_student_lora, wit
 from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
 
 pytestmark = [
-    pytest.mark.usefixtures("datasets_cache", "snippets_here"),
+    pytest.mark.usefixtures("datasets_cache", "quick_reports"),
     pytest.mark.filterwarnings("ignore:the license of the teacher .* is unknown"),
 ]
 COLOURS = ("blue", "green", "red")

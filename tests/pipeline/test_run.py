@@ -28,7 +28,7 @@ from subdistill_hf.teacher import teacher
 from subdistill_hf.training import plan
 from subdistill_hf.training.trainer import SubDistillTrainer
 
-pytestmark = pytest.mark.usefixtures("datasets_cache", "snippets_here")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from subdistill_hf.pipeline.unknown import (
 from subdistill_hf.reporting.report import TEACHER
 from subdistill_hf.teacher.class_ids import subtask_logits
 
-pytestmark = pytest.mark.usefixtures("datasets_cache", "snippets_here")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 NAMES = [CLASS_NAMES[class_id] for class_id in CLASS_IDS]
 
 

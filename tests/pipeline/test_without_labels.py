@@ -13,7 +13,7 @@ from subdistill_hf.pipeline.run import distill
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.pipeline.validation import validate_options
 
-pytestmark = pytest.mark.usefixtures("datasets_cache", "snippets_here")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
 
 @pytest.fixture(scope="module")

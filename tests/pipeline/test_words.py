@@ -11,7 +11,7 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.pipeline.run import distill
 from subdistill_hf.pipeline.task import load_task
 
-pytestmark = pytest.mark.usefixtures("datasets_cache", "snippets_here")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
 PUSH = """
 import json, sys

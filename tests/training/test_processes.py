@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import multiprocessing.connection
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +35,7 @@ from helpers import (
     write_image_folder,
 )
 from loopback_hub import LoopbackHub
+from programs import QUICK_REPORTS, start_program
 from subdistill_hf.analysis.analyse import analyse
 from subdistill_hf.analysis.inspect import inspect
 from subdistill_hf.config.commands import AnalyseOptions, InspectOptions
@@ -168,22 +171,22 @@ def chosen_images(folder, inputs, rank=0):
     }
 
 
-WORKER = """
-import json, sys
+WORKER = f"""{QUICK_REPORTS}
+import sys
 from pathlib import Path
-sys.path.insert(0, "tests")
-import torch
-torch.set_num_threads(1)
 from training import test_processes
 from subdistill_hf.core.distributed import close_process_group
 test_processes.work(Path(sys.argv[1]))
 close_process_group()
 """
 
-EXAMPLE = """
-import json, os, runpy, sys
-from pathlib import Path
+EXAMPLE = f"""
+import sys
 sys.path.insert(0, "tests")
+{QUICK_REPORTS}"""
+EXAMPLE += """
+import json, os, runpy
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from training import test_processes
@@ -217,7 +220,7 @@ def gloo_threads(wait=False):
 
 
 def work(folder):
-    """What each process does; `two_processes` reads what it leaves."""
+    """What each process does; the tests read what it leaves."""
     run = followed(folder / "followed", 2)
     run.train()
     rank = run.args.process_index
@@ -277,6 +280,27 @@ def sharded_run(folder):
     return options, config(folder / "sharded-run", max_steps=2, shard_teacher=True, per_device_train_batch_size=4)
 
 
+def run_ranks(code, folder, environment):
+    """Run a program in two processes at once, with the variables of `torchrun`, and no fresh interpreter."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes, places = [], [folder / f"printed-{rank}" for rank in range(2)]
+    for rank, place in enumerate(places):
+        place.mkdir()
+        variables = {name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        given = {"folder": REPOSITORY, "environment": environment | variables, "printed": place}
+        processes.append(start_program(code, folder, **given))
+    while any(process.exitcode is None for process in processes):
+        multiprocessing.connection.wait([process.sentinel for process in processes if process.exitcode is None])
+        if any(process.exitcode for process in processes):  # the other one would wait for it
+            for process in processes:
+                process.kill()
+    for process, place in zip(processes, places, strict=True):
+        assert process.exitcode == 0, (place / "err").read_text(encoding="utf-8")
+
+
 def torchrun(*arguments, environment):
     command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2", *arguments]
     done = subprocess.run(
@@ -294,14 +318,12 @@ def torchrun(*arguments, environment):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "worker.py").write_text(WORKER, encoding="utf-8")
     save_teacher(folder / "teacher")
     write_image_folder(folder / "images")
     (folder / "mine").mkdir()
     for index in range(12):
         render(0, "train", 40 + index, 7).save(folder / "mine" / f"{index}.png")
-    environment = quiet_environment(HF_DATASETS_CACHE=str(folder / "cache"))
-    torchrun(folder / "worker.py", folder, environment=environment)
+    run_ranks(WORKER, folder, quiet_environment(HF_DATASETS_CACHE=str(folder / "cache")))
     return folder
 
 
