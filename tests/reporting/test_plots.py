@@ -58,9 +58,18 @@ def crowd(report):
     return report
 
 
-@pytest.mark.parametrize("change", [lambda report: report, crowd])
-def test_files_have_their_size(change, report, figures, tmp_path):
-    paths = plot_all(parsed(change(report) | {"rejection": REJECTION}), tmp_path)
+@pytest.fixture(scope="module", params=[lambda report: report, crowd], ids=["usual", "crowd"])
+def drawn(request, tmp_path_factory):
+    """The files of all plots of a report, and the figures that were saved there."""
+    saved, save = [], plots.save_figure
+    report = request.param(make_report()) | {"rejection": REJECTION}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path))
+        return plot_all(parsed(report), tmp_path_factory.mktemp("drawn")), saved
+
+
+def test_files_have_their_size(drawn):
+    paths, figures = drawn
     assert [path.name for path in paths] == list(PLOTS)
     for path, figure in zip(paths, figures, strict=True):
         with Image.open(path) as image:
@@ -76,10 +85,8 @@ def test_size_follows_the_panels_and_the_same_report_gives_the_same_file(report,
     assert plot_training(parsed(make_report()), tmp_path / "again.png").read_bytes() == training.read_bytes()
 
 
-@pytest.mark.parametrize("change", [lambda report: report, crowd])
-def test_texts_do_not_overlap_and_stay_inside(change, report, figures, tmp_path):
-    plot_all(parsed(change(report)), tmp_path)
-    for figure in figures:
+def test_texts_do_not_overlap_and_stay_inside(drawn):
+    for figure in drawn[1]:
         renderer = figure.canvas.get_renderer()
         texts = [
             text

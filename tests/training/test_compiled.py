@@ -15,16 +15,34 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def trained(folder, steps, student, teacher, **options):
-    run = trainer(
-        folder, student(), teacher(), max_steps=steps, eval_strategy="steps", eval_steps=2, save_steps=2, **options
-    )
+# of two stages or layers, since each is compiled many times
+
+
+def students_resnet():
+    return resnet(widths=(8, 12))
+
+
+def teachers_resnet():
+    return teacher_resnet(widths=(12, 20))
+
+
+def students_vit():
+    return vit(layers=2)
+
+
+def teachers_vit():
+    return teacher_vit(layers=2)
+
+
+def trained(folder, steps, student=students_resnet, teacher=teachers_resnet, **options):
+    defaults = {"max_steps": steps, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    run = trainer(folder, student(), teacher(), **defaults | options)
     run.train()
     return run
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher"), [(resnet, teacher_resnet), (vit, teacher_vit)], ids=["maps", "tokens"]
+    ("student", "teacher"), [(students_resnet, teachers_resnet), (students_vit, teachers_vit)], ids=["maps", "tokens"]
 )
 def test_a_compiled_run_is_the_run(tmp_path, student, teacher):
     plain = trained(tmp_path / "plain", 4, student, teacher)
@@ -50,7 +68,7 @@ def test_hooks_of_each_step_do_not_make_it_compile_anew(tmp_path):
     for steps in (2, 6):
         torch._dynamo.reset()
         counters.clear()
-        trained(tmp_path / str(steps), steps, resnet, teacher_resnet, torch_compile_backend="aot_eager")
+        trained(tmp_path / str(steps), steps, torch_compile_backend="aot_eager")
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[1]
     assert not counters["graph_break"]
@@ -61,7 +79,7 @@ def test_what_was_compiled_before_leaves_out_no_layers(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")
     losses = []
     for index, method in enumerate(("kd", "subdistill", "scratch", "subdistill")):
-        run = trained(tmp_path / str(index), 2, resnet, teacher_resnet, method=method)
+        run = trained(tmp_path / str(index), 2, method=method, eval_strategy="no")
         losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert counters["stats"]["unique_graphs"] > 0
     assert losses[3] == pytest.approx(losses[1], rel=1e-4)

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -131,6 +132,7 @@ def render_on_device(report: RunReport, plots: Mapping[str, str] = MappingProxyT
     return template.render(report=report, device=on_device, device_plots=plots)
 
 
+@cache
 def card_environment() -> jinja2.Environment:
     """The templates of cards, with the filters that they use."""
     environment = jinja2.Environment(
