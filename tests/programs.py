@@ -101,6 +101,12 @@ def _run(code, arguments, folder, environment, printed):
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
 
 
+WITHOUT_THIS_PACKAGE = """
+import sys
+for name in [name for name in sys.modules if name.split(".")[0] == "subdistill_hf"]:
+    del sys.modules[name]
+"""
+"""Begins a program that finds all libraries imported, but not this package; what imports it can be seen."""
 QUICK_REPORTS = """
 from programs import make_reports_quick
 make_reports_quick(setattr)

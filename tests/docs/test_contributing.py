@@ -11,7 +11,7 @@ import torch
 
 from helpers import NAMES, REPOSITORY, trainer, weights_of, write_task
 from pages import PAGES, blocks
-from programs import QUICK_REPORTS, run_program
+from programs import QUICK_REPORTS, WITHOUT_THIS_PACKAGE, run_program
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.methods import METHODS
 
@@ -58,10 +58,7 @@ def apply(diff, root):
         path.write_text(text, encoding="utf-8")
 
 
-OF_THE_COPY = """
-import sys
-for name in [name for name in sys.modules if name.split(".")[0] == "subdistill_hf"]:
-    del sys.modules[name]
+OF_THE_COPY = f"""{WITHOUT_THIS_PACKAGE}
 sys.path.insert(0, "src")
 """
 """Begins a program that imports the package from the copy in its folder."""

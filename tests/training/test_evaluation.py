@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import NAMES, processor, resnet, run_python, subtask_rows, trainer, views
+from helpers import NAMES, processor, resnet, subtask_rows, trainer, views
+from programs import WITHOUT_THIS_PACKAGE, run_program
 
 
 def test_predictions_are_those_of_a_plain_forward_pass(tmp_path):
@@ -62,7 +63,7 @@ print(json.dumps([{answer["label"]: answer["score"] for answer in one} for one i
 """
 
 
-def test_a_fresh_process_with_transformers_alone_gives_the_answers_of_the_last_evaluation(tmp_path):
+def test_a_process_with_transformers_alone_gives_the_answers_of_the_last_evaluation(tmp_path):
     run = trainer(
         tmp_path / "run",
         max_steps=60,
@@ -79,7 +80,9 @@ def test_a_fresh_process_with_transformers_alone_gives_the_answers_of_the_last_e
         image.save(tmp_path / f"{index}.png")
     logits = torch.from_numpy(run.predict(images).predictions)
 
-    answers = json.loads(run_python(RELOAD, tmp_path).stdout.splitlines()[-1])
+    done = run_program(WITHOUT_THIS_PACKAGE + RELOAD, tmp_path)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
 
     assert len(answers) == 6
     assert len({max(answer, key=answer.get) for answer in answers}) > 1  # the student says more than one class

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from loopback_hub import ALWAYS, LoopbackHub
+from programs import WITHOUT_THIS_PACKAGE
 
 STUDENT = {"config.json", "model.safetensors", "preprocessor_config.json"}
 PUSHED = STUDENT | {"README.md"}
@@ -163,8 +164,8 @@ def test_a_whole_checkpoint_is_pushed_when_it_was_asked_for(hub):
     assert state_there == state | {"best_model_checkpoint": "checkpoint-2"}
 
 
-def test_a_fresh_process_without_this_package_gives_the_same_answers(hub):
-    loaded = hub.answer(LOAD, fresh=True)
+def test_a_process_without_this_package_gives_the_same_answers(hub):
+    loaded = hub.answer(WITHOUT_THIS_PACKAGE + LOAD)
     assert loaded["ours"] == []
     assert loaded["logits"] == hub.outcomes["logits"]
     assert loaded["labels"] == hub.outcomes["labels"]
