@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "subdistill_hf"
@@ -71,9 +72,10 @@ def imports_of(tree: ast.AST, with_type_checking: bool = True) -> list[str]:
     return found
 
 
-def imports(module: str, with_type_checking: bool = True) -> list[str]:
+@cache
+def imports(module: str, with_type_checking: bool = True) -> tuple[str, ...]:
     """Absolute names of what a module of the package imports."""
-    return imports_of(ast.parse(SOURCES[module].read_text(encoding="utf-8")), with_type_checking)
+    return tuple(imports_of(ast.parse(SOURCES[module].read_text(encoding="utf-8")), with_type_checking))
 
 
 def own_modules(names: Iterable[str]) -> set[str]:

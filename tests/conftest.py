@@ -1,5 +1,6 @@
 """What several test modules share: one thread, and the arrays computed with the released research code."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Files that take long begin first, so that at the end no worker waits for another."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish():
+    """Each training looks for garbage: what was imported and collected for all tests is none."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -387,12 +387,20 @@ def trained(folder, graphs, monkeypatch, student=resnet, teacher=teacher_resnet,
     return run, losses
 
 
-def assert_same_training(folder, graphs, monkeypatch, recordings, **options):
-    plain, expected = trained(folder / "plain", "off", monkeypatch, **options)
+def assert_same_training(folder, recordings, monkeypatch, **options):
+    """A training with graphs is the one without; `recordings` has how many each kind of graphs takes."""
+    plain = trained(folder / "plain", "off", monkeypatch, **options)
     assert Again.made == 0
-    replayed, found = trained(folder / "replayed", graphs, monkeypatch, **options)
-    if not GPU:
-        assert Again.made == recordings
+    for graphs, count in recordings.items():
+        Again.made = 0
+        replayed = trained(folder / graphs, graphs, monkeypatch, **options)
+        if not GPU:
+            assert Again.made == count
+        assert_equal_trainings(replayed, plain, options)
+
+
+def assert_equal_trainings(one, other, options):
+    (replayed, found), (plain, expected) = one, other
     assert len(found) == len(expected) == 7
     rounding = 1e-6 if not GPU else 2e-2 if options.get("bf16") else 1e-3
     for ours, theirs in zip(found, expected, strict=True):
@@ -408,15 +416,13 @@ def assert_same_training(folder, graphs, monkeypatch, recordings, **options):
     ("student", "teacher"), [(resnet, teacher_resnet), (vit, teacher_vit)], ids=["maps", "tokens"]
 )
 def test_a_training_is_the_training(tmp_path, monkeypatch, student, teacher, graphs, recordings):
-    assert_same_training(tmp_path, graphs, monkeypatch, recordings, student=student, teacher=teacher)
+    assert_same_training(tmp_path, {graphs: recordings}, monkeypatch, student=student, teacher=teacher)
 
 
 @pytest.mark.parametrize("method", ["scratch", "kd", *LAYER_BASELINES])
 def test_every_method_is_replayed(tmp_path, monkeypatch, method):
-    layers = method in LAYER_BASELINES
-    assert_same_training(tmp_path, "losses", monkeypatch, int(layers), method=method)
-    Again.made = 0
-    assert_same_training(tmp_path / "all", "all", monkeypatch, 1 if method == "scratch" else 2, method=method)
+    recordings = {"losses": int(method in LAYER_BASELINES), "all": 1 if method == "scratch" else 2}
+    assert_same_training(tmp_path, recordings, monkeypatch, method=method)
 
 
 def wide_teacher():
@@ -437,13 +443,13 @@ def wide_teacher():
     ids=lambda options: next(iter(options)),
 )
 def test_options_of_a_training_are_replayed(tmp_path, monkeypatch, options):
-    assert_same_training(tmp_path, "all", monkeypatch, 2, **options)
+    assert_same_training(tmp_path, {"all": 2}, monkeypatch, **options)
 
 
 @pytest.mark.parametrize("what", ["losses", "all"])
 def test_a_rotation_in_closed_form_is_replayed(tmp_path, monkeypatch, what):
     monkeypatch.setattr(procrustes, "is_by_products", lambda device: True)  # as on a GPU
-    assert_same_training(tmp_path, what, monkeypatch, 2 if what == "all" else 1, rotation="procrustes")
+    assert_same_training(tmp_path, {what: 2 if what == "all" else 1}, monkeypatch, rotation="procrustes")
 
 
 def test_the_memory_of_recordings_is_given_back(tmp_path, monkeypatch):
