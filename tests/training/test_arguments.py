@@ -156,6 +156,9 @@ def test_zero_that_keeps_the_weights_whole_is_taken(tmp_path):
     args = SubDistillConfig(output_dir=str(tmp_path), use_cpu=True)
     args.deepspeed_plugin = SimpleNamespace(zero_stage=2)
     arguments.check_training_arguments(args)
+    args.channels_last = True
+    with pytest.raises(SubDistillError, match="channels_last: DeepSpeed takes contiguous weights alone"):
+        arguments.check_training_arguments(args)
 
 
 def test_the_example_of_accelerate_trains_whole_students():

@@ -1,5 +1,7 @@
 """Where student and teacher are and how they lie in memory while they are in a training."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForImageClassification
@@ -7,6 +9,7 @@ from transformers import AutoModelForImageClassification
 from helpers import assert_equal_weights, resnet, teacher_resnet, trainer, weights_of
 from subdistill_hf.acceleration import memory_format as channels_last
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.training.placement import MemoryFormats
 from trainings import Plain, logged
 
 
@@ -76,3 +79,17 @@ def test_student_and_teacher_lie_in_memory_as_each_can(tmp_path, monkeypatch):
     run.prepare_distillation()
     kernels = [model.resnet.embedder.embedder.convolution.weight for model in (run.model, run.teacher.model)]
     assert [kernel.is_contiguous() for kernel in kernels] == [True, False]
+
+
+def test_deepspeed_gets_a_contiguous_student_and_takes_no_other(tmp_path, monkeypatch):
+    """It sends the weights as bytes when it begins. In a trial with two processes that failed channels last."""
+    monkeypatch.setattr(channels_last, "_is_faster", lambda device, half_precision: True)
+    models = resnet(widths=(16, 16, 16, 20)), teacher_resnet(widths=(16, 20, 28, 36))
+    run = trainer(tmp_path, *models)
+    run.args.deepspeed_plugin = SimpleNamespace(zero_stage=2)
+    example = next(iter(run.get_train_dataloader()))
+    MemoryFormats().take(run.args, models[0], run.teacher, example)
+    kernels = [model.resnet.embedder.embedder.convolution.weight for model in (models[0], run.teacher.model)]
+    assert [kernel.is_contiguous() for kernel in kernels] == [True, False]
+    for weight in models[0].parameters():
+        weight.data.view(torch.uint8)  # as DeepSpeed does

@@ -59,7 +59,10 @@ def check_training_arguments(args: TrainingArguments, own_metrics: bool = False)
 
 
 def _check_sharding(args: TrainingArguments) -> None:
-    """Refuse to spread the student's weights over processes: nothing could read them but the training step."""
+    """Refuse to spread the student's weights over processes: nothing could read them but the training step.
+
+    And weights that DeepSpeed could not send.
+    """
     fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise SubDistillError(
@@ -73,6 +76,8 @@ def _check_sharding(args: TrainingArguments) -> None:
             "can be neither evaluated nor saved by itself. A student is small: leave this out, and each process keeps "
             "all of it (see examples/accelerate_configs/ddp.yaml)"
         )
+    if args.deepspeed_plugin is not None and getattr(args, "channels_last", None):
+        raise SubDistillError("channels_last: DeepSpeed takes contiguous weights alone: leave out one of them")
 
 
 def _check_sharded_teacher(args: TrainingArguments) -> None:

@@ -41,10 +41,9 @@ class MemoryFormats:
             DistillationError: when channels last is wanted of a network that could not be trained.
         """
         half, wanted = args.bf16 or args.fp16, args.channels_last
-        if args.deepspeed_plugin is not None:  # it sends weights as bytes, and takes contiguous ones alone
-            wanted = False
+        of_student = False if args.deepspeed_plugin is not None else wanted  # DeepSpeed takes contiguous weights alone
         take_memory_format(
-            student, lambda: student(**inputs_of(student, example)), args.device, half, wanted, self._tried
+            student, lambda: student(**inputs_of(student, example)), args.device, half, of_student, self._tried
         )
         if teacher is not None and not teacher.is_sharded:  # FSDP takes contiguous weights alone
             model, pixels, half = teacher.model, teacher_pixels(example), half or args.teacher_bf16
