@@ -10,8 +10,11 @@ from PIL import Image
 from helpers import NAMES, config, task_options, write_task
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.errors import DataError, SubDistillError
+from subdistill_hf.models.loading import load_teacher
+from subdistill_hf.pipeline import selection
 from subdistill_hf.pipeline.report import reported_dataset
 from subdistill_hf.pipeline.run import build_run, teacher_of
+from subdistill_hf.pipeline.selection import look_at
 from subdistill_hf.pipeline.task import announce, load_task
 from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.card_notes import unlabelled_fact
@@ -109,6 +112,34 @@ def test_a_run_says_what_became_of_them(everything, capsys):
     assert (reported.unlabelled.kept, reported.unlabelled.name) == (12, "mine")
     assert sum(reported.unlabelled.histogram) == 12
     assert "12 of 16 of `mine`" in unlabelled_fact(reported).replace("mine:", "`mine`:")
+
+
+def test_the_next_run_of_the_same_images_and_teacher_does_not_look_again(inputs, everything, tmp_path, monkeypatch):
+    seen = []
+    look = selection._look
+    monkeypatch.setattr(selection, "_look", lambda rows, *given: seen.append(len(rows)) or look(rows, *given))
+
+    def load(name, **changed):
+        return load_task(options_of(inputs, **changed), config(tmp_path / name, disable_tqdm=True))
+
+    again = load("other classes", classes=list(NAMES[:2]))  # as another expert of a family
+    assert seen == []
+    assert set(again.selection.kept_per_class) == set(NAMES[:2])
+    assert load("same").selection == everything.selection
+    assert seen == []
+    (inputs / "mine" / "new99.png").write_bytes((inputs / "mine" / "new0.png").read_bytes())
+    try:
+        assert load("one more").selection.found == 17
+    finally:
+        (inputs / "mine" / "new99.png").unlink()
+    assert seen == [17]
+    teacher = load_teacher(str(inputs / "teacher"))
+    with torch.no_grad():
+        next(teacher.model.parameters()).add_(0.1)
+    rows = everything.data.rows("train")
+    look_at(rows, everything.data.columns, teacher)
+    look_at(rows, everything.data.columns, everything.teacher)
+    assert seen == [17, len(rows), len(rows)]
 
 
 def test_images_that_are_all_there_already_are_refused(inputs, tmp_path):

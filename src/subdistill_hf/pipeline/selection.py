@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 import datasets
@@ -22,11 +23,12 @@ from subdistill_hf.data.labelled_rows import UNLABELLED
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.near_duplicates import near_duplicates, thumbnails
 from subdistill_hf.data.preprocessing import process
+from subdistill_hf.data.stored_images import identity_of_rows
 from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.data.unlabelled import UnlabelledImages, load_unlabelled
 from subdistill_hf.errors import DataError
 from subdistill_hf.formatting import count
-from subdistill_hf.models.loading import LoadedModel
+from subdistill_hf.models.loading import LoadedModel, weights_digest
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.teacher.class_ids import subtask_logits
 
@@ -179,6 +181,8 @@ def _choose(
 def look_at(rows: datasets.Dataset, columns: ImageColumns, teacher: LoadedModel, show: bool = False) -> Looked:
     """The teacher's answer to each image and its thumbnail, in one pass; damaged images have neither.
 
+    The last looks are kept: the experts of a family and the runs of a benchmark look at the same images.
+
     Args:
         rows: the images.
         columns: their columns.
@@ -188,6 +192,20 @@ def look_at(rows: datasets.Dataset, columns: ImageColumns, teacher: LoadedModel,
     Raises:
         DataError: when none can be decoded.
     """
+    weights = teacher.digest or weights_digest(teacher.model)
+    kept = _kept_looks(f"{identity_of_rows(rows, columns.image)} {weights} {teacher.processor}")
+    if not kept:
+        kept.append(_look(rows, columns, teacher, show))
+    return kept[0]
+
+
+@lru_cache(maxsize=2)  # those for training and those for the test
+def _kept_looks(digest: str) -> list[Looked]:
+    """Where the look at some images by some teacher is kept for the next runs of this process."""
+    return []
+
+
+def _look(rows: datasets.Dataset, columns: ImageColumns, teacher: LoadedModel, show: bool) -> Looked:
     images = DecodedImages(rows, columns, [UNLABELLED] * len(rows), ahead=False)
     classifier = Classifier(teacher.model, teacher.processor)
     device = next(teacher.model.parameters()).device
