@@ -44,7 +44,6 @@ def test_each_format_has_its_own_place_of_the_preprocessing(given):
             ["student", "--format", "executorch", "--preprocessing", "inside"],
             "preprocessing='inside': not with format='executorch', for its runtime has no bicubic scaling",
         ),
-        (["student", "--format", "executorch", "--int8"], "int8: files of format='executorch' are made in float32"),
         (["student", "--calibrate", "x"], "there is no option --calibrate; did you mean --calibration?"),
         ([], "folder"),
     ],

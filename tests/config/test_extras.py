@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encodi
 OPTIONAL = {module for modules in EXTRAS.values() for module in modules}
 NEED_PLOTS = {"reporting/drawing.py", "reporting/plots.py", "reporting/fonts.py", "benchmark/plots.py"}
 NEED_PLOTS |= {"benchmark/statistics.py", "reporting/export_plot.py"}
-NEED_ONNX = {f"export/{name}.py" for name in ("graph", "onnx_files", "onnx_runtime", "quantisation")}
+NEED_ONNX = {f"export/{name}.py" for name in ("graph", "onnx_files", "onnx_quantisation", "onnx_runtime")}
 """Modules that only a command of that extra imports."""
 LARGE = {"ray", "executorch"}
 """Extras that `all` leaves out."""

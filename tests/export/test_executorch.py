@@ -4,6 +4,7 @@ import importlib.util
 import json
 import runpy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,13 @@ from export.test_graph import Strange
 from helpers import NAMES, processor, resnet
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.data.preprocessing import process
+from subdistill_hf.export import exporting
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.executorch_files import ExecutorchFiles
+from subdistill_hf.export.executorch_quantisation import SCHEMES
+from subdistill_hf.export.exporting import export_files
 from subdistill_hf.export.formats import load_format
+from subdistill_hf.export.images import made_up_images
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.runtime import measure
 from subdistill_hf.export.student import TorchStudent
@@ -82,6 +88,59 @@ def test_the_same_student_gives_the_same_file_with_its_facts(exported, folder):
     first, last = json.loads(program.load_method("preprocessing").execute([])[0])
     assert (first["step"], first["height"], last["step"]) == ("Resize", 32, "Normalise")
     assert b"site-packages" not in content
+
+
+@pytest.fixture(scope="module")
+def in_eight_bits(tmp_path_factory, datasets_cache):
+    """A folder, and its export with the file of 8 bits."""
+    folder = student_of_a_run(tmp_path_factory, train=6, validation_fraction=0.34)
+    return folder, export_student(folder, replace(OPTIONS, int8=True, max_loss=100))
+
+
+def test_the_record_says_what_was_measured_of_eight_bits(in_eight_bits):
+    folder, exported = in_eight_bits
+    plain, small = exported.files
+    assert (small.name, small.precision) == ("model_quantized.pte", "int8")
+    assert small.size_bytes == (folder / "executorch" / small.name).stat().st_size < plain.size_bytes
+    assert plain.agreement == 1
+    assert plain.largest_difference < 2e-5 < small.largest_difference
+    assert [(one.name, one.failed) for one in exported.tried] == [("static", None), ("dynamic", None)]
+    assert small.scheme in {"static", "dynamic"}
+    assert exported.calibration_images == 12
+    assert RunReport.load(folder).exports == (exported,)
+    assert "`executorch/model_quantized.pte`" in (folder / "README.md").read_text()
+
+
+def test_the_program_beside_the_files_takes_that_of_eight_bits(in_eight_bits, monkeypatch, capsys):
+    folder, _ = in_eight_bits
+    place = folder / "executorch"
+    (place / "model.pte").rename(place / "other.pte")
+    monkeypatch.setattr(sys, "argv", ["run_executorch.py", str(folder / "example.png")])
+    runpy.run_path(str(place / "run_executorch.py"))
+    (place / "other.pte").rename(place / "model.pte")
+    assert len(capsys.readouterr().out.splitlines()) == len(NAMES)
+
+
+def test_eight_bits_that_cost_too_much_are_left_out(in_eight_bits, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_too_costly", lambda *given: "it is bad")
+    monkeypatch.setattr(ExecutorchFiles, "quantised", lambda files, network, scheme, pixels: network)
+    student, images = TorchStudent(load_student(in_eight_bits[0])), made_up_images(in_eight_bits[0])
+    images = replace(images, calibration=images.test)
+    result = export_files(student, images, replace(OPTIONS, int8=True), tmp_path)
+    assert ([file.name for file in result.files], result.left_out) == (["model.pte"], "it is bad")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pte", "run_executorch.py"}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_same_images_give_the_same_file_of_nearly_the_same_answers(scheme):
+    torch.manual_seed(0)
+    files = files_of(resnet(widths=(8, 12)))
+    random = np.random.default_rng(0)
+    pixels = [random.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(20)]
+    content = files.quantised(b"", scheme, pixels)
+    assert files.quantised(b"", scheme, pixels) == content
+    found, expected = files.runner(content)(np.concatenate(pixels)), files.student.logits([one[0] for one in pixels])
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def files_of(model: nn.Module):

@@ -7,7 +7,7 @@ import pytest
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.config.export_formats import EXPORT_FORMATS
 from subdistill_hf.config.extras import EXTRAS
-from subdistill_hf.export import formats
+from subdistill_hf.export import executorch_quantisation, formats, onnx_quantisation
 from subdistill_hf.export.device_folder import TEMPLATES
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.formats import FORMATS, FormatCode, load_format
@@ -19,12 +19,18 @@ def test_the_registries_name_the_same_formats():
     assert tuple(EXPORT_FORMATS) == EXPORT_FOLDERS
 
 
+def test_every_way_to_eight_bits_is_put_into_words():
+    ways = {name: tuple(known.int8_ways) for name, known in EXPORT_FORMATS.items()}
+    assert ways == {"onnx": tuple(onnx_quantisation.SCHEMES), "executorch": executorch_quantisation.SCHEMES}
+
+
 @pytest.mark.parametrize("name", EXPORT_FORMATS)
 def test_what_is_known_of_a_format_fits(name):
     known = EXPORT_FORMATS[name]
     assert known.extra in EXTRAS
     assert known.suffix in EXPORTED
     assert known.float_file.endswith(known.suffix)
+    assert known.int8_file.endswith(known.suffix)
     assert bool(known.without_inside) == ("inside" not in known.preprocessing)
     for place in known.preprocessing:
         assert (TEMPLATES / known.script.replace(".py", f"_{place}.py.txt")).is_file()

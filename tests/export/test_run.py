@@ -17,7 +17,7 @@ from helpers import NAMES, resnet, save_teacher
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.export import exporting, onnx_files, quantisation
+from subdistill_hf.export import exporting, onnx_files, onnx_quantisation
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.exporting import export_files
 from subdistill_hf.export.images import made_up_images
@@ -174,11 +174,11 @@ def test_a_way_to_eight_bits_that_fails_leaves_the_other(network, folder, tmp_pa
     def fail(*given):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setitem(quantisation.SCHEMES, "static", fail)
+    monkeypatch.setitem(onnx_quantisation.SCHEMES, "static", fail)
     result = export_files(student_of(folder), made_up(folder), ExportOptions(int8=True, max_loss=100), tmp_path)
     assert result.tried[0].failed == "no such operator"
     assert result.files[1].scheme == "dynamic"
-    monkeypatch.setitem(quantisation.SCHEMES, "dynamic", fail)
+    monkeypatch.setitem(onnx_quantisation.SCHEMES, "dynamic", fail)
     (tmp_path / "again").mkdir()
     result = export_files(student_of(folder), made_up(folder), ExportOptions(int8=True), tmp_path / "again")
     assert [file.name for file in result.files] == ["model.onnx"]

@@ -92,6 +92,13 @@ def test_what_was_left_out_is_said():
     assert "model_quantized" not in section
 
 
+def test_the_way_to_eight_bits_has_the_words_of_its_format():
+    other = replace(EXPORT, format="executorch")
+    first, second = (render_on_device(replace(REPORT, exports=(one,))) for one in (EXPORT, other))
+    assert "The one that was kept is static: fixed ranges of weights and activations, weights of 7 bits" in first
+    assert "The one that was kept is static: fixed ranges of weights and activations." in second
+
+
 def test_without_labels_no_accuracy_is_said():
     files = tuple(replace(file, accuracy=None) for file in EXPORT.files)
     tried = (replace(EXPORT.tried[0], accuracy=None),)

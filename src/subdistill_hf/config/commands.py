@@ -214,11 +214,6 @@ class ExportOptions:
                 f"preprocessing={self.preprocessing!r}: not with format={self.format!r}, for {known.without_inside}; "
                 f"expected {' or '.join(known.preprocessing)}"
             )
-        if self.int8 and known.int8_file is None:
-            able = ", ".join(name for name, one in EXPORT_FORMATS.items() if one.int8_file is not None)
-            raise SubDistillError(
-                f"int8: files of format={self.format!r} are made in float32 alone; int8 is for format {able}"
-            )
 
 
 @dataclass

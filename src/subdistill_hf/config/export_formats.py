@@ -18,7 +18,8 @@ class ExportFormat:
         extra: of this package, which installs what the export needs; a key of `extras.EXTRAS`.
         runtime: what runs the files.
         float_file: name of the file in float32.
-        int8_file: name of the file in 8 bits; `None` for a format without one.
+        int8_file: name of the file in 8 bits.
+        int8_ways: the ways to 8 bits that are tried, with what each does in words.
         preprocessing: where scaling, cutting and normalisation can be done, the default first.
         without_inside: why they cannot be inside of the files, for a format where they cannot.
         suffix: how its files end.
@@ -32,7 +33,8 @@ class ExportFormat:
     extra: str
     runtime: str
     float_file: str
-    int8_file: str | None = None
+    int8_file: str
+    int8_ways: Mapping[str, str]
     preprocessing: tuple[Preprocessing, ...]
     without_inside: str = ""
     suffix: str
@@ -49,6 +51,10 @@ EXPORT_FORMATS: Final[Mapping[str, ExportFormat]] = {
         runtime="onnxruntime",
         float_file="model.onnx",  # these two names are those that the Hub and transformers.js know
         int8_file="model_quantized.onnx",
+        int8_ways={
+            "static": "fixed ranges of weights and activations, weights of 7 bits so that no CPU overflows",
+            "dynamic": "fixed ranges of the weights of matrix products, activations in the range of each image",
+        },
         preprocessing=("inside", "outside"),
         suffix=".onnx",
         script="run_onnx.py",
@@ -61,6 +67,11 @@ EXPORT_FORMATS: Final[Mapping[str, ExportFormat]] = {
         extra="executorch",
         runtime="ExecuTorch",
         float_file="model.pte",
+        int8_file="model_quantized.pte",
+        int8_ways={
+            "static": "fixed ranges of weights and activations",
+            "dynamic": "fixed ranges of the weights of matrix products, activations in the range of each image",
+        },
         preprocessing=("outside",),
         without_inside="its runtime has no bicubic scaling, and reserves memory for the largest image",
         suffix=".pte",

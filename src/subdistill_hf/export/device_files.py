@@ -23,7 +23,7 @@ class DeviceFiles(Protocol):
 
     @property
     def schemes(self) -> Sequence[str]:
-        """The ways to 8 bits, by their names; none for a format without them."""
+        """The ways to 8 bits, by their names: those of `ExportFormat.int8_ways`."""
 
     def float_network(self) -> Any:
         """The network in float32.

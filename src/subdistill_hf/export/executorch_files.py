@@ -17,6 +17,7 @@ from subdistill_hf.config.export_formats import EXPORT_FORMATS
 from subdistill_hf.export.device_files import Array, Runner
 from subdistill_hf.export.device_folder import write_script
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.executorch_quantisation import SCHEMES, quantised_program
 from subdistill_hf.export.executorch_runtime import executorch_runner
 from subdistill_hf.export.network_program import (
     first_line,
@@ -53,29 +54,16 @@ class ExecutorchFiles:
 
     @property
     def schemes(self) -> Sequence[str]:
-        """None: the files are made in float32."""
-        return ()
+        """The ways to 8 bits."""
+        return SCHEMES
 
     def float_network(self) -> bytes:
         """The student's network in float32, as the content of its file."""
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
-        model = self.student.loaded.model
-        program = single_image_program(model, self.student.size)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of ExecuTorch's exporter about itself
-            try:
-                lowered = to_edge_transform_and_lower(
-                    program, partitioner=[XnnpackPartitioner()], constant_methods=self.metadata()
-                )
-                return bytes(lowered.to_executorch().buffer)
-            except Exception as error:  # ExecuTorch raises those of torch's verifier, and its own
-                raise not_exported(model, _unsupported(program, error)) from error
+        return self._lowered(self._program())
 
     def quantised(self, network: bytes, scheme: str, pixels: Sequence[Array]) -> bytes:
-        """There is no way to 8 bits, see `schemes`."""
-        raise ExportError(f"ExecuTorch files have no way to 8 bits, {scheme!r} was asked for")
+        """The network in 8 bits, see `executorch_quantisation.quantised_program`; it is made of the student anew."""
+        return self._lowered(quantised_program(self._program(), scheme, pixels))
 
     def runner(self, network: bytes) -> Runner:
         """Runs a network, from pixels to logits."""
@@ -97,6 +85,24 @@ class ExecutorchFiles:
         """The facts that travel in each file, as methods without arguments that give texts."""
         facts = {"labels": json.dumps(self.student.classes, ensure_ascii=False), **self._steps()}
         return facts | {name: str(value) for name, value in self.student.threshold.items()}
+
+    def _program(self) -> torch.export.ExportedProgram:
+        return single_image_program(self.student.loaded.model, self.student.size)
+
+    def _lowered(self, program: torch.export.ExportedProgram) -> bytes:
+        """The content of the file of a program, whose operators are XNNPACK's where it has them."""
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of ExecuTorch's exporter about itself
+            try:
+                lowered = to_edge_transform_and_lower(
+                    program, partitioner=[XnnpackPartitioner()], constant_methods=self.metadata()
+                )
+                return bytes(lowered.to_executorch().buffer)
+            except Exception as error:  # ExecuTorch raises those of torch's verifier, and its own
+                raise not_exported(self.student.loaded.model, _unsupported(program, error)) from error
 
     def _steps(self) -> dict[str, str]:
         """What the device has to do with images before, where it can be told in steps."""

@@ -63,7 +63,7 @@ def export_files(student: TorchStudent, images: ExportImages, options: ExportOpt
     expected = _Expected(logits, images.test.accuracy(logits))
 
     networks, int8, left_out = {known.float_file: network}, Int8(), None
-    if options.int8 and known.int8_file is not None:
+    if options.int8:
         int8 = best_int8(student, network, images, files)
         if int8.network is not None:
             networks[known.int8_file] = int8.network
@@ -79,7 +79,7 @@ def export_files(student: TorchStudent, images: ExportImages, options: ExportOpt
         network_difference = logit_difference(logits_of_images(files.runner(network), pixels), logits)
     else:
         network_difference = found[known.float_file].largest_difference
-    if options.int8 and known.int8_file is not None:
+    if options.int8:
         small = found.get(known.int8_file)
         left_out = _left_out(int8, small, expected, options.max_loss)
         if left_out is not None and small is not None:

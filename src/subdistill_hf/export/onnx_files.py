@@ -23,9 +23,9 @@ from subdistill_hf.export.graph import (
     with_preprocessing,
     with_probabilities,
 )
+from subdistill_hf.export.onnx_quantisation import SCHEMES, quantised
 from subdistill_hf.export.onnx_runtime import onnx_runner
 from subdistill_hf.export.preprocessing import Step, described
-from subdistill_hf.export.quantisation import SCHEMES, quantised
 from subdistill_hf.export.student import TorchStudent
 
 
@@ -56,7 +56,7 @@ class OnnxFiles:
         return network_graph(self.student.loaded.model, self.student.size)
 
     def quantised(self, network: onnx.ModelProto, scheme: str, pixels: Sequence[Array]) -> onnx.ModelProto:
-        """The network in 8 bits, see `quantisation.quantised`."""
+        """The network in 8 bits, see `onnx_quantisation.quantised`."""
         return quantised(network, scheme, pixels)
 
     def runner(self, network: onnx.ModelProto) -> Runner:

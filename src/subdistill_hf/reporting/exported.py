@@ -29,7 +29,7 @@ class ExportedFile:
     Attributes:
         name: of the file, in the folder of its format.
         precision: `float32` or `int8`.
-        scheme: how it was brought to 8 bits, if it was: see `export.quantisation.SCHEMES`.
+        scheme: how it was brought to 8 bits, if it was: see `config.export_formats.ExportFormat.int8_ways`.
         size_bytes: of the file.
         accuracy: share of the images that it classifies correctly; unknown without labels.
         agreement: share of the images that it puts in the same class as the student in torch.
@@ -54,7 +54,7 @@ class TriedScheme:
     """A way to 8 bits that was tried, and its answers on the validation images.
 
     Attributes:
-        name: see `export.quantisation.SCHEMES`.
+        name: see `config.export_formats.ExportFormat.int8_ways`.
         accuracy: on these images; unknown without labels.
         agreement: share of them that it puts in the same class as the student in torch; unknown if it failed.
         size_bytes: of the file; unknown if it failed.

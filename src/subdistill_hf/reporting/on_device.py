@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from subdistill_hf.config.export_formats import EXPORT_FORMATS, ExportFormat
 from subdistill_hf.formatting import count, file_size, format_percent, memory
 from subdistill_hf.reporting.card_tables import Row, latency_cell
 from subdistill_hf.reporting.exported import ExportedFile, ReportedExport, TriedScheme
 from subdistill_hf.reporting.markdown import code, text
-
-_WAYS: Final = {
-    "static": "fixed ranges of weights and activations, weights of 7 bits so that no CPU overflows",
-    "dynamic": "fixed ranges of the weights of matrix products, activations in the range of each image",
-}
 
 
 def file_rows(export: ReportedExport) -> list[Row]:
@@ -81,7 +74,9 @@ def _int8_facts(export: ReportedExport) -> list[str]:
     if export.left_out is not None:
         return [*found, f"There is no file of 8 bits: {text(export.left_out)}."]
     scheme = next((file.scheme for file in export.files if file.scheme), None)
-    return [*found, f"The one that was kept is {scheme}: {_WAYS.get(scheme or '', 'of another version')}."]
+    known = EXPORT_FORMATS.get(export.format)
+    way = known.int8_ways.get(scheme or "") if known else None
+    return [*found, f"The one that was kept is {scheme}: {way or 'of another version'}."]
 
 
 def _tried(scheme: TriedScheme, labelled: bool) -> str:

@@ -1,4 +1,4 @@
-"""Weights and activations of a network in 8 bits: the ways that are tried."""
+"""Weights and activations of a network in 8 bits for ONNX: the ways that are tried."""
 
 from __future__ import annotations
 

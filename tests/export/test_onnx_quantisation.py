@@ -1,4 +1,4 @@
-"""The ways to 8 bits: files that run, are smaller, and answer nearly as before."""
+"""The ways of ONNX to 8 bits: files that run, are smaller, and answer nearly as before."""
 
 import numpy as np
 import onnx
@@ -7,9 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.samples import PROCESSORS
 from subdistill_hf.export.graph import as_bytes, preprocessing_graph, with_preprocessing
+from subdistill_hf.export.onnx_quantisation import SCHEMES, quantised
 from subdistill_hf.export.onnx_runtime import onnx_runner
 from subdistill_hf.export.preprocessing import steps_of
-from subdistill_hf.export.quantisation import SCHEMES, quantised
 from subdistill_hf.export.runtime import logits_of_images
 
 
