@@ -25,13 +25,13 @@ def quantised_program(
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    images = [torch.from_numpy(one) for one in pixels]
+    example = torch.zeros(pixels[0].shape)  # no calibration image: numpy may give an axis of length 1 the stride 0
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torchao and torch's exporter about themselves
         network = prepare_pt2e(program.module(), _quantiser(scheme))
-        for image in images:
-            network(image)
-        return torch.export.export(convert_pt2e(network), (images[0],))
+        for one in pixels:
+            network(torch.from_numpy(one))
+        return torch.export.export(convert_pt2e(network), (example,))
 
 
 def _quantiser(scheme: str) -> Any:
