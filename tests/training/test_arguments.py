@@ -161,7 +161,10 @@ def test_zero_that_keeps_the_weights_whole_is_taken(tmp_path):
         arguments.check_training_arguments(args)
 
 
-def test_the_example_of_accelerate_trains_whole_students():
+def test_the_examples_of_accelerate_train_whole_students():
+    spread = load_config_from_file(str(REPOSITORY / "examples" / "accelerate_configs" / "zero2.yaml"))
+    assert (spread.distributed_type, spread.num_processes, spread.mixed_precision) == ("DEEPSPEED", 2, "no")
+    assert spread.deepspeed_config["zero_stage"] < arguments.ZERO_OF_WEIGHTS
     found = load_config_from_file(str(REPOSITORY / "examples" / "accelerate_configs" / "ddp.yaml"))
     assert (found.distributed_type, found.num_processes, found.mixed_precision) == ("MULTI_GPU", 2, "no")
     assert found.dynamo_config == {"dynamo_backend": "NO"}
