@@ -21,8 +21,10 @@ def executorch_runner(source: Path | bytes) -> Runner:
     method = Runtime.get().load_program(source).load_method("forward")
     if method is None:
         raise RuntimeError("the file has no method forward")
+    held = (method, source)  # ExecuTorch reads a content where it lies, and does not keep it alive
 
     def run(batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        method, _ = held
         images = torch.from_numpy(np.ascontiguousarray(batch))  # ExecuTorch reads memory in its order
         # copied, for the next run writes over what one has given
         answers = [method.execute([images[place : place + 1]])[0].numpy().copy() for place in range(len(images))]
