@@ -28,6 +28,7 @@ from subdistill_hf.export.run import export_student
 from subdistill_hf.export.runtime import measure
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.models.loading import LoadedModel, load_student
+from subdistill_hf.models.students import build_student
 from subdistill_hf.reporting.report import RunReport
 
 pytestmark = pytest.mark.skipif(
@@ -88,6 +89,23 @@ def test_the_same_student_gives_the_same_file_with_its_facts(exported, folder):
     first, last = json.loads(program.load_method("preprocessing").execute([])[0])
     assert (first["step"], first["height"], last["step"]) == ("Resize", 32, "Normalise")
     assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("recipe", ["mobilenetv2:width=0.25", "timm/mobilenetv4_conv_small:width=0.35,image=64"])
+def test_mobilenets_give_the_logits_of_torch(recipe):
+    torch.manual_seed(0)
+    student = TorchStudent(build_student(recipe, NAMES, processor()))
+    pixels = np.random.default_rng(0).normal(size=(8, 3, *student.size)).astype(np.float32)
+    for module in student.loaded.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the moments of one batch: with those of the start, logits are 0
+    with torch.no_grad():
+        student.loaded.model.train()(pixel_values=torch.from_numpy(pixels))
+    student.loaded.model.eval()
+    files = load_format("executorch")(student, None)
+    run, expected = files.runner(files.float_network()), student.logits(pixels)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(run(pixels), expected, atol=2e-5)
 
 
 @pytest.fixture(scope="module")
