@@ -8,9 +8,11 @@ import importlib
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
@@ -63,6 +65,22 @@ def start_program(code, *arguments, printed, folder=REPOSITORY, environment=None
     process = CONTEXT.Process(target=_run, args=given)
     process.start()
     return process
+
+
+def kill_when(reached, code, *arguments, printed):
+    """Start a program, and kill it (SIGKILL) as soon as `reached()` is true; it must not end before.
+
+    `out` and `err` in the folder `printed` are what it prints.
+    """
+    process = start_program(code, *arguments, printed=printed)
+    try:
+        while not reached():
+            assert process.exitcode is None, Path(printed, "err").read_text(encoding="utf-8")
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def run_side_by_side(work, *arguments):

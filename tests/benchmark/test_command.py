@@ -1,14 +1,12 @@
 """The benchmark command on real runs: finished ones are kept through SIGKILL, processes end with their parent."""
 
 import json
-import signal
-import time
 
 import pytest
 import yaml
 
 from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
-from programs import start_program
+from programs import kill_when
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
@@ -105,15 +103,7 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(inputs, finished, 
     grid, out = write_grid(inputs, tmp_path / "grid.yaml"), tmp_path / "out"
     printed = tmp_path / "printed"
     printed.mkdir()
-    process = start_program(KILLED, grid, out, datasets_cache, printed=printed)
-    try:
-        while len(lines_of(out)) < 4:
-            assert process.exitcode is None, (printed / "err").read_text(encoding="utf-8")
-            time.sleep(0.02)
-    finally:
-        process.kill()
-        process.join()
-    assert process.exitcode == -signal.SIGKILL
+    kill_when(lambda: len(lines_of(out)) >= 4, KILLED, grid, out, datasets_cache, printed=printed)
     with (out / "runs.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"key": "half a li')  # what a kill in the middle of a write leaves
     kept = lines_of_whole(out)

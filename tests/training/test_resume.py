@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from helpers import (
     vit,
     weights_of,
 )
-from programs import start_program
+from programs import kill_when
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.training.checkpoints import ALIGNMENTS_FILE, STATE_FILE, last_complete_checkpoint
@@ -81,15 +80,7 @@ def killed(tmp_path_factory):
     """The folder of a run whose process got SIGKILL in the middle."""
     folder = tmp_path_factory.mktemp("killed")
     printed = tmp_path_factory.mktemp("printed")
-    process = start_program(KILLED, folder, printed=printed)
-    try:
-        while last_complete_checkpoint(folder) is None or "checkpoint-8" not in last_complete_checkpoint(folder):
-            assert process.exitcode is None, (printed / "err").read_text(encoding="utf-8")
-            time.sleep(0.02)
-    finally:
-        process.kill()
-        process.join()
-    assert process.exitcode == -signal.SIGKILL
+    kill_when(lambda: "checkpoint-8" in (last_complete_checkpoint(folder) or ""), KILLED, folder, printed=printed)
     return folder
 
 
