@@ -16,7 +16,6 @@ from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.images import ImagesToExplain, test_images
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.relevance import explain_images
-from subdistill_hf.models.loading import weights_digest
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.task import Task
 
@@ -52,7 +51,7 @@ def explanation_figures(explained: ExplainedRuns, task: Task, student: Classifie
 
 
 def _teacher_figures(explained: ExplainedRuns, task: Task, images: ImagesToExplain) -> TeacherFigures:
-    """The teacher's answers, its heat maps, and its part of the row; computed once for the same of all four."""
+    """The teacher's answers, its heat maps, and its part of the row; computed once for what `_digest` tells apart."""
     kept = _kept(_digest(explained, task, images))
     if not kept:
         network = ExplainedNetwork("teacher", task.teacher_classifier)
@@ -70,7 +69,7 @@ def _teacher_figures(explained: ExplainedRuns, task: Task, images: ImagesToExpla
 def _digest(explained: ExplainedRuns, task: Task, images: ImagesToExplain) -> str:
     """Of what the teacher's figures depend on: method, teacher, classes, and images with their marks."""
     classes = f"{task.data.subtask.teacher_ids} {task.has_other}"
-    digest = hashlib.sha256(f"{explained} {weights_digest(task.teacher.model)} {classes}".encode())
+    digest = hashlib.sha256(f"{explained} {task.teacher.identity} {classes}".encode())
     for image, mark in zip(images.images, images.marks, strict=True):
         digest.update(f"{tuple(image.shape)}".encode() + image.numpy().tobytes())
         digest.update(b"" if mark is None else mark.numpy().tobytes())

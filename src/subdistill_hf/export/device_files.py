@@ -21,10 +21,6 @@ class DeviceFiles(Protocol):
     def runtime(self) -> str:
         """What runs the files, with its version."""
 
-    @property
-    def schemes(self) -> Sequence[str]:
-        """The ways to 8 bits, by their names: those of `ExportFormat.int8_ways`."""
-
     def float_network(self) -> Any:
         """The network in float32.
 
@@ -37,7 +33,7 @@ class DeviceFiles(Protocol):
 
         Args:
             network: in float32.
-            scheme: one of `schemes`.
+            scheme: one of `ExportFormat.int8_ways`.
             pixels: of calibration images, `(1, 3, H, W)` each.
         """
 

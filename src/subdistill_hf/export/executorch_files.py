@@ -17,7 +17,7 @@ from subdistill_hf.config.export_formats import EXPORT_FORMATS
 from subdistill_hf.export.device_files import Array, Runner
 from subdistill_hf.export.device_folder import write_script
 from subdistill_hf.export.errors import ExportError
-from subdistill_hf.export.executorch_quantisation import SCHEMES, quantised_program
+from subdistill_hf.export.executorch_quantisation import quantised_program
 from subdistill_hf.export.executorch_runtime import executorch_runner
 from subdistill_hf.export.network_program import (
     first_line,
@@ -51,11 +51,6 @@ class ExecutorchFiles:
     def runtime(self) -> str:
         """ExecuTorch, with its version."""
         return f"ExecuTorch {version('executorch')} (XNNPACK)"
-
-    @property
-    def schemes(self) -> Sequence[str]:
-        """The ways to 8 bits."""
-        return SCHEMES
 
     def float_network(self) -> bytes:
         """The student's network in float32, as the content of its file."""

@@ -64,7 +64,7 @@ def export_files(student: TorchStudent, images: ExportImages, options: ExportOpt
 
     networks, int8, left_out = {known.float_file: network}, Int8(), None
     if options.int8:
-        int8 = best_int8(student, network, images, files)
+        int8 = best_int8(student, network, images, files, known.int8_ways)
         if int8.network is not None:
             networks[known.int8_file] = int8.network
     for name, one in networks.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,7 +35,9 @@ class Int8:
     tried: tuple[TriedScheme, ...] = ()
 
 
-def best_int8(student: TorchStudent, network: Any, images: ExportImages, files: DeviceFiles) -> Int8:
+def best_int8(
+    student: TorchStudent, network: Any, images: ExportImages, files: DeviceFiles, ways: Iterable[str]
+) -> Int8:
     """The network in 8 bits, in the way whose answers to the validation images are the best.
 
     Ways are compared by accuracy where there are labels, then by agreement with torch, then by size. One whose file is
@@ -46,13 +48,14 @@ def best_int8(student: TorchStudent, network: Any, images: ExportImages, files: 
         network: in float32.
         images: for calibration and validation.
         files: of the format, which makes and runs them.
+        ways: that are tried, see `ExportFormat.int8_ways`.
     """
     calibration = [pixels[None] for pixels in student.pixels(images.calibration.images)]
     pixels = student.pixels(images.validation.images)
     expected = student.logits(pixels)
     networks: dict[str, Any] = {}
     tried: list[TriedScheme] = []
-    for scheme in files.schemes:
+    for scheme in ways:
         try:
             small = files.quantised(network, scheme, calibration)
             answers = logits_of_images(files.runner(small), pixels)

@@ -23,7 +23,7 @@ from subdistill_hf.export.graph import (
     with_preprocessing,
     with_probabilities,
 )
-from subdistill_hf.export.onnx_quantisation import SCHEMES, quantised
+from subdistill_hf.export.onnx_quantisation import quantised
 from subdistill_hf.export.onnx_runtime import onnx_runner
 from subdistill_hf.export.preprocessing import Step, described
 from subdistill_hf.export.student import TorchStudent
@@ -45,11 +45,6 @@ class OnnxFiles:
     def runtime(self) -> str:
         """onnxruntime, with its version."""
         return f"onnxruntime {onnxruntime.__version__}"
-
-    @property
-    def schemes(self) -> Sequence[str]:
-        """The ways to 8 bits."""
-        return tuple(SCHEMES)
 
     def float_network(self) -> onnx.ModelProto:
         """The student's network in float32."""

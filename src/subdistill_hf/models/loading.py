@@ -85,6 +85,11 @@ class LoadedModel:
         config: Any = self.model.config
         return {int(output): str(name) for output, name in config.id2label.items()}
 
+    @property
+    def identity(self) -> str:
+        """What its answers to images depend on: a digest of the weights, and the settings of the image processor."""
+        return f"{self.digest or weights_digest(self.model)} {self.processor}"
+
 
 def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = False) -> LoadedModel:
     """Load and freeze a teacher: evaluation mode, no gradients.

@@ -28,7 +28,7 @@ from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.data.unlabelled import UnlabelledImages, load_unlabelled
 from subdistill_hf.errors import DataError
 from subdistill_hf.formatting import count
-from subdistill_hf.models.loading import LoadedModel, weights_digest
+from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.teacher.class_ids import subtask_logits
 
@@ -192,8 +192,7 @@ def look_at(rows: datasets.Dataset, columns: ImageColumns, teacher: LoadedModel,
     Raises:
         DataError: when none can be decoded.
     """
-    weights = teacher.digest or weights_digest(teacher.model)
-    kept = _kept_looks(f"{identity_of_rows(rows, columns.image)} {weights} {teacher.processor}")
+    kept = _kept_looks(f"{identity_of_rows(rows, columns.image)} {teacher.identity}")
     if not kept:
         kept.append(_look(rows, columns, teacher, show))
     return kept[0]

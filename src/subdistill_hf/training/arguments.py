@@ -49,6 +49,7 @@ def check_training_arguments(args: TrainingArguments, own_metrics: bool = False)
     if args.fp16 and args.device.type == "cpu":
         raise SubDistillError("fp16 needs an accelerator, and this runs on the CPU: use bf16, or leave --fp16 out")
     _check_sharding(args)
+    _check_memory_format(args)
     _check_sharded_teacher(args)
     if unknown := sorted(set(args.include_for_metrics) - set(FOR_METRICS)):
         raise SubDistillError(f"include_for_metrics={unknown[0]!r}: expected one of {', '.join(FOR_METRICS)}")
@@ -59,10 +60,7 @@ def check_training_arguments(args: TrainingArguments, own_metrics: bool = False)
 
 
 def _check_sharding(args: TrainingArguments) -> None:
-    """Refuse to spread the student's weights over processes: nothing could read them but the training step.
-
-    And weights that DeepSpeed could not send.
-    """
+    """Refuse to spread the student's weights over processes: nothing could read them but the training step."""
     fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise SubDistillError(
@@ -76,6 +74,10 @@ def _check_sharding(args: TrainingArguments) -> None:
             "can be neither evaluated nor saved by itself. A student is small: leave this out, and each process keeps "
             "all of it (see examples/accelerate_configs/ddp.yaml)"
         )
+
+
+def _check_memory_format(args: TrainingArguments) -> None:
+    """Refuse weights that DeepSpeed could not send to the other processes."""
     if args.deepspeed_plugin is not None and getattr(args, "channels_last", None):
         raise SubDistillError("channels_last: DeepSpeed takes contiguous weights alone: leave out one of them")
 
