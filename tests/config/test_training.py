@@ -8,8 +8,9 @@ from transformers import TrainingArguments
 
 from subdistill_hf.cli.distill import make_parser
 from subdistill_hf.config.commands import InspectOptions
+from subdistill_hf.config.distillation import DistillationOptions
 from subdistill_hf.config.methods import METHODS
-from subdistill_hf.config.options import DistillationOptions, TaskOptions
+from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from subdistill_hf.config.options import DataOptions, DistillationOptions, TaskOptions
+from subdistill_hf.config.distillation import DistillationOptions
+from subdistill_hf.config.options import DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import (
     _kind,

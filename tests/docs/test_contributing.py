@@ -1,5 +1,6 @@
 """The recipes of CONTRIBUTING.md: each diff is applied to a copy of the package, and what it adds is used there."""
 
+import ast
 import json
 import re
 import shutil
@@ -156,3 +157,20 @@ def test_a_script_of_ones_own_adds_a_method_or_a_basis(options, tmp_path, monkey
     run.train()
     assert not torch.equal(before["classifier.1.weight"], run.model.state_dict()["classifier.1.weight"])
     assert {subspace.kind for subspace in run.subspaces.values()} == ({"sum"} if "basis" in options else set())
+
+
+def test_modules_and_functions_are_as_short_as_the_page_says():
+    found = re.search(
+        r"It has at most (\d+) lines, better \d+\. A function has at most (\d+)\.", (REPOSITORY / PAGE).read_text()
+    )
+    longest_module, longest_function = map(int, found.groups())
+    too_long = []
+    package = REPOSITORY / "src" / "subdistill_hf"
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > longest_module:
+            too_long.append(f"{path.relative_to(package)}: {lines}")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (lines := node.end_lineno - node.lineno + 1) > longest_function:
+                too_long.append(f"{path.relative_to(package)}, {node.name}: {lines}")
+    assert too_long == []

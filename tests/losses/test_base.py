@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers import LAYER_BASELINES
 from subdistill_hf.config.bases import BASES
-from subdistill_hf.config.options import DistillationOptions
+from subdistill_hf.config.distillation import DistillationOptions
 from subdistill_hf.core.activations import Features, to_features
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from helpers import trainer, weights_of
 from subdistill_hf.config.bases import BASES, Basis
+from subdistill_hf.config.distillation import DistillationOptions
 from subdistill_hf.config.methods import METHODS, Method, method_label
-from subdistill_hf.config.options import DistillationOptions
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.errors import DistillationError

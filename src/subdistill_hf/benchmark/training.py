@@ -34,7 +34,7 @@ from subdistill_hf.pipeline.evaluation import (
     unmarked_test,
 )
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
-from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.pipeline.task import Task, load_task
 from subdistill_hf.pipeline.unknown import with_shifted_other
 from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.training.arguments import check_training_arguments
@@ -135,41 +135,46 @@ def train_job(job: Job) -> Row:
         except DivergedError as error:
             return {**job.described(), "validation": None, "test": None, "error": str(error)}
         seconds = trained["train_runtime"]
-        row: Row = {
+        return {
             **job.described(),
             "seconds": round(seconds, 2),
             "preparation_seconds": round(time.perf_counter() - start - seconds, 2),
             "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
+            **_figures(job, task, Classifier(trainer.model, student.processor)),
+            "parameters": count_parameters(trainer.model),
+            "images": len(task.data.train),
+            **({} if task.selection is None else {"unlabelled": task.selection.kept}),
+            "machine": machine(),
         }
-        ours = with_shifted_other(task, Classifier(trainer.model, student.processor))
-        answers = _teacher_answers(_digest([job.task, job.seed]))
-        images_of = {"validation": task.plain("validation"), "test": task.test}
-        unmarked = unmarked_test(task.data)
-        if unmarked is not None:
-            images_of["unmarked"] = unmarked
-        workers = config.dataloader_num_workers
-        logits = {split: predict(ours, images, workers=workers) for split, images in images_of.items()}
-        if missing := images_of.keys() - answers.keys():
-            theirs = with_shifted_other(task, task.teacher_classifier)
-            answers |= {split: predict(theirs, images_of[split], workers=workers) for split in missing}
-        for split in ("validation", "test"):
-            images, names = images_of[split], task.data.output_names
-            scores = score(logits[split], images, names, answers[split])
-            row[split] = scores.accuracy
-            row[f"{split}_agreement"] = scores.teacher_agreement
-            row[f"teacher_{split}"] = score(answers[split], images, names, None).accuracy
-        if unmarked is not None:
-            for whose, found in (("", logits), ("teacher_", answers)):
-                marks = mark_scores(task.data, found["test"], found["unmarked"])
-                row |= {f"{whose}{name}": value for name, value in vars(marks).items()}
-        if job.explanations is not None:
-            row |= explanation_figures(job.explanations, task, ours)
-        row["parameters"] = count_parameters(trainer.model)
-        row["images"] = len(task.data.train)
-        if task.selection is not None:
-            row["unlabelled"] = task.selection.kept
-        row["machine"] = machine()
+
+
+def _figures(job: Job, task: Task, student: Classifier) -> Row:
+    """What is measured on images, of a trained student and of the teacher."""
+    ours = with_shifted_other(task, student)
+    answers = _teacher_answers(_digest([job.task, job.seed]))
+    images_of = {"validation": task.plain("validation"), "test": task.test}
+    unmarked = unmarked_test(task.data)
+    if unmarked is not None:
+        images_of["unmarked"] = unmarked
+    workers = task.config.dataloader_num_workers
+    logits = {split: predict(ours, images, workers=workers) for split, images in images_of.items()}
+    if missing := images_of.keys() - answers.keys():
+        theirs = with_shifted_other(task, task.teacher_classifier)
+        answers |= {split: predict(theirs, images_of[split], workers=workers) for split in missing}
+    row: Row = {}
+    for split in ("validation", "test"):
+        images, names = images_of[split], task.data.output_names
+        scores = score(logits[split], images, names, answers[split])
+        row[split] = scores.accuracy
+        row[f"{split}_agreement"] = scores.teacher_agreement
+        row[f"teacher_{split}"] = score(answers[split], images, names, None).accuracy
+    if unmarked is not None:
+        for whose, found in (("", logits), ("teacher_", answers)):
+            marks = mark_scores(task.data, found["test"], found["unmarked"])
+            row |= {f"{whose}{name}": value for name, value in vars(marks).items()}
+    if job.explanations is not None:
+        row |= explanation_figures(job.explanations, task, ours)
     return row
 
 

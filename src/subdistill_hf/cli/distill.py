@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.defaults import RUN_DEFAULTS, saved_when_evaluated
-from subdistill_hf.config.options import DistillationOptions, TaskOptions
+from subdistill_hf.config.distillation import DistillationOptions
+from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import how_to_go_on
 from subdistill_hf.config.validation import names_of_options, refused_training_arguments
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.commands import FamilyOptions
-from subdistill_hf.config.options import DistillationOptions, TaskOptions
+from subdistill_hf.config.distillation import DistillationOptions
+from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.errors import SubDistillError
 

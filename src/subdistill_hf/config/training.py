@@ -9,7 +9,8 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from subdistill_hf.config.options import AUTO, DistillationOptions
+from subdistill_hf.config.distillation import DistillationOptions
+from subdistill_hf.config.options import AUTO
 from subdistill_hf.config.validation import LARGEST_SEED, check_choices, check_ranges, check_types
 from subdistill_hf.errors import SubDistillError
 

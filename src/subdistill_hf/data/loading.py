@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,6 +18,7 @@ from subdistill_hf.data.image_facts import image_facts, transparency_notice
 from subdistill_hf.data.images import ImageStore
 from subdistill_hf.data.labelled_rows import with_subtask_labels
 from subdistill_hf.data.marks import MarkedRows, Marking, mark_rows
+from subdistill_hf.data.notices import Notices, untested_classes, unused_splits
 from subdistill_hf.data.repeated_images import without_repeated
 from subdistill_hf.data.sources import is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
@@ -26,8 +26,6 @@ from subdistill_hf.data.subtask import Subtask, SubtaskError, Superclasses, outp
 from subdistill_hf.data.tables import Source, StreamSource
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 OFFICIAL_TEST_SPLITS = ("test", "validation")
 SPLIT_COLUMNS = ("split", "splits", "subset", "set", "partition", "usage", "phase")
@@ -174,18 +172,8 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         DataError: for a dataset that cannot be loaded, has no images, labels, or test split, whose files do not say
             clearly what they are, or options that contradict each other.
     """
-    check_data_options(options)
-    if options.label_column == NO_LABELS:
-        raise DataError(f"label_column={NO_LABELS}: expected images with labels, without which only distill works")
-    source = open_source(options, processes)
-    notices = _Notices(source.notices)
-    if options.train_split not in source.splits:
-        raise DataError(
-            f"expected a {options.train_split} split, found {', '.join(source.splits)}: choose one with --train_split"
-        )
-    columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
-    _check_usable(source, options.train_split, columns.image, columns.label)
-    _refuse_mixed_splits(source, options.train_split, columns)
+    source, columns = _labelled_source(options, processes)
+    notices = Notices(source.notices)
     classes = all_classes(source, columns, options.train_split)
 
     def superclasses() -> Mapping[str, Sequence[str]]:
@@ -193,17 +181,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
 
     subtask = resolve_classes(options.classes, classes.names, superclasses)
     marked = _marked_outputs(options, subtask, classes, superclasses)
-    labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
-    official = None if options.test_fraction else _official_test(source, columns, labels, options)
-    rows = with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
-    test = None if official is None else with_subtask_labels(official[1], columns, subtask, labels)
-    tested = None if official is None else official[0]
-    notices.add(_unused(source, columns.label, options.train_split, tested))
-    if tested is not None:
-        notices.add(_unknown_labels(source, columns.label, classes, tested))
-    if options.dataset not in EMBEDDED_DATASETS:
-        rows, test, repeated = without_repeated(rows, test, columns)
-        notices.add(repeated)
+    rows, tested, test = _rows_of(source, columns, classes, subtask, options, notices)
     outputs = np.asarray(rows[columns.label][:], dtype=np.int64)
     test_rows, pool = held_out_test(outputs, subtask, options.test_fraction)
     try:
@@ -211,9 +189,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     except SubtaskError as error:
         raise SubtaskError("; ".join([str(error), *notices.said])) from error
     test = rows.select(test_rows) if test is None else test
-    if unseen := sorted(set(range(len(subtask.names))) - set(test[columns.label][:])):
-        names = ", ".join(subtask.names[output] for output in unseen)
-        notices.add([f"no test images of {names}: the accuracy is that of the other classes"])
+    notices.add(untested_classes(subtask, test[columns.label][:]))
     facts = [image_facts(part, columns.image) for part in (rows, test)]
     notices.add([notice] if (notice := transparency_notice(facts)) else [])
     marking = None
@@ -228,9 +204,9 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         train=rows.select(train_rows),
         validation=rows.select(validation_rows),
         test=test,
-        test_split=f"held out of {options.train_split}" if official is None else official[0],
+        test_split=tested or f"held out of {options.train_split}",
         columns=columns,
-        official_test=official is not None,
+        official_test=tested is not None,
         revision=source.revision,
         marking=marking,
         sizes=tuple(sorted({size for each in facts for size in each.sizes})),
@@ -239,33 +215,43 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     )
 
 
-class _Notices:
-    """Notes on a dataset, said once each as they are found."""
+def _rows_of(
+    source: Source, columns: ImageColumns, classes: Classes, subtask: Subtask, options: DataOptions, notices: Notices
+) -> tuple[datasets.Dataset, str | None, datasets.Dataset | None]:
+    """The subtask's images for training, and of the official test split, if there is one, its name and its images."""
+    labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
+    rows = with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
+    tested, test = None, None
+    if not options.test_fraction:
+        tested, test = _official_test(source, columns, labels, options)
+        test = with_subtask_labels(test, columns, subtask, labels)
+    notices.add(unused_splits(source, columns.label, options.train_split, tested))
+    if tested is not None:
+        notices.add(_unknown_labels(source, columns.label, classes, tested))
+    if options.dataset not in EMBEDDED_DATASETS:
+        rows, test, repeated = without_repeated(rows, test, columns)
+        notices.add(repeated)
+    return rows, tested, test
 
-    def __init__(self, first: Sequence[str]) -> None:
-        self.said: list[str] = []
-        self.add(first)
 
-    def add(self, notices: Sequence[str]) -> None:
-        """Say some more."""
-        for notice in notices:
-            logger.warning(notice)
-            self.said.append(notice)
+def _labelled_source(options: DataOptions, processes: int | None) -> tuple[Source, ImageColumns]:
+    """A dataset with labelled images in its training split, and the columns of these.
 
-
-def _unused(source: Source, label: str, train: str, test: str | None) -> list[str]:
-    """The splits that are not used, and the images of the others that have no class."""
-    notices = []
-    for split in source.splits:
-        if split not in (train, test):
-            count = source.count(split)
-            notices.append(f"not used: the split {split}{'' if count is None else f' of {count} images'}")
-        elif without := source.without_class(split, label):
-            notices.append(
-                f"left out: {without} images of the split {split} without a class (no label, a blank one, or one "
-                "below 0)"
-            )
-    return notices
+    Raises:
+        DataError: for anything else.
+    """
+    check_data_options(options)
+    if options.label_column == NO_LABELS:
+        raise DataError(f"label_column={NO_LABELS}: expected images with labels, without which only distill works")
+    source = open_source(options, processes)
+    if options.train_split not in source.splits:
+        raise DataError(
+            f"expected a {options.train_split} split, found {', '.join(source.splits)}: choose one with --train_split"
+        )
+    columns = ImageColumns.of(source.features, options.image_column, options.label_column, options.superclass_column)
+    _check_usable(source, options.train_split, columns.image, columns.label)
+    _refuse_mixed_splits(source, options.train_split, columns)
+    return source, columns
 
 
 def _check_usable(source: Source, split: str, *columns: str) -> None:

@@ -52,18 +52,7 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     source = open_source(options)
     columns = data.columns
     classes = all_classes(source, columns, options.train_split)
-    others = [place for place in range(len(classes.names)) if place not in data.subtask.dataset_ids]
-    if not others:
-        raise DataError(
-            f"{'other_class' if options.other_class else 'test_unknown'}: all classes of {options.dataset!r} are in "
-            "the subtask: expected others beside them"
-        )
-    order = np.random.default_rng([seed, len(others)]).permutation(others).tolist()
-    unseen = sorted(order[: max(1, round(FAR_SHARE * len(order)))]) if options.other_class else sorted(order)
-    seen = sorted(set(order) - set(unseen))
-    if options.other_class and not seen:
-        raise DataError("other_class: expected at least two other classes in the dataset, to train and to test with")
-
+    seen, unseen = _seen_and_unseen(data, options, len(classes.names), seed)
     names = (*data.subtask.names, OTHER)
 
     def labels(places: Sequence[int]) -> list[Label]:
@@ -98,14 +87,42 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     rows = _some(source, split, columns, labels(seen), wanted, seed, names)
     if len(rows) < 2:
         raise DataError(f"the {split} split of {options.dataset!r} has no images of other classes")
-    held_out = max(1, round(options.validation_share * len(rows)))
+    found = replace(found, train_images=len(rows) - max(1, round(options.validation_share * len(rows))))
+    return _trained_with(replace(data, others=found), rows, names, seed)
+
+
+def _seen_and_unseen(data: SubtaskData, options: TaskOptions, classes: int, seed: int) -> tuple[list[int], list[int]]:
+    """The other classes, by their place among all: those that are trained with, and those that are tested with alone.
+
+    Raises:
+        DataError: when there are too few.
+    """
+    others = [place for place in range(classes) if place not in data.subtask.dataset_ids]
+    if not others:
+        raise DataError(
+            f"{'other_class' if options.other_class else 'test_unknown'}: all classes of {options.dataset!r} are in "
+            "the subtask: expected others beside them"
+        )
+    if not options.other_class:
+        return [], others
+    order = np.random.default_rng([seed, len(others)]).permutation(others).tolist()
+    unseen = sorted(order[: max(1, round(FAR_SHARE * len(order)))])
+    seen = sorted(set(order) - set(unseen))
+    if not seen:
+        raise DataError("other_class: expected at least two other classes in the dataset, to train and to test with")
+    return seen, unseen
+
+
+def _trained_with(data: SubtaskData, rows: datasets.Dataset, names: Sequence[str], seed: int) -> SubtaskData:
+    """The images of the subtask with some of other classes among those for training and validation."""
+    assert data.others is not None
+    held_out = len(rows) - data.others.train_images
     shuffled = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
     validation, train = (rows.select(sorted(part.tolist())) for part in (shuffled[:held_out], shuffled[held_out:]))
     return replace(
         data,
-        train=datasets.concatenate_datasets([with_names(data.train, columns, names), train]),
-        validation=datasets.concatenate_datasets([with_names(data.validation, columns, names), validation]),
-        others=replace(found, train_images=len(train)),
+        train=datasets.concatenate_datasets([with_names(data.train, data.columns, names), train]),
+        validation=datasets.concatenate_datasets([with_names(data.validation, data.columns, names), validation]),
     )
 
 

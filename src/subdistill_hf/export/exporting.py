@@ -62,29 +62,23 @@ def export_files(student: TorchStudent, images: ExportImages, options: ExportOpt
     logits = student.logits(pixels)
     expected = _Expected(logits, images.test.accuracy(logits))
 
-    networks, int8, left_out = {known.float_file: network}, Int8(), None
-    if options.int8:
-        int8 = best_int8(student, network, images, files, known.int8_ways)
-        if int8.network is not None:
-            networks[known.int8_file] = int8.network
-    for name, one in networks.items():
-        (folder / name).write_bytes(files.content(one))
-    given = images.test.images if inside else pixels
-    measured = measure(options.format, {name: folder / name for name in networks}, given, LATENCY_RUNS)
-    found = {
-        name: _described(folder / name, int8.best if name == known.int8_file else None, one, images, expected)
-        for name, one in measured.items()
-    }
+    networks = {known.float_file: network}
+    int8 = best_int8(student, network, images, files, known.int8_ways) if options.int8 else Int8()
+    if int8.network is not None:
+        networks[known.int8_file] = int8.network
+    paths = {name: folder / name for name in networks}
+    for name, path in paths.items():
+        path.write_bytes(files.content(networks[name]))
+    measured = measure(options.format, paths, images.test.images if inside else pixels, LATENCY_RUNS)
+    schemes = {known.int8_file: int8.best}
+    found = {name: _described(paths[name], schemes.get(name), one, images, expected) for name, one in measured.items()}
+    network_difference = found[known.float_file].largest_difference
     if inside:
         network_difference = logit_difference(logits_of_images(files.runner(network), pixels), logits)
-    else:
-        network_difference = found[known.float_file].largest_difference
-    if options.int8:
-        small = found.get(known.int8_file)
-        left_out = _left_out(int8, small, expected, options.max_loss)
-        if left_out is not None and small is not None:
-            (folder / known.int8_file).unlink()
-            del found[known.int8_file], networks[known.int8_file]
+    left_out = _left_out(int8, found.get(known.int8_file), expected, options.max_loss) if options.int8 else None
+    if left_out is not None and known.int8_file in found:
+        paths[known.int8_file].unlink()
+        del found[known.int8_file], networks[known.int8_file]
     files.write_beside(folder, networks)
     return ReportedExport(
         format=options.format,

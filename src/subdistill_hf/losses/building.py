@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from subdistill_hf.config.distillation import DistillationOptions
 from subdistill_hf.config.methods import METHODS, Loss
-from subdistill_hf.config.options import DistillationOptions
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from subdistill_hf.config.distillation import DistillationOptions, Rotation
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.config.options import DataOptions, DistillationOptions, Rotation
+from subdistill_hf.config.options import DataOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
