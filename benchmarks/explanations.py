@@ -40,6 +40,7 @@ from subdistill_hf.benchmark.statistics import Estimate
 from subdistill_hf.benchmark.store import Results
 from subdistill_hf.benchmark.training import config_of
 from subdistill_hf.config.explainers import EXPLAINERS
+from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.embedded.glyphs import render
@@ -286,25 +287,28 @@ def similarity_tables(given: argparse.Namespace, rows: Sequence[Row]) -> str:
         "",
         f"Made by `benchmarks/explanations.py similarity --config {given.config.name}` on {today}; {label}, "
         f"{given.images} test images of each run. Cosine of the heat maps of student and teacher on a grid of 8 x 8, "
-        "mean with its 95 % confidence interval over runs (subtasks x seeds). The teacher is compared with itself.",
+        "mean with its 95 % confidence interval over runs (subtasks x seeds). The teacher is compared with itself on "
+        "mirrored images, once for each subtask and seed. Where a mirrored image shows something else, as with "
+        "letters and digits, that is no upper limit for a student.",
     ]
     for condition in dict.fromkeys(row["condition"] for row in rows):
         some = [row for row in rows if row["condition"] == condition and "explanation_cosine" in row]
         lines += ["", f"## {condition or 'At the end of the training'}", ""]
         lines += [
-            "| method | runs | accuracy | cosine | rank correlation | relevance on the mark |",
+            "| method | runs | accuracy | cosine | rank correlation | relevance on the mark, % |",
             "|---|---|---|---|---|---|",
         ]
-        ceiling = Estimate.of([row["ceiling_cosine"] for row in some])
+        teachers = list({(row["subtask"], row["seed"]): row for row in some}.values())
+        ceiling = Estimate.of([row["ceiling_cosine"] for row in teachers])
         lines.append(
-            f"| Teacher, explained twice | {len(some)} | | {interval(ceiling)} | | {mark(some, 'teacher_')} |"
+            f"| Teacher, explained twice | {len(teachers)} | | {interval(ceiling)} | | {mark(teachers, 'teacher_')} |"
         )
         for method in dict.fromkeys(row["method"] for row in some):
             own = [row for row in some if row["method"] == method]
             figures = [Estimate.of([row[name] for row in own]) for name in ("explanation_cosine", "explanation_rank")]
             accuracy = Estimate.of([row["accuracy"] for row in own]).mean
             told = " | ".join(map(interval, figures))
-            lines.append(f"| {method} | {len(own)} | {100 * accuracy:.1f} % | {told} | {mark(own)} |")
+            lines.append(f"| {method_label(method)} | {len(own)} | {100 * accuracy:.1f} % | {told} | {mark(own)} |")
         for method in given.early:
             lines += equal_accuracy(some, method)
     return "\n".join([*lines, ""])
@@ -313,22 +317,24 @@ def similarity_tables(given: argparse.Namespace, rows: Sequence[Row]) -> str:
 def equal_accuracy(rows: Sequence[Row], method: str) -> list[str]:
     """A method beside each other one when both were as accurate."""
     places = {(row["subtask"], row["seed"]): row for row in rows if row["method"] == method}
-    lines = ["", f"At equal accuracy, `{method}` stopped early; pairs by run, difference in cosine:", ""]
-    lines += ["| other method | runs | its cosine | that of the early student | difference |", "|---|---|---|---|---|"]
+    lines = [
+        "",
+        f"Difference in cosine of {method_label(method)} to each other method, in pairs by run: at the end, and at "
+        f"equal accuracy, where {method_label(method)} was stopped early. Runs in which it never had that accuracy "
+        "are left out there.",
+        "",
+        "| other method | runs | difference at the end | runs | difference at equal accuracy |",
+        "|---|---|---|---|---|",
+    ]
     for other in dict.fromkeys(row["method"] for row in rows if row["method"] != method):
-        pairs = []
-        for row in rows:
-            ours = places.get((row["subtask"], row["seed"])) if row["method"] == other else None
-            early = None if ours is None else at_accuracy(ours, row["accuracy"])
-            if early is not None:
-                pairs.append((early, row["explanation_cosine"]))
-        if not pairs:
-            lines.append(f"| {other} | 0 | | | |")
-            continue
-        ours, theirs = (Estimate.of(values) for values in zip(*pairs, strict=True))
-        difference = Estimate.of([early - theirs for early, theirs in pairs])
-        told = f"{theirs.mean:.3f} | {ours.mean:.3f} | {interval(difference, '+')}"
-        lines.append(f"| {other} | {len(pairs)} | {told} |")
+        theirs = [row for row in rows if row["method"] == other and (row["subtask"], row["seed"]) in places]
+        ours = [places[row["subtask"], row["seed"]] for row in theirs]
+        both = list(zip(ours, theirs, strict=True))
+        at_end = [our["explanation_cosine"] - their["explanation_cosine"] for our, their in both]
+        then = [(at_accuracy(our, their["accuracy"]), their["explanation_cosine"]) for our, their in both]
+        equal = [early - cosine for early, cosine in then if early is not None]
+        cells = [f"{len(each)} | {interval(Estimate.of(each), '+') if each else ''}" for each in (at_end, equal)]
+        lines.append(f"| {method_label(other)} | {' | '.join(cells)} |")
     return lines
 
 

@@ -1,10 +1,11 @@
-"""The pictures of two how-to pages, each made from a small run on the embedded images.
+"""The pictures of three how-to pages, each made from small runs on the embedded images.
 
     python scripts/how_to_pictures.py unlabelled    # which images without labels the teacher keeps: half a minute
     python scripts/how_to_pictures.py words         # what a teacher of words answers: half a minute
+    python scripts/how_to_pictures.py marks         # what students that saw a mark look at: three minutes
 
-The second one needs a model that compares images with texts, and none is embedded. So one is made: the vision side of
-CLIP takes the weights of the embedded glyphs-vit, and the text side learns the names of the 100 symbols.
+The one of words needs a model that compares images with texts, and none is embedded. So one is made: the vision side
+of CLIP takes the weights of the embedded glyphs-vit, and the text side learns the names of the 100 symbols.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
+from subdistill_hf.benchmark.config import read_benchmark
+from subdistill_hf.benchmark.jobs import Job, final_jobs, tune
+from subdistill_hf.benchmark.training import config_of
+from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
@@ -35,9 +40,16 @@ from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.subtask import match_teacher
 from subdistill_hf.data.unlabelled import load_unlabelled
+from subdistill_hf.explain.heatmaps import seen_by
+from subdistill_hf.explain.networks import ExplainedNetwork
+from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, shares_on, stacked
+from subdistill_hf.explain.relevance import explain_images
 from subdistill_hf.models.loading import LoadedModel, load_teacher
 from subdistill_hf.models.zero_shot import Words, load_zero_shot
+from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.selection import look_at, masses_of
+from subdistill_hf.pipeline.task import Task, load_task
 from subdistill_hf.reporting.colours import INK
 from subdistill_hf.reporting.drawing import TEXT_SIZE, figure_of_panels, save_figure, set_heading
 
@@ -232,7 +244,55 @@ def draw_probabilities(ax: Axes, classes: Sequence[str], probabilities: Any, ima
     set_heading(ax, "The teacher's answers, in %")
 
 
-DRAWN = {"unlabelled": draw_unlabelled, "words": draw_words}
+# Marks
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "configs" / "glyphs_marks.yaml"
+ALL_MARKED, MARKED_SUBTASK = "all marked", "chess_pieces"
+COMPARED = {"scratch": "labels alone", "kd": "KD", "subdistill": "SubDistill"}
+
+
+def draw_marks(path: Path) -> None:
+    """Heat maps of the teacher and of three students on marked images of classes whose training images had no mark."""
+    grid = read_benchmark(BENCHMARK)
+    relevances: dict[str, Tensor] = {}
+    for job in final_jobs(grid, tune(grid, lambda jobs: [])):
+        if (job.condition, job.subtask, job.seed) != (ALL_MARKED, MARKED_SUBTASK, 0) or job.method not in COMPARED:
+            continue
+        task, classifier = trained(job)
+        images = others_of(task)
+        teacher = ExplainedNetwork("teacher", task.teacher_classifier)
+        targets = teacher.answers(images)
+        networks = {"teacher": teacher, COMPARED[job.method]: ExplainedNetwork(job.method, classifier)}
+        for name in networks.keys() - relevances.keys():
+            explained = explain_images(networks[name], images, targets, "integrated_gradients", show=False)
+            relevances[name] = explained.relevance
+    seen = seen_by(task.teacher.processor, *images[0].shape[1:])  # the students read the same pixels
+    rows = []
+    for number, picture in enumerate(map(picture_of, images)):
+        shares = [shares_on(picture, relevances[name][number], seen) for name in ("teacher", *COMPARED.values())]
+        scale = common_scale(shares)
+        pictures = [picture, *(coloured(one, scale) for one in shares)]
+        rows.append(panel(pictures, ("marked image", "teacher", *COMPARED.values())))
+    stacked(rows).save(path.with_suffix(".jpg"), quality=QUALITY, optimize=True)
+
+
+def trained(job: Job) -> tuple[Task, Classifier]:
+    """The task of a benchmark's run, and its student."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = TaskOptions(**{"validation_fraction": VALIDATION_FRACTION, **job.task})
+        task = load_task(options, config_of(job, folder))
+        trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
+        trainer.train()
+    return task, Classifier(trainer.model, student.processor)
+
+
+def others_of(task: Task) -> list[Tensor]:
+    """The first test image of each class but the one whose training images were marked."""
+    labels = task.test.labels
+    return [task.test.image(labels.index(output)) for output in range(1, len(task.data.subtask.names))]
+
+
+DRAWN = {"unlabelled": draw_unlabelled, "words": draw_words, "marks": draw_marks}
 
 
 def main() -> None:
