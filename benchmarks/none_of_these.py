@@ -5,8 +5,9 @@
         --superclasses large_carnivores flowers --output none_of_these_cifar100.json
 
 Both students of a pair see the same images of their classes. Both are tested on the same unknown images: near ones of
-classes that the open student was trained with as "none of these", and far ones of classes that neither saw. Each
-finished student is a row of the file: the same command goes on where it was. At last a table of all rows is printed.
+classes that the open student was trained with as "none of these", far ones of classes that neither saw, and with
+`--unknown_images` those of another dataset. Each finished student is a row of the file: the same command goes on where
+it was. At last a table of all rows is printed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from trained_student import RATES, make_parser, mean, run_all, trained
 
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.data.other_classes import with_other_classes
+from subdistill_hf.data.loading import UNKNOWN_KINDS
+from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
 from subdistill_hf.formatting import table
 from subdistill_hf.pipeline.evaluation import predict, score
 from subdistill_hf.pipeline.unknown import (
@@ -52,14 +54,14 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str, ot
     as_trained = score(predict(classifier, task.test), task.test, task.data.output_names, None).accuracy
     classifier = with_shifted_other(task, classifier)
     # the unknown images are those of the open student for both
-    others = (
-        task.data if other_class else with_other_classes(task.data, replace(options, other_class=True), seed)
-    ).others
-    assert others is not None
+    tested = task.data
+    if not other_class:
+        tested = with_other_classes(tested, replace(options, other_class=True), seed)
+    if given.unknown_images is not None:
+        tested = with_images_from_elsewhere(tested, replace(options, unknown_images=given.unknown_images), seed)
+    assert tested.others is not None
     known = predict(classifier, task.test)
-    tested = replace(task.data, others=others)
-    kinds = [kind for kind in ("near", "far") if getattr(others, kind) is not None]
-    unknown = {kind: predict(classifier, tested.views(kind)) for kind in kinds}
+    unknown = {kind: predict(classifier, tested.views(kind)) for kind in tested.others.counts()}
     rejection = rejection_of(task, classifier, known, unknown)
     assert rejection is not None
     accuracy = score(known, task.test, task.data.output_names, None).accuracy
@@ -99,7 +101,7 @@ def summary(rows: Sequence[Row]) -> str:
         scores: list[Sequence[str]] = [
             ("AUROC", "closed, largest", "closed, energy", "open, none of these", "less largest", "less energy")
         ]
-        for kind in ("near", "far"):
+        for kind in UNKNOWN_KINDS:
             own = aurocs(opened, kind, OTHER_SCORE)
             baselines = [aurocs(closed, kind, name) for name in (LARGEST, ENERGY)]
             if own:
@@ -114,8 +116,10 @@ def summary(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Train all students that the file lacks, and print what they came to."""
     parser = make_parser(__doc__, 100, "training images a class", "none_of_these.json")
+    parser.add_argument("--unknown_images", help="a folder or dataset of images of none of the classes")
     given = parser.parse_args()
-    print(summary(run_all(given, train, {"other_class": [False, True]}, ["images"])))
+    settings = ["images", *(["unknown_images"] if given.unknown_images else [])]
+    print(summary(run_all(given, train, {"other_class": [False, True]}, settings)))
 
 
 if __name__ == "__main__":

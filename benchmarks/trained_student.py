@@ -96,7 +96,7 @@ def run_all(
         All rows of the file.
     """
     same = {name: getattr(given, name) for name in ("dataset", "teacher", "student", "steps", *settings)}
-    places = {name: Path(same[name]) for name in ("dataset", "teacher", "student")}
+    places = {name: Path(value) for name, value in same.items() if isinstance(value, str)}
     same |= {name: place.name for name, place in places.items() if place.exists()}  # folders of this machine
     rows = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else []
     if others := [row for row in rows if not same.items() <= row.items()]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers import CLASS_IDS, task_options, write_image_folder
+from helpers import CLASS_IDS, task_options, write_colour_folder, write_image_folder
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.loading import OTHER, load_subtask
-from subdistill_hf.data.other_classes import with_other_classes
+from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
 from subdistill_hf.errors import DataError, SubDistillError
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -69,6 +69,48 @@ def test_a_dataset_without_other_classes_is_refused(folder):
     options = task_options(folder, dataset=str(folder / "images"), classes=["all"], other_class=True)
     with pytest.raises(DataError, match=r"other_class: all classes of .* are in the subtask"):
         with_other_classes(load_subtask(options, 0), options, 0)
+
+
+def test_images_from_elsewhere_are_as_many_as_test_images_and_have_no_class(folder, tmp_path):
+    write_colour_folder(tmp_path / "elsewhere", ("blue", "red"), train=10, test=2)
+    options = task_options(
+        folder, dataset=str(folder / "images"), classes=NAMES, unknown_images=str(tmp_path / "elsewhere")
+    )
+    alone = with_images_from_elsewhere(load_subtask(options, 0), options, 0)
+    assert alone.others.counts() == {"elsewhere": len(alone.test)} == {"elsewhere": 9}
+    assert alone.others.elsewhere_name == "elsewhere"
+    assert alone.output_names == tuple(NAMES)
+    assert max(alone.others.elsewhere["label"]) < 0
+    means = [alone.views("elsewhere").image(index).double().mean(dim=(1, 2)) for index in range(9)]
+    assert all(max(mean[0], mean[2]) > 1.7 * min(mean[0], mean[2]) for mean in means)  # blue or red, and no glyph
+
+    beside = with_images_from_elsewhere(loaded(folder, other_class=True), options, 0)
+    assert beside.others.counts() == {"near": 9, "far": 3, "elsewhere": 9}
+    assert beside.output_names == (*NAMES, OTHER)
+
+
+def test_a_damaged_image_from_elsewhere_is_found_at_once(folder, tmp_path):
+    write_colour_folder(tmp_path / "elsewhere", ("blue",), train=3, test=1)
+    damaged = tmp_path / "elsewhere" / "train" / "blue" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    options = task_options(
+        folder, dataset=str(folder / "images"), classes=NAMES, unknown_images=str(tmp_path / "elsewhere")
+    )
+    with pytest.raises(DataError, match=r"1\.png"):
+        with_images_from_elsewhere(load_subtask(options, 0), options, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dataset": "here", "unknown_images": "here"}, "unknown_images=here is the dataset itself"),
+        ({"unlabelled": "there", "unknown_images": "there"}, "unknown_images=there is the unlabelled itself"),
+        ({"unknown_images": "there", "test_unknown": False}, "contradict each other"),
+    ],
+)
+def test_images_from_elsewhere_that_do_not_fit_are_refused(folder, given, message):
+    with pytest.raises(SubDistillError, match=message):
+        task_options(folder, **given)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,19 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from helpers import CLASS_IDS, config, processor, resnet, save_teacher, task_options, write_image_folder
+from helpers import (
+    CLASS_IDS,
+    config,
+    processor,
+    resnet,
+    save_teacher,
+    task_options,
+    write_colour_folder,
+    write_image_folder,
+)
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.loading import OTHER
-from subdistill_hf.data.other_classes import GLANCED_BYTES
+from subdistill_hf.data.other_classes import GLANCED_BYTES, with_images_from_elsewhere
 from subdistill_hf.errors import DataError
 from subdistill_hf.hub.snippet import ANSWERS
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
@@ -102,6 +111,23 @@ def test_a_closed_student_gets_a_threshold(folder, tmp_path):
     assert f"{report.rejection.threshold:.3f}" in card
 
 
+def test_a_student_is_tested_with_images_from_elsewhere_where_its_dataset_has_no_other_classes(folder, tmp_path):
+    write_image_folder(tmp_path / "own", train=6, test=3)
+    write_colour_folder(tmp_path / "secret" / "walls", ("blue", "red"), train=10, test=2)
+    options = task_options(folder, dataset=str(tmp_path / "own"), classes=["all"])
+    options = replace(options, unknown_images=str(tmp_path / "secret" / "walls"), test_unknown=None)
+    report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
+    assert {(each.kind, each.score, each.images) for each in report.published_result.unknown} == {
+        ("elsewhere", LARGEST, 9),
+        ("elsewhere", ENERGY, 9),
+    }
+    assert (report.dataset.others.elsewhere, report.dataset.others.elsewhere_images) == ("walls", 9)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "elsewhere, 9" in card
+    assert "those from elsewhere are of `walls`" in card
+    assert "secret" not in card
+
+
 @pytest.fixture(scope="module")
 def closed(folder, tmp_path_factory, datasets_cache):
     """A task whose user said nothing of other classes."""
@@ -128,6 +154,14 @@ def test_without_being_asked_a_student_is_tested_with_a_few_images_of_other_clas
     assert tested[0] == "kd"
     assert tested[1]["far"].shape == (9, 3)
     assert is_tested_on_unknown(asked(looked, test_unknown=True), TEACHER)
+
+
+def test_a_few_images_of_other_classes_stand_beside_those_from_elsewhere(folder, closed, tmp_path):
+    options = replace(closed.options, unknown_images=str(tmp_path / "walls"))
+    write_colour_folder(tmp_path / "walls", ("blue",), train=4, test=1)
+    task = replace(closed, data=with_images_from_elsewhere(closed.data, options, 0))
+    assert with_unknown_images(task).data.others.counts() == {"far": 9, "elsewhere": 4}
+    assert with_unknown_images(task).data.others.elsewhere_name == "walls"
 
 
 def test_it_is_left_out_where_it_is_not_wanted_or_would_take_long(closed, monkeypatch):

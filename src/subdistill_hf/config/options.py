@@ -219,6 +219,14 @@ class OtherOptions:
             "threshold; false leaves it out. Always done with --other_class."
         },
     )
+    unknown_images: str | None = field(
+        default=None,
+        metadata={
+            "help": "Images that show none of the classes, from elsewhere: a folder of any layout, parquet files, "
+            "glyphs-100, or the id of a dataset on the Hub, whose labels are not looked at. It is measured how well "
+            "they are told from the classes."
+        },
+    )
 
 
 @dataclass

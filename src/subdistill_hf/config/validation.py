@@ -206,6 +206,17 @@ def check_other_options(options: TaskOptions) -> None:
             raise SubDistillError(
                 f"{name} has no meaning with label_column={NO_LABELS}: other classes are told by labels"
             )
+    if options.unknown_images is not None:
+        if options.test_unknown is False:
+            raise SubDistillError(
+                f"unknown_images={options.unknown_images} and test_unknown=false contradict each other: leave out one"
+            )
+        for name in ("dataset", "unlabelled"):
+            if options.unknown_images == getattr(options, name):
+                raise SubDistillError(
+                    f"unknown_images={options.unknown_images} is the {name} itself, which has images of the classes: "
+                    "give images that show none of them"
+                )
     if options.other_class and options.adapt_teacher != "no" and options.adapt_classes == "subtask":
         raise SubDistillError(
             "other_class needs a teacher that knows other classes: fit it to all of them, with adapt_classes=all"

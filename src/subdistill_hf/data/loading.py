@@ -41,25 +41,38 @@ def known_classes(outputs: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in outputs if name != OTHER)
 
 
+UNKNOWN_KINDS: Final = ("near", "far", "elsewhere")
+"""The images of none of the classes, which are tested with; see `OtherImages`."""
+
+
 @dataclass(frozen=True)
 class OtherImages:
-    """Images of a dataset's other classes.
+    """Images of none of the classes: of a dataset's other classes, or from elsewhere.
 
     Attributes:
         near: test images of classes that the student saw as "none of these"; `None` where it saw none.
         far: test images of classes that it never saw.
+        elsewhere: images of another dataset.
+        elsewhere_name: the name of that dataset.
         seen: the names of the classes of which training images are there.
         unseen: the names of those that it never saw.
         train_images: number of training images of the first.
         answered: whether the student has an answer for them.
     """
 
-    near: datasets.Dataset | None
-    far: datasets.Dataset | None
-    seen: tuple[str, ...]
-    unseen: tuple[str, ...]
-    train_images: int
-    answered: bool
+    near: datasets.Dataset | None = None
+    far: datasets.Dataset | None = None
+    elsewhere: datasets.Dataset | None = None
+    elsewhere_name: str | None = None
+    seen: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    train_images: int = 0
+    answered: bool = False
+
+    def counts(self) -> dict[str, int]:
+        """Kind to number of images that are tested with, as far as there are any."""
+        found = {kind: getattr(self, kind) for kind in UNKNOWN_KINDS}
+        return {kind: len(rows) for kind, rows in found.items() if rows is not None}
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class SubtaskData:
         sizes: heights and widths that occur among the images, in a sample that is spread evenly over all.
         typical_side: the larger side of the test image in the middle, by area, of such a sample.
         notices: what of the dataset is not used, or should be known of it.
-        others: images of other classes, if there is an answer for them or they are to be tested with.
+        others: images of none of the classes, if there is an answer for them or they are to be tested with.
         labels_by_teacher: whether the labels are the teacher's answers, since the dataset has none.
         taught: the training images, and those without labels behind them; the same as `train` where there are none.
         store: keeps decoded images once for all views of them.
@@ -119,10 +132,10 @@ class SubtaskData:
         return replace(self, taught=datasets.concatenate_datasets([self.train, rows]))
 
     def rows(self, split: str) -> datasets.Dataset:
-        """The rows of `"train"`, `"taught"`, `"validation"` or `"test"`; or the `"near"` or `"far"` unknown ones."""
+        """The rows of `"train"`, `"taught"`, `"validation"` or `"test"`; or the unknown ones of `UNKNOWN_KINDS`."""
         if split == "taught" and self.taught is None:
             return self.train
-        found: datasets.Dataset = getattr(self.others if split in ("near", "far") else self, split)
+        found: datasets.Dataset = getattr(self.others if split in UNKNOWN_KINDS else self, split)
         return found
 
     def marked(self, split: str) -> MarkedRows | None:

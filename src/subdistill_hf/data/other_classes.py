@@ -15,6 +15,7 @@ from subdistill_hf.data.labelled_rows import as_images, with_names
 from subdistill_hf.data.loading import OTHER, OtherImages, SubtaskData, all_classes
 from subdistill_hf.data.sources import open_source
 from subdistill_hf.data.tables import Source
+from subdistill_hf.data.unlabelled import draw_images
 from subdistill_hf.errors import DataError
 
 FAR_SHARE: Final = 0.2
@@ -156,7 +157,26 @@ def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> 
     if not len(rows):
         return None
     unseen = tuple(classes.names[place] for place in others)
-    return OtherImages(near=None, far=rows, seen=(), unseen=unseen, train_images=0, answered=False)
+    return OtherImages(far=rows, unseen=unseen)
+
+
+def with_images_from_elsewhere(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:
+    """Add images of another dataset that show none of the classes, at most as many as there are test images.
+
+    Args:
+        data: the images of the subtask.
+        options: where the others are.
+        seed: of the choice of images.
+
+    Raises:
+        DataError: for a dataset that cannot be loaded, has no images, damaged ones, or several splits and none for
+            training.
+    """
+    drawn = draw_images("unknown_images", options, len(data.test), data.columns, data.output_names, seed)
+    others = replace(data.others or OtherImages(), elsewhere=drawn.rows, elsewhere_name=drawn.name)
+    data = replace(data, others=others)
+    data.views("elsewhere").check_images()
+    return data
 
 
 def _some(

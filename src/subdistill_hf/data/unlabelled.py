@@ -61,18 +61,44 @@ def load_unlabelled(
     Raises:
         DataError: for a dataset that cannot be loaded, has no images, or several splits and none for training.
     """
-    place = str(options.unlabelled)
     check_apart_from_test(options)
+    return draw_images("unlabelled", options, options.unlabelled_images, columns, names, seed, processes)
+
+
+def draw_images(
+    option: str,
+    options: TaskOptions,
+    most: int,
+    columns: ImageColumns,
+    names: Sequence[str],
+    seed: int = 0,
+    processes: int | None = None,
+) -> UnlabelledImages:
+    """Draw images from a dataset, whatever they show: of its train split, or of its only one.
+
+    Args:
+        option: the option that says where they are.
+        options: its value, and whether to stream them.
+        most: how many, at most.
+        columns: those that the subtask's images have.
+        names: of the student's outputs.
+        seed: of the draw; the images of a smaller number are among those of a larger one.
+        processes: how many processes generate or read images.
+
+    Raises:
+        DataError: for a dataset that cannot be loaded, has no images, or several splits and none for training.
+    """
+    place = str(getattr(options, option))
     source = open_images(DataOptions(place, streaming=options.streaming), processes)
     splits = source.splits
     if TRAIN not in splits and len(splits) > 1:
         raise DataError(
-            f"unlabelled={place}: expected a {TRAIN} split or one split alone, found {', '.join(splits)}: give the "
+            f"{option}={place}: expected a {TRAIN} split or one split alone, found {', '.join(splits)}: give the "
             "folder or files of one of them"
         )
     split = TRAIN if TRAIN in splits else splits[0]
     image = image_column(source.features)
-    return _drawn(source, split, image, place, options.unlabelled_images, columns, names, seed)
+    return _drawn(source, split, image, place, most, columns, names, seed)
 
 
 def _drawn(

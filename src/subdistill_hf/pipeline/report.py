@@ -272,14 +272,14 @@ def reported_dataset(task: Task) -> ReportedDataset:
 
 
 def _reported_others(others: OtherImages) -> ReportedOthers:
-    """The images of other classes, in numbers."""
+    """The images of none of the classes, in numbers."""
     return ReportedOthers(
         answered=others.answered,
         train_images=others.train_images,
         seen=len(others.seen),
         unseen=len(others.unseen),
-        near_images=0 if others.near is None else len(others.near),
-        far_images=0 if others.far is None else len(others.far),
+        **{f"{kind}_images": count for kind, count in others.counts().items()},
+        elsewhere=others.elsewhere_name,
     )
 
 

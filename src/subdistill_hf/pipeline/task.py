@@ -15,7 +15,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.loading import SubtaskData, load_subtask
-from subdistill_hf.data.other_classes import with_other_classes
+from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
 from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
@@ -154,6 +154,9 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     if options.other_class or options.test_unknown:
         with config.main_process_first(desc="loading images of other classes"):
             data = with_other_classes(data, options, config.seed)
+    if options.unknown_images is not None:
+        with config.main_process_first(desc="loading images from elsewhere"):
+            data = with_images_from_elsewhere(data, options, config.seed)
     if options.other_class and not lacks_classes and len(teacher.labels) == len(data.subtask.names):
         raise SubDistillError(
             f"other_class: the teacher {teacher.name!r} knows the classes of the subtask alone, and has no answer for "
@@ -220,10 +223,8 @@ def announce(task: Task) -> None:
             "labels   none: the teacher's answers stand for them, and each accuracy is the agreement with the teacher"
         )
     if (others := data.others) is not None:
-        near, far = (0 if rows is None else len(rows) for rows in (others.near, others.far))
-        print(
-            f"unknown  {others.train_images} images of other classes to train; {near} near and {far} far ones to test"
-        )
+        tested = ", ".join(f"{count} {kind}" for kind, count in others.counts().items())
+        print(f"unknown  {others.train_images} images of other classes to train; {tested} to test")
     if data.marking is not None:
         print(f"mark     {data.marking.sentence(data.subtask)}")
     if task.selection is not None:

@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from subdistill_hf.data.loading import OtherImages
 from subdistill_hf.data.other_classes import glance_at_others
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
@@ -96,13 +97,16 @@ def with_unknown_images(task: Task) -> Task:
     left out.
     """
     data, options = task.data, task.options
-    if data.others is not None or options.test_unknown is False or len(data.class_names) == len(data.subtask.names):
+    given = OtherImages() if data.others is None else data.others
+    if given.unseen or options.test_unknown is False or len(data.class_names) == len(data.subtask.names):
         return task
     try:
         others = glance_at_others(data, options, task.config.seed)
+        if others is None:
+            return task
+        others = replace(others, elsewhere=given.elsewhere, elsewhere_name=given.elsewhere_name)
         data = replace(data, others=others)
-        if others is not None:
-            data.views("far").check_images()
+        data.views("far").check_images()
     except SubDistillError as error:
         print(f"note: not tested with images of other classes: {error}", file=sys.stderr)
         return task
@@ -117,14 +121,14 @@ def is_tested_on_unknown(task: Task, name: str) -> bool:
 
 
 def unknown_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[str, dict[str, Tensor]]:
-    """The logits of near and far unknown images, as far as there are any.
+    """The logits of unknown images of each kind, as far as there are any.
 
     Args:
         task: the images.
         classifiers: the teacher, and method to student.
 
     Returns:
-        Name of each that is tested with them to `near` or `far` to logits `(N, C)`.
+        Name of each that is tested with them to kind to logits `(N, C)`.
     """
     workers, kinds = task.config.dataloader_num_workers, unknown_kinds(task)
     return {
@@ -135,9 +139,8 @@ def unknown_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[st
 
 
 def unknown_kinds(task: Task) -> list[str]:
-    """`near` and `far`, as far as there are images of them."""
-    others = task.data.others
-    return [] if others is None else [kind for kind in ("near", "far") if getattr(others, kind) is not None]
+    """Those of `UNKNOWN_KINDS` that there are images of."""
+    return [] if task.data.others is None else list(task.data.others.counts())
 
 
 def measured_unknown(known: Tensor, unknown: Mapping[str, Tensor], other: bool) -> tuple[ReportedUnknown, ...]:
@@ -145,7 +148,7 @@ def measured_unknown(known: Tensor, unknown: Mapping[str, Tensor], other: bool) 
 
     Args:
         known: logits of images of the classes.
-        unknown: `near` or `far` to the logits of other images.
+        unknown: kind to the logits of other images.
         other: whether there is an answer "none of these".
     """
     scores = known_scores(known, other)

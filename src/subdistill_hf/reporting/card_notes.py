@@ -18,7 +18,7 @@ from subdistill_hf.formatting import (
 )
 from subdistill_hf.reporting.markdown import code, hub_link, text
 from subdistill_hf.reporting.report import ReportedAdaptation, RunReport
-from subdistill_hf.reporting.reported_images import ReportedDataset
+from subdistill_hf.reporting.reported_images import UNKNOWN_IMAGES, ReportedDataset
 
 MARKS_IN_WORDS: Final = {
     "plus": "a red plus sign in a corner",
@@ -124,7 +124,7 @@ def closed_world(report: RunReport) -> str:
         )
     if rejection is None:
         return said
-    kept = [f"{format_percent(share)} of {kind} unknown images" for kind, share in rejection.unknown_kept.items()]
+    kept = [f"{format_percent(share)} of {UNKNOWN_IMAGES[kind]}" for kind, share in rejection.unknown_kept.items()]
     if answered:
         shares = joined([f"{format_percent(rejection.known_kept)} of the test images", *kept])
         return (

@@ -40,10 +40,16 @@ from subdistill_hf.reporting.drawing import (
 from subdistill_hf.reporting.fonts import drawable, drawable_all, width_in_characters
 from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import ReportedSubspace, RunReport
+from subdistill_hf.reporting.reported_images import UNKNOWN_IMAGES
 
 __all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_scores", "plot_subspaces", "plot_training"]
 
-_SCORE_COLOURS: Final = {"known": METHOD_COLOURS["subdistill"], "near": "#E69F00", "far": "#D55E00"}
+_SCORE_COLOURS: Final = {
+    "known": METHOD_COLOURS["subdistill"],
+    "near": "#E69F00",
+    "far": "#D55E00",
+    "elsewhere": "#CC79A7",
+}
 _MOST_LAYER_LABELS: Final = 6
 _MOST_COUNTED_CLASSES: Final = 30
 _MOST_NAMED_CLASSES: Final = 90
@@ -191,7 +197,7 @@ def plot_scores(report: RunReport, path: str | os.PathLike[str]) -> Path | None:
     for kind, counts in rejection.histograms.items():
         shares = np.asarray(counts) / max(sum(counts), 1)
         edges = np.linspace(0, 1, len(counts) + 1)
-        label = "images of the classes" if kind == "known" else f"{kind} unknown images"
+        label = UNKNOWN_IMAGES.get(kind, "images of the classes")
         ax.stairs(shares, edges, color=_SCORE_COLOURS[kind], linewidth=1.6, label=label)
     ax.axvline(rejection.threshold, color=INK, linewidth=1.2, linestyle=(0, (3, 2)), label="threshold")
     ax.set_xlim(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,17 @@ class ReportedUnlabelled:
     histogram: tuple[int, ...] = ()
 
 
+UNKNOWN_IMAGES: Final = {
+    "near": "near unknown images",
+    "far": "far unknown images",
+    "elsewhere": "images from elsewhere",
+}
+"""Kind to what images of none of the classes are called."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportedOthers:
-    """The images of a dataset's other classes.
+    """The images of none of the classes.
 
     Attributes:
         answered: whether the student has an answer "none of these" for them.
@@ -67,14 +76,18 @@ class ReportedOthers:
         unseen: number of classes that are tested with alone.
         near_images: test images of the first.
         far_images: test images of the others.
+        elsewhere_images: images of another dataset.
+        elsewhere: its name.
     """
 
     answered: bool
     train_images: int
     seen: int
     unseen: int
-    near_images: int
-    far_images: int
+    near_images: int = 0
+    far_images: int = 0
+    elsewhere_images: int = 0
+    elsewhere: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +95,8 @@ class ReportedUnknown:
     """How well a score tells images of the classes from others.
 
     Attributes:
-        kind: `near` for classes that were trained with as "none of these", `far` for those that were not.
+        kind: `near` for classes that were trained with as "none of these", `far` for those that were not, `elsewhere`
+            for another dataset.
         score: its name.
         images: number of unknown images.
         auroc: how often a known image has a higher score than an unknown one.
@@ -110,8 +124,9 @@ class ReportedRejection:
         validation_images: their number.
         of_test: whether these are every second test image, for want of images held out for validation.
         known_kept: share of the test images of the classes that reach it; of the others, if `of_test`.
-        unknown_kept: `near` or `far` to the share of the unknown test images that reach it.
-        histograms: `known`, `near` or `far` to the number of test images in equal steps of the score from 0 to 1.
+        unknown_kept: `near`, `far` or `elsewhere` to the share of the unknown test images that reach it.
+        histograms: `known`, `near`, `far` or `elsewhere` to the number of test images in equal steps of the score
+            from 0 to 1.
     """
 
     score: str
