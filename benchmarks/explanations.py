@@ -19,6 +19,7 @@ import copy
 import datetime
 import itertools
 import json
+import math
 import sys
 import tempfile
 import time
@@ -339,7 +340,9 @@ def equal_accuracy(rows: Sequence[Row], method: str) -> list[str]:
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
-    """A mean with its interval."""
+    """A mean with its interval, which one run alone has not."""
+    if math.isnan(estimate.interval):
+        return f"{estimate.mean:{sign}.3f}"
     low, high = estimate.mean - estimate.interval, estimate.mean + estimate.interval
     return f"{estimate.mean:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 

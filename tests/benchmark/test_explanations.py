@@ -67,7 +67,8 @@ def test_runs_are_explained_at_the_end_and_before(script, tmp_path, monkeypatch,
     script.similarity(given)
     printed = capsys.readouterr().out
     assert "## all marked" in printed
-    assert "At equal accuracy, `subdistill` stopped early" in printed
+    assert "Difference in cosine of SubDistill to each other method" in printed
+    assert "nan" not in printed
     folder = tmp_path / "results" / "explained_tiny"
     kd, ours = map(script.json.loads, (folder / "runs-0.jsonl").read_text(encoding="utf-8").splitlines())
     assert kd["early"] == []
@@ -76,6 +77,25 @@ def test_runs_are_explained_at_the_end_and_before(script, tmp_path, monkeypatch,
     assert len({one["explanation_cosine"] for one in ours["early"]}) == 3
     script.similarity(given)
     assert "[1/2]" not in capsys.readouterr().out, "a finished run is not repeated"
+
+
+def test_differences_are_those_of_pairs_at_the_end_and_at_equal_accuracy(script):
+    def row(method, seed, accuracy, cosine, early=()):
+        points = [{"step": step, "accuracy": acc, "explanation_cosine": cos} for step, acc, cos in early]
+        found = {"accuracy": accuracy, "explanation_cosine": cosine, "early": points}
+        return {"method": method, "subtask": "three", "seed": seed, "steps": 8, **found}
+
+    rows = [
+        row("fitnet", 0, 0.6, 0.28),
+        row("fitnet", 1, 0.9, 0.40),  # more accurate than the other ever was
+        row("subdistill", 0, 0.8, 0.50, early=[(2, 0.4, 0.1), (4, 0.5, 0.2)]),
+        row("subdistill", 1, 0.8, 0.44, early=[(2, 0.4, 0.1), (4, 0.5, 0.2)]),
+    ]
+    *_, line = script.equal_accuracy(rows, "subdistill")
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[0] == "FitNet"
+    assert cells[1:3] == ["2", "+0.130 (-1.014 to +1.274)"]  # 0.22 and 0.04, t of one degree of freedom 12.706
+    assert cells[3:] == ["1", "+0.020"]  # a third of the way from 0.2 to 0.5 is 0.3
 
 
 def test_the_table_of_completeness_says_what_is_refused(script):
