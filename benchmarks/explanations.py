@@ -39,10 +39,10 @@ from subdistill_hf.benchmark.explained_runs import explanation_figures
 from subdistill_hf.benchmark.jobs import Job, Row, Setting, final_jobs, tune
 from subdistill_hf.benchmark.statistics import Estimate
 from subdistill_hf.benchmark.store import Results
-from subdistill_hf.benchmark.training import config_of
+from subdistill_hf.benchmark.training import task_of
 from subdistill_hf.config.explainers import EXPLAINERS
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
+from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.errors import DivergedError
@@ -51,7 +51,7 @@ from subdistill_hf.explain.relevance import explain_images
 from subdistill_hf.models.loading import freeze, load_teacher
 from subdistill_hf.pipeline.evaluation import Classifier, predict, processor_name, score
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
-from subdistill_hf.pipeline.task import Task, load_task
+from subdistill_hf.pipeline.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -205,8 +205,7 @@ def measured(job: Job, task: Task, classifier: Classifier) -> Row:
 def explained_run(job: Job, early: Sequence[str]) -> Row:
     """Train a student, and explain it at the end, and for some methods before."""
     with tempfile.TemporaryDirectory() as folder:
-        config = config_of(job, folder)
-        task = load_task(TaskOptions(**{"validation_fraction": 0.2, **job.task}), config)
+        task = task_of(job, folder)
         trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
         snapshots = Snapshots(trainer)
         if job.method in early:

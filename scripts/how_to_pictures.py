@@ -31,8 +31,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from subdistill_hf.benchmark.config import read_benchmark
 from subdistill_hf.benchmark.jobs import Job, final_jobs, tune
-from subdistill_hf.benchmark.training import config_of
-from subdistill_hf.config.defaults import VALIDATION_FRACTION
+from subdistill_hf.benchmark.training import task_of
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
@@ -49,7 +48,7 @@ from subdistill_hf.models.zero_shot import Words, load_zero_shot
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.selection import look_at, masses_of
-from subdistill_hf.pipeline.task import Task, load_task
+from subdistill_hf.pipeline.task import Task
 from subdistill_hf.reporting.colours import INK
 from subdistill_hf.reporting.drawing import TEXT_SIZE, figure_of_panels, save_figure, set_heading
 
@@ -279,8 +278,7 @@ def draw_marks(path: Path) -> None:
 def trained(job: Job) -> tuple[Task, Classifier]:
     """The task of a benchmark's run, and its student."""
     with tempfile.TemporaryDirectory() as folder:
-        options = TaskOptions(**{"validation_fraction": VALIDATION_FRACTION, **job.task})
-        task = load_task(options, config_of(job, folder))
+        task = task_of(job, folder)
         trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
         trainer.train()
     return task, Classifier(trainer.model, student.processor)

@@ -6,9 +6,11 @@ import pytest
 
 from helpers import CLASS_IDS, task_options, write_colour_folder, write_image_folder
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
-from subdistill_hf.data.loading import OTHER, load_subtask
+from subdistill_hf.data.loading import OTHER, UNKNOWN_KINDS, load_subtask
 from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
 from subdistill_hf.errors import DataError, SubDistillError
+from subdistill_hf.reporting import plots
+from subdistill_hf.reporting.reported_images import UNKNOWN_IMAGES
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 ALL = (*CLASS_IDS, 20, 21, 22, 23, 24)
@@ -69,6 +71,11 @@ def test_a_dataset_without_other_classes_is_refused(folder):
     options = task_options(folder, dataset=str(folder / "images"), classes=["all"], other_class=True)
     with pytest.raises(DataError, match=r"other_class: all classes of .* are in the subtask"):
         with_other_classes(load_subtask(options, 0), options, 0)
+
+
+def test_each_kind_of_unknown_images_has_its_words_and_its_colour():
+    assert tuple(UNKNOWN_IMAGES) == UNKNOWN_KINDS
+    assert tuple(plots._SCORE_COLOURS) == ("known", *UNKNOWN_KINDS)
 
 
 def test_images_from_elsewhere_are_as_many_as_test_images_and_have_no_class(folder, tmp_path):

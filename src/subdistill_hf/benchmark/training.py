@@ -108,6 +108,12 @@ def _digest(options: Any) -> str:
     return json.dumps(options, sort_keys=True)
 
 
+def task_of(job: Job, folder: str) -> Task:
+    """The images, the teacher and the training arguments of a run that writes to a folder."""
+    options = TaskOptions(**{"validation_fraction": VALIDATION_FRACTION, **job.task})
+    return load_task(options, config_of(job, folder))
+
+
 def train_job(job: Job) -> Row:
     """Train and measure; a loss that is not finite is a result too, without accuracies.
 
@@ -121,8 +127,7 @@ def train_job(job: Job) -> Row:
     """
     _be_quiet()
     with tempfile.TemporaryDirectory() as folder:
-        config = config_of(job, folder)
-        task = load_task(TaskOptions(**{"validation_fraction": VALIDATION_FRACTION, **job.task}), config)
+        task = task_of(job, folder)
         if task.lacks_classes:
             raise BenchmarkError(
                 f"teacher {task.teacher.name!r} lacks the classes of the subtask: adapt it first (subdistill distill "

@@ -76,7 +76,6 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
         far=far,
         seen=tuple(classes.names[place] for place in seen),
         unseen=tuple(classes.names[place] for place in unseen),
-        train_images=0,
         answered=options.other_class,
     )
     data = replace(data, others=found)
