@@ -110,14 +110,26 @@ def test_a_damaged_image_from_elsewhere_is_found_at_once(folder, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dataset": "here", "unknown_images": "here"}, "unknown_images=here is the dataset itself"),
-        ({"unlabelled": "there", "unknown_images": "there"}, "unknown_images=there is the unlabelled itself"),
+        ({"dataset": "here", "unknown_images": "here"}, "unknown_images=here and dataset=here are the same images"),
+        (
+            {"unlabelled": "there", "unknown_images": "there"},
+            "unknown_images=there and unlabelled=there are the same images",
+        ),
         ({"unknown_images": "there", "test_unknown": False}, "contradict each other"),
     ],
 )
 def test_images_from_elsewhere_that_do_not_fit_are_refused(folder, given, message):
     with pytest.raises(SubDistillError, match=message):
         task_options(folder, **given)
+
+
+@pytest.mark.parametrize("option", ["dataset", "unlabelled"])
+def test_one_folder_under_two_names_is_refused_as_images_from_elsewhere(folder, option, tmp_path):
+    (tmp_path / "link").symlink_to(folder / "images")
+    for other_name in (folder / "images" / ".." / "images", tmp_path / "link"):
+        given = {"dataset": "glyphs-100", option: str(folder / "images"), "unknown_images": str(other_name)}
+        with pytest.raises(SubDistillError, match=f"and {option}=.* are the same images"):
+            task_options(folder, **given)
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,14 @@ def test_a_closed_student_gets_a_threshold(folder, tmp_path):
     assert f"{report.rejection.threshold:.3f}" in card
 
 
-def test_a_student_is_tested_with_images_from_elsewhere_where_its_dataset_has_no_other_classes(folder, tmp_path):
+@pytest.mark.parametrize("test_unknown", [None, True])
+def test_a_student_is_tested_with_images_from_elsewhere_where_its_dataset_has_no_other_classes(
+    folder, tmp_path, test_unknown
+):
     write_image_folder(tmp_path / "own", train=6, test=3)
     write_colour_folder(tmp_path / "secret" / "walls", ("blue", "red"), train=10, test=2)
     options = task_options(folder, dataset=str(tmp_path / "own"), classes=["all"])
-    options = replace(options, unknown_images=str(tmp_path / "secret" / "walls"), test_unknown=None)
+    options = replace(options, unknown_images=str(tmp_path / "secret" / "walls"), test_unknown=test_unknown)
     report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
     assert {(each.kind, each.score, each.images) for each in report.published_result.unknown} == {
         ("elsewhere", LARGEST, 9),

@@ -1,15 +1,17 @@
-"""Checks of the values of options: all that can be refused from the options alone."""
+"""Checks of the values of options: all that can be refused before any image is read."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import numbers
+import os
 import types
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from subdistill_hf.errors import DataError, SubDistillError
@@ -212,10 +214,10 @@ def check_other_options(options: TaskOptions) -> None:
                 f"unknown_images={options.unknown_images} and test_unknown=false contradict each other: leave out one"
             )
         for name in ("dataset", "unlabelled"):
-            if options.unknown_images == getattr(options, name):
+            if _is_same_dataset(options.unknown_images, getattr(options, name)):
                 raise SubDistillError(
-                    f"unknown_images={options.unknown_images} is the {name} itself, which has images of the classes: "
-                    "give images that show none of them"
+                    f"unknown_images={options.unknown_images} and {name}={getattr(options, name)} are the same images, "
+                    "which may show the classes: give images that show none of them"
                 )
     if options.other_class and options.adapt_teacher != "no" and options.adapt_classes == "subtask":
         raise SubDistillError(
@@ -223,6 +225,14 @@ def check_other_options(options: TaskOptions) -> None:
         )
     if options.other_class and options.mark is not None:
         raise SubDistillError(f"mark={options.mark} and other_class contradict each other: give one of them")
+
+
+def _is_same_dataset(first: str, second: str | None) -> bool:
+    """Whether two names are of one dataset: they are equal, or lead to the same folder or file."""
+    if second is None or first == second:
+        return first == second
+    paths = Path(first), Path(second)
+    return all(path.exists() for path in paths) and os.path.samefile(*paths)
 
 
 def check_words_options(options: TaskOptions) -> None:

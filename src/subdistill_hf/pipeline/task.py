@@ -151,7 +151,9 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
             if not adaptable:
                 raise
             lacks_classes = True
-    if options.other_class or options.test_unknown:
+    has_other_classes = len(data.class_names) > len(data.subtask.names)
+    # where images from elsewhere are given, a test needs no other classes
+    if options.other_class or (options.test_unknown and (has_other_classes or options.unknown_images is None)):
         with config.main_process_first(desc="loading images of other classes"):
             data = with_other_classes(data, options, config.seed)
     if options.unknown_images is not None:
