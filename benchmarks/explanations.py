@@ -281,34 +281,39 @@ def at_accuracy(row: Row, accuracy: float) -> float | None:
 def similarity_tables(given: argparse.Namespace, rows: Sequence[Row]) -> str:
     """The rows as Markdown: for each condition the methods at the end, and those of `--early` at equal accuracy."""
     today = datetime.date.today().isoformat()
-    label = EXPLAINERS[given.explainer].label
+    explainer = EXPLAINERS[given.explainer]
+    label = explainer.label
+    again = "with another seed" if explainer.sampled else "on mirrored images"
     lines = [
         "# How alike students and teacher explain their answers",
         "",
         f"Made by `benchmarks/explanations.py similarity --config {given.config.name}` on {today}; {label}, "
         f"{given.images} test images of each run. Cosine of the heat maps of student and teacher on a grid of 8 x 8, "
-        "mean with its 95 % confidence interval over runs (subtasks x seeds). The teacher is compared with itself on "
-        "mirrored images, once for each subtask and seed. Where a mirrored image shows something else, as with "
-        "letters and digits, that is no upper limit for a student.",
+        "mean with its 95 % confidence interval over runs (subtasks x seeds). The teacher is compared with itself "
+        f"{again}, once for each subtask and seed.",
     ]
+    if not explainer.sampled:
+        lines[-1] += (
+            " Where a mirrored image shows something else, as with letters and digits, that is no upper limit for a "
+            "student."
+        )
     for condition in dict.fromkeys(row["condition"] for row in rows):
         some = [row for row in rows if row["condition"] == condition and "explanation_cosine" in row]
         lines += ["", f"## {condition or 'At the end of the training'}", ""]
-        lines += [
-            "| method | runs | accuracy | cosine | rank correlation | relevance on the mark, % |",
-            "|---|---|---|---|---|---|",
-        ]
+        header, rule = "| method | runs | accuracy | cosine | rank correlation |", "|---|---|---|---|---|"
+        marked = any("relevance_on_mark" in row for row in some)
+        lines += [f"{header} relevance on the mark, % |", f"{rule}---|"] if marked else [header, rule]
         teachers = list({(row["subtask"], row["seed"]): row for row in some}.values())
         ceiling = Estimate.of([row["ceiling_cosine"] for row in teachers])
-        lines.append(
-            f"| Teacher, explained twice | {len(teachers)} | | {interval(ceiling)} | | {mark(teachers, 'teacher_')} |"
-        )
+        first = f"| Teacher, explained twice | {len(teachers)} | | {interval(ceiling)} | |"
+        lines.append(f"{first} {mark(teachers, 'teacher_')} |" if marked else first)
         for method in dict.fromkeys(row["method"] for row in some):
             own = [row for row in some if row["method"] == method]
             figures = [Estimate.of([row[name] for row in own]) for name in ("explanation_cosine", "explanation_rank")]
             accuracy = Estimate.of([row["accuracy"] for row in own]).mean
             told = " | ".join(map(interval, figures))
-            lines.append(f"| {method_label(method)} | {len(own)} | {100 * accuracy:.1f} % | {told} | {mark(own)} |")
+            line = f"| {method_label(method)} | {len(own)} | {100 * accuracy:.1f} % | {told} |"
+            lines.append(f"{line} {mark(own)} |" if marked else line)
         for method in given.early:
             lines += equal_accuracy(some, method)
     return "\n".join([*lines, ""])
@@ -347,9 +352,8 @@ def interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def mark(rows: Sequence[Row], whose: str = "") -> str:
-    """The mean share of relevance on the mark, where there is one."""
-    values = [row[f"{whose}relevance_on_mark"] for row in rows if f"{whose}relevance_on_mark" in row]
-    return interval(Estimate.of([100 * value for value in values])) if values else ""
+    """The mean share of relevance on the mark."""
+    return interval(Estimate.of([100 * row[f"{whose}relevance_on_mark"] for row in rows]))
 
 
 def write(place: Path, values: Any, text: str) -> None:

@@ -111,3 +111,26 @@ def test_the_table_of_completeness_says_what_is_refused(script):
         "| vit | random | 13.96 % (4,080), refused | 1e-07 % (1,601) | 120 % |"
         in script.completeness_table(facts, [row]).splitlines()
     )
+
+
+@pytest.mark.parametrize(
+    ("explainer", "again"), [("integrated_gradients", "on mirrored images"), ("shapley", "with another seed")]
+)
+def test_a_table_says_how_the_teacher_was_explained_again_and_has_marks_where_there_are_some(script, explainer, again):
+    row = {"method": "kd", "condition": None, "subtask": "three", "seed": 0, "accuracy": 0.6, "ceiling_cosine": 0.7}
+    row |= {"explanation_cosine": 0.3, "explanation_rank": 0.2}
+    given = types.SimpleNamespace(config=script.Path("tiny.yaml"), explainer=explainer, images=4, early=[])
+    plain = script.similarity_tables(given, [row])
+    assert f"The teacher is compared with itself {again}, once" in plain
+    assert ("mirrored" in plain) == (again == "on mirrored images")
+    assert plain.splitlines()[-3:] == [
+        "|---|---|---|---|---|",
+        "| Teacher, explained twice | 1 | | 0.700 | |",
+        "| Logit distillation (KD) | 1 | 60.0 % | 0.300 | 0.200 |",
+    ]
+    marked = script.similarity_tables(given, [{**row, "relevance_on_mark": 0.25, "teacher_relevance_on_mark": 0.5}])
+    assert marked.splitlines()[-4].endswith("| relevance on the mark, % |")
+    assert marked.splitlines()[-2:] == [
+        "| Teacher, explained twice | 1 | | 0.700 | | 50.000 |",
+        "| Logit distillation (KD) | 1 | 60.0 % | 0.300 | 0.200 | 25.000 |",
+    ]
