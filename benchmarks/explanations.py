@@ -300,23 +300,29 @@ def similarity_tables(given: argparse.Namespace, rows: Sequence[Row]) -> str:
     for condition in dict.fromkeys(row["condition"] for row in rows):
         some = [row for row in rows if row["condition"] == condition and "explanation_cosine" in row]
         lines += ["", f"## {condition or 'At the end of the training'}", ""]
-        header, rule = "| method | runs | accuracy | cosine | rank correlation |", "|---|---|---|---|---|"
-        marked = any("relevance_on_mark" in row for row in some)
-        lines += [f"{header} relevance on the mark, % |", f"{rule}---|"] if marked else [header, rule]
-        teachers = list({(row["subtask"], row["seed"]): row for row in some}.values())
-        ceiling = Estimate.of([row["ceiling_cosine"] for row in teachers])
-        first = f"| Teacher, explained twice | {len(teachers)} | | {interval(ceiling)} | |"
-        lines.append(f"{first} {mark(teachers, 'teacher_')} |" if marked else first)
-        for method in dict.fromkeys(row["method"] for row in some):
-            own = [row for row in some if row["method"] == method]
-            figures = [Estimate.of([row[name] for row in own]) for name in ("explanation_cosine", "explanation_rank")]
-            accuracy = Estimate.of([row["accuracy"] for row in own]).mean
-            told = " | ".join(map(interval, figures))
-            line = f"| {method_label(method)} | {len(own)} | {100 * accuracy:.1f} % | {told} |"
-            lines.append(f"{line} {mark(own)} |" if marked else line)
+        lines += method_table(some)
         for method in given.early:
             lines += equal_accuracy(some, method)
     return "\n".join([*lines, ""])
+
+
+def method_table(rows: Sequence[Row]) -> list[str]:
+    """The methods of one condition at the end of the training, below the teacher beside itself."""
+    header, rule = "| method | runs | accuracy | cosine | rank correlation |", "|---|---|---|---|---|"
+    marked = any("relevance_on_mark" in row for row in rows)
+    lines = [f"{header} relevance on the mark, % |", f"{rule}---|"] if marked else [header, rule]
+    teachers = list({(row["subtask"], row["seed"]): row for row in rows}.values())
+    ceiling = Estimate.of([row["ceiling_cosine"] for row in teachers])
+    first = f"| Teacher, explained twice | {len(teachers)} | | {interval(ceiling)} | |"
+    lines.append(f"{first} {mark(teachers, 'teacher_')} |" if marked else first)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        figures = [Estimate.of([row[name] for row in own]) for name in ("explanation_cosine", "explanation_rank")]
+        accuracy = Estimate.of([row["accuracy"] for row in own]).mean
+        told = " | ".join(map(interval, figures))
+        line = f"| {method_label(method)} | {len(own)} | {100 * accuracy:.1f} % | {told} |"
+        lines.append(f"{line} {mark(own)} |" if marked else line)
+    return lines
 
 
 def equal_accuracy(rows: Sequence[Row], method: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-import os
 import types
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -214,10 +213,10 @@ def check_other_options(options: TaskOptions) -> None:
                 f"unknown_images={options.unknown_images} and test_unknown=false contradict each other: leave out one"
             )
         for name in ("dataset", "unlabelled"):
-            if _is_same_dataset(options.unknown_images, getattr(options, name)):
+            if _is_same_dataset(options.unknown_images, place := getattr(options, name)):
                 raise SubDistillError(
-                    f"unknown_images={options.unknown_images} and {name}={getattr(options, name)} are the same images, "
-                    "which may show the classes: give images that show none of them"
+                    f"unknown_images={options.unknown_images} and {name}={place} are the same images, which may show "
+                    "the classes: give images that show none of them"
                 )
     if options.other_class and options.adapt_teacher != "no" and options.adapt_classes == "subtask":
         raise SubDistillError(
@@ -231,8 +230,8 @@ def _is_same_dataset(first: str, second: str | None) -> bool:
     """Whether two names are of one dataset: they are equal, or lead to the same folder or file."""
     if second is None or first == second:
         return first == second
-    paths = Path(first), Path(second)
-    return all(path.exists() for path in paths) and os.path.samefile(*paths)
+    one, other = Path(first), Path(second)
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def check_words_options(options: TaskOptions) -> None:

@@ -151,14 +151,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
             if not adaptable:
                 raise
             lacks_classes = True
-    has_other_classes = len(data.class_names) > len(data.subtask.names)
-    # where images from elsewhere are given, a test needs no other classes
-    if options.other_class or (options.test_unknown and (has_other_classes or options.unknown_images is None)):
-        with config.main_process_first(desc="loading images of other classes"):
-            data = with_other_classes(data, options, config.seed)
-    if options.unknown_images is not None:
-        with config.main_process_first(desc="loading images from elsewhere"):
-            data = with_images_from_elsewhere(data, options, config.seed)
+    data = _with_unknown(data, options, config)
     if options.other_class and not lacks_classes and len(teacher.labels) == len(data.subtask.names):
         raise SubDistillError(
             f"other_class: the teacher {teacher.name!r} knows the classes of the subtask alone, and has no answer for "
@@ -182,6 +175,19 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
         data, selection = add_unlabelled(data, teacher, options, config)
     resolved = resolve(options, config, len(data.rows("taught")), size, data.class_names)
     return Task(resolved, data, test, teacher, lacks_classes, selection=selection)
+
+
+def _with_unknown(data: SubtaskData, options: TaskOptions, config: SubDistillConfig) -> SubtaskData:
+    """The images with those of none of the classes that the user asked for."""
+    has_others = len(data.class_names) > len(data.subtask.names)
+    # where images from elsewhere are given, a test needs no other classes
+    if options.other_class or (options.test_unknown and (has_others or options.unknown_images is None)):
+        with config.main_process_first(desc="loading images of other classes"):
+            data = with_other_classes(data, options, config.seed)
+    if options.unknown_images is not None:
+        with config.main_process_first(desc="loading images from elsewhere"):
+            data = with_images_from_elsewhere(data, options, config.seed)
+    return data
 
 
 def load_teacher_of(options: TaskOptions, classes: Sequence[str], loaded: LoadedModel | None = None) -> LoadedModel:
