@@ -149,6 +149,13 @@ def test_a_student_without_an_export_is_refused(tmp_path):
         write_page(tmp_path, tmp_path / "page")
 
 
+def test_an_export_of_other_weights_is_refused(student, tmp_path):
+    shutil.copytree(student, tmp_path / "student")
+    write_json(tmp_path / "student" / "onnx" / "export.json", {**EXPORTED, "weights": "of an earlier student"})
+    with pytest.raises(ExportError, match=r"other weights than the student has: run subdistill export .* again"):
+        write_page(tmp_path / "student", tmp_path / "page")
+
+
 def test_an_export_without_preprocessing_is_refused(student, tmp_path):
     (tmp_path / "onnx").mkdir()
     write_json(tmp_path / "onnx" / "export.json", EXPORTED | {"preprocessing": "outside"})

@@ -24,6 +24,7 @@ from subdistill_hf.export.images import made_up_images
 from subdistill_hf.export.onnx_files import OnnxFiles
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.student import TorchStudent
+from subdistill_hf.hub.files import weights_identity
 from subdistill_hf.models.loading import load_student
 from subdistill_hf.reporting.report import RunReport
 
@@ -106,6 +107,7 @@ def test_the_report_says_what_was_measured(exported, folder):
     assert plain.latency_ms.low <= plain.latency_ms.median <= plain.latency_ms.high
     assert 2**20 < plain.peak_memory_bytes < 2**28
     assert RunReport.load(folder).exports == (exported,)
+    assert exported.weights == weights_identity(folder)
     assert json.loads((folder / "onnx" / "export.json").read_text())["files"][0]["name"] == "model.onnx"
 
 

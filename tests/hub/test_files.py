@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from subdistill_hf.hub.files import student_files
+from subdistill_hf.hub.files import student_files, weights_identity
 
 STUDENT = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "example.png", "confusion.png")
 
@@ -63,13 +63,34 @@ def test_weights_in_parts_and_of_adapters_are_weights(tmp_path):
     assert set(student_files(tmp_path)) == names
 
 
-def test_folders_for_devices_go_along_and_others_stay(tmp_path):
+def write_exports(folder):
+    """Folders for devices and another one; returns the names of each."""
     of_onnx = ("onnx/export.json", "onnx/model.onnx", "onnx/transformers_js/onnx/model.onnx")
     of_executorch = ("executorch/export.json", "executorch/model.pte", "executorch/run_executorch.py")
     for name in (*of_onnx, *of_executorch, "other/model.onnx"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
-    (tmp_path / "onnx" / "notes.txt").touch()
-    assert student_files(tmp_path) == {name: name.encode() for name in (*of_onnx, *of_executorch)}
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}" if name.endswith("export.json") else name)
+    (folder / "onnx" / "notes.txt").touch()
+    return of_onnx, of_executorch
+
+
+def test_folders_for_devices_go_along_and_others_stay(tmp_path):
+    of_onnx, of_executorch = write_exports(tmp_path)
+    found = student_files(tmp_path)
+    assert set(found) == {*of_onnx, *of_executorch}
+    assert found["onnx/model.onnx"] == b"onnx/model.onnx"
     (tmp_path / "onnx" / "export.json").unlink()
-    assert student_files(tmp_path) == {name: name.encode() for name in of_executorch}
+    assert set(student_files(tmp_path)) == set(of_executorch)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "adapter_model.safetensors"])
+def test_a_folder_for_devices_of_other_weights_stays(tmp_path, weights):
+    (tmp_path / weights).write_bytes(b"first")
+    of_onnx, of_executorch = write_exports(tmp_path)
+    for folder in ("onnx", "executorch"):
+        (tmp_path / folder / "export.json").write_text(json.dumps({"weights": weights_identity(tmp_path)}))
+    assert set(student_files(tmp_path)) == {weights, *of_onnx, *of_executorch}
+    (tmp_path / weights).write_bytes(b"second")
+    (tmp_path / "executorch" / "export.json").write_text(json.dumps({"weights": weights_identity(tmp_path)}))
+    with pytest.warns(UserWarning, match=r"onnx was exported from other weights .* --format onnx again"):
+        assert set(student_files(tmp_path)) == {weights, *of_executorch}

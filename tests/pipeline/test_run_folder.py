@@ -12,7 +12,7 @@ from subdistill_hf.pipeline.run_folder import (
     check_run_folder,
     checkpoint_of,
     kept_in,
-    remove_descriptions,
+    remove_derived_files,
     remove_empty_folders,
     remove_old_run,
     resumed_from,
@@ -29,6 +29,20 @@ def test_a_new_or_empty_folder_may_be_used(tmp_path):
     check_run_folder(TaskOptions(), config(tmp_path / "new"))
     check_run_folder(TaskOptions(), config(tmp_path))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("option", ["teacher", "student", "dataset", "unlabelled", "unknown_images"])
+def test_a_folder_that_the_run_reads_is_never_written_to(tmp_path, option):
+    run, link = touch(tmp_path / "run" / "report.json").parent, tmp_path / "link"
+    link.symlink_to(run)
+    (run / "images").mkdir()
+    for place in (run, run / "images", link / ".." / "run"):
+        options = TaskOptions(**{"dataset": "glyphs-100", option: str(place)}, overwrite=True)
+        with pytest.raises(SubDistillError, match=f"^{option}=.* lies in the output folder"):
+            check_run_folder(options, config(run))
+    touch(tmp_path / "beside" / "report.json")
+    options = TaskOptions(**{"dataset": "glyphs-100", option: str(tmp_path / "beside")}, overwrite=True)
+    check_run_folder(options, config(run))
 
 
 @pytest.mark.parametrize("file", ["report.json", "runs/kd/checkpoint-3/model.safetensors"])
@@ -146,12 +160,15 @@ def test_a_folder_whose_run_was_stopped_at_once_may_be_overwritten_again(tmp_pat
     check_run_folder(TaskOptions(overwrite=True), config(tmp_path))
 
 
-def test_what_describes_an_earlier_student_goes_and_files_of_others_stay(tmp_path):
-    names = ("report.html", "wrong_answers/1.webp", "explanations/explanations.json", "explanations/000.png")
+def test_what_was_made_of_an_earlier_student_goes_and_files_of_others_stay(tmp_path):
+    names = [
+        *("report.html", "wrong_answers/1.webp", "explanations/explanations.json", "explanations/000.png"),
+        *("onnx/export.json", "onnx/transformers_js/config.json", "executorch/export.json"),
+    ]
     for name in names:
         touch(tmp_path / name)
-    remove_descriptions(tmp_path)
+    remove_derived_files(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    mine = touch(tmp_path / "explanations" / "letter.txt")
-    remove_descriptions(tmp_path)
-    assert mine.is_file()
+    mine = [touch(tmp_path / folder / "letter.txt") for folder in ("explanations", "onnx")]
+    remove_derived_files(tmp_path)
+    assert all(path.is_file() for path in mine)

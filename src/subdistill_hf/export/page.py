@@ -18,7 +18,13 @@ from subdistill_hf.data.loading import OTHER, known_classes
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.page_examples import copy_examples
 from subdistill_hf.formatting import file_size, format_percent, joined
-from subdistill_hf.hub.files import EXPORT_FILE, PAGE_FACTS_FILE
+from subdistill_hf.hub.files import (
+    EXPORT_FILE,
+    OF_OTHER_WEIGHTS,
+    PAGE_FACTS_FILE,
+    export_again,
+    is_of_these_weights,
+)
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.exported import ExportedFile, ReportedExport
 from subdistill_hf.reporting.report import REPORT_FILE, RunReport
@@ -181,6 +187,8 @@ def _exported(folder: Path) -> ReportedExport:
     path = folder / "onnx" / EXPORT_FILE
     if not path.is_file():
         raise ExportError(f"{folder} holds no exported student: run subdistill export {folder} first")
+    if not is_of_these_weights(path.parent):
+        raise ExportError(f"{path.parent} {OF_OTHER_WEIGHTS}: {export_again(folder, path.parent.name)}")
     exported = decode(ReportedExport, json.loads(path.read_text(encoding="utf-8")))
     if exported.preprocessing != "inside":
         raise ExportError(

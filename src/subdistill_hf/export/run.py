@@ -14,7 +14,7 @@ from subdistill_hf.config.output_folder import check_output_folder, held_for_thi
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.formats import load_format, require_format
 from subdistill_hf.export.summary import summary
-from subdistill_hf.hub.files import EXPORT_FILE
+from subdistill_hf.hub.files import EXPORT_FILE, weights_identity
 from subdistill_hf.models.loading import load_student
 from subdistill_hf.reporting.exported import ReportedExport
 from subdistill_hf.reporting.page.page import renew_page
@@ -70,7 +70,7 @@ def export_student(student: str | Path, options: ExportOptions | None = None) ->
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
             made = Path(name, options.format)
             made.mkdir()
-            result = export_files(exported, images, options, made)
+            result = replace(export_files(exported, images, options, made), weights=weights_identity(folder))
             _write_result(made, result)
             shutil.rmtree(target, ignore_errors=True)
             made.replace(target)

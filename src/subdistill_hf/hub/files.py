@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.inde
 EXPORT_FOLDERS: Final = tuple(EXPORT_FORMATS)
 """The folders of a student for devices, each with an `EXPORT_FILE` by which it is known."""
 EXPORT_FILE: Final = "export.json"
+OF_OTHER_WEIGHTS: Final = "was exported from other weights than the student has"
 PAGE_FACTS_FILE: Final = "student.json"
 """What the page of a student knows of it."""
 EXPORTED: Final = (".json", ".py", *(known.suffix for known in EXPORT_FORMATS.values()))
@@ -51,12 +54,47 @@ def student_files(folder: str | Path) -> dict[str, bytes]:
 def exported_files(folder: str | Path) -> dict[str, bytes]:
     """The files of a student's folders for devices, by their paths below the student's.
 
+    A folder that was made of other weights than the student now has is left out, with a warning.
+
     Args:
         folder: of the student.
     """
-    places = [Path(folder, name) for name in EXPORT_FOLDERS if Path(folder, name, EXPORT_FILE).is_file()]
+    places = []
+    for name in EXPORT_FOLDERS:
+        place = Path(folder, name)
+        if not (place / EXPORT_FILE).is_file():
+            continue
+        if is_of_these_weights(place):
+            places.append(place)
+        else:
+            warnings.warn(f"{place} {OF_OTHER_WEIGHTS}, and is left out: {export_again(folder, name)}", stacklevel=2)
     paths = sorted(path for place in places for path in place.rglob("*") if path.suffix in EXPORTED and path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def weights_identity(folder: str | Path) -> str:
+    """A digest of the weights that a student's folder holds."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).iterdir() if WEIGHTS.fullmatch(path.name)):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return digest.hexdigest()
+
+
+def is_of_these_weights(place: Path) -> bool:
+    """Whether a folder for devices was made of the weights beside it; one that does not say so is taken to be."""
+    recorded = json.loads((place / EXPORT_FILE).read_text(encoding="utf-8")).get("weights")
+    return recorded in (None, weights_identity(place.parent))
+
+
+def export_again(folder: str | Path, name: str) -> str:
+    """What to do about files for devices that are of other weights.
+
+    Args:
+        folder: of the student.
+        name: of the format.
+    """
+    return f"run subdistill export {folder} --format {name} again, or remove the folder"
 
 
 def checkpoint_files(folder: str | Path) -> dict[str, bytes | Path]:

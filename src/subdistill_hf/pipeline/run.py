@@ -54,7 +54,7 @@ from subdistill_hf.pipeline.run_folder import (
     check_run_folder,
     checkpoint_of,
     kept_in,
-    remove_descriptions,
+    remove_derived_files,
     remove_empty_folders,
     remove_old_run,
     resumed_from,
@@ -245,7 +245,7 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
     example = task.data.test[0][task.data.columns.image]
-    remove_descriptions(task.folder)
+    remove_derived_files(task.folder)
     report = write_student(task.folder, model, published.student.processor, example, task.plain("train"), report)
     save_thumbnails(task.folder, report.wrong_answers or (), task.test)
     if task.options.html_report:

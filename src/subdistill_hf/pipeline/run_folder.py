@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Final
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import LOCK_FILE, RUNS_FOLDER, how_to_go_on
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.hub.files import EXPORT_FILE, EXPORT_FOLDERS
 from subdistill_hf.reporting.explained import EXPLANATIONS_FILE, EXPLANATIONS_FOLDER
 from subdistill_hf.reporting.page.page import PAGE_FILE
 from subdistill_hf.reporting.report import REPORT_FILE
 from subdistill_hf.reporting.reported_answers import THUMBNAILS_FOLDER
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 
+INPUTS: Final = ("teacher", "student", "dataset", "unlabelled", "unknown_images")
+"""The options that may name a folder which a run reads."""
+
 
 def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
-    """Refuse to mix two runs in one folder, or a run with other files; the folder can be written.
+    """Refuse to mix two runs in one folder, or a run with other files, or to write over what the run reads.
 
     Raises:
         SubDistillError: for a folder that may not be used, or a checkpoint that is not in it.
@@ -27,6 +32,7 @@ def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
     resume = resumed_from(config)
     if not folder.is_dir() or all(path.name == LOCK_FILE for path in folder.iterdir()):
         return
+    _check_inputs(options, folder)
     if not ((folder / REPORT_FILE).is_file() or (folder / RUNS_FOLDER).is_dir()):
         raise SubDistillError(f"{config.output_dir} already holds other files: give another --output_dir")
     if not (options.overwrite or resume):
@@ -40,6 +46,17 @@ def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
             f"{config.output_dir} holds a finished student and no checkpoint of method {config.method}: resume with "
             "the method that it was trained by, or use --overwrite, or another --output_dir"
         )
+
+
+def _check_inputs(options: TaskOptions, folder: Path) -> None:
+    """Refuse a folder that is, or holds, something that the run reads, and would replace."""
+    for name in INPUTS:
+        given = getattr(options, name)
+        if given is not None and Path(given).exists() and Path(given).resolve().is_relative_to(folder.resolve()):
+            raise SubDistillError(
+                f"{name}={given} lies in the output folder {folder}, where the run would write over it: give another "
+                "--output_dir"
+            )
 
 
 def resumed_from(config: SubDistillConfig) -> bool | Path:
@@ -96,16 +113,19 @@ def remove_old_run(folder: Path) -> None:
     """Make room for a new run; called when nothing can refuse it any more."""
     shutil.rmtree(folder / RUNS_FOLDER, ignore_errors=True)
     (folder / REPORT_FILE).unlink(missing_ok=True)
-    remove_descriptions(folder)
+    remove_derived_files(folder)
     (folder / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)  # by which the folder is known as a run's
 
 
-def remove_descriptions(folder: Path) -> None:
-    """Remove what describes an earlier student: its page, the pictures of its errors, and its explanations."""
+def remove_derived_files(folder: Path) -> None:
+    """Remove what was made of an earlier student: page, pictures of errors, explanations and files for devices."""
     (folder / PAGE_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / THUMBNAILS_FOLDER, ignore_errors=True)
     if (folder / EXPLANATIONS_FOLDER / EXPLANATIONS_FILE).is_file():
         shutil.rmtree(folder / EXPLANATIONS_FOLDER, ignore_errors=True)
+    for place in (folder / name for name in EXPORT_FOLDERS):
+        if (place / EXPORT_FILE).is_file():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def remove_empty_folders(folder: Path) -> None:

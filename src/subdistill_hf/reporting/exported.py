@@ -90,6 +90,7 @@ class ReportedExport:
         left_out: why there is no int8 file, though it was asked for.
         left_to_device: what is to be done with an image before, in words; empty where the files do it, or where the
             student's image processor cannot be told in steps.
+        weights: digest of the student's weights, by which files of other weights are known; unknown of older exports.
         files: what was written.
     """
 
@@ -107,4 +108,5 @@ class ReportedExport:
     chosen_on: str = "validation images"
     left_out: str | None = None
     left_to_device: tuple[str, ...] = ()
+    weights: str | None = None
     files: tuple[ExportedFile, ...]
