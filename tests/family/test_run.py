@@ -157,7 +157,7 @@ def test_the_teacher_is_loaded_and_hashed_once_in_a_process(family):
 
 def test_a_failure_leaves_the_others_whole_and_is_told_at_the_end(family):
     folder, said, _ = family
-    assert said.startswith("1 of 3 experts failed")
+    assert said.startswith("1 of 3 experts failed; the others are whole. The same command, without --overwrite, tries")
     assert STRANGER in said
     assert not (folder / "stranger").exists()
     page = (folder / "README.md").read_text(encoding="utf-8")
@@ -202,7 +202,7 @@ def test_other_options_or_classes_are_refused(family, inputs):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"resume_from_checkpoint": "true"}, "the same command goes on"),
+        ({"resume_from_checkpoint": "true"}, "the same command, without --overwrite, goes on"),
         ({"hub_model_id": "a"}, "subdistill push --repo"),
         ({"adapt_teacher": "lora"}, "fit it to all classes once"),
         ({"mix": 3.0}, "mix=3.0: expected a share"),
@@ -233,6 +233,15 @@ def test_overwriting_begins_again(inputs, tmp_path, monkeypatch):
         distill_family(request)
     assert not (tmp_path / "old").exists()
     assert json.loads((tmp_path / "family.json").read_text(encoding="utf-8"))["experts"] == SUBTASKS
+
+
+@pytest.mark.parametrize("name", ["logs", "README.md", "Accuracies.png"])
+def test_an_expert_cannot_have_a_name_of_the_family_s_own(inputs, tmp_path, name):
+    (tmp_path / "subtasks.yaml").write_text(yaml.safe_dump({name: list(NAMES[:2])}), encoding="utf-8")
+    request = FamilyRequest(FamilyOptions([str(tmp_path / "subtasks.yaml")]), tmp_path / "family", task_of(inputs))
+    with pytest.raises(FamilyError, match=f"cannot be called '{name}'"):
+        distill_family(request)
+    assert not (tmp_path / "family").exists()
 
 
 def test_a_mistake_of_ours_is_told_as_a_failure(inputs, tmp_path, monkeypatch, capsys):

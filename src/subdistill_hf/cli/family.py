@@ -74,4 +74,4 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
 
 def after_interruption(words: Sequence[str]) -> str:
     """How to go on after Ctrl-C."""
-    return "experts that are finished are kept; the same command goes on with the others"
+    return "experts that are finished are kept; the same command, without --overwrite, goes on with the others"

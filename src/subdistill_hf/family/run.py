@@ -16,14 +16,15 @@ from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.output_folder import held_for_this_run, written_whole
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
-from subdistill_hf.family.experts import ExpertRun, finished_report, train_expert
+from subdistill_hf.family.experts import LOGS_FOLDER, ExpertRun, finished_report, train_expert
 from subdistill_hf.family.subtasks import Expert, FamilyError, experts_of
 from subdistill_hf.formatting import duration
 from subdistill_hf.hub.family import FAMILY_FILE, push_family
+from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.hub.publish import sign_in
 from subdistill_hf.pipeline.auto import options_for_teacher
 from subdistill_hf.pipeline.validation import validate_options
-from subdistill_hf.reporting.family_page import ExpertEntry, FamilyIndex, told_result, write_index
+from subdistill_hf.reporting.family_page import PLOT_FILE, ExpertEntry, FamilyIndex, told_result, write_index
 from subdistill_hf.training.resuming import PARTS
 
 FORMAT: Final = 1
@@ -31,11 +32,13 @@ FOR_THE_HUB: Final = ("push_to_hub", "hub_private_repo", "hub_token")
 """Training arguments that are the family's, and none of its experts'."""
 NO_MEANING: Final = {
     "classes": "give --subtasks",
-    "resume_from_checkpoint": "the same command goes on with what is not finished",
+    "resume_from_checkpoint": "the same command, without --overwrite, goes on with what is not finished",
     "hub_model_id": "the repositories are named after the folder, or push it with subdistill push --repo",
     "hub_strategy": "each expert is pushed when it is finished",
     "hub_revision": "push the folder with subdistill push --revision",
 }
+OWN_NAMES: Final = (FAMILY_FILE, CARD_FILE, PLOT_FILE, LOGS_FOLDER)
+"""What the folder of a family holds beside its experts."""
 FREE: Final = {name for part in PARTS if part.change == "free" for name in part.arguments} | {
     "disable_tqdm",
     "report_to",
@@ -92,6 +95,12 @@ def distill_family(request: FamilyRequest) -> Path:
     task = _with_student(request.task)
     training = {name: value for name, value in request.training.items() if name not in FOR_THE_HUB}
     experts = experts_of(TaskOptions(**task), request.options.subtasks)
+    taken = [expert.name for expert in experts if expert.name.casefold() in map(str.casefold, OWN_NAMES)]
+    if taken:
+        raise FamilyError(
+            f"an expert cannot be called {taken[0]!r}, as the family's folder has a file or folder of this name: give "
+            "it another one in a YAML file"
+        )
     runs = [ExpertRun(expert, str(request.folder), task, training) for expert in experts]
     for run in runs:
         config = run.config
@@ -111,8 +120,8 @@ def distill_family(request: FamilyRequest) -> Path:
         print(push_family(request.folder, private=private, token=token))
     if failed:
         raise FamilyError(
-            f"{len(failed)} of {len(runs)} experts failed; the others are whole. The same command tries again:\n"
-            + "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+            f"{len(failed)} of {len(runs)} experts failed; the others are whole. The same command, without "
+            "--overwrite, tries again:\n" + "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         )
     print(f"\nThe family is in {request.folder}; its index is {request.folder / 'README.md'}")
     return request.folder
@@ -154,7 +163,7 @@ def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> None:
     path = request.folder / FAMILY_FILE
     classes = {expert.name: list(expert.classes) for expert in experts}
     if path.is_file() and request.task.get("overwrite"):
-        for name in [*json.loads(path.read_text(encoding="utf-8"))["experts"], "logs"]:
+        for name in [*json.loads(path.read_text(encoding="utf-8"))["experts"], LOGS_FOLDER]:
             shutil.rmtree(request.folder / name, ignore_errors=True)
     elif path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
