@@ -1,14 +1,18 @@
-"""The classes of images from a metadata file beside them, as `datasets` reads them too."""
+"""The classes of images from a metadata file beside them, of the kinds that `datasets` reads too."""
 
 from __future__ import annotations
 
+import io
 import json
+import posixpath
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
@@ -17,14 +21,17 @@ from subdistill_hf.data.folder_layout import SPLIT_OF_WORD, name_splits
 from subdistill_hf.data.folder_source import FolderFiles, left_out_notices, printable
 from subdistill_hf.errors import DataError
 
-FILE_NAME = "file_name"
+FILE_NAME: Final = "file_name"
+WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
+"""How a whole number of 64 bits is written: 007 is a text, as a date is."""
+Row = dict[str, Any]
 
 
 def tells_classes(folder: Path, files: FolderFiles, label_column: str | None) -> bool:
     """Whether the metadata files name classes: by a column of a usual name, or the one that was asked for."""
     wanted = {label_column} if label_column else set(LABEL_NAMES)
-    tables = [_read(folder / path) for path in files.metadata]
-    return bool(tables) and all(rows and FILE_NAME in rows[0] and wanted & set(rows[0]) for rows in tables)
+    columns = [{name for row in _read(folder / path) for name in row} for path in files.metadata]
+    return bool(columns) and all(FILE_NAME in names and wanted & names for names in columns)
 
 
 def read_metadata(
@@ -44,7 +51,7 @@ def read_metadata(
         DataError: for a file that cannot be read, or metadata of one split alone.
     """
     known = set(files.images)
-    rows = [row for path in files.metadata for row in _rows(folder, path)]
+    rows = _rows(folder, files.metadata)
     used = [row for row in rows if row[0] in known]
     missing = [path for path, _ in rows if path not in known]
     left_out = dict(files.left_out)
@@ -78,7 +85,7 @@ def read_metadata(
 def _contradictions(rows: Sequence[tuple[str, Mapping[str, Any]]], label_column: str | None) -> list[str]:
     """A notice of images in a folder of one class that have another in a metadata file."""
     columns = [label_column] if label_column else [name for name in LABEL_NAMES if rows and name in rows[0][1]]
-    told = [(path, str(row[column])) for path, row in rows for column in columns[:1] if column in row]
+    told = [(path, str(row[column])) for path, row in rows for column in columns[:1] if row[column] is not None]
     classes = {label for _, label in told}
     other = [
         (path, label)
@@ -94,29 +101,58 @@ def _contradictions(rows: Sequence[tuple[str, Mapping[str, Any]]], label_column:
     ]
 
 
-def _rows(folder: Path, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The path of each image that a metadata file names, and its other columns."""
-    begin = path.rpartition("/")[0]
-    for row in _read(folder / path):
+def _rows(folder: Path, paths: Sequence[str]) -> list[tuple[str, Row]]:
+    """The path of each image that metadata files name, and its other columns: each row has all, in order.
+
+    A column of whole numbers stays one. Any other column of plain values is one of texts, as the files spell them.
+    """
+    found = [(path, row) for path in paths for row in _read(folder / path)]
+    kinds: dict[str, set[type]] = defaultdict(set)
+    for path, row in found:
         if row.get(FILE_NAME) is None:
             raise DataError(f"{folder / path} has a row without {FILE_NAME}, only {', '.join(map(str, row))}")
-        name = str(row.pop(FILE_NAME))
-        yield f"{begin}/{name}" if begin else name, row
+        for name, value in row.items():
+            kinds[name] |= set() if value is None else {type(value)}
+    texts = {name for name, held in kinds.items() if held != {int} and held <= {str, int, float, bool}}
+    del kinds[FILE_NAME]
+    return [
+        (
+            posixpath.normpath(posixpath.join(posixpath.dirname(path), str(row[FILE_NAME]))),
+            {name: _spelled(row.get(name)) if name in texts else row.get(name) for name in kinds},
+        )
+        for path, row in found
+    ]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _spelled(value: Any) -> str | None:
+    """A plain value as a text; nothing stays nothing."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _read(path: Path) -> list[Row]:
     try:
+        if path.suffix == ".parquet":
+            return list(pq.read_table(path).to_pylist())
+        text = path.read_bytes().decode("utf-8-sig")
         if path.suffix == ".csv":
-            table = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True))
-            rows: list[dict[str, Any]] = table.to_pylist()
-        elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        else:
-            rows = pq.read_table(path).to_pylist()
+            return _rows_of_csv(text)
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read: expected a text in UTF-8") from error
     except (ValueError, OSError) as error:  # pyarrow's and json's are values' errors
         raise DataError(f"{path} cannot be read: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} cannot be read: expected an object on each line")
-    if path.suffix == ".csv" and any(isinstance(value, bytes) for row in rows for value in row.values()):
-        raise DataError(f"{path} cannot be read: expected a text in UTF-8")
     return rows
+
+
+def _rows_of_csv(text: str) -> list[Row]:
+    """The rows of a table: an empty field is nothing, and a column of nothing but whole numbers is read as such."""
+    content, parsing = text.encode(), csv.ParseOptions(newlines_in_values=True)
+    names = csv.open_csv(io.BytesIO(content), parse_options=parsing).schema.names
+    as_texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    columns = csv.read_csv(io.BytesIO(content), parse_options=parsing, convert_options=as_texts).to_pydict()
+    for name, values in columns.items():
+        number = int if all(WHOLE_NUMBER.fullmatch(value) for value in values if value) else str
+        columns[name] = [number(value) if value else None for value in values]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
