@@ -1,11 +1,23 @@
 """Values of options are of their field's type and in range, or refused by name."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
+from subdistill_hf.config.commands import (
+    AdaptOptions,
+    AnalyseOptions,
+    BenchmarkOptions,
+    ExplainOptions,
+    ExportOptions,
+    FamilyOptions,
+    InspectOptions,
+    PushOptions,
+    ServeOptions,
+)
 from subdistill_hf.config.distillation import DistillationOptions
 from subdistill_hf.config.options import DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
@@ -19,6 +31,7 @@ from subdistill_hf.config.validation import (
     choices_of,
     names_of_options,
 )
+from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import DataError, SubDistillError
 
 
@@ -32,6 +45,8 @@ class Described:
     colour: Literal["red", "green"] = "red"
     other_colour: Literal["red", "green"] | None = None
     colours: list[str] = field(default_factory=list, metadata={"choices": ("red", "green")})
+    sizes: "list[int]" = field(default_factory=list)
+    open_shares: list[float] | None = None
 
 
 @pytest.mark.parametrize(
@@ -58,11 +73,71 @@ def test_values_of_their_type_are_taken(given):
         ({"open_number": [1]}, r"open_number=\[1\]: expected a number"),
         ({"switch": "maybe"}, "switch='maybe': expected true or false"),
         ({"switch": 1}, "switch=1: expected true or false"),
+        ({"colours": {"red": 1}}, r"colours={'red': 1}: expected a list of texts"),
+        ({"colours": ["red", None]}, "colours=None: expected a list of texts"),
+        ({"colours": None}, "colours=None: expected a list of texts"),
+        ({"colours": [["red"]]}, r"colours=\['red'\]: expected a list of texts"),
+        ({"colours": True}, "colours=True: expected a list of texts"),
+        ({"sizes": "12"}, "sizes='12': expected a list of whole numbers"),
+        ({"sizes": [1, 2.5]}, "sizes=2.5: expected a list of whole numbers"),
+        ({"open_shares": ["all"]}, "open_shares='all': expected a list of numbers"),
     ],
 )
 def test_values_of_another_type_are_refused(given, message):
     with pytest.raises(SubDistillError, match=message):
         check_types(Described(**given))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("colours", "green", ["green"]),
+        ("colours", ("red", "green"), ["red", "green"]),
+        ("colours", 12, ["12"]),
+        ("colours", [0, Path("some", "file")], ["0", str(Path("some", "file"))]),
+        ("sizes", 12, [12]),
+        ("sizes", [], []),
+        ("open_shares", 0.5, [0.5]),
+        ("open_shares", None, None),
+    ],
+)
+def test_one_value_where_a_list_is_expected_is_a_list_of_it(name, value, taken):
+    options = Described(**{name: value})
+    check_types(options)
+    assert getattr(options, name) == taken
+
+
+@pytest.mark.parametrize(
+    "kind", [AnalyseOptions, ExplainOptions, FamilyOptions, InspectOptions, AdaptOptions, TaskOptions]
+)
+def test_no_list_of_any_options_is_taken_letter_by_letter(kind):
+    lists = [one for one in fields(kind) if str(one.type).startswith("list[")]
+    assert lists
+    assert all(_kind(one) == str(one.type) for one in lists)
+
+
+def test_a_class_may_be_given_alone():
+    with pytest.raises(SubDistillError, match="class id 12 is out of range: expected 0 to 9"):
+        load_subtask(DataOptions(dataset="digits", classes="12"))
+    assert load_subtask(DataOptions(dataset="digits", classes="all")).subtask.names[:2] == ("zero", "one")
+    assert TaskOptions(compare="kd", prompts="a photo of {}.").compare == ["kd"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (ServeOptions, {"port": "x"}, "port='x': expected a whole number"),
+        (PushOptions, {"private": "yes"}, "private='yes': expected true or false"),
+        (ExportOptions, {"max_loss": "1"}, "max_loss='1': expected a number"),
+        (ExportOptions, {"format": "onx"}, "format='onx': expected one of onnx, executorch; did you mean 'onnx'?"),
+        (ExplainOptions, {"method": "shaply"}, "method='shaply': expected one of .*; did you mean 'shapley'?"),
+        (BenchmarkOptions, {"workers": "2"}, "workers='2': expected a whole number"),
+        (FamilyOptions, {"subtasks": [None]}, "subtasks=None: expected a list of texts"),
+    ],
+)
+def test_options_of_every_command_are_checked_when_they_are_made(kind, given, message):
+    with pytest.raises(SubDistillError, match=message.replace("?", r"\?")):
+        kind(**given)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +162,15 @@ def test_numbers_in_range_are_taken_and_open_ones_are_in_any():
 def test_numbers_and_switches_of_the_options_are_known_as_such(options):
     kinds = {field.name: _kind(field) for field in fields(options)}
     expected = (
-        {"max_steps": "int", "learning_rate": "float", "bf16": "bool", "layer_weight": "float", "layer_pairs": "int"}
+        {"max_steps": "int", "learning_rate": "float", "bf16": "bool", "layer_weight": "float", "layers": "list[str]"}
         if options is SubDistillConfig
-        else {"train_images_per_class": "int", "mix": "float", "overwrite": "bool", "classes": None}
+        else {
+            "train_images_per_class": "int",
+            "mix": "float",
+            "overwrite": "bool",
+            "classes": "list[str]",
+            "dataset": None,
+        }
     )
     assert expected.items() <= kinds.items()
 

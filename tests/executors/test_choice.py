@@ -44,7 +44,7 @@ def test_a_number_of_workers_that_does_not_fit(options, workers, message):
     ("options", "message"),
     [
         ({"ray_address": "auto"}, "ray_address=auto has no meaning without --executor ray"),
-        ({"executor": "slurm"}, "executor='slurm': expected local or ray"),
+        ({"executor": "slurm"}, "executor='slurm': expected one of local, ray"),
     ],
 )
 def test_options_that_do_not_fit(options, message):

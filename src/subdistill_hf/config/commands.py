@@ -9,6 +9,7 @@ from subdistill_hf.config.bases import BASES
 from subdistill_hf.config.explainers import DEFAULT_EXPLAINER, EXPLAINERS
 from subdistill_hf.config.export_formats import EXPORT_FORMATS, Preprocessing
 from subdistill_hf.config.options import AUTO, Augmentation, DataOptions, FittingOptions
+from subdistill_hf.config.validation import check_choices, check_types
 from subdistill_hf.errors import SubDistillError
 
 MOST_POINTS: Final = 100
@@ -102,9 +103,9 @@ class ExecutionOptions:
     )
 
     def __post_init__(self) -> None:
-        """Refuse an address without Ray."""
-        if self.executor not in ("local", "ray"):
-            raise SubDistillError(f"executor={self.executor!r}: expected local or ray")
+        """Refuse what does not fit, and an address without Ray."""
+        check_types(self)
+        check_choices(self)
         if self.ray_address is not None and self.executor != "ray":
             raise SubDistillError(f"ray_address={self.ray_address} has no meaning without --executor ray")
 
@@ -160,6 +161,7 @@ class PushOptions:
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
+        check_types(self)
         if self.runtime is not None and not self.space:
             raise SubDistillError("runtime: the folder of onnxruntime-web is for a page, expected --space too")
 
@@ -204,6 +206,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
+        check_types(self)
+        check_choices(self)
         if not 0 <= self.max_loss <= MOST_POINTS:
             raise SubDistillError(f"max_loss={self.max_loss:g}: expected points of accuracy, from 0 to {MOST_POINTS}")
         known = EXPORT_FORMATS[self.format]
@@ -271,8 +275,8 @@ class ExplainOptions:
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
-        if self.method not in EXPLAINERS:
-            raise SubDistillError(f"method={self.method!r}: expected one of {', '.join(EXPLAINERS)}")
+        check_types(self)
+        check_choices(self)
         if self.most_images < 1:
             raise SubDistillError(f"most_images={self.most_images}: expected at least 1")
         if self.pictures < 0:
@@ -300,6 +304,7 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
+        check_types(self)
         if not 0 <= self.port <= LAST_PORT:
             raise SubDistillError(f"port={self.port}: expected a number from 0 to {LAST_PORT}")
 

@@ -98,8 +98,6 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
         """Validate what would stop a run late or not at all, then let `TrainingArguments` do the rest."""
         self.teacher_cache = str(self.teacher_cache)
         check_values(self)
-        if isinstance(self.layers, str):
-            self.layers = [self.layers]
         loading = self.accelerator_config
         super().__post_init__()
         if self.device.type == "cpu":

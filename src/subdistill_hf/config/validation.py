@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
+import re
 import types
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,13 +24,17 @@ LARGEST_SEED = 2**32 - 1  # that numpy takes
 NO_LABELS: Final = "none"
 """The `label_column` of a dataset without labels."""
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_LISTS = {"list[str]": "texts", "list[int]": "whole numbers", "list[float]": "numbers"}
 
 
 # Of any dataclass
 
 
 def check_types(options: Any) -> None:
-    """Refuse numbers and switches that are something else, or not finite, as a YAML file or a caller may give them.
+    """Refuse numbers, switches and lists that are something else, or not finite, as YAML or a caller may give them.
+
+    One value where a list is expected becomes a list of it. In a list of texts, a whole number or a path counts as it
+    is written.
 
     Args:
         options: an instance of a dataclass; fields of other types are not looked at, nor values that are the default.
@@ -38,7 +44,9 @@ def check_types(options: Any) -> None:
     """
     for field in fields(options):
         value, kind = getattr(options, field.name), _kind(field)
-        if kind is None or value is None or value is field.default:
+        if kind in _LISTS and (value is not None or "None" not in str(field.type)):
+            setattr(options, field.name, _as_list(field.name, value, kind))
+        if kind not in _KINDS or value is None or value is field.default:
             continue
         if not _is_of(value, kind):
             raise SubDistillError(f"{field.name}={value!r}: expected {_KINDS[kind]}")
@@ -301,16 +309,32 @@ def _written(number: float) -> str:
 
 
 def _kind(field: Field[Any]) -> str | None:
-    """`int`, `float` or `bool`, for these and for what may also be `None`."""
+    """A key of `_KINDS` or `_LISTS`, for these and for what may also be `None`."""
     text = field.type.__name__ if isinstance(field.type, type) else str(field.type)
-    text = text.replace(" | None", "").removeprefix("typing.Optional[").removesuffix("]")
-    return text if text in _KINDS else None
+    text = re.sub(r"typing\.Optional\[(.+)\]", r"\1", text.replace(" | None", "")).replace("typing.List", "list")
+    return text if text in _KINDS or text in _LISTS else None
 
 
 def _is_of(value: Any, kind: str) -> bool:
-    if kind == "bool":
-        return isinstance(value, bool)
+    if kind in ("str", "bool"):
+        return isinstance(value, str if kind == "str" else bool)
     return isinstance(value, numbers.Integral if kind == "int" else numbers.Real) and not isinstance(value, bool)
+
+
+def _as_list(name: str, value: Any, kind: str) -> list[Any]:
+    """The value of a field that holds a list.
+
+    Raises:
+        SubDistillError: naming the field, and the first entry of another kind.
+    """
+    entries = list(value) if isinstance(value, list | tuple) else [value]
+    of_entries = kind.removeprefix("list[").removesuffix("]")
+    if of_entries == "str":
+        entries = [str(one) if isinstance(one, os.PathLike) or _is_of(one, "int") else one for one in entries]
+    for one in entries:
+        if not _is_of(one, of_entries):
+            raise SubDistillError(f"{name}={one!r}: expected a list of {_LISTS[kind]}")
+    return entries
 
 
 @contextmanager
