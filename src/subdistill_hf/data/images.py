@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from subdistill_hf.data.columns import ImageColumns
@@ -164,13 +164,13 @@ class ImageModeError(ValueError):
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB of 8 bits, as `transformers.image_utils.load_image` makes it.
+    """An image upright and as RGB of 8 bits, as `transformers.image_utils.load_image` makes it.
 
     Raises:
         ImageModeError: for values of more than 8 bits, which would be cut off at 255.
     """
     check_mode(image)
-    return image.convert("RGB")
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def check_mode(image: Image.Image) -> None:

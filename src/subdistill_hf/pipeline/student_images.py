@@ -57,7 +57,7 @@ def load_for_student(
 
 
 def read_image(path: Path, error: type[SubDistillError], what: str = "") -> npt.NDArray[np.uint8]:
-    """The bytes of an image file, `(H, W, 3)`.
+    """The bytes of an image file, upright as a student is trained with it, `(H, W, 3)`.
 
     Args:
         path: of the file.
