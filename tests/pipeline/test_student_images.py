@@ -28,7 +28,12 @@ def test_a_photograph_is_upright_wherever_it_is_read(tmp_path, orientation, endi
     assert np.array_equal(seen, np.asarray(load_image(str(path))))
 
 
-def test_a_file_without_an_image_is_refused_by_its_name(tmp_path):
-    (tmp_path / "a.png").write_text("no image")
+@pytest.mark.parametrize("exif", [None, b"Exif\0\0MM\0*", b"Exif\0\0XXXXXXXX"])
+def test_a_damaged_file_is_refused_by_its_name(tmp_path, exif):
+    path = tmp_path / "a.png"
+    if exif is None:
+        path.write_text("no image")
+    else:
+        picture(1).save(path, exif=exif)
     with pytest.raises(SubDistillError, match=r"^images: a.png cannot be used: .* Remove or replace it"):
-        read_image(tmp_path / "a.png", SubDistillError, "images: ")
+        read_image(path, SubDistillError, "images: ")

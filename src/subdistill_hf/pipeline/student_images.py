@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from subdistill_hf.config.options import DataOptions
-from subdistill_hf.data.images import ImageModeError, as_rgb
+from subdistill_hf.data.images import as_rgb
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.errors import SubDistillError
 
@@ -70,5 +70,5 @@ def read_image(path: Path, error: type[SubDistillError], what: str = "") -> npt.
     try:
         with Image.open(path) as image:
             return np.array(as_rgb(image))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, ImageModeError) as reason:
+    except Exception as reason:  # of damaged files Pillow and its plugins raise nearly anything
         raise error(f"{what}{path.name} cannot be used: {reason}. Remove or replace it") from reason
