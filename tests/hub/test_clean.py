@@ -137,6 +137,41 @@ def test_names_of_classes_are_no_paths(tmp_path):
         check_clean(files | {"a.md": b"/home/inside and /home/jane/x"}, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["/", "//", "\\", "/home", "/home/anna", "a/b", "home/anna", "C:\\Users\\x", "c/h"])
+@pytest.mark.parametrize(
+    "path", ["/home/anna/secret", "/home/anna.old/x", "C:\\Users\\xenia\\pets", "C:\\Users\\x\\pets"]
+)
+def test_a_path_stays_one_whatever_a_class_is_called(tmp_path, name, path):
+    config = {"config.json": json.dumps({"id2label": {"0": name, "1": "b"}}).encode()}
+    check_clean(config, tmp_path)
+    for text in (f"--dataset {path}", f"classes {name} and {name}, in `{path}`", json.dumps([name, path])):
+        with pytest.raises(UncleanError, match="holds a path of this machine, "):
+            check_clean(config | {"README.md": text.encode()}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[facebook/opt](https://huggingface.co/facebook/opt) is a model",
+        "datasets: someone/opt\n",
+        "./opt, ../opt, ~/opt, data-/opt, C:\\opt, someone/opt/large",
+        "facebook/opt\0",
+    ],
+)
+def test_a_short_folder_of_this_machine_is_no_part_of_a_longer_name(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/opt"))
+    check_clean({"README.md": text.encode()}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["in /opt", "/opt", "PATH=/bin:/opt", "(/opt)", '{"a": "/opt/x"}', "a\0\nA/opt/x", "\0/opt"]
+)
+def test_a_short_folder_of_this_machine_is_found(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/opt"))
+    with pytest.raises(UncleanError, match="holds a path of this machine, /opt: take it out"):
+        check_clean({"README.md": text.encode()}, tmp_path)
+
+
 def test_files_are_read_where_they_lie(tmp_path):
     (tmp_path / "a.json").write_text("hf_" + "a" * 30, encoding="utf-8")
     with pytest.raises(UncleanError, match="holds an access token"):

@@ -48,7 +48,9 @@ _FOREIGN: Final = re.compile(
     re.VERBOSE,
 )
 """Paths of any machine by their shape: addresses of files, home folders, drives, shares in a network."""
-_ABSOLUTE: Final = re.compile(r"(?<![\w.~:/-])/[\w.+-]+/[^\n\"'`<>|)\]]+")
+_BEFORE: Final = r"(?<![\w.~:/-])"
+"""What an absolute path begins after: not inside a word, a relative path or an address."""
+_ABSOLUTE: Final = re.compile(_BEFORE + r"/[\w.+-]+/[^\n\"'`<>|)\]]+")
 _OF_EVERY_MACHINE: Final = ("bin", "dev", "etc", "lib", "lib64", "opt", "proc", "run", "sbin", "sys", "usr", "var")
 
 
@@ -70,8 +72,9 @@ def check_clean(files: Mapping[str, bytes | Path], folder: str | Path) -> None:
     """
     folder = Path(folder)
     _check_base(files, folder)
-    classes = [name for name in _class_names(files) if "/" in name or "\\" in name]
     secrets, own = _secrets(), _own_paths(folder)
+    classes = [name for name in _class_names(files) if _path_in(name, own, is_text=True)]
+    names = _as_written(classes) if classes else None
     for name, content in files.items():
         if name.lower().endswith(TENSORS):
             continue
@@ -79,8 +82,8 @@ def check_clean(files: Mapping[str, bytes | Path], folder: str | Path) -> None:
         text = data.decode("utf-8", errors="replace")
         if _TOKENS.search(text) or any(secret in text for secret in secrets):
             raise UncleanError(f"{folder / name} holds an access token: take it out")
-        for one in sorted(classes, key=len, reverse=True):
-            text = text.replace(one, "").replace(json.dumps(one)[1:-1], "")
+        if names:
+            text = names.sub("", text)
         if path := _path_in(text, own, is_text=b"\0" not in data):
             raise UncleanError(f"{folder / name} holds a path of this machine, {path}: take it out")
 
@@ -125,6 +128,13 @@ def _class_names(files: Mapping[str, bytes | Path]) -> list[str]:
         return []
 
 
+def _as_written(names: list[str]) -> re.Pattern[str]:
+    """Finds names in a text or in JSON, but not a folder of that name in a longer path."""
+    spellings = {spelling for name in names for spelling in (name, json.dumps(name)[1:-1])}
+    longest_first = sorted(spellings, key=len, reverse=True)
+    return re.compile(rf"{_BEFORE}(?:{'|'.join(map(re.escape, longest_first))})(?![\w/\\-]|\.\w)")
+
+
 def _secrets() -> list[str]:
     """The secrets that this machine knows: the token that it is signed in with, and those of its environment."""
     named = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and not Path(value).exists()]
@@ -141,9 +151,10 @@ def _own_paths(folder: Path) -> list[str]:
 
 
 def _path_in(text: str, own: list[str], is_text: bool) -> str | None:
-    """The first path of this machine in a text."""
+    """The first path of this machine in a text; in what is no text, only the paths that it knows."""
+    before = r"(?<![\w.~/-])" if is_text else r"(?<![\w.~/-]{2})"  # one sign there may be the length of the path
     for path in own:
-        if re.search(rf"{re.escape(path)}(?![\w-])", text):
+        if re.search(rf"{before}{re.escape(path)}(?![\w-])", text):
             return path
     if not is_text:
         return None
