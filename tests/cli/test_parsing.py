@@ -75,6 +75,8 @@ def test_help_tells_defaults_and_choices(parser):
         (["--hub_token", "hf_secret", "--seed", "1"], ["--seed", "1"]),
         (["--seed", "1", "--hub-token=hf_secret"], ["--seed", "1"]),
         (["--hub_token=hf_secret", "--seed", "1"], ["--seed", "1"]),
+        (["--teacher_cache_dir", "s3://key:pw@bucket/x"], ["--teacher_cache_dir", "s3://bucket/x"]),
+        (["--teacher_cache_dir=s3://key:pw@bucket/x"], ["--teacher_cache_dir=s3://bucket/x"]),
     ],
 )
 def test_a_command_for_a_card_has_no_token(words, kept):

@@ -54,6 +54,7 @@ TOKENS = [
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
     "-----BEGIN RSA PRIVATE KEY-----",
     "https://jane:secret@example.org/data",
+    "s3://jane:secret/x@bucket",
     "the-secret-0f-the-environment",
 ]
 PATHS = [

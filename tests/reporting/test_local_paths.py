@@ -66,6 +66,15 @@ def test_names_of_classes_in_a_command_are_no_paths():
     assert command_without_folders(command) == command.replace("/tmp/x/y", "y")
 
 
+@pytest.mark.parametrize("password", ["pw", "p/w+x=", "p:w", "p@w", "/home/me/x"])
+def test_no_password_of_an_address_stays(password):
+    place = f"s3://key:{password}@bucket/targets"
+    for option in ("--teacher_cache_dir {}", "--teacher_cache_dir={}", '--deepspeed \'{{"a": "{}"}}\'', "{} 'x"):
+        command = f"subdistill distill {option.format(place)}"
+        assert command_without_folders(command) == command.replace(f"key:{password}@", "")
+    assert without_folders({"a": [place, f"to {place}."]}) == {"a": ["s3://bucket/targets", "to s3://bucket/targets."]}
+
+
 def test_a_text_that_is_no_command_of_a_shell_is_shortened_as_a_text():
     assert command_without_folders("don't write to /home/me/x") == "don't write to x"
 

@@ -147,9 +147,10 @@ def test_a_storage_that_does_not_answer_is_refused_before_any_work(monkeypatch):
 def test_an_address_that_means_nothing_is_refused_and_a_password_is_not_repeated():
     with pytest.raises(CacheError, match=r"teacher_cache_dir='nope://place' cannot be reached: Protocol not known"):
         check_cache_place("nope://place")
-    with pytest.raises(CacheError, match="holds a password") as refused:
-        check_cache_place("ftp://me:secret@host/targets")
-    assert "secret" not in str(refused.value)
+    for address in ("ftp://me:secret@host/targets", "simplecache::s3://me:secret@bucket", "s3://me:secret/x@bucket"):
+        with pytest.raises(CacheError, match="holds a password") as refused:
+            check_cache_place(address)
+        assert "secret" not in str(refused.value)
 
 
 def test_the_folder_on_disk_of_an_address_is_the_default_one(tmp_path):

@@ -33,9 +33,12 @@ def run(given: dict[str, Any], words: Sequence[str]) -> None:
     """Train what is missing of the grid, and write its results."""
     require_extra("plots", "subdistill benchmark")  # for its intervals, too
     from subdistill_hf.benchmark.command import benchmark
+    from subdistill_hf.cli.parsing import without_token
 
     config = given.pop("config")
-    benchmark(config, BenchmarkOptions(**given), command=shlex.join(["subdistill", "benchmark", *words]))
+    benchmark(
+        config, BenchmarkOptions(**given), command=shlex.join(["subdistill", "benchmark", *without_token(words)])
+    )
 
 
 def after_interruption(words: Sequence[str]) -> str:

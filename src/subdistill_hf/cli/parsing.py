@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
+from subdistill_hf.config.addresses import without_passwords
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.errors import SubDistillError
 
@@ -66,10 +67,10 @@ class OptionsParser(HfArgumentParser):
 
 
 def without_token(words: Sequence[str]) -> list[str]:
-    """The words of a command line without `--hub_token` and its value, for a card."""
+    """The words of a command line without `--hub_token` and its value, and without passwords, for a card."""
     kept: list[str] = []
     for previous, word in zip(["", *words], words, strict=False):
         names = [text.partition("=")[0].replace("-", "_") for text in (previous, word)]
         if "__hub_token" not in (names[1], names[0] if "=" not in previous else ""):
-            kept.append(word)
+            kept.append(without_passwords(word))
     return kept

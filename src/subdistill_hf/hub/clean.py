@@ -11,6 +11,7 @@ from typing import Final
 
 from huggingface_hub import constants, get_token
 
+from subdistill_hf.config.addresses import has_password
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE, CARD_FILE, PAGE_FACTS_FILE
 
@@ -27,7 +28,6 @@ _TOKENS: Final = re.compile(
       |AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abprs]-[A-Za-z0-9-]{10,}|wandb_v1_\w{20,}
       |eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}                  # JSON web tokens
       )|-----BEGIN\ [A-Z ]*PRIVATE\ KEY-----
-      |[a-z]+://[^\s/:@]+:[^\s/@]+@                              # an address with a password
     """,
     re.VERBOSE,
 )
@@ -80,7 +80,7 @@ def check_clean(files: Mapping[str, bytes | Path], folder: str | Path) -> None:
             continue
         data = _read(content)
         text = data.decode("utf-8", errors="replace")
-        if _TOKENS.search(text) or any(secret in text for secret in secrets):
+        if _TOKENS.search(text) or has_password(text) or any(secret in text for secret in secrets):
             raise UncleanError(f"{folder / name} holds an access token: take it out")
         if names:
             text = names.sub("", text)

@@ -1,4 +1,4 @@
-"""Paths of this machine, which no card may hold: only the name of the file or folder stays."""
+"""Paths of this machine, of which only the name stays, and passwords in addresses: no card may hold them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from subdistill_hf.config.addresses import without_passwords
 
 CLASS_OPTIONS: Final = ("classes", "mark_classes")
 """Options of the command line whose values are names of classes, which may look like paths."""
@@ -46,8 +48,12 @@ def file_name(path: str) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """Shorten the absolute paths in a value: texts that are one, and those in a text, quoted or without blanks."""
+    """Shorten the absolute paths in a value: texts that are one, and those in a text, quoted or without blanks.
+
+    Passwords in addresses are taken out.
+    """
     if isinstance(value, str):
+        value = without_passwords(value)
         if is_local(value):
             return file_name(value)
         text = re.sub(rf"{re.escape(str(Path.home()))}(?![\w.-])", "~", value) if Path.home() != Path("/") else value
@@ -61,7 +67,7 @@ def without_folders(value: Any) -> Any:
 
 
 def command_without_folders(command: str) -> str:
-    """Shorten the absolute paths in a command, but not the names of classes.
+    """Shorten the absolute paths in a command, but not the names of classes, and take passwords out.
 
     Args:
         command: as `shlex.join` writes it.

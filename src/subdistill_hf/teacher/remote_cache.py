@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 import fsspec
 
+from subdistill_hf.config.addresses import has_password
 from subdistill_hf.config.output_folder import check_output_folder
 from subdistill_hf.teacher.cache_files import CacheError, TargetFile, digest_of
 
@@ -35,7 +35,7 @@ class RemoteCache:
     """
 
     def __init__(self, address: str) -> None:
-        if urlsplit(address).password is not None:
+        if has_password(address):
             raise CacheError(
                 "teacher_cache_dir holds a password, which would be logged: let the environment, or the library's own "
                 "settings, say who you are"
