@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from helpers import CLASS_IDS, COLUMNS, NAMES, glyph_rows, write_image_folder
 from subdistill_hf.config.options import DataOptions
@@ -77,6 +77,18 @@ def test_the_watermark_is_everywhere_half_transparent_and_leaves_most_pixels(siz
     before, after = (np.asarray(one).astype(float)[found] for one in (image, watermark(image)))
     assert np.abs(after - before).max() < 0.75 * 255
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.3  # the image shines through
+
+
+@pytest.mark.parametrize("size", [(1203, 8), (8, 1203), (2000, 1)], ids=str)
+def test_a_long_image_takes_no_more_words_than_a_piece_of_it(size, monkeypatch):
+    drawn = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda *given, **more: (drawn.append(1), draw(*given, **more)))
+    part = tuple(min(length, 4 * min(size)) for length in size)
+    whole, piece = (np.asarray(watermark(Image.new("RGB", each, (90, 120, 30)))) for each in (size, part))
+    assert len(drawn) < 500
+    copies = np.tile(piece, (-(-size[1] // part[1]), -(-size[0] // part[0]), 1))
+    assert np.array_equal(whole, copies[: size[1], : size[0]])
 
 
 @pytest.mark.parametrize("grey", [0, 255])

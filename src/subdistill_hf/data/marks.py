@@ -20,6 +20,8 @@ RED: Final = (255, 0, 0)
 WATERMARK: Final = "SAMPLE"
 COPYRIGHT: Final = "© Photo Archive"
 JPEG_QUALITY: Final = 10
+LONGEST_PIECE: Final = 4
+"""How many times as long as wide the watermark is drawn at most: on longer images it is repeated."""
 MARK_SEED: Final = 1
 
 
@@ -194,6 +196,10 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _watermark(size: tuple[int, int]) -> Image.Image:
     """The lines of words `(width, height)`, transparent elsewhere."""
     shorter, longer = min(size), max(size)
+    if longer > LONGEST_PIECE * shorter:
+        return _repeated(
+            _watermark((min(size[0], LONGEST_PIECE * shorter), min(size[1], LONGEST_PIECE * shorter))), size
+        )
     font = _font(shorter / 7)
     edge = max(1, round(shorter / 160))
     left, top, right, bottom = font.getbbox(WATERMARK, stroke_width=edge)
@@ -214,3 +220,12 @@ def _watermark(size: tuple[int, int]) -> Image.Image:
     turned = layer.rotate(30, Image.Resampling.BICUBIC)
     corner = (side - size[0]) // 2, (side - size[1]) // 2
     return turned.crop((*corner, corner[0] + size[0], corner[1] + size[1]))
+
+
+def _repeated(piece: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An image `(width, height)` of copies of a piece, side by side."""
+    whole = Image.new(piece.mode, size)
+    for left in range(0, size[0], piece.width):
+        for top in range(0, size[1], piece.height):
+            whole.paste(piece, (left, top))
+    return whole
