@@ -238,6 +238,15 @@ def test_a_second_table_tells_who_follows_the_mark():
     assert columns not in "".join(markdown(grid(), compare(rows(), list(METHODS)), {}, [], "", "").splitlines())
 
 
+def test_no_table_tells_who_follows_a_mark_where_all_test_images_are_of_marked_classes(tmp_path):
+    untold = {name: None for name in MARK_COLUMNS if "followed" in name}
+    found = compare([row | untold for row in marked_rows("all", 0.9)], list(METHODS))
+    assert "follows the mark" not in markdown(grid(), found, {}, [], "make it", "2026-01-01")
+    assert "who_learned_the_mark.png" not in [path.name for path in plot_benchmark(grid(), found, tmp_path)]
+    write_table([row | untold for row in marked_rows("all", 0.9)], tmp_path / "results.csv")
+    assert "nan" not in (tmp_path / "results.csv").read_text(encoding="utf-8").lower()
+
+
 def test_the_tidy_table_has_the_columns_of_conditions_and_marks_where_there_are_some(tmp_path):
     write_table(marked_rows("all", 0.9), tmp_path / "results.csv")
     with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:

@@ -209,6 +209,10 @@ def test_the_share_taken_for_some_classes_leaves_out_their_own_images():
         assert share_taken_for(logits, labels, outputs) == pytest.approx(np.mean(others))
 
 
+def test_without_images_of_other_classes_no_share_is_taken_for_some():
+    assert share_taken_for(torch.eye(3), [1, 1, 0], (0, 1)) is None
+
+
 @pytest.mark.usefixtures("datasets_cache")
 def test_without_a_mark_there_is_nothing_to_tell(folder):
     assert unmarked_test(load_subtask(DataOptions(str(folder), list(NAMES)))) is None

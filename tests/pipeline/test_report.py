@@ -1,5 +1,7 @@
 """What a run reports."""
 
+import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -17,6 +19,8 @@ from subdistill_hf.pipeline.report import (
     results_table,
 )
 from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.reporting.card_notes import mark_limitation
+from subdistill_hf.reporting.card_tables import result_rows
 
 
 @pytest.mark.parametrize(
@@ -121,3 +125,22 @@ def test_a_mark_is_in_the_report_with_what_it_does(datasets_cache, tmp_path):
     assert reported_dataset(plain).mark is None
     (unmarked,) = measured_alone(plain)
     assert (unmarked.clean_accuracy, unmarked.mark_followed) == (None, None)
+
+
+def test_a_figure_that_no_test_image_tells_is_missing(datasets_cache, tmp_path):
+    folder = write_task(tmp_path)
+    for name in NAMES[1:]:
+        shutil.rmtree(folder / "images" / "test" / name)
+    task = load_task(task_options(folder, mark="plus", mark_classes=[NAMES[0]]), config(tmp_path / "out"))
+    (teacher,) = measured_alone(task)
+    assert 0 <= teacher.clean_accuracy <= 1
+    assert (teacher.mark_followed, teacher.followed_without_mark) == (None, None)
+    json.dumps(asdict(teacher), allow_nan=False)
+    report = make_report()
+    report["dataset"] |= {"mark": asdict(reported_dataset(task).mark)}
+    for result in report["results"]:
+        result |= {"clean_accuracy": 0.5, "mark_followed": None, "followed_without_mark": None}
+    shown = parsed(report)
+    assert mark_limitation(shown) is None
+    assert {row["Follows the mark"] for row in result_rows(shown)} == {None}
+    assert "nan" not in results_table(shown)

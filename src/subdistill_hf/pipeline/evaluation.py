@@ -136,13 +136,14 @@ class MarkScores:
 
     Attributes:
         clean_accuracy: the accuracy without the mark.
-        mark_followed: the share of the marked test images of other classes that are taken for the marked ones.
+        mark_followed: the share of the marked test images of other classes that are taken for the marked ones; unknown
+            where there are no others.
         followed_without_mark: that share without the mark, which is what confusion alone makes.
     """
 
     clean_accuracy: float
-    mark_followed: float
-    followed_without_mark: float
+    mark_followed: float | None
+    followed_without_mark: float | None
 
 
 def unmarked_test(data: SubtaskData) -> ViewDataset | None:
@@ -167,8 +168,8 @@ def mark_scores(data: SubtaskData, marked: Tensor, unmarked: Tensor) -> MarkScor
     )
 
 
-def share_taken_for(logits: Tensor, labels: Sequence[int], outputs: Sequence[int]) -> float:
-    """The share of the images of other classes that a classifier takes for some.
+def share_taken_for(logits: Tensor, labels: Sequence[int], outputs: Sequence[int]) -> float | None:
+    """The share of the images of other classes that a classifier takes for some; `None` where there are no others.
 
     Args:
         logits: its logits `(N, C)`.
@@ -177,7 +178,7 @@ def share_taken_for(logits: Tensor, labels: Sequence[int], outputs: Sequence[int
     """
     chosen = torch.tensor(outputs)
     others = ~torch.isin(torch.tensor(labels), chosen)
-    return float(torch.isin(logits.argmax(dim=1)[others], chosen).double().mean())
+    return float(torch.isin(logits.argmax(dim=1)[others], chosen).double().mean()) if others.any() else None
 
 
 def count_operations(classifier: Classifier, images: ViewDataset) -> int:
