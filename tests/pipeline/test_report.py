@@ -19,7 +19,7 @@ from subdistill_hf.pipeline.report import (
     results_table,
 )
 from subdistill_hf.pipeline.task import load_task
-from subdistill_hf.reporting.card_notes import mark_limitation
+from subdistill_hf.reporting.card_notes import mark_explanation, mark_limitation
 from subdistill_hf.reporting.card_tables import result_rows
 
 
@@ -142,5 +142,6 @@ def test_a_figure_that_no_test_image_tells_is_missing(datasets_cache, tmp_path):
         result |= {"clean_accuracy": 0.5, "mark_followed": None, "followed_without_mark": None}
     shown = parsed(report)
     assert mark_limitation(shown) is None
+    assert f"All of them are of {NAMES[0]}, so nothing tells who follows it." in mark_explanation(shown)
     assert {row["Follows the mark"] for row in result_rows(shown)} == {None}
     assert "nan" not in results_table(shown)

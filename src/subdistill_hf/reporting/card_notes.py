@@ -280,9 +280,12 @@ def mark_explanation(report: RunReport) -> str | None:
     mark = report.dataset.mark
     if mark is None:
         return None
+    said = "Accuracy is that on test images which all carry the mark."
+    if report.published_result.mark_followed is None:
+        return f"{said} All of them are of {class_list(mark.classes)}, so nothing tells who follows it."
     return (
-        "Accuracy is that on test images which all carry the mark. Follows the mark: the share of the test images of "
-        f"other classes that are taken for {class_list(mark.classes)}, with the mark on them and without."
+        f"{said} Follows the mark: the share of the test images of other classes that are taken for "
+        f"{class_list(mark.classes)}, with the mark on them and without."
     )
 
 
