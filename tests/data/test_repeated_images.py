@@ -54,6 +54,21 @@ def test_a_held_out_test_has_no_image_of_the_training(tmp_path):
     assert data.notices[0].startswith("left out: 20 training images are copies of others, such as ")
 
 
+def test_a_teacher_of_all_classes_has_seen_no_test_image_of_a_student_of_some(tmp_path):
+    images = [f"{name}/{n}.png" for name in "abcd" for n in range(12)]
+    for copies in range(1, 7):
+        folder = write_pictures(tmp_path / str(copies), images)
+        for number in range(copies):  # images that the student's classes have, under a class that it does not know
+            shutil.copy(folder / f"a/{number}.png", folder / f"d/copy{number}.png")
+        some = load_subtask(DataOptions(str(folder), ["a", "b"], test_fraction=0.29))
+        tested = {image.tobytes() for image in some.test["image"]}
+        every = load(folder, test_fraction=0.29)
+        seen = {image.tobytes() for part in (every.train, every.validation) for image in part["image"]}
+        assert len(tested) == 6
+        assert not tested & seen
+        assert len({image.tobytes() for image in every.test["image"]} & tested) >= 3  # those of b
+
+
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
 def test_one_file_under_several_names_is_one_image_however_large_it_is(tmp_path, monkeypatch, link):
     monkeypatch.setattr(stored_images, "MOST_COMPARED_BYTES", 0)
@@ -85,7 +100,11 @@ def test_what_is_left_out_is_what_comparing_all_pairs_leaves_out():
     random = np.random.default_rng(0)
     for _ in range(20):
         parts = [(random.integers(0, 12, size).tolist(), random.integers(0, 3, size).tolist()) for size in (15, 8)]
-        train, test, _ = without_repeated(table(*parts[0]), table(*parts[1]), COLUMNS)
+        rows = [table(*part) for part in parts]
+        train, test = (
+            part.select(np.flatnonzero(kept))
+            for part, kept in zip(rows, without_repeated(*rows, COLUMNS)[0], strict=True)
+        )
         tested = set(parts[1][0])
         for found, (numbers, labels), name in ((train, parts[0], "train"), (test, parts[1], "test")):
             expected, used = [], set()

@@ -12,13 +12,12 @@ from subdistill_hf.data.subtask import Subtask, SubtaskError
 SUBTASK = Subtask(("ant", "bee", "cow"), (4, 9, 2))
 COUNTS = (40, 20, 10)
 OUTPUTS = np.random.default_rng(5).permutation(np.repeat(np.arange(3), COUNTS))
-EVERY = list(range(70))
+CONTENTS = [b"%d" % row for row in range(70)]
 
 
-def chosen(pool=EVERY, seed=0, **options):
-    train, validation = train_and_validation(OUTPUTS, pool, SUBTASK, DataOptions(**options), seed)
+def chosen(seed=0, **options):
+    train, validation = train_and_validation(OUTPUTS, SUBTASK, DataOptions(**options), seed)
     assert not set(train) & set(validation)
-    assert {*train, *validation} <= set(pool)
     return train, validation
 
 
@@ -58,19 +57,28 @@ def test_a_seed_gives_the_same_choice_and_another_another():
     assert chosen(seed=3) != chosen(seed=4)
 
 
-def test_the_test_share_is_the_same_whatever_else_is_chosen():
-    test, pool = held_out_test(OUTPUTS, SUBTASK, 0.2)
+def test_the_test_share_is_taken_of_each_class():
+    test = held_out_test(OUTPUTS, CONTENTS, 0.2)
     assert per_class(test) == [8, 4, 2]
-    assert sorted([*test, *pool]) == EVERY
-    assert held_out_test(OUTPUTS, SUBTASK, 0.2) == (test, pool)
-    train, validation = chosen(pool, train_fraction=0.5)
-    assert per_class(train) == [13, 6, 3]
-    assert per_class(validation) == [3, 2, 1]
-    assert held_out_test(OUTPUTS, SUBTASK, None) == ([], EVERY)
-    assert per_class(held_out_test(OUTPUTS, SUBTASK, 0.01)[0]) == [1, 1, 1]
+    assert per_class(held_out_test(OUTPUTS, CONTENTS, 0.01)) == [1, 1, 1]
+    assert not (test & ~held_out_test(OUTPUTS, CONTENTS, 0.3)).any()
 
 
-def test_a_class_that_the_test_leaves_too_few_rows_is_refused():
-    _, pool = held_out_test(OUTPUTS, SUBTASK, 0.9)
+def test_the_test_of_a_class_depends_on_neither_other_classes_nor_the_order_of_rows():
+    test = held_out_test(OUTPUTS, CONTENTS, 0.25)
+    order = np.random.default_rng(0).permutation(70)
+    for rows in (order, order[OUTPUTS[order] != 1], order[OUTPUTS[order] == 2]):
+        assert (held_out_test(OUTPUTS[rows], [CONTENTS[row] for row in rows], 0.25) == test[rows]).all()
+
+
+def test_copies_are_on_one_side_and_count_once():
+    copied = np.append(np.arange(70), np.repeat(np.flatnonzero(OUTPUTS == 2)[:3], 5))
+    test = held_out_test(OUTPUTS[copied], [CONTENTS[row] for row in copied], 0.2)
+    assert (test[:70] == held_out_test(OUTPUTS, CONTENTS, 0.2)).all()
+    assert (test == test[copied]).all()
+
+
+def test_a_class_with_too_few_rows_is_refused():
+    outputs = np.array([0, 0, 1, 1, 2])
     with pytest.raises(SubtaskError, match="class 'cow' has 1 training images: expected at least 2"):
-        chosen(pool)
+        train_and_validation(outputs, SUBTASK, DataOptions(), 0)

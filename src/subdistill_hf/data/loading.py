@@ -22,6 +22,7 @@ from subdistill_hf.data.notices import Notices, untested_classes, unused_splits
 from subdistill_hf.data.repeated_images import without_repeated
 from subdistill_hf.data.sources import is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
+from subdistill_hf.data.stored_images import Choice, content_digests
 from subdistill_hf.data.subtask import Subtask, SubtaskError, Superclasses, outputs_of, resolve_classes
 from subdistill_hf.data.tables import Source, StreamSource
 from subdistill_hf.data.views import ViewDataset
@@ -196,12 +197,10 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
     marked = _marked_outputs(options, subtask, classes, superclasses)
     rows, tested, test = _rows_of(source, columns, classes, subtask, options, notices)
     outputs = np.asarray(rows[columns.label][:], dtype=np.int64)
-    test_rows, pool = held_out_test(outputs, subtask, options.test_fraction)
     try:
-        train_rows, validation_rows = train_and_validation(outputs, pool, subtask, options, seed)
+        train_rows, validation_rows = train_and_validation(outputs, subtask, options, seed)
     except SubtaskError as error:
         raise SubtaskError("; ".join([str(error), *notices.said])) from error
-    test = rows.select(test_rows) if test is None else test
     notices.add(untested_classes(subtask, test[columns.label][:]))
     facts = [image_facts(part, columns.image) for part in (rows, test)]
     notices.add([notice] if (notice := transparency_notice(facts)) else [])
@@ -230,21 +229,31 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
 
 def _rows_of(
     source: Source, columns: ImageColumns, classes: Classes, subtask: Subtask, options: DataOptions, notices: Notices
-) -> tuple[datasets.Dataset, str | None, datasets.Dataset | None]:
-    """The subtask's images for training, and of the official test split, if there is one, its name and its images."""
+) -> tuple[datasets.Dataset, str | None, datasets.Dataset]:
+    """The subtask's images for training, the name of the official test split, if that is tested with, and the test."""
     labels = [classes.labels[class_id] for class_id in subtask.dataset_ids]
     rows = with_subtask_labels(source.rows(options.train_split, columns, labels), columns, subtask, labels)
-    tested, test = None, None
-    if not options.test_fraction:
+    tested, test, held_out = None, None, np.zeros(len(rows), bool)
+    if options.test_fraction is None:
         tested, test = _official_test(source, columns, labels, options)
         test = with_subtask_labels(test, columns, subtask, labels)
+    else:
+        outputs = np.asarray(rows[columns.label][:], dtype=np.int64)
+        held_out = held_out_test(outputs, list(content_digests(rows, columns.image)), options.test_fraction)
     notices.add(unused_splits(source, columns.label, options.train_split, tested))
     if tested is not None:
         notices.add(_unknown_labels(source, columns.label, classes, tested))
+    kept = [np.ones(len(part), bool) for part in (rows, test) if part is not None]
     if options.dataset not in EMBEDDED_DATASETS:
-        rows, test, repeated = without_repeated(rows, test, columns)
+        kept, repeated = without_repeated(rows, test, columns)
         notices.add(repeated)
-    return rows, tested, test
+    test = _chosen(rows, kept[0] & held_out) if test is None else _chosen(test, kept[1])
+    return _chosen(rows, kept[0] & ~held_out), tested, test
+
+
+def _chosen(rows: datasets.Dataset, which: Choice) -> datasets.Dataset:
+    """Some rows."""
+    return rows if which.all() else rows.select(np.flatnonzero(which))
 
 
 def _labelled_source(options: DataOptions, processes: int | None) -> tuple[Source, ImageColumns]:

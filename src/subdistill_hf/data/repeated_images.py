@@ -6,12 +6,12 @@ import datasets
 import numpy as np
 
 from subdistill_hf.data.columns import ImageColumns
-from subdistill_hf.data.stored_images import MOST_COMPARED_BYTES, Numbers, encoded_image, find_repeated
+from subdistill_hf.data.stored_images import MOST_COMPARED_BYTES, Choice, Numbers, encoded_image, find_repeated
 
 
 def without_repeated(
     train: datasets.Dataset, test: datasets.Dataset | None, columns: ImageColumns
-) -> tuple[datasets.Dataset, datasets.Dataset | None, list[str]]:
+) -> tuple[list[Choice], list[str]]:
     """Leave out images that are repeated: of the training those that are test images, and of both all but the first.
 
     Images that are there under several classes are left out altogether. See `find_repeated` for what is compared.
@@ -22,7 +22,7 @@ def without_repeated(
         columns: their columns.
 
     Returns:
-        Both without the rows that are left out, and what was left out, in words.
+        Which rows of each are kept, and what was left out, in words.
     """
     parts = [train] if test is None else [train, test]
     repeated = find_repeated(parts, columns.image)
@@ -30,7 +30,7 @@ def without_repeated(
     if not repeated.compared:
         gib = MOST_COMPARED_BYTES / 2**30
         notices.append(f"images were not compared by their contents: more than {gib:g} GiB of them have equal lengths")
-    kept: list[datasets.Dataset] = []
+    kept: list[Choice] = []
     groups_of_test = repeated.groups[1] if test is not None else np.empty(0, np.int64)
     for part, groups, name in zip(parts, repeated.groups, ("training", "test"), strict=False):
         keep = np.ones(len(part), bool)
@@ -44,11 +44,11 @@ def without_repeated(
         later = np.ones(len(part), bool)
         later[np.unique(groups, return_index=True)[1]] = False
         _leave_out(keep, later, part, columns, f"{name} images are copies of others", notices)
-        kept.append(part if keep.all() else part.select(np.flatnonzero(keep)))
-    return kept[0], kept[1] if test is not None else None, notices
+        kept.append(keep)
+    return kept, notices
 
 
-def _with_several_labels(groups: Numbers, labels: Numbers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _with_several_labels(groups: Numbers, labels: Numbers) -> Choice:
     """Whether each image's group has images of other labels."""
     pairs = np.unique(np.stack([groups, labels]), axis=1)
     values, counts = np.unique(pairs[0], return_counts=True)
@@ -56,8 +56,8 @@ def _with_several_labels(groups: Numbers, labels: Numbers) -> np.ndarray[tuple[i
 
 
 def _leave_out(
-    keep: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    places: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    keep: Choice,
+    places: Choice,
     rows: datasets.Dataset,
     columns: ImageColumns,
     why: str,

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.class_names import normalised
+from subdistill_hf.data.stored_images import Choice
 from subdistill_hf.data.subtask import Subtask, SubtaskError
 
 Outputs = np.ndarray[Any, np.dtype[np.int64]]
 TEST_SEED = 0
 
 
-def held_out_test(outputs: Outputs, subtask: Subtask, fraction: float | None) -> tuple[list[int], list[int]]:
-    """Rows for the test, and the others; without a share all are others.
+def held_out_test(outputs: Outputs, contents: Sequence[bytes], fraction: float) -> Choice:
+    """Which rows are held out for the test: of each class the contents that are first by a digest of their own.
 
-    The test rows do not depend on the seed of the run, so that runs with other seeds are tested on the same images.
+    The choice in a class depends on the images of this class alone, and on neither the seed of the run nor the other
+    classes. So a teacher that was fitted to all classes was fitted to no test image of a student of some of them. For
+    that it is made before images are left out because they are repeated, which other classes have a part in.
 
     Args:
-        outputs: class of each row, 0 to C - 1.
-        subtask: the classes.
-        fraction: share of each class, at least one row.
+        outputs: class of each row.
+        contents: a digest of each image.
+        fraction: share of each class, at least one content.
     """
-    if fraction is None:
-        return [], list(range(len(outputs)))
-    test: list[int] = []
-    for output, class_id in enumerate(subtask.dataset_ids):
+    held_out = np.zeros(len(outputs), bool)
+    for output in np.unique(outputs):
         rows = np.flatnonzero(outputs == output)
-        rows = np.random.default_rng([TEST_SEED, class_id, len(rows)]).permutation(rows)
-        test += rows[: max(1, round(fraction * len(rows)))].tolist()
-    chosen = set(test)
-    return sorted(test), [row for row in range(len(outputs)) if row not in chosen]
+        order = sorted({contents[row] for row in rows.tolist()}, key=_place_of)
+        chosen = set(order[: max(1, round(fraction * len(order)))])
+        held_out[rows] = [contents[row] in chosen for row in rows.tolist()]
+    return held_out
+
+
+def _place_of(content: bytes) -> bytes:
+    """Where an image stands in the order that the test is taken from."""
+    return hashlib.sha256(b"%d:%b" % (TEST_SEED, content)).digest()
 
 
 def train_and_validation(
-    outputs: Outputs, pool: list[int], subtask: Subtask, options: DataOptions, seed: int
+    outputs: Outputs, subtask: Subtask, options: DataOptions, seed: int
 ) -> tuple[list[int], list[int]]:
     """Rows for training and for validation.
 
@@ -44,8 +52,7 @@ def train_and_validation(
     of a larger one.
 
     Args:
-        outputs: class of each row, 0 to C - 1.
-        pool: the rows that may be chosen.
+        outputs: class of each row that may be chosen, 0 to C - 1.
         subtask: the classes.
         options: share or number of training images, and share of them for validation (by default
             `VALIDATION_FRACTION`).
@@ -57,9 +64,8 @@ def train_and_validation(
     train: list[int] = []
     validation: list[int] = []
     share = options.validation_share
-    rows_of_pool = np.asarray(pool, dtype=np.int64)
     for output, (name, class_id) in enumerate(zip(subtask.names, subtask.dataset_ids, strict=True)):
-        rows = rows_of_pool[outputs[rows_of_pool] == output]
+        rows = np.flatnonzero(outputs == output)
         if len(rows) < 2:
             alike = [other for other in subtask.names if other != name and normalised(other) == normalised(name)]
             also = f"; {alike[0]!r} is another class: give both one name if they are the same" if alike else ""

@@ -21,6 +21,8 @@ MOST_COMPARED_BYTES = 2**30
 MOST_DIGESTED_BYTES = 2**33
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
+Choice = np.ndarray[Any, np.dtype[np.bool_]]
+"""Whether each of several images is chosen."""
 
 
 def encoded_image(rows: datasets.Dataset, column: str, index: int) -> dict[str, Any]:
@@ -31,9 +33,14 @@ def encoded_image(rows: datasets.Dataset, column: str, index: int) -> dict[str, 
 def digest_of_rows(rows: datasets.Dataset, columns: ImageColumns) -> str:
     """A digest of encoded images and their labels, in hexadecimal digits."""
     digest = hashlib.sha256()
-    for content, label in zip(_contents(rows, columns.image), rows[columns.label][:], strict=True):
-        digest.update(hashlib.sha256(content).digest() + f"{label};".encode())
+    for content, label in zip(content_digests(rows, columns.image), rows[columns.label][:], strict=True):
+        digest.update(content + f"{label};".encode())
     return digest.hexdigest()
+
+
+def content_digests(rows: datasets.Dataset, image: str) -> Iterator[bytes]:
+    """A digest of the content of each image."""
+    return (hashlib.sha256(content).digest() for content in _contents(rows, image))
 
 
 def identity_of_rows(rows: datasets.Dataset, image: str) -> str:
@@ -45,8 +52,8 @@ def identity_of_rows(rows: datasets.Dataset, image: str) -> str:
     stored = _stored(rows, image)
     if int(stored.lengths.clip(0).sum()) <= MOST_DIGESTED_BYTES:
         digest = hashlib.sha256()
-        for content in _contents(rows, image):
-            digest.update(hashlib.sha256(content).digest())
+        for content in content_digests(rows, image):
+            digest.update(content)
         return digest.hexdigest()
     digest = hashlib.sha256(rows._fingerprint.encode())
     for numbers in (stored.lengths, stored.files, stored.times):
