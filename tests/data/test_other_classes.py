@@ -1,13 +1,16 @@
 """Images of other classes: which classes are trained with, which are tested with alone, and how many there are."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers import CLASS_IDS, task_options, write_colour_folder, write_image_folder
+from subdistill_hf.data import other_classes
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.loading import OTHER, UNKNOWN_KINDS, load_subtask
-from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
+from subdistill_hf.data.other_classes import glance_at_others, with_images_from_elsewhere, with_other_classes
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.reporting import plots
 from subdistill_hf.reporting.reported_images import UNKNOWN_IMAGES
@@ -104,6 +107,51 @@ def test_a_damaged_image_from_elsewhere_is_found_at_once(folder, tmp_path):
         folder, dataset=str(folder / "images"), classes=NAMES, unknown_images=str(tmp_path / "elsewhere")
     )
     with pytest.raises(DataError, match=r"1\.png"):
+        with_images_from_elsewhere(load_subtask(options, 0), options, 0)
+
+
+def contents(rows):
+    return [image.tobytes() for image in rows["image"]]
+
+
+def test_an_image_is_used_once_whatever_the_classes_are_that_have_it(folder, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(folder / "images", images)
+    others = [CLASS_NAMES[class_id] for class_id in ALL[3:]]
+    for name, following in zip(others, [*others[1:], others[0]], strict=True):
+        for index in range(3):  # among the training images of another class
+            shutil.copy(images / "test" / name / f"{index}.png", images / "train" / following / f"copy{index}.png")
+        shutil.copy(images / "train" / NAMES[0] / "0.png", images / "test" / name / "known.png")
+        shutil.copy(images / "test" / NAMES[1] / "0.png", images / "train" / name / "known.png")
+        shutil.copy(images / "train" / name / "1.png", images / "train" / following / "twice.png")
+    options = task_options(folder, dataset=str(images), classes=NAMES, other_class=True, other_images=100)
+    data = with_other_classes(load_subtask(options, 0), options, 0)
+    parts = [data.train, data.validation, data.test, data.others.near, data.others.far]
+    used = [image for rows in parts for image in contents(rows)]
+    assert len(used) == len(set(used))
+    assert len(data.test) == 9
+    assert all(len(rows) for rows in parts)
+    for name in (other_classes.NEAR, other_classes.FAR, other_classes.TRAINED):
+        assert any(f" {name} are copies of others, such as " in notice for notice in data.notices)
+    closed = replace(options, other_class=False, other_images=None, test_unknown=True)
+    data = load_subtask(closed, 0)
+    own = {image for split in ("train", "validation", "test") for image in contents(data.rows(split))}
+    for others in (with_other_classes(data, closed, 0).others, glance_at_others(data, closed, 0)):
+        assert len(others.far)
+        assert not own & {*contents(others.far)}
+
+
+def test_images_from_elsewhere_are_none_of_the_run(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write_colour_folder(elsewhere, ("blue",), train=3, test=1)
+    shutil.copy(folder / "images" / "train" / NAMES[0] / "0.png", elsewhere / "train" / "blue" / "known.png")
+    options = task_options(folder, dataset=str(folder / "images"), classes=NAMES, unknown_images=str(elsewhere))
+    data = with_images_from_elsewhere(load_subtask(options, 0), options, 0)
+    assert data.others.counts() == {"elsewhere": 3}
+    assert data.notices[-1].startswith("left out: 1 images from elsewhere are copies of others, such as ")
+    for path in (elsewhere / "train" / "blue").glob("[0-9].png"):
+        path.unlink()
+    with pytest.raises(DataError, match="all images are those of the run: give others"):
         with_images_from_elsewhere(load_subtask(options, 0), options, 0)
 
 

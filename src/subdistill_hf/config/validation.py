@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 NO_LABELS: Final = "none"
 """The `label_column` of a dataset without labels."""
+LEAST_OTHER_IMAGES: Final = 2
+"""Training images of other classes that `other_class` needs: one to train and one to validate."""
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _LISTS = {"list[str]": "texts", "list[int]": "whole numbers", "list[float]": "numbers"}
 

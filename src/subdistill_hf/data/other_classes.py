@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import datasets
 import numpy as np
 
-from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.options import EMBEDDED_DATASETS, TaskOptions
+from subdistill_hf.config.validation import LEAST_OTHER_IMAGES
 from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.labelled_rows import as_images, with_names
 from subdistill_hf.data.loading import OTHER, OtherImages, SubtaskData, all_classes
+from subdistill_hf.data.notices import Notices
+from subdistill_hf.data.repeated_images import without_copies
 from subdistill_hf.data.sources import open_source
 from subdistill_hf.data.tables import Source
 from subdistill_hf.data.unlabelled import draw_images
@@ -30,6 +33,10 @@ GLANCED_BYTES: Final = 2**30
 """No glance is taken at datasets whose files are larger: they are read once more for it."""
 CLASSES_WORTH: Final = 2
 """Training images of other classes, by default, in classes of the subtask."""
+NEAR: Final = "near unknown images"
+FAR: Final = "far unknown images"
+TRAINED: Final = "training images of other classes"
+ELSEWHERE: Final = "images from elsewhere"
 
 
 def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:
@@ -69,24 +76,29 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     # without a test split of its own, test images of these classes could be training images
     near = tested(seen) if data.official_test else None
     far = tested(unseen)
-    if far is None or not len(far):
+    drawn = {NEAR: near, FAR: far, TRAINED: None}
+    if options.other_class:
+        per_class = (len(data.train) + len(data.validation)) / len(data.subtask.names)
+        wanted = options.other_images or max(LEAST_OTHER_IMAGES, round(CLASSES_WORTH * per_class))
+        drawn[TRAINED] = _some(source, options.train_split, columns, labels(seen), wanted, seed, names)
+    data, once = _used_once(data, drawn, options.dataset)
+    if FAR not in once:
         raise DataError(f"the {data.test_split} split of {options.dataset!r} has no images of other classes")
     found = OtherImages(
-        near=near,
-        far=far,
+        near=once.get(NEAR),
+        far=once[FAR],
         seen=tuple(classes.names[place] for place in seen),
         unseen=tuple(classes.names[place] for place in unseen),
         answered=options.other_class,
     )
-    data = replace(data, others=found)
     if not options.other_class:
-        return data
-    per_class = (len(data.train) + len(data.validation)) / len(data.subtask.names)
-    wanted = options.other_images or max(2, round(CLASSES_WORTH * per_class))
-    split = options.train_split
-    rows = _some(source, split, columns, labels(seen), wanted, seed, names)
-    if len(rows) < 2:
-        raise DataError(f"the {split} split of {options.dataset!r} has no images of other classes")
+        return replace(data, others=found)
+    rows = once.get(TRAINED, ())
+    if len(rows) < LEAST_OTHER_IMAGES:
+        raise DataError(
+            f"expected at least {LEAST_OTHER_IMAGES} images of other classes in the {options.train_split} split of "
+            f"{options.dataset!r}, found {len(rows)}"
+        )
     found = replace(found, train_images=len(rows) - max(1, round(options.validation_share * len(rows))))
     return _trained_with(replace(data, others=found), rows, names, seed)
 
@@ -111,6 +123,29 @@ def _seen_and_unseen(data: SubtaskData, options: TaskOptions, classes: int, seed
     if not seen:
         raise DataError("other_class: expected at least two other classes in the dataset, to train and to test with")
     return seen, unseen
+
+
+def _used_once(
+    data: SubtaskData, drawn: Mapping[str, datasets.Dataset | None], *places: str | None
+) -> tuple[SubtaskData, dict[str, datasets.Dataset]]:
+    """Images of none of the classes, each in the first part alone that has it, and in none if the run has it already.
+
+    Args:
+        data: the images that the run has.
+        drawn: what the images are called to the images.
+        places: the datasets that all of these are of; embedded ones alone are not compared.
+
+    Returns:
+        The images of the run with notices of what was left out, and those parts that have images.
+    """
+    parts = {name: rows for name, rows in drawn.items() if rows is not None}
+    if not set(places) <= set(EMBEDDED_DATASETS):
+        kinds = () if data.others is None else data.others.counts()
+        known = [data.rows(split) for split in ("taught", "validation", "test", *kinds)]
+        parts, found = without_copies(parts, known, data.columns)
+        said = Notices([notice for notice in found if notice not in data.notices]).said
+        data = replace(data, notices=(*data.notices, *said))
+    return data, {name: rows for name, rows in parts.items() if len(rows)}
 
 
 def _trained_with(data: SubtaskData, rows: datasets.Dataset, names: Sequence[str], seed: int) -> SubtaskData:
@@ -153,10 +188,9 @@ def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> 
     chosen = sorted(np.random.default_rng(seed).permutation(others)[:GLANCED_CLASSES].tolist())
     labels = [classes.labels[place] for place in chosen]
     rows = _some(source, split, columns, labels, min(GLANCED, len(data.test)), seed, (*data.subtask.names, OTHER))
-    if not len(rows):
-        return None
+    _, once = _used_once(data, {FAR: rows}, options.dataset)
     unseen = tuple(classes.names[place] for place in others)
-    return OtherImages(far=rows, unseen=unseen)
+    return OtherImages(far=once[FAR], unseen=unseen) if FAR in once else None
 
 
 def with_images_from_elsewhere(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:
@@ -168,11 +202,14 @@ def with_images_from_elsewhere(data: SubtaskData, options: TaskOptions, seed: in
         seed: of the choice of images.
 
     Raises:
-        DataError: for a dataset that cannot be loaded, has no images, damaged ones, or several splits and none for
-            training.
+        DataError: for a dataset that cannot be loaded, has no images but those of the run, damaged ones, or several
+            splits and none for training.
     """
     drawn = draw_images("unknown_images", options, len(data.test), data.columns, data.output_names, seed)
-    others = replace(data.others or OtherImages(), elsewhere=drawn.rows, elsewhere_name=drawn.name)
+    data, once = _used_once(data, {ELSEWHERE: drawn.rows}, options.dataset, options.unknown_images)
+    if ELSEWHERE not in once:
+        raise DataError(f"unknown_images={options.unknown_images}: all images are those of the run: give others")
+    others = replace(data.others or OtherImages(), elsewhere=once[ELSEWHERE], elsewhere_name=drawn.name)
     data = replace(data, others=others)
     data.views("elsewhere").check_images()
     return data

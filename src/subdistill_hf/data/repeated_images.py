@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import datasets
 import numpy as np
 
 from subdistill_hf.data.columns import ImageColumns
-from subdistill_hf.data.stored_images import MOST_COMPARED_BYTES, Choice, Numbers, encoded_image, find_repeated
+from subdistill_hf.data.stored_images import (
+    MOST_COMPARED_BYTES,
+    Choice,
+    Numbers,
+    Repeated,
+    encoded_image,
+    find_repeated,
+    with_length_of,
+)
 
 
 def without_repeated(
@@ -26,10 +36,7 @@ def without_repeated(
     """
     parts = [train] if test is None else [train, test]
     repeated = find_repeated(parts, columns.image)
-    notices = []
-    if not repeated.compared:
-        gib = MOST_COMPARED_BYTES / 2**30
-        notices.append(f"images were not compared by their contents: more than {gib:g} GiB of them have equal lengths")
+    notices = _not_compared(repeated)
     kept: list[Choice] = []
     groups_of_test = repeated.groups[1] if test is not None else np.empty(0, np.int64)
     for part, groups, name in zip(parts, repeated.groups, ("training", "test"), strict=False):
@@ -41,11 +48,51 @@ def without_repeated(
         labels = np.asarray(part[columns.label][:], dtype=np.int64)
         contrary = _with_several_labels(groups, labels)
         _leave_out(keep, contrary, part, columns, f"{name} images are there under several classes", notices)
-        later = np.ones(len(part), bool)
-        later[np.unique(groups, return_index=True)[1]] = False
-        _leave_out(keep, later, part, columns, f"{name} images are copies of others", notices)
+        _leave_out(keep, ~_first(groups), part, columns, f"{name} images are copies of others", notices)
         kept.append(keep)
     return kept, notices
+
+
+def without_copies(
+    parts: Mapping[str, datasets.Dataset], known: Sequence[datasets.Dataset], columns: ImageColumns
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Leave out of each part the images that are known, or in a part before it, and all but the first of its own.
+
+    Args:
+        parts: what the images are called to the images.
+        known: other images of the run, none of which is left out.
+        columns: the columns of all.
+
+    Returns:
+        The parts with the images that are kept, and what was left out, in words.
+    """
+    known = [with_length_of(rows, list(parts.values()), columns.image) for rows in known]
+    repeated = find_repeated([*known, *parts.values()], columns.image)
+    notices = _not_compared(repeated)
+    sizes = [sum(map(len, known)), *map(len, parts.values())]
+    kept = {}
+    for (name, rows), first in zip(
+        parts.items(), np.split(_first(np.concatenate(repeated.groups)), np.cumsum(sizes))[1:], strict=False
+    ):
+        keep = np.ones(len(rows), bool)
+        _leave_out(keep, ~first, rows, columns, f"{name} are copies of others", notices)
+        kept[name] = rows if keep.all() else rows.select(np.flatnonzero(keep))
+    return kept, notices
+
+
+def _not_compared(repeated: Repeated) -> list[str]:
+    """A notice where contents were not compared."""
+    if repeated.compared:
+        return []
+    gib = MOST_COMPARED_BYTES / 2**30
+    return [f"images were not compared by their contents: more than {gib:g} GiB of them have equal lengths"]
+
+
+def _first(groups: Numbers) -> Choice:
+    """Whether each image is the first of its group."""
+    first = np.zeros(len(groups), bool)
+    first[np.unique(groups, return_index=True)[1]] = True
+    return first
 
 
 def _with_several_labels(groups: Numbers, labels: Numbers) -> Choice:

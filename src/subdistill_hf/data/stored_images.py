@@ -108,6 +108,14 @@ def find_repeated(parts: Sequence[datasets.Dataset], image: str, most_bytes: int
     return Repeated(tuple(np.split(groups, ends)), compared)
 
 
+def with_length_of(rows: datasets.Dataset, others: Sequence[datasets.Dataset], image: str) -> datasets.Dataset:
+    """The images that are as long as one of others: no other image is a copy of those."""
+    if not others:
+        return rows.select([])
+    lengths = np.concatenate([_stored(other, image).lengths for other in others])
+    return rows.select(np.flatnonzero(np.isin(_stored(rows, image).lengths, lengths)))
+
+
 @dataclass(frozen=True)
 class _Stored:
     """Of each image: its length in bytes, -1 for none; number and time of its file, 0 for none."""
