@@ -209,7 +209,7 @@ def check_other_options(options: TaskOptions) -> None:
     Raises:
         SubDistillError: naming the option.
     """
-    check_ranges(options, {"other_images": 1}, {})
+    check_ranges(options, {"other_images": LEAST_OTHER_IMAGES}, {})
     if options.other_images is not None and not options.other_class:
         raise SubDistillError(f"other_images={options.other_images} has no meaning without --other_class")
     for name in ("other_class", "test_unknown"):
