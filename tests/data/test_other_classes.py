@@ -164,9 +164,12 @@ def test_images_from_elsewhere_are_none_of_the_run(folder, tmp_path):
             "unknown_images=there and unlabelled=there are the same images",
         ),
         ({"unknown_images": "there", "test_unknown": False}, "contradict each other"),
+        ({"mark": "plus", "other_class": True}, "mark=plus and other_class=True contradict each other"),
+        ({"mark": "plus", "test_unknown": True}, "mark=plus and test_unknown=True contradict each other"),
+        ({"mark": "plus", "unknown_images": "there"}, "mark=plus and unknown_images=there contradict each other"),
     ],
 )
-def test_images_from_elsewhere_that_do_not_fit_are_refused(folder, given, message):
+def test_options_that_contradict_each_other_are_refused(folder, given, message):
     with pytest.raises(SubDistillError, match=message):
         task_options(folder, **given)
 
@@ -187,9 +190,10 @@ def test_one_folder_under_two_names_is_refused_as_images_from_elsewhere(folder, 
         {"other_class": True, "other_images": 1},
         {"other_class": True, "label_column": "none"},
         {"other_class": True, "adapt_teacher": "lora"},
-        {"other_class": True, "mark": "plus"},
     ],
 )
 def test_options_that_do_not_fit_are_refused(folder, given):
-    with pytest.raises(SubDistillError, match=r"other_class|without --other_class|other_images=1: expected at least 2"):
+    with pytest.raises(
+        SubDistillError, match=r"other_class|without --other_class|other_images=1: expected at least 2"
+    ):
         task_options(folder, **given)

@@ -232,8 +232,12 @@ def check_other_options(options: TaskOptions) -> None:
         raise SubDistillError(
             "other_class needs a teacher that knows other classes: fit it to all of them, with adapt_classes=all"
         )
-    if options.other_class and options.mark is not None:
-        raise SubDistillError(f"mark={options.mark} and other_class contradict each other: give one of them")
+    for name in ("other_class", "test_unknown", "unknown_images"):
+        if options.mark is not None and (value := getattr(options, name)):
+            raise SubDistillError(
+                f"mark={options.mark} and {name}={value} contradict each other: images of none of the classes carry "
+                "no mark, and would be told by that alone; give one of them"
+            )
 
 
 def _is_same_dataset(first: str, second: str | None) -> bool:
