@@ -1,5 +1,7 @@
 """Images without labels in a run: which are kept, who learns from them, and what is said of them."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import NAMES, config, task_options, write_task
+from helpers import NAMES, config, task_options, write_image_folder, write_task
+from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.models.loading import load_teacher
@@ -17,7 +20,7 @@ from subdistill_hf.pipeline.run import build_run, teacher_of
 from subdistill_hf.pipeline.selection import look_at
 from subdistill_hf.pipeline.task import announce, load_task
 from subdistill_hf.pipeline.validation import validate_options
-from subdistill_hf.reporting.card_notes import unlabelled_fact
+from subdistill_hf.reporting.card_notes import unknown_note, unlabelled_fact
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -56,6 +59,27 @@ def test_copies_of_other_images_and_damaged_ones_are_left_out_and_counted(everyt
     assert chosen.kept == len(chosen.masses) == 12
     assert sum(chosen.kept_per_class.values()) == 12
     assert len(everything.data.rows("taught")) == len(everything.data.train) + 12
+
+
+def test_copies_of_unknown_images_are_left_out_and_far_classes_may_be_among_the_others(inputs, tmp_path, capsys):
+    images, mine, walls = (tmp_path / name for name in ("images", "mine", "walls"))
+    write_image_folder(images, class_ids=(10, 11, 12, 13, 14, 15))
+    for place, seed in ((mine, 5), (walls, 6)):
+        place.mkdir()
+        for index in range(4):
+            render(seed, "train", 50 + index, 7).save(place / f"{index}.png")
+    shutil.copy(walls / "0.png", mine / "wall.png")
+    for name in (13, 14, 15):
+        shutil.copy(images / "test" / CLASS_NAMES[name] / "0.png", mine / f"{name}.png")
+    given = {"dataset": str(images), "unlabelled": str(mine), "unknown_images": str(walls), "other_class": True}
+    task = load_task(options_of(inputs, **given), config(tmp_path / "out", disable_tqdm=True))
+    assert set(task.data.others.counts()) == {"near", "far", "elsewhere"}
+    assert (task.selection.found, task.selection.held_out) == (8, 4)
+    announce(task)
+    said = "lasses of far images may be among the"
+    assert said in capsys.readouterr().out
+    assert said in unknown_note(reported_dataset(task))
+    assert said not in unknown_note(replace(reported_dataset(task), unlabelled=None))
 
 
 def test_the_teachers_probability_decides(inputs, everything, tmp_path):

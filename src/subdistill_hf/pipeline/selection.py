@@ -114,7 +114,7 @@ def add_unlabelled(
     """Add the images without labels that the teacher takes for the subtask's.
 
     Left out are near-duplicates of images that are there already: of those that the student is validated or tested on,
-    since its figures would be too good, and of its training images.
+    unknown ones too, since its figures would be too good, and of its training images.
 
     Args:
         data: the images with labels, with the classes matched to the teacher's.
@@ -148,7 +148,8 @@ def _choose(
 ) -> tuple[list[int], Selection]:
     """The places of the images that are kept, and what became of all."""
     looked = look_at(images.rows, data.columns, teacher, show)
-    held_out = looked.usable & near_duplicates(looked.thumbs, _thumbs_of(data, ("validation", "test")))
+    unknown = () if data.others is None else data.others.counts()
+    held_out = looked.usable & near_duplicates(looked.thumbs, _thumbs_of(data, ("validation", "test", *unknown)))
     rest = looked.usable & ~held_out
     copies = rest & near_duplicates(looked.thumbs, _thumbs_of(data, ("train",)))
     rest &= ~copies

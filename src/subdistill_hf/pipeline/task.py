@@ -233,6 +233,8 @@ def announce(task: Task) -> None:
     if (others := data.others) is not None:
         tested = ", ".join(f"{count} {kind}" for kind, count in others.counts().items())
         print(f"unknown  {others.train_images} images of other classes to train; {tested} to test")
+        if task.selection is not None and others.far is not None:
+            print("         classes of far images may be among the images without labels")
     if data.marking is not None:
         print(f"mark     {data.marking.sentence(data.subtask)}")
     if task.selection is not None:

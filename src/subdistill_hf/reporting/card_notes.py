@@ -156,6 +156,19 @@ def other_answer_note(report: RunReport) -> str | None:
     )
 
 
+def unknown_note(dataset: ReportedDataset) -> str:
+    """How the table of unknown images is to be read."""
+    others = dataset.others
+    elsewhere = f", and those from elsewhere are of {code(others.elsewhere)}" if others and others.elsewhere else ""
+    said = (
+        "AUROC is how often an image of the classes has a higher score than another one: 0.5 is chance. Near images "
+        f'are of classes that were trained with as "none of these", far ones of classes that were not{elsewhere}.'
+    )
+    if others and others.far_images and dataset.unlabelled is not None:
+        said += " Classes of far images may be among the training images without labels."
+    return said
+
+
 def agreement_note(report: RunReport) -> str | None:
     """What the figures of a run without labels are worth; `None` where there were labels."""
     if not report.dataset.labels_by_teacher:
