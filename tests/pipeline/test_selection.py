@@ -82,6 +82,23 @@ def test_copies_of_unknown_images_are_left_out_and_far_classes_may_be_among_the_
     assert said not in unknown_note(replace(reported_dataset(task), unlabelled=None))
 
 
+def test_those_below_the_threshold_that_show_other_classes_are_counted_apart(inputs, everything, tmp_path):
+    images = write_image_folder(tmp_path / "images", class_ids=(10, 11, 12, 13, 14, 15))
+    settings = config(tmp_path / "out", disable_tqdm=True)
+    given = {"dataset": str(images), "other_class": True, "other_images": 5}
+    masses = sorted(everything.selection.masses)
+    middle = (masses[7] + masses[8]) / 2
+    task = load_task(options_of(inputs, **given, unlabelled_threshold=middle), settings)
+    chosen = task.selection
+    above = sum(mass >= middle for mass in chosen.masses)
+    assert (chosen.kept, chosen.kept_as_other) == (above + 4, task.data.others.train_images) == (above + 4, 4)
+    assert sum(chosen.kept_per_class.values()) == chosen.kept
+    assert f"kept: {above} with at least {middle:g} (--unlabelled_threshold)\nkept: 4 with less, for" in str(chosen)
+    fact = unlabelled_fact(reported_dataset(task))
+    assert f": {above} are those that show" in fact
+    assert 'by the teacher, and 4 with less, for the answer "none of these"' in fact
+
+
 def test_the_teachers_probability_decides(inputs, everything, tmp_path):
     masses = sorted(everything.selection.masses)
     logits = everything.teacher.model(

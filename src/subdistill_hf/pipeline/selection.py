@@ -50,9 +50,10 @@ class Selection:
         held_out: those that are near-duplicates of validation or test images.
         copies: those that are near-duplicates of training images.
         masses: of all others the teacher's probability that it shows one of the subtask's classes, `(N,)`.
-        threshold: the least of those that are kept.
+        threshold: the least of those that are kept as images of the classes.
         kept: number of images that are kept.
-        kept_per_class: class name to number of these by the teacher's answer.
+        kept_as_other: of these, those below the threshold, which show what "none of these" may be.
+        kept_per_class: class name to number of all that are kept, by the teacher's answer.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Selection:
     threshold: float
     kept: int
     kept_per_class: dict[str, int]
+    kept_as_other: int = 0
 
     def histogram(self) -> list[int]:
         """The number of images in each of `BINS` bins of mass."""
@@ -88,7 +90,10 @@ class Selection:
             bar = "#" * -(-number * BAR // longest)
             lines.append(f"  {place / BINS:.1f} to {(place + 1) / BINS:.1f}  {number:>7,}  {bar}".rstrip())
         classes = ", ".join(f"{name} {number:,}" for name, number in self.kept_per_class.items())
-        lines.append(f"kept: {count(self.kept)} with at least {self.threshold:g} (--unlabelled_threshold)")
+        above = self.kept - self.kept_as_other
+        lines.append(f"kept: {count(above)} with at least {self.threshold:g} (--unlabelled_threshold)")
+        if self.kept_as_other:
+            lines.append(f'kept: {count(self.kept_as_other)} with less, for the answer "none of these"')
         lines.append(f"by the teacher's answer: {classes}")
         return "\n".join(lines)
 
@@ -156,7 +161,7 @@ def _choose(
     ids = list(data.subtask.teacher_ids or ())
     masses = masses_of(looked.logits, data.subtask)
     kept = rest & (masses >= options.unlabelled_threshold)
-    answers = looked.logits[:, ids].argmax(dim=1)
+    answers, above = looked.logits[:, ids].argmax(dim=1), int(kept.sum())
     if data.others is not None and data.others.answered:  # as many again show what none of these may be
         below = torch.nonzero(rest & ~kept).flatten()
         drawn = below[torch.randperm(len(below), generator=torch.Generator().manual_seed(0))]
@@ -174,6 +179,7 @@ def _choose(
         masses=tuple(masses[rest].clamp(max=1).tolist()),
         threshold=options.unlabelled_threshold,
         kept=int(kept.sum()),
+        kept_as_other=int(kept.sum()) - above,
         kept_per_class=dict(zip(data.output_names, counts, strict=True)),
     )
     return torch.nonzero(kept).flatten().tolist(), selection

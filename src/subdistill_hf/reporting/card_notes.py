@@ -192,11 +192,15 @@ def unlabelled_fact(dataset: ReportedDataset) -> str | None:
     dropped = [f"{count(number)} {why}" for why, number in left_out.items() if number]
     revision = f", revision {code(images.revision)}" if images.revision else ""
     classes = joined([f"{text(name)} {count(number)}" for name, number in images.kept_per_class.items()])
+    above = below = ""
+    if images.kept_as_other:
+        above = f"{count(images.kept - images.kept_as_other)} are "
+        below = f', and {count(images.kept_as_other)} with less, for the answer "none of these"'
     source = f"{hub_link(images.name, images.hub_id, 'datasets/')}{revision}"
     return (
         f"{count(images.kept)} of {count(images.found)} of {source}: "
-        f"those that show one of the classes with a probability of at least {images.threshold:g} by the teacher"
-        f"{', without ' + joined(dropped) if dropped else ''}. By the teacher's answer: {classes}"
+        f"{above}those that show one of the classes with a probability of at least {images.threshold:g} by the teacher"
+        f"{below}{', without ' + joined(dropped) if dropped else ''}. By the teacher's answer: {classes}"
     )
 
 

@@ -40,7 +40,8 @@ class ReportedUnlabelled:
         copies: those that are near-duplicates of training images.
         threshold: the least probability, by the teacher, of showing one of the classes.
         kept: number of images that the student learned from.
-        kept_per_class: class name to number of these, by the teacher's answer.
+        kept_as_other: of these, those below the threshold, which show what "none of these" may be.
+        kept_per_class: class name to number of all these, by the teacher's answer.
         histogram: images in bins of equal width of that probability, from 0 to 1.
     """
 
@@ -53,6 +54,7 @@ class ReportedUnlabelled:
     copies: int = 0
     threshold: float
     kept: int
+    kept_as_other: int = 0
     kept_per_class: Mapping[str, int] = field(default_factory=dict)
     histogram: tuple[int, ...] = ()
 
