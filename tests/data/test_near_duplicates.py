@@ -40,6 +40,8 @@ def test_one_picture_is_found_however_it_was_changed(change):
     known = thumbnails([pixels(picture(seed)) for seed in range(5)])
     asked = thumbnails([pixels(change(picture(3))), pixels(change(picture(9)))])
     assert near_duplicates(asked, known).tolist() == [True, False]
+    assert near_duplicates(asked, known[:0]).tolist() == [False, False]
+    assert near_duplicates(asked[:0], known).tolist() == []
 
 
 def test_images_without_a_pattern_are_no_duplicates():

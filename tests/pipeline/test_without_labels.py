@@ -1,5 +1,7 @@
 """Datasets without labels: the teacher chooses the images, and every figure is called the agreement with it."""
 
+import shutil
+
 import pytest
 from huggingface_hub import metadata_load
 
@@ -65,6 +67,68 @@ def test_a_share_is_held_out_where_there_is_no_test_split(inputs, tmp_path):
     assert task.data.test_split == "held out of train"
     with pytest.raises(DataError, match=r"has no test or validation split.*--test_fraction"):
         load_task(options_of(inputs, dataset=train), config(tmp_path / "out"))
+
+
+def masses_in(inputs, folder, tmp_path):
+    """The teacher's probability that an image shows a class, of the images of a folder in rising order."""
+    options = options_of(inputs, dataset=str(folder), test_fraction=0.5, unlabelled_threshold=0.0)
+    return sorted(load_task(options, config(tmp_path / "masses")).selection.masses)
+
+
+def test_a_part_without_images_is_named_with_the_reason(inputs, tmp_path):
+    settings = config(tmp_path / "out")
+    mine, swapped = inputs / "mine", tmp_path / "swapped"
+    highest = {split: masses_in(inputs, mine / split, tmp_path)[-1] for split in ("train", "test")}
+    assert highest["train"] != highest["test"]
+    between = sum(highest.values()) / 2
+    empty = min(highest, key=highest.get)
+    with pytest.raises(DataError, match=f"keeps none of {30 if empty == 'train' else 8} {empty}(ing)? images"):
+        load_task(options_of(inputs, unlabelled_threshold=between), settings)
+    for split, source in (("train", "test"), ("test", "train")):
+        shutil.copytree(mine / source, swapped / split)
+    other = "test" if empty == "train" else "train"
+    with pytest.raises(DataError, match=f"keeps none of .* {other}(ing)? images"):
+        load_task(options_of(inputs, dataset=str(swapped), unlabelled_threshold=between), settings)
+
+
+def test_training_images_that_are_all_test_images_are_refused_with_that_reason(inputs, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(inputs / "mine" / "test", tmp_path / "same" / split)
+    with pytest.raises(DataError, match=r"no training images are left: the \d of 8 .* are near-duplicates of"):
+        load_task(options_of(inputs, dataset=str(tmp_path / "same")), config(tmp_path / "out"))
+
+
+def test_a_small_share_is_an_image_and_one_image_is_too_few(inputs, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(6):
+        shutil.copy(inputs / "mine" / "train" / f"{number}.png", few)
+    given = {"dataset": str(few), "test_fraction": 0.05, "validation_fraction": 0}
+    assert len(load_task(options_of(inputs, **given), config(tmp_path / "out")).data.test) == 1
+    for number in range(1, 6):
+        (few / f"{number}.png").unlink()
+    with pytest.raises(DataError, match=r"no training images are left: the 1 of 1 .* held out to validate or test"):
+        load_task(options_of(inputs, **given), config(tmp_path / "out"))
+
+
+def test_classes_that_no_image_shows_are_named(inputs, tmp_path, caplog):
+    answers = load_task(options_of(inputs), config(tmp_path / "out")).data
+    shown = NAMES[answers.train["label"][0]]
+    one = tmp_path / "one"
+    for split in ("train", "test"):
+        (one / split).mkdir(parents=True)
+    rows = [row for row in answers.train if row["label"] == NAMES.index(shown)]
+    for number, row in enumerate(rows[:4]):
+        row["image"].save(one / ("test" if number == 0 else "train") / f"{number}.png")
+    options = options_of(inputs, dataset=str(one), validation_fraction=0)
+    data = load_task(options, config(tmp_path / "out")).data
+    absent = ", ".join(name for name in NAMES if name != shown)
+    expected = (
+        f"no training images of {absent}, by the teacher's answers",
+        f"no test images of {absent}: the accuracy is that of the other classes",
+    )
+    assert data.notices == expected
+    assert set(expected) <= {record.getMessage() for record in caplog.records}
 
 
 def test_tables_say_agreement_and_the_teachers_own_is_left_out(finished):

@@ -46,14 +46,14 @@ def near_duplicates(candidates: Tensor, references: Tensor, least: float = NEAR)
 
     Args:
         candidates: their thumbnails `(N, D)`.
-        references: thumbnails of the others `(M, D)`.
+        references: thumbnails of the others `(M, D)`, which may be none.
         least: the least correlation.
 
     Returns:
         `(N,)`, true for those that are.
     """
     found = torch.zeros(len(candidates), dtype=torch.bool)
-    for others in torch.split(references, AT_ONCE):
+    for others in torch.split(references, AT_ONCE) if len(references) else ():
         for begin in range(0, len(candidates), AT_ONCE):
             chosen = candidates[begin : begin + AT_ONCE]
             alike = torch.maximum((chosen @ others.T).amax(dim=1), (mirrored(chosen) @ others.T).amax(dim=1))

@@ -40,6 +40,13 @@ def unused_splits(source: Source, label: str, train: str, test: str | None) -> l
     return notices
 
 
+def untrained_classes(subtask: Subtask, outputs: Sequence[int]) -> list[str]:
+    """The classes that the teacher sees in no training image, by its answers to these."""
+    shown = set(outputs)
+    names = [name for output, name in enumerate(subtask.names) if output not in shown]
+    return [f"no training images of {', '.join(names)}, by the teacher's answers"] if names else []
+
+
 def untested_classes(subtask: Subtask, outputs: Sequence[int]) -> list[str]:
     """The classes that no test image shows, by the outputs of these images."""
     shown = set(outputs)

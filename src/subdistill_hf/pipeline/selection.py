@@ -252,18 +252,29 @@ def _thumbs_of(data: SubtaskData, splits: Sequence[str]) -> Tensor:
     return torch.cat([thumbnails([views.image(index)]) for views in plain for index in range(len(views))])
 
 
-def nothing_kept(selection: Selection) -> str:
-    """Why no image is left, and the threshold that would keep some."""
+def nothing_kept(selection: Selection, images: str = "images") -> str:
+    """Why no image is left, and what would keep some.
+
+    Args:
+        selection: what became of all.
+        images: what they are called.
+    """
     if not selection.masses:
         return (
-            f"unlabelled={selection.name}: all {selection.found} images are near-duplicates of labelled ones, or "
+            f"unlabelled={selection.name}: all {selection.found} {images} are near-duplicates of labelled ones, or "
             "cannot be decoded: give others"
+        )
+    if reached := sum(mass >= selection.threshold for mass in selection.masses):
+        gone = "near-duplicates of validation or test images" if selection.held_out else "held out to validate or test"
+        return (
+            f"{selection.name}: no {images} are left: the {reached} of {selection.found} that show one of the classes "
+            f"by the teacher are {gone}. Give more images, or a lower --unlabelled_threshold"
         )
     best = max(selection.masses)
     lower = np.floor(10 * best) / 10 if best >= 0.1 else 0
     keeps = sum(mass >= lower for mass in selection.masses)
     return (
-        f"unlabelled_threshold={selection.threshold:g} keeps none of {selection.found} images: the teacher's largest "
-        f"probability that one shows a class is {best:.2g}; --unlabelled_threshold {lower:g} would keep {keeps}. Do "
-        f"the images show these classes at all?\n{selection}"
+        f"unlabelled_threshold={selection.threshold:g} keeps none of {selection.found} {images}: the teacher's "
+        f"largest probability that one shows a class is {best:.2g}; --unlabelled_threshold {lower:g} would keep "
+        f"{keeps}. Do the images show these classes at all?\n{selection}"
     )

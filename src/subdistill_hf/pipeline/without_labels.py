@@ -18,6 +18,7 @@ from subdistill_hf.data.image_facts import image_facts
 from subdistill_hf.data.labelled_rows import with_outputs
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.near_duplicates import near_duplicates
+from subdistill_hf.data.notices import Notices, untested_classes, untrained_classes
 from subdistill_hf.data.splits import TEST_SEED
 from subdistill_hf.data.subtask import Subtask, resolve_classes
 from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, UnlabelledImages, load_dataset_without_labels
@@ -65,7 +66,7 @@ def load_without_labels(
 
     Raises:
         SubtaskError: for classes that the teacher lacks.
-        DataError: when too few images are kept.
+        DataError: when no image is kept for the training or the test.
     """
     names = tuple(teacher.labels[output] for output in range(len(teacher.labels)))
     classes = names[: len(options.classes)] if teacher.prompts else options.classes
@@ -85,6 +86,9 @@ def load_without_labels(
         for images, part in zip((found.train, found.train, found.test or found.train), parts, strict=True)
     )
     facts = [image_facts(rows, COLUMNS.image) for rows in (train, test)]
+    notices = Notices(found.train.notices)
+    notices.add(untrained_classes(subtask, train[COLUMNS.label][:]))
+    notices.add(untested_classes(subtask, test[COLUMNS.label][:]))
     return SubtaskData(
         name=found.train.name,
         hub_id=found.train.hub_id,
@@ -99,7 +103,7 @@ def load_without_labels(
         revision=found.train.revision,
         sizes=tuple(sorted({size for each in facts for size in each.sizes})),
         typical_side=facts[1].typical_side or 0,
-        notices=found.train.notices,
+        notices=tuple(notices.said),
         labels_by_teacher=True,
     ), selection
 
@@ -107,40 +111,58 @@ def load_without_labels(
 def _choose(
     found: UnlabelledDataset, subtask: Subtask, teacher: LoadedModel, options: TaskOptions, config: SubDistillConfig
 ) -> tuple[tuple[_Part, _Part, _Part], Selection]:
-    """The images for training, validation and test, and what became of those that a training could have."""
-    show = not config.disable_tqdm
+    """The images for training, validation and test, and what became of those that a training could have.
+
+    Raises:
+        DataError: for a training or a test without images, as soon as it is drawn.
+    """
+    show, threshold = not config.disable_tqdm, options.unlabelled_threshold
+
+    def checked(name: str, part: _Part, images: UnlabelledImages, looked: Looked, near: int = 0) -> Selection:
+        selection = _selection(images, looked, subtask, threshold, part, near)
+        if not part.places:
+            raise DataError(nothing_kept(selection, f"{name} images"))
+        return selection
+
     looked = look_at(found.train.rows, COLUMNS, teacher, show)
-    pool = _kept(looked, subtask, options.unlabelled_threshold)
+    pool = _kept(looked, subtask, threshold)
+    checked("training", pool, found.train, looked)
     if found.test is None:
         order = np.random.default_rng([TEST_SEED, len(pool.places)]).permutation(len(pool.places))
-        held_out = round(float(options.test_fraction or 0) * len(order))
+        held_out = max(1, round(float(options.test_fraction or 0) * len(order)))
         test, pool = pool.chosen(np.sort(order[:held_out])), pool.chosen(np.sort(order[held_out:]))
     else:
-        test = _kept(look_at(found.test.rows, COLUMNS, teacher, show), subtask, options.unlabelled_threshold)
+        seen = look_at(found.test.rows, COLUMNS, teacher, show)
+        test = _kept(seen, subtask, threshold)
+        checked("test", test, found.test, seen)
     order = np.random.default_rng(config.seed).permutation(len(pool.places))
     share = options.validation_share
     validating = max(1, round(share * len(order))) if share else 0
     validation, train = pool.chosen(np.sort(order[:validating])), pool.chosen(np.sort(order[validating:]))
+    checked("training", train, found.train, looked)
     near = near_duplicates(train.thumbs, torch.cat([validation.thumbs, test.thumbs])).numpy()
     train = train.chosen(np.flatnonzero(~near))
-    masses = masses_of(looked.logits, subtask)[looked.usable]
-    counts = np.bincount(np.asarray(train.answers, dtype=np.int64), minlength=len(subtask.names)).tolist()
-    selection = Selection(
-        name=found.train.name,
-        hub_id=found.train.hub_id,
-        revision=found.train.revision,
-        found=len(found.train.rows),
+    return (train, validation, test), checked("training", train, found.train, looked, int(near.sum()))
+
+
+def _selection(
+    images: UnlabelledImages, looked: Looked, subtask: Subtask, threshold: float, part: _Part, near: int
+) -> Selection:
+    """What became of the images of a split, some of which are a part."""
+    counts = np.bincount(np.asarray(part.answers, dtype=np.int64), minlength=len(subtask.names)).tolist()
+    return Selection(
+        name=images.name,
+        hub_id=images.hub_id,
+        revision=images.revision,
+        found=len(images.rows),
         damaged=int((~looked.usable).sum()),
-        held_out=int(near.sum()),
+        held_out=near,
         copies=0,
-        masses=tuple(masses.clamp(max=1).tolist()),
-        threshold=options.unlabelled_threshold,
-        kept=len(train.places),
+        masses=tuple(masses_of(looked.logits, subtask)[looked.usable].clamp(max=1).tolist()),
+        threshold=threshold,
+        kept=len(part.places),
         kept_per_class=dict(zip(subtask.names, counts, strict=True)),
     )
-    if not len(train.places) or not len(test.places):
-        raise DataError(nothing_kept(selection))
-    return (train, validation, test), selection
 
 
 def _kept(looked: Looked, subtask: Subtask, threshold: float) -> _Part:
