@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from subdistill_hf.core.activations import Features
+from subdistill_hf.core.activations import Features, LayerError
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.pairing import LayerPair
@@ -164,6 +164,46 @@ def example(module):
     torch.manual_seed(1)
     targets = {name: Features(torch.randn(5, width, 16), (4, 4)) for name, width in {"first": 6, "second": 4}.items()}
     return targets, torch.randn(5, 3, 4, 4)
+
+
+class Cut(Student):
+    """Gives the values of its first layer without their gradient, always or in training."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, pixel_values):
+        if self.how == "reentrant" and self.training:
+            inner = torch.utils.checkpoint.checkpoint
+            return inner(super().forward, pixel_values.requires_grad_(), use_reentrant=True)
+        with torch.set_grad_enabled(self.how == "training" and not self.training):
+            values = self.first(pixel_values)
+        return self.second(values).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("how", ["always", "training", "reentrant"])
+def test_a_layer_that_gives_no_gradient_is_refused(module, how):
+    targets, pixels = example(module)
+    module.student = Cut(how)
+    with torch.no_grad():
+        module(targets, pixel_values=pixels)
+    with pytest.raises(LayerError, match=r"the student's first.* without a gradient in training"):
+        module(targets, pixel_values=pixels)
+    module.eval()(targets, pixel_values=pixels)
+
+
+def test_a_layer_of_frozen_weights_gives_no_gradient_and_is_taken(module):
+    targets, pixels = example(module)
+    module.student.first.requires_grad_(False)
+    for _ in range(2):
+        module(targets, pixel_values=pixels)["layer_losses"].sum().backward()
+    assert module.student.second.weight.grad is not None
+    module.student = Cut("training")
+    module.student.first.bias.requires_grad_(False)
+    module._frozen.clear()
+    with pytest.raises(LayerError, match="the student's first gives values without a gradient"):
+        module(targets, pixel_values=pixels)
 
 
 def test_an_alignment_in_evaluation_mode_is_evaluated(module):

@@ -7,6 +7,7 @@ import torch
 from transformers import Trainer
 
 from helpers import config, convnext, resnet, teacher_resnet, teacher_vit, trainer, views, vit, weights_of
+from subdistill_hf.core.activations import LayerError
 from subdistill_hf.losses import subspace as losses
 from subdistill_hf.losses.aligned_error import aligned_errors
 from subdistill_hf.training.trainer import SubDistillTrainer
@@ -107,6 +108,28 @@ def test_gradient_checkpointing_leaves_the_gradients_of_the_layer_losses(tmp_pat
     assert len(plain) > 60
     for name, gradient in plain.items():
         torch.testing.assert_close(saving[name], gradient, rtol=1e-4, atol=1e-3)  # of up to hundreds
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing")
+def test_a_layer_inside_a_block_that_is_computed_again_keeps_its_gradient_or_is_refused(tmp_path):
+    def train(reentrant):
+        options = {"use_reentrant": reentrant}
+        run, recorder = recorded(
+            tmp_path,
+            vit(),
+            teacher_vit(),
+            max_steps=1,
+            kd_weight=0.0,
+            layers=["vit.layers.2.mlp=vit.layers.2.mlp"],
+            gradient_checkpointing=True,
+            gradient_checkpointing_kwargs=options,
+        )
+        run.train()
+        return recorder.gradients[0]
+
+    assert any("layers.1" in name and bool(gradient.any()) for name, gradient in train(False).items())
+    with pytest.raises(LayerError, match=r"vit.layers.2.mlp gives values without a gradient.*use_reentrant=False"):
+        train(True)
 
 
 def test_arguments_of_another_class_are_refused(tmp_path):

@@ -120,6 +120,31 @@ def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any, Any], Any
             handle.remove()
 
 
+def layers_before_trained_weights(model: nn.Module, layers: Sequence[str], forward: Callable[[], Any]) -> list[str]:
+    """The layers that no trained weight reaches: those before them are frozen. There are none where all is trained.
+
+    Args:
+        model: any module.
+        layers: module names.
+        forward: runs the model on an example.
+
+    Raises:
+        LayerError: for an unknown name.
+    """
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return []
+    found: list[str] = []
+
+    def look(name: str, inputs: Any, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None and not tensor.requires_grad:
+            found.append(name)
+
+    with evaluation_mode(model), torch.enable_grad(), hooked(named_layers(model, layers), look):
+        forward()
+    return found
+
+
 class ActivationRecorder:
     """The recorder that `record` yields: the latest output of each hooked layer.
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.training import LABELS, SubDistillConfig
-from subdistill_hf.core.activations import first_tensor, height_and_width, logits_of
-from subdistill_hf.core.hooks import evaluation_mode, hooked, named_layers
+from subdistill_hf.core.activations import height_and_width, logits_of
+from subdistill_hf.core.hooks import evaluation_mode, layers_before_trained_weights
 from subdistill_hf.core.pairing import LayerPair, pair_layers
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import PLACES, TEACHER_PIXELS, ViewCollator
@@ -162,17 +162,7 @@ def match_models(
 
 def _tell_frozen_layers(student: nn.Module, run: Callable[[], Tensor], layers: Sequence[str]) -> None:
     """Log a warning for paired layers of the student that no trained weight reaches: it learns nothing there."""
-    if all(parameter.requires_grad for parameter in student.parameters()):
-        return
-    frozen: list[str] = []
-
-    def look(name: str, inputs: Any, output: Any) -> None:
-        tensor = first_tensor(output)
-        if tensor is not None and not tensor.requires_grad:
-            frozen.append(name)
-
-    with evaluation_mode(student), torch.enable_grad(), hooked(named_layers(base_of(student), layers), look):
-        run()
+    frozen = layers_before_trained_weights(base_of(student), layers, run)
     if frozen:
         logger.warning(
             f"the student's weights up to {', '.join(frozen)} are frozen: the losses of these layers train their "

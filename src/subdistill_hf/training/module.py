@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf, Replayed
 from subdistill_hf.core.activations import (
     Features,
+    LayerError,
     height_and_width,
     logits_of,
     pack,
@@ -19,7 +20,7 @@ from subdistill_hf.core.activations import (
     unpack,
     without_autocast,
 )
-from subdistill_hf.core.hooks import record
+from subdistill_hf.core.hooks import layers_before_trained_weights, record
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.losses.base import LayerLoss, is_replayable
 from subdistill_hf.losses.rotations import Rotation
@@ -41,6 +42,7 @@ class StudentWithAlignments(nn.Module):
         self.student = student
         self.alignments = nn.ModuleList(alignments)
         self.pairs = tuple(pairs)
+        self._frozen: set[str] = set()  # compared layers that no trained weight reaches
         self.replay("off")
 
     def replay(self, what: GraphsOf) -> None:
@@ -120,8 +122,26 @@ class StudentWithAlignments(nn.Module):
         students = [
             to_features(recorder.outputs[layer.name], layer.name, image_size, layer.channels_last) for layer in layers
         ]
+        if self.training and torch.is_grad_enabled():
+            names = [layer.name for layer in layers]
+            cut = [name for name, each in zip(names, students, strict=True) if not each.values.requires_grad]
+            if not self._frozen.issuperset(cut):
+                self._refuse_without_gradient(cut, inputs)
         with without_autocast(logits.device):
             return logits, self._layer_losses(students, targets)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the training ends here, or comes by once
+    def _refuse_without_gradient(self, layers: Sequence[str], inputs: Mapping[str, Any]) -> None:
+        """Refuse layers whose losses could teach the student nothing, unless the weights before them are frozen."""
+        found = layers_before_trained_weights(base_of(self.student), layers, lambda: self.student(**inputs))
+        self._frozen.update(found)
+        if cut := [name for name in layers if name not in self._frozen]:
+            raise LayerError(
+                f"the student's {', '.join(cut)} gives values without a gradient in training, so that the loss there "
+                "would teach it nothing. Its forward detaches them or runs under torch.no_grad(), or they are inside "
+                "a block whose activations are computed again: use_reentrant=False (in gradient_checkpointing_kwargs) "
+                "keeps their gradient. Or compare other layers (layers=...)"
+            )
 
     def _step_of_tensors(self, tensors: Sequence[Tensor], static: Any) -> tuple[Tensor, ...]:
         """`_step` as a function of tensors, which can be replayed."""
