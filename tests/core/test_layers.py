@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from families import FAMILIES, example
@@ -148,6 +149,59 @@ def test_channels_last_outputs_are_recognised(size, width):
     shapes = describe_layers(model, ["first", "last"], forward, size)
     assert [shape.channels_last for shape in shapes] == [False, True]
     assert {(shape.width, shape.grid) for shape in shapes} == {(width, (size[0] // 4, size[1] // 4))}
+
+
+@pytest.mark.parametrize("declared", [None, "NHWC"])
+@pytest.mark.parametrize(
+    ("size", "grid"), [((32, 36), (4, 5)), ((33, 47), (5, 6)), ((40, 200), (5, 25)), ((9, 9), (2, 2))]
+)
+def test_maps_that_are_padded_to_whole_cells_are_recognised(size, grid, declared):
+    class Padded(nn.Module):
+        output_fmt = declared
+
+        def __init__(self, last):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 48, 3, 8, 1), last
+
+        def forward(self, pixels):
+            return self.conv(pixels).permute(0, 2, 3, 1) if self.last else self.conv(pixels)
+
+    model = nn.ModuleDict({"first": Padded(False), "last": Padded(True)})
+    shapes = describe_layers(
+        model, ["first", "last"], lambda: [module(torch.randn(1, 3, *size)) for module in model.values()], size
+    )
+    assert [shape.channels_last for shape in shapes] == [False, True]
+    assert {(shape.width, shape.grid) for shape in shapes} == {(48, grid)}
+
+
+def test_the_stages_of_a_swin_on_an_image_that_is_not_square():
+    size = (32, 36)
+    model = SwinTransformer(
+        img_size=size, patch_size=2, depths=(1, 1, 1), window_size=4, embed_dim=12, num_heads=(1, 2, 2), num_classes=3
+    )
+    pixels = torch.randn(1, 3, *size)
+    shapes = describe_layers(model, ["patch_embed.proj", "layers.1", "layers.2"], lambda: model(pixels), size)
+    assert [str(shape) for shape in shapes] == ["12 x 16x18", "24 x 8x9", "48 x 4x5"]
+    chosen = choose_stages(block_chain(model, lambda: model(pixels), size))
+    assert {(shape.width, shape.grid) for shape in chosen} == {(12, (16, 18)), (24, (8, 9)), (48, (4, 5))}
+
+
+def test_maps_that_are_no_grid_of_the_image_have_their_channels_first():
+    model = nn.Sequential(nn.Conv2d(3, 24, 3, (4, 1), 1))  # as of a line of text
+    (shape,) = describe_layers(model, ["0"], lambda: model(torch.randn(1, 3, 32, 128)), (32, 128))
+    assert str(shape) == "24 x 8x128"
+
+
+def test_the_nearest_module_says_the_side_of_the_channels():
+    class Blocks(nn.Sequential):
+        output_fmt = "NHWC"
+
+    class Turned(nn.Sequential):
+        output_fmt = "NCHW"
+
+    model = nn.Sequential(Blocks(nn.Conv2d(3, 8, 4, 4), Turned(nn.Conv2d(8, 8, 1))), nn.Conv2d(8, 8, 1))
+    shapes = describe_layers(model, ["0.0", "0.1", "0.1.0", "1"], lambda: model(torch.randn(1, 3, 32, 32)), (32, 32))
+    assert [shape.channels_last for shape in shapes] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("declared", [None, "NHWC"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subdistill_hf.core.activations import LayerError, first_tensor, to_features
 from subdistill_hf.core.hooks import evaluation_mode, layer_modules, record
@@ -46,25 +46,48 @@ class LayerShape:
 
 
 def _shape_of(
-    name: str, output: Any, image_size: tuple[int, int], modified: bool, declared_channels_last: bool
+    name: str, output: Any, image_size: tuple[int, int], modified: bool, declared_last: bool | None
 ) -> LayerShape:
     tensor = first_tensor(output)
-    channels_last = False
-    if tensor is not None and tensor.dim() == 4:
-        height, width = image_size
-
-        def fits(rows: int, columns: int) -> bool:
-            return rows * width == columns * height
-
-        if fits(*tensor.shape[1:3]):  # where the channels could be a side of the grid, the model must say
-            channels_last = declared_channels_last or not fits(*tensor.shape[2:4])
+    channels_last = tensor is not None and tensor.dim() == 4 and _is_channels_last(tensor, image_size, declared_last)
     features = to_features(output, name, image_size, channels_last)
     return LayerShape(name, features.values.shape[1], features.grid, features.prefix, channels_last, modified)
 
 
-def _declares_channels_last(model: nn.Module) -> bool:
-    """Whether a model says, as timm's do, that its maps are `(B, H, W, d)`."""
-    return any(getattr(module, "output_fmt", None) == "NHWC" for module in model.modules())
+def _is_channels_last(maps: Tensor, image_size: tuple[int, int], declared_last: bool | None) -> bool:
+    """Whether a map is `(B, H, W, d)`: what alone can be a grid of the image, or what the model says; or else not.
+
+    Args:
+        maps: of four dimensions.
+        image_size: height and width of the image in pixels.
+        declared_last: what the model says of it, if anything.
+    """
+    height, width = image_size
+    last, first = tuple(maps.shape[1:3]), tuple(maps.shape[2:4])
+
+    def can_be(grid: tuple[int, int]) -> bool:
+        """Whether cells of one size fit, where each side is rounded up or down."""
+        rows, columns = grid
+        return (rows - 1) * width < (columns + 1) * height and (columns - 1) * height < (rows + 1) * width
+
+    def is_exactly(grid: tuple[int, int]) -> bool:
+        return grid[0] * width == grid[1] * height
+
+    if can_be(last) != can_be(first):
+        return can_be(last)
+    if declared_last is not None:
+        return declared_last
+    return is_exactly(last) and not is_exactly(first)
+
+
+def _declared_last(model: nn.Module, name: str) -> bool | None:
+    """Whether a layer's maps are `(B, H, W, d)`, as the nearest module around it says that says so, as timm's do."""
+    while True:
+        if (said := getattr(model.get_submodule(name), "output_fmt", None)) is not None:
+            return bool(said == "NHWC")
+        if not name:
+            return None
+        name = name.rpartition(".")[0]
 
 
 @torch.no_grad()
@@ -80,8 +103,11 @@ def describe_layers(
         forward()
     if missing := [name for name in names if name not in recorder.outputs]:
         raise LayerError(f"layer {missing[0]!r} did not run in a forward pass, so it has no output to match")
-    modified, declared = set(recorder.modified_in_place()), _declares_channels_last(model)
-    return [_shape_of(name, recorder.outputs[name], image_size, name in modified, declared) for name in names]
+    modified = set(recorder.modified_in_place())
+    return [
+        _shape_of(name, recorder.outputs[name], image_size, name in modified, _declared_last(model, name))
+        for name in names
+    ]
 
 
 @torch.no_grad()
@@ -106,14 +132,14 @@ def block_chain(model: nn.Module, forward: Callable[[], Any], image_size: tuple[
             last_inner[f"{name}.{inner[-1]}"] = name
     with evaluation_mode(model), record(model, [*last_inner, *blocks]) as recorder:
         forward()
-    modified, declared = set(recorder.modified_in_place()), _declares_channels_last(model)
+    modified = set(recorder.modified_in_place())
     shapes: dict[str, LayerShape] = {}
     for name, output in recorder.outputs.items():
         tensor = first_tensor(output)
         if tensor is None or tensor.dim() not in (3, 4):
             continue
         try:
-            shapes[name] = _shape_of(name, output, image_size, name in modified, declared)
+            shapes[name] = _shape_of(name, output, image_size, name in modified, _declared_last(model, name))
         except LayerError:
             continue  # not on a grid (attention weights, pooled vectors): no place to match
     for name in list(shapes):
