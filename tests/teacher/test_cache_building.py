@@ -475,5 +475,7 @@ def test_kept_targets_that_are_not_this_teachers_are_made_again(tmp_path):
 
 def test_a_teacher_cache_needs_a_length(tmp_path):
     streamed = trainer(tmp_path, teacher_cache=1, train=InOrder(views(), range(24)))
-    with pytest.raises(SubDistillError, match="teacher_cache needs a dataset with a length, found a streamed one"):
+    with pytest.raises(
+        SubDistillError, match="teacher_cache needs a dataset whose images have numbers, found a streamed one"
+    ):
         streamed.train()

@@ -122,11 +122,28 @@ class Stream(torch.utils.data.IterableDataset):
         return iter([views()[index] for index in range(24)])
 
 
+class Counted(Stream):
+    """A stream that knows its number of images."""
+
+    def __len__(self):
+        return 24
+
+
+def test_a_stream_that_knows_its_length_is_read_as_a_stream(teacher, monkeypatch):
+    expected = fit_moments(teacher, LAYERS, views(), COLLATE, request())
+    for bound in (fitting.BATCH_BYTES, 1):
+        monkeypatch.setattr(fitting, "BATCH_BYTES", bound)
+        found = fit_moments(teacher, LAYERS, Counted(), COLLATE, request())
+        for name, moments in expected.items():
+            assert torch.equal(found[name].covariance, moments.covariance)
+
+
 @pytest.mark.parametrize(
     ("images", "processes", "message"),
     [
         (lambda: views(1), 4, "3 images cannot be shared by 4 processes"),
         (Stream, 2, "a streamed dataset cannot be shared by several processes: pass subspaces="),
+        (Counted, 2, "a streamed dataset cannot be shared by several processes: pass subspaces="),
     ],
 )
 def test_images_that_cannot_be_shared_are_refused(teacher, images, processes, message):

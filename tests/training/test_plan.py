@@ -70,6 +70,24 @@ def test_given_subspaces_are_used_and_nothing_is_fitted(tmp_path):
         without.train()
 
 
+class CountedStream(torch.utils.data.IterableDataset):
+    """A stream that knows its number of images."""
+
+    def __len__(self):
+        return 24
+
+    def __iter__(self):
+        images = views()
+        return iter([images[index] for index in range(24)])
+
+
+@pytest.mark.parametrize("side", ["train_dataset", "fit_dataset"])
+def test_a_stream_that_knows_its_length_trains_and_fits(tmp_path, side):
+    run = trainer(tmp_path, max_steps=3, parts={side: CountedStream()})
+    run.train()
+    assert run.state.global_step == 3
+
+
 def test_a_given_subspace_of_another_width_is_refused(tmp_path):
     values = torch.randn(12, 500, dtype=torch.float64)
     narrow = Subspace.fit(Moments.of(values, values), 5)

@@ -63,7 +63,7 @@ def _is_channels_last(maps: Tensor, image_size: tuple[int, int], declared_last: 
         declared_last: what the model says of it, if anything.
     """
     height, width = image_size
-    last, first = tuple(maps.shape[1:3]), tuple(maps.shape[2:4])
+    last, first = (maps.shape[1], maps.shape[2]), (maps.shape[2], maps.shape[3])
 
     def can_be(grid: tuple[int, int]) -> bool:
         """Whether cells of one size fit, where each side is rounded up or down."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from subdistill_hf.data.preprocessing import preprocessing_of, process, works_on_tensors
 
@@ -133,6 +134,11 @@ def with_epochs(dataset: Any) -> list[Any]:
         return [dataset]
     inner = [*getattr(dataset, "datasets", ()), *([dataset.dataset] if hasattr(dataset, "dataset") else ())]
     return [found for each in inner for found in with_epochs(each)]
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether images can only be read one after the other, even where their number is known."""
+    return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__")
 
 
 def teacher_pixels(inputs: Mapping[str, Any]) -> Tensor:

@@ -20,7 +20,7 @@ from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import Features
 from subdistill_hf.core.distributed import largest_of_processes, several_processes
-from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
+from subdistill_hf.data.collate import Collate, divided_for_teacher, is_stream, teacher_pixels
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.formatting import memory
 from subdistill_hf.teacher.cache import StoredLayer, Targets, TeacherCache
@@ -175,8 +175,8 @@ def check_views(dataset: Any, views: int) -> None:
     Raises:
         DistillationError: naming what is missing.
     """
-    if not hasattr(dataset, "__len__"):
-        raise DistillationError("teacher_cache needs a dataset with a length, found a streamed one")
+    if is_stream(dataset):
+        raise DistillationError("teacher_cache needs a dataset whose images have numbers, found a streamed one")
     lacking = [name for name in ("views", "fingerprint", "set_epoch") if not hasattr(dataset, name)]
     if lacking:
         raise DistillationError(

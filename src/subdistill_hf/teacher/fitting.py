@@ -22,7 +22,7 @@ from subdistill_hf.core.moments import Moments, collect_moments
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace, fit_layer
-from subdistill_hf.data.collate import Collate, divided_for_teacher, teacher_pixels
+from subdistill_hf.data.collate import Collate, divided_for_teacher, is_stream, teacher_pixels
 from subdistill_hf.errors import DistillationError, SubspaceError
 from subdistill_hf.formatting import memory
 from subdistill_hf.teacher.sharding import first_of, repeating_last
@@ -157,7 +157,7 @@ def _with_pooled(
 
 def _may_take_much(share: Any, collate: Collate, batch_size: int) -> bool:
     """Whether a batch may take more than `BATCH_BYTES`, as far as its pixels tell; of a stream none is looked at."""
-    if not hasattr(share, "__len__"):
+    if is_stream(share):
         return False
     pixels = teacher_pixels(collate([share[0]]))
     return bool(min(batch_size, len(share)) * pixels.nbytes * MOST_OF_PIXELS > BATCH_BYTES)
@@ -272,7 +272,7 @@ def _moments_of_pairs(
 
 def _share(dataset: Any, request: FitRequest) -> Any:
     """The images of this process."""
-    if hasattr(dataset, "__len__"):
+    if not is_stream(dataset):
         if len(dataset) < request.processes:
             raise DistillationError(f"{len(dataset)} images cannot be shared by {request.processes} processes")
         return torch.utils.data.Subset(dataset, range(request.rank, len(dataset), request.processes))

@@ -14,20 +14,14 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from subdistill_hf.config.training import LABELS
-from subdistill_hf.data.collate import Collate
+from subdistill_hf.data.collate import Collate, is_stream
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DistillationError
 
 EXAMPLES = 2  # that student and teacher are run on
 LOOKED_AT = 8  # images that tell a dataset from another, and labels where a dataset does not list them
-
-
-def is_stream(dataset: Any) -> bool:
-    """Whether images can only be read one after the other."""
-    return isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__")
 
 
 def example_batch(dataset: Any, collate: Collate) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import datasets
 import numpy as np
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from subdistill_hf.data.collate import Collate
+from subdistill_hf.data.collate import Collate, is_stream
 from subdistill_hf.data.folder_layout import split_named
 from subdistill_hf.data.stored_images import find_repeated
 from subdistill_hf.data.views import ViewDataset
-from subdistill_hf.training.examples import described_images, is_stream
+from subdistill_hf.training.examples import described_images
 
 logger = logging.getLogger(__name__)
 

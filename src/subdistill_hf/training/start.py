@@ -19,7 +19,7 @@ from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.training import LABELS, SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.hooks import evaluation_mode
-from subdistill_hf.data.collate import Collate
+from subdistill_hf.data.collate import Collate, is_stream
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.batch_norm import single_value_norm
@@ -32,7 +32,7 @@ from subdistill_hf.training.checks import (
     check_trainable,
     tell_batch_statistics,
 )
-from subdistill_hf.training.examples import example_batch, example_of_loader, is_stream, known_labels
+from subdistill_hf.training.examples import example_batch, example_of_loader, known_labels
 from subdistill_hf.training.loaders import evaluation_collator
 from subdistill_hf.training.matching import inputs_of, outputs_of
 from subdistill_hf.training.overlap import tell_overlap
