@@ -88,6 +88,36 @@ def test_batches_that_come_from_nobody_knows_where_need_images_for_the_subspaces
     assert set(parts(logged(run)[0])) == LAYERS
 
 
+class Batches:
+    """A loader that can be gone through, and nothing else but what it is given."""
+
+    def __init__(self, **known):
+        pixels = ViewCollator(processor(), processor())
+        self.batches = [pixels([views()[index] for index in range(start, start + 8)]) for start in (0, 8, 16)]
+        vars(self).update(known)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("known", [{}, {"batch_size": 8}, {"dataset": views(), "batch_size": 8}], ids=str)
+@pytest.mark.parametrize("train", [None, views()], ids=["", "dataset"])
+def test_a_loader_of_the_user_may_say_nothing_of_itself(tmp_path, known, train):
+    class Own(SubDistillTrainer):
+        def get_train_dataloader(self):
+            return Batches(**known)
+
+        def get_eval_dataloader(self, images=None):
+            return Batches(**known)
+
+    options = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+    given = {"train_dataset": train, "fit_dataset": views()}
+    run = trainer(tmp_path, trainer_class=Own, parts=given, **options)
+    run.train()
+    assert run.state.global_step == 4
+    assert set(parts(logged(run)[0])) == LAYERS
+
+
 def test_a_loader_of_the_user_is_checked_too(tmp_path):
     class Wrong(OwnLoader):
         images = InOrder([{"image": views().image(0), "labels": 9, "index": 0, "view": 0}] * 8, range(8))

@@ -31,7 +31,7 @@ class EpochsOfViews(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         """Move to the views of this epoch."""
-        for dataset in with_epochs(train_dataloader.dataset):
+        for dataset in with_epochs(getattr(train_dataloader, "dataset", None)):  # a user's loader may not say
             dataset.set_epoch(self.epoch)
         self.epoch += 1
 

@@ -74,9 +74,11 @@ class TrainingImages:
         if getattr(make_loader, "__func__", None) is Trainer.get_train_dataloader:
             raise DistillationError("a training needs images: pass train_dataset=...")
         loader = make_loader()
-        if getattr(loader, "batch_sampler", None) is None and getattr(loader, "batch_size", None) is None:
+        dataset, own_collate = (getattr(loader, name, None) for name in ("dataset", "collate_fn"))
+        batched = [getattr(loader, name, None) for name in ("batch_sampler", "batch_size")] != [None, None]
+        if dataset is None or own_collate is None or not batched:
             return cls(None, fit, collate, loader)  # whole batches come from somewhere else
-        return cls(loader.dataset, fit, collate if fit is not None else loader.collate_fn, loader)
+        return cls(dataset, fit, collate if fit is not None else own_collate, loader)
 
     @property
     def for_moments(self) -> Any:
