@@ -10,6 +10,7 @@ from transformers import ViTModel
 
 from helpers import CLASS_IDS, resnet, teacher_resnet, trainer, views, vit
 from subdistill_hf.errors import DistillationError, SubDistillError
+from subdistill_hf.metrics import compute_metrics
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.training.checks import check_apart, check_labels
 from trainings import Plain
@@ -292,6 +293,51 @@ def test_metrics_of_the_user_have_their_own_names(tmp_path):
     )
     run.train()
     assert run.state.best_metric == 0.5
+
+
+BEST = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("b_accuracy", {"load_best_model_at_end": True}),
+        ("eval_a_loss", {"save_strategy": "best"}),
+        ("a_balanced_accuracy", {"lr_scheduler_type": "reduce_lr_on_plateau"}),
+    ],
+)
+def test_the_best_of_several_evaluations_is_named_by_its_dataset(tmp_path, name, options):
+    parts = {"eval_dataset": {"a": views(2, "test"), "b": views(3, "test")}}
+    options = BEST | options | {"metric_for_best_model": name}
+    run = trainer(tmp_path, method="kd", parts=parts, **options)
+    run.train()
+    logged = {figure: value for entry in run.state.log_history for figure, value in entry.items()}
+    if "lr_scheduler_type" not in options:
+        assert run.state.best_metric == logged[f"eval_{name.removeprefix('eval_')}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "message"),
+    [
+        (
+            "accuracy",
+            compute_metrics,
+            "'accuracy': expected one of a_loss, b_loss, a_accuracy, a_balanced_accuracy, b_",
+        ),
+        (None, compute_metrics, "'loss': expected one of a_loss, b_loss, a_accuracy"),
+        ("a_accuracy", None, "'a_accuracy': expected one of a_loss, b_loss$"),
+        ("f1", lambda prediction: {"f1": 0.5}, "'f1': the figures of several .* begin with their names, a_, b_$"),
+    ],
+)
+def test_a_metric_that_no_evaluation_dataset_has_is_refused(tmp_path, name, metrics, message):
+    several = {"a": views(2, "test"), "b": views(3, "test")}
+    options = BEST | {"metric_for_best_model": name, "load_best_model_at_end": True, "method": "kd"}
+    with pytest.raises(SubDistillError, match=message):
+        trainer(tmp_path, parts={"eval_dataset": several, "compute_metrics": metrics}, **options)
+    run = trainer(tmp_path, **options | {"metric_for_best_model": "loss"}, parts={"compute_metrics": metrics})
+    run.eval_dataset, run.args.metric_for_best_model = several, name or "loss"
+    with pytest.raises(SubDistillError, match=message):
+        run.train()
 
 
 def test_unused_columns_are_removed_but_the_images(tmp_path):

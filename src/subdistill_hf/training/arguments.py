@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -18,7 +19,9 @@ from transformers.training_args import ParallelMode
 from subdistill_hf.config.extras import EXTRAS
 from subdistill_hf.config.training import CHECKPOINTING, LABELS
 from subdistill_hf.errors import SubDistillError, install_command
-from subdistill_hf.metrics import LOGGED_METRICS
+from subdistill_hf.metrics import LOGGED_METRICS, compute_metrics
+
+Metrics = Callable[..., Any] | None
 
 UNLISTED: Final = ("azure_ml", "flyte")  # which transformers may leave out of its list of what is installed
 SAMPLING: Final = ("random", "sequential")
@@ -29,13 +32,15 @@ ZERO_OF_WEIGHTS: Final = 3
 TRIAL_LEARNING_RATE: Final = 1e-3
 
 
-def check_training_arguments(args: TrainingArguments, own_metrics: bool = False) -> None:
+def check_training_arguments(
+    args: TrainingArguments, evaluated: Any = None, metrics: Metrics = compute_metrics
+) -> None:
     """Refuse what transformers would refuse late, when the training begins or at its first evaluation, or not at all.
 
     Args:
         args: the arguments.
-        own_metrics: whether the evaluations have metrics of the user, whose names nobody knows, and not
-            `metrics.compute_metrics`.
+        evaluated: images of the evaluations, see `check_best_metric`.
+        metrics: what measures them.
 
     Raises:
         SubDistillError: naming the argument, with what was expected.
@@ -55,8 +60,9 @@ def check_training_arguments(args: TrainingArguments, own_metrics: bool = False)
         raise SubDistillError(f"include_for_metrics={unknown[0]!r}: expected one of {', '.join(FOR_METRICS)}")
     if args.label_names is not None and LABELS not in args.label_names:
         raise SubDistillError(f"label_names={args.label_names}: the labels of a batch are named {LABELS!r} here")
-    if not own_metrics:
-        _check_best_metric(args)
+    if args.batch_eval_metrics and metrics is compute_metrics:
+        raise SubDistillError("batch_eval_metrics: accuracies need all images of an evaluation, not batches of them")
+    check_best_metric(args, evaluated, metrics)
 
 
 def _check_sharding(args: TrainingArguments) -> None:
@@ -206,17 +212,35 @@ def _check_loading(args: TrainingArguments) -> None:
         )
 
 
-def _check_best_metric(args: TrainingArguments) -> None:
-    """The metric that checkpoints, or the learning rate, are chosen by; and metrics that need all images."""
-    if args.batch_eval_metrics:
-        raise SubDistillError("batch_eval_metrics: accuracies need all images of an evaluation, not batches of them")
-    name, known = args.metric_for_best_model, ["loss", *LOGGED_METRICS]
-    if name is None:
+def check_best_metric(args: TrainingArguments, evaluated: Any = None, metrics: Metrics = compute_metrics) -> None:
+    """Refuse a metric, by which checkpoints or the learning rate are chosen, that no evaluation measures.
+
+    Args:
+        args: the arguments.
+        evaluated: images of the evaluations: a dataset, or several by name, whose figures begin with their names.
+        metrics: what measures them; of those of a user nobody knows the names.
+
+    Raises:
+        SubDistillError: with the figures that there are.
+    """
+    if args.metric_for_best_model is None:
         return
-    if name.removeprefix("eval_") not in known:
-        raise SubDistillError(f"metric_for_best_model={name!r}: expected one of {', '.join(known)}")
-    if args.prediction_loss_only and name.removeprefix("eval_") != "loss":
-        raise SubDistillError(f"prediction_loss_only leaves nothing to measure metric_for_best_model={name!r} by")
+    name, asked = args.metric_for_best_model.removeprefix("eval_"), f"={args.metric_for_best_model!r}"
+    begins = [f"{one}_" for one in evaluated] if isinstance(evaluated, dict) and evaluated else [""]
+    if metrics not in (None, compute_metrics):
+        if not name.startswith(tuple(begins)):
+            raise SubDistillError(
+                f"metric_for_best_model{asked}: the figures of several evaluation datasets begin with their names, "
+                f"{', '.join(begins)}"
+            )
+        return
+    losses = [f"{begin}loss" for begin in begins]
+    figures = [f"{begin}{figure}" for begin in begins for figure in LOGGED_METRICS]
+    known = losses if metrics is None else losses + figures
+    if name not in known:
+        raise SubDistillError(f"metric_for_best_model{asked}: expected one of {', '.join(known)}")
+    if args.prediction_loss_only and name not in losses:
+        raise SubDistillError(f"prediction_loss_only leaves nothing to measure metric_for_best_model{asked} by")
 
 
 def _value(choice: Any) -> str:

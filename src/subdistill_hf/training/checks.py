@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,18 +17,18 @@ from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import base_of
-from subdistill_hf.training.arguments import check_training_arguments
+from subdistill_hf.training.arguments import Metrics, check_training_arguments
 
 logger = logging.getLogger(__name__)
 
 
-def check_arguments(args: Any, loss: Any | None, own_metrics: bool) -> None:
+def check_arguments(args: Any, given: Mapping[str, Any], metrics: Metrics) -> None:
     """Refuse arguments of another class, or that would be refused late or do nothing, and a loss from outside.
 
     Args:
         args: the arguments.
-        loss: the Trainer's `compute_loss_func`.
-        own_metrics: whether the user measures with metrics of their own.
+        given: the further arguments of the Trainer, by name.
+        metrics: what measures the evaluations.
 
     Raises:
         TypeError: for arguments that are no `SubDistillConfig`.
@@ -36,9 +36,9 @@ def check_arguments(args: Any, loss: Any | None, own_metrics: bool) -> None:
     """
     if not isinstance(args, SubDistillConfig):
         raise TypeError(f"expected args of type SubDistillConfig, found {type(args).__name__}")
-    if loss is not None:
+    if given.get("compute_loss_func") is not None:
         raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
-    check_training_arguments(args, own_metrics)
+    check_training_arguments(args, given.get("eval_dataset"), metrics)
 
 
 def check_student(student: Any, args: SubDistillConfig) -> None:

@@ -22,6 +22,7 @@ from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.data.collate import Collate, is_stream
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.teacher.teacher import Teacher
+from subdistill_hf.training.arguments import Metrics, check_best_metric
 from subdistill_hf.training.batch_norm import single_value_norm
 from subdistill_hf.training.checks import (
     check_apart,
@@ -123,6 +124,7 @@ def check_start(
     images: TrainingImages,
     evaluated: Any,
     place: Callable[[dict[str, Any]], dict[str, Any]],
+    metrics: Metrics,
 ) -> Start:
     """Refuse student, images and labels that do not fit together.
 
@@ -133,6 +135,7 @@ def check_start(
         images: the images.
         evaluated: images of the evaluations: none, a dataset, or several by name.
         place: brings a batch to the device.
+        metrics: what measures the evaluations.
 
     Returns:
         The example that was looked at.
@@ -140,6 +143,7 @@ def check_start(
     Raises:
         DistillationError: for what does not fit.
     """
+    check_best_metric(args, evaluated, metrics)
     check_student(student, args)
     check_pixels(student, "student")
     check_trainable(student)

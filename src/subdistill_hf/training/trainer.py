@@ -97,7 +97,7 @@ class SubDistillTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = SubDistillConfig() if args is None else args
-        check_arguments(args, kwargs.get("compute_loss_func"), compute_metrics is not default_metrics)
+        check_arguments(args, kwargs, compute_metrics)
         if args.n_gpu > 1:
             args._n_gpu = 1  # DataParallel would not split the targets: several GPUs need a launcher
         self.teacher = teacher_of(args, model, teacher, teacher_class_ids)
@@ -129,7 +129,7 @@ class SubDistillTrainer(Trainer):
         self._place_student()
         parts = (self.model, images.train, images.fit, images.collate, self.eval_dataset)
         model, evaluated, place = self.model, self.eval_dataset, self._prepare_inputs
-        check = partial(check_start, self.args, model, self.teacher, images, evaluated, place)
+        check = partial(check_start, self.args, model, self.teacher, images, evaluated, place, self.compute_metrics)
         self._start = up_to_date(self._start, tuple(map(Same, parts)), check)
         self._single_value_norm = self._start.product.single_value_norm
         if 1 in (self.args.train_batch_size, loaders.length_of(images.train)):
