@@ -5,6 +5,7 @@ import copy
 import datasets
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import ViTModel
 
@@ -111,6 +112,17 @@ def test_a_teacher_or_student_that_is_no_model_is_refused(tmp_path, given):
             trainer(tmp_path, parts=parts)
         with pytest.raises(DistillationError, match="model=: expected the student as a torch module, found str"):
             trainer(tmp_path, given)
+
+
+def test_a_student_whose_adapter_nobody_would_find_is_not_pushed(tmp_path):
+    settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"])
+    message = "the student's adapter 'expert' cannot be pushed"
+    student = get_peft_model(vit(), settings, "expert")
+    run = trainer(tmp_path, student, method="kd")
+    with pytest.raises(DistillationError, match=message):
+        run.push_to_hub()
+    with pytest.raises(DistillationError, match=message):
+        trainer(tmp_path, student, method="kd", push_to_hub=True, hub_model_id="me/mine")
 
 
 def test_a_teacher_with_its_processor_is_refused_with_the_advice_to_pass_its_model(tmp_path):

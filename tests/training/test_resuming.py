@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
-from helpers import REPOSITORY, assert_equal_weights, resnet, teacher_resnet, trainer, views, weights_of
+from helpers import (
+    REPOSITORY,
+    assert_equal_weights,
+    resnet,
+    teacher_resnet,
+    teacher_vit,
+    trainer,
+    views,
+    vit,
+    weights_of,
+)
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.errors import DistillationError
@@ -307,6 +318,30 @@ def test_every_file_that_a_run_needs_to_go_on_is_missed(tmp_path, checkpoint):
                 run(tmp_path / name).train(resume_from_checkpoint=str(copy))
         else:
             assert name in {STATE_FILE, "config.json"}
+
+
+@pytest.mark.parametrize("names", [("default",), ("expert",), ("default", "expert")], ids=" ".join)
+def test_a_student_with_adapters_of_any_names_goes_on_and_each_of_them_is_missed(tmp_path, names):
+    def adapted(folder):
+        settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"])
+        student = get_peft_model(vit(), settings, names[0])
+        for name in names[1:]:
+            student.add_adapter(name, settings)
+        options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+        return trainer(folder, student, teacher_vit(), method="kd", **options)
+
+    whole, again = adapted(tmp_path / "whole"), adapted(tmp_path / "again")
+    whole.train()
+    folder = tmp_path / "whole" / "checkpoint-2"
+    again.train(resume_from_checkpoint=str(folder))
+    assert_equal_weights(weights_of(again.model), weights_of(whole.model))
+    assert last_complete_checkpoint(folder.parent) == str(folder.parent / "checkpoint-4")
+    written = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("adapter_model*"))
+    assert len(written) == len(names)
+    for name in written:
+        shutil.move(folder / name, tmp_path / "kept")
+        assert missing_files(folder) == [name]
+        shutil.move(tmp_path / "kept", folder / name)
 
 
 def test_a_checkpoint_that_was_removed_in_part_is_passed_over(tmp_path, whole):

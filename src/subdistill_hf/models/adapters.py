@@ -21,6 +21,8 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.heads import name_outputs
 
 ADAPTER_FILE = "adapter_model.safetensors"
+PLAIN_ADAPTER = "default"
+"""The name of an adapter that was given none: readers look for no other."""
 HEAD_DEVIATION = 0.02
 # What a network of position differences computes is the same for every image.
 POSITION_NETWORKS = ("continuous_position_bias_mlp", "cpb_mlp")
@@ -271,7 +273,7 @@ def put_on(model: nn.Module, config: PeftConfig) -> PeftModel:
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:
-    """Write the adapter in PEFT's format, and nothing else."""
+    """Write the adapters in PEFT's format, and nothing else, see `adapter_folders`."""
     card = Path(folder) / "README.md"
     kept = card.read_bytes() if card.is_file() else None
     # "auto" would ask the Hub whether the base has a vocabulary.
@@ -281,7 +283,7 @@ def save_adapter(model: PeftModel, folder: str | Path) -> None:
         card.write_bytes(kept)
 
 
-def load_adapter(model: PeftModel, folder: str | Path, name: str = "default", **where: Any) -> None:
+def load_adapter(model: PeftModel, folder: str | Path, name: str = PLAIN_ADAPTER, **where: Any) -> None:
     """Read the weights of an adapter into the one that a model has.
 
     Args:
@@ -308,10 +310,15 @@ def load_adapter(model: PeftModel, folder: str | Path, name: str = "default", **
         )
 
 
+def adapter_folders(model: PeftModel) -> dict[str, Path]:
+    """Where `save_adapter` puts each adapter of a model, by its name: in the folder, or in one of its name there."""
+    return {name: Path() if name == PLAIN_ADAPTER else Path(name) for name in model.peft_config}
+
+
 def load_adapters(model: PeftModel, folder: str | Path) -> None:
     """Read all adapters of a model from where `save_adapter` put them."""
-    for name in model.peft_config:
-        load_adapter(model, Path(folder) if name == "default" else Path(folder) / name, name)
+    for name, place in adapter_folders(model).items():
+        load_adapter(model, Path(folder, place), name)
 
 
 def frozen_names(model: PeftModel) -> list[str]:

@@ -29,7 +29,8 @@ from transformers.utils import (
 
 from subdistill_hf.core.subspaces import SUBSPACES_FILE, Subspace, save_subspaces
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.models.adapters import load_adapters, save_adapter
+from subdistill_hf.models.adapters import ADAPTER_FILE, adapter_folders, load_adapters, save_adapter
+from subdistill_hf.training.module import StudentWithAlignments
 
 ALIGNMENTS_FILE = "alignments.safetensors"
 STATE_FILE = "subdistill.json"
@@ -52,7 +53,7 @@ def save_distillation(
     folder: Path,
     state: Mapping[str, Any],
     subspaces: Mapping[str, Subspace],
-    alignments: nn.Module,
+    trained: StudentWithAlignments,
     energies: Mapping[str, float],
 ) -> None:
     """Write a run's identity, and where it has them its subspaces or energies and the state of its layer losses.
@@ -61,15 +62,17 @@ def save_distillation(
         folder: the checkpoint's folder; made if need be.
         state: the run's identity, see `resuming.run_identity`.
         subspaces: teacher layer name to subspace.
-        alignments: the losses of all layer pairs.
+        trained: the losses of all layer pairs, and the student, whose weights the Trainer writes.
         energies: teacher layer name to energy.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    files: list[str] = []
+    if isinstance(trained.student, PeftModel):
+        files += [(place / ADAPTER_FILE).as_posix() for place in adapter_folders(trained.student).values()]
     if subspaces:
         save_subspaces(subspaces, folder)
         files += [f"{SUBSPACES_FILE}.safetensors", f"{SUBSPACES_FILE}.json"]
-    if state_of_losses := {name: value.contiguous() for name, value in alignments.state_dict().items()}:
+    if state_of_losses := {name: value.contiguous() for name, value in trained.alignments.state_dict().items()}:
         save_file(state_of_losses, folder / ALIGNMENTS_FILE)
         files.append(ALIGNMENTS_FILE)
     whole = {**state, ENERGIES: dict(energies), FILES: files}
@@ -202,8 +205,10 @@ def missing_files(checkpoint: str | Path) -> list[str]:
     folder = Path(checkpoint)
     sharded = any(path.is_dir() and path.name.startswith(SHARDED_FOLDERS) for path in folder.glob("*"))
     missing = [] if _step_of(folder) is not None else [TRAINER_STATE_NAME]
-    missing += [name for name in _listed_files(folder) if not (folder / name).is_file()]
-    if not sharded and not any((folder / name).is_file() for name in WEIGHTS_FILES):
+    listed = _listed_files(folder)
+    missing += [name for name in listed if not (folder / name).is_file()]
+    known = any(Path(name).name in WEIGHTS_FILES for name in listed)  # those of a student with adapters
+    if not (sharded or known or any((folder / name).is_file() for name in WEIGHTS_FILES)):
         missing.append(SAFE_WEIGHTS_NAME)
     for name, pattern in TRAINING_FILES.items():
         if not sharded and not any(folder.glob(pattern)):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.models.adapters import base_of
+from subdistill_hf.models.adapters import PLAIN_ADAPTER, base_of
 from subdistill_hf.training.arguments import Metrics, check_training_arguments
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def check_arguments(args: Any, given: Mapping[str, Any], metrics: Metrics) -> No
 
 
 def check_student(student: Any, args: SubDistillConfig) -> None:
-    """Refuse what is no model, a model that was compiled, and activation checkpointing where a model has none.
+    """Refuse what is no model, one that was compiled or cannot be pushed, and checkpointing where a model has none.
 
     Args:
         student: what the trainer is given.
@@ -53,11 +54,27 @@ def check_student(student: Any, args: SubDistillConfig) -> None:
     """
     _check_module(student, "model", "student")
     check_not_compiled(student, "student")
+    if args.push_to_hub:
+        check_adapter_names(student)
     wanted = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
     if wanted and not getattr(base_of(student), "supports_gradient_checkpointing", False):
         raise DistillationError(
             f"gradient_checkpointing: {type(base_of(student)).__name__} cannot compute its activations again; leave "
             "it out, or give smaller batches and more of gradient_accumulation_steps"
+        )
+
+
+def check_adapter_names(student: nn.Module) -> None:
+    """Refuse to push a student whose adapters lie in folders of their names, where readers do not look.
+
+    Raises:
+        DistillationError: naming the adapter.
+    """
+    others = [name for name in student.peft_config if name != PLAIN_ADAPTER] if isinstance(student, PeftModel) else []
+    if others:
+        raise DistillationError(
+            f"the student's adapter {others[0]!r} cannot be pushed: those who load it look for one named "
+            f"{PLAIN_ADAPTER!r} alone, as get_peft_model(...) makes it without an adapter_name"
         )
 
 

@@ -36,7 +36,7 @@ from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement, pushes
-from subdistill_hf.training.checks import check_arguments, check_batch_labels
+from subdistill_hf.training.checks import check_adapter_names, check_arguments, check_batch_labels
 from subdistill_hf.training.loss_log import LossLog, naming_best
 from subdistill_hf.training.loss_terms import LabelledMean, label_loss, weighted_terms
 from subdistill_hf.training.made import Made, Same, up_to_date
@@ -373,8 +373,8 @@ class SubDistillTrainer(Trainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             state = self.plan.identity(self.model, self.optimizer)
-            alignments = self.distillation.alignments
-            checkpoints.save_distillation(folder, state, self.plan.compared_subspaces, alignments, self.plan.energies)
+            parts = self.plan.compared_subspaces, self.distillation, self.plan.energies
+            checkpoints.save_distillation(folder, state, *parts)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -427,6 +427,7 @@ class SubDistillTrainer(Trainer):
         A `README.md` in the output folder is kept; without one a short card is written. Arguments as for
         `Trainer.push_to_hub`.
         """
+        check_adapter_names(self.model)
         if self.hub_model_id is None:
             limit_waiting()
             self.init_hf_repo(token=token, private=private)
