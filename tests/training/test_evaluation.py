@@ -1,15 +1,19 @@
 """Evaluations and predictions are those of the plain student."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.utils import ModelOutput
 
 from helpers import NAMES, processor, resnet, subtask_rows, trainer, views
 from programs import WITHOUT_THIS_PACKAGE, run_program
+from subdistill_hf.data.collate import ViewCollator
+from subdistill_hf.metrics import compute_metrics
 
 
 def test_predictions_are_those_of_a_plain_forward_pass(tmp_path):
@@ -98,3 +102,103 @@ def test_batches_that_are_not_concatenated_give_the_same_accuracy(tmp_path):
     apart = trainer(tmp_path, eval_do_concat_batches=False, **options).evaluate()
     for name in ("eval_accuracy", "eval_balanced_accuracy", "eval_loss"):
         assert apart[name] == whole[name]
+
+
+# Precision
+
+
+class Noting(nn.Module):
+    """Says in which precision it is run in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.seen = resnet(), set()
+
+    def forward(self, pixel_values):
+        logits = self.net(pixel_values).logits
+        if not self.training:
+            self.seen.add(logits.dtype)
+        return logits
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_evaluations_have_the_precision_of_the_training_whatever_was_called_before(tmp_path, half):
+    student = Noting()
+    options = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "bf16": half, "method": "kd"}
+    run = trainer(tmp_path, student, **options)
+    student.seen.clear()  # of the pairing
+    run.train()
+    trained = run.evaluate()["eval_loss"]
+    again = Noting()
+    again.load_state_dict(student.state_dict())
+    fresh = trainer(tmp_path, again, **options)
+    again.seen.clear()
+    assert fresh.evaluate()["eval_loss"] == trained == run.evaluate()["eval_loss"]
+    assert student.seen == again.seen == {torch.bfloat16 if half else torch.float32}
+    for one in (run, fresh):
+        assert one.predict(views(2, "test")).predictions.dtype == np.float32
+    fresh.train()  # whose student was evaluated before
+
+
+# Further outputs
+
+
+class Telling(nn.Module):
+    """Says more of its images than their classes."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.net, self.form = resnet(), form
+
+    def forward(self, pixel_values):
+        output = self.net(pixel_values, output_hidden_states=True)
+        means = [values.mean(dim=(2, 3)) for values in output.hidden_states[-2:]]
+        return self.form(output.logits, means)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda logits, means: {
+            "means": tuple(means),
+            "logits": logits,
+            "loss": logits.sum(),
+            "none": None,
+            "name": "a",
+        },
+        lambda logits, means: (logits, means, None, torch.tensor(1.0)),
+        lambda logits, means: ModelOutput(logits=logits, means=tuple(means)),
+    ],
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_predictions_hold_the_further_outputs_of_each_image(tmp_path, form, labelled):
+    found = []
+
+    def measure(prediction):
+        found.append(prediction.predictions)
+        return compute_metrics(prediction)
+
+    student = Telling(form)
+    run = trainer(tmp_path, student, method="kd", per_device_eval_batch_size=5, parts={"compute_metrics": measure})
+    if not labelled:
+        collate = run.data_collator
+        run.data_collator = lambda items: {"pixel_values": collate(items)["pixel_values"]}
+    images = views(4, "test")
+    logits, means = run.predict(images).predictions
+    pixels = ViewCollator(processor())([images[index] for index in range(12)])["pixel_values"]
+    with torch.no_grad():
+        expected = student.eval().net(pixels, output_hidden_states=True)
+    np.testing.assert_allclose(logits, expected.logits.numpy(), rtol=0, atol=1e-5)
+    for mean, values in zip(means, expected.hidden_states[-2:], strict=True):
+        np.testing.assert_allclose(mean, values.mean(dim=(2, 3)).numpy(), rtol=0, atol=1e-5)
+    if labelled:
+        (seen,) = found
+        assert np.array_equal(seen[0], logits)
+    assert len(run.predict(images, ignore_keys=["means", "output_1"]).predictions) == 12
+
+
+def test_what_a_model_leaves_out_of_predictions_is_left_out(tmp_path):
+    student = Telling(lambda logits, means: {"logits": logits, "means": means[0]})
+    student.config = SimpleNamespace(keys_to_ignore_at_inference=["means"])
+    run = trainer(tmp_path, student, method="kd")
+    assert run.predict(views(2, "test")).predictions.shape == (6, 3)

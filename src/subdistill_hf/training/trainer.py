@@ -19,7 +19,6 @@ from transformers.utils import PushInProgress
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.training import LABELS, SubDistillConfig
-from subdistill_hf.core.activations import logits_of
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import Finish
@@ -37,6 +36,7 @@ from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement, pushes
 from subdistill_hf.training.checks import check_adapter_names, check_arguments, check_batch_labels
+from subdistill_hf.training.evaluation import outputs_per_image, predictions_of
 from subdistill_hf.training.loss_log import LossLog, naming_best
 from subdistill_hf.training.loss_terms import LabelledMean, label_loss, weighted_terms
 from subdistill_hf.training.made import Made, Same, up_to_date
@@ -213,11 +213,12 @@ class SubDistillTrainer(Trainer):
         """In training the sum of `loss_terms`, in evaluation the cross entropy with the labels."""
         labels, seen = labels_of(inputs), inputs_of(self.model, inputs)
         if not isinstance(self.accelerator.unwrap_model(model, keep_torch_compile=False), StudentWithAlignments):
-            logits = logits_of(model(**seen))
-            check_batch_labels(labels, logits, "evaluation")
-            loss = label_loss(logits, labels)
+            with self.accelerator.autocast():  # accelerate puts it into some models, and not into others
+                outputs = outputs_per_image(model(**seen))
+            check_batch_labels(labels, outputs["logits"], "evaluation")
+            loss = label_loss(outputs["logits"], labels)
             self._evaluated.add(loss, labels)
-            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+            return (loss, {"loss": loss, **outputs}) if return_outputs else loss
         batch_norm.check_single_image(self._single_value_norm, len(inputs["pixel_values"]))
         teacher_logits, targets = (None, {}) if self.targets is None else self.targets.of(inputs)
         self.distillation.keep_matrices(not self.accelerator.sync_gradients)  # until the optimiser's step
@@ -356,14 +357,14 @@ class SubDistillTrainer(Trainer):
         return output
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
-        """The parent's, and for images without labels the logits alone."""
+        """The parent's, and for images without labels the outputs alone."""
         if inputs.get(LABELS) is not None:
-            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         with torch.no_grad():  # the parent would take the logits of one image for a tuple
             _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
-        return None, None if prediction_loss_only else outputs["logits"], None
+        return None, None if prediction_loss_only else predictions_of(outputs, self.model, ignore_keys), None
 
     # Checkpoints
 
@@ -372,9 +373,8 @@ class SubDistillTrainer(Trainer):
         self.loss_log.note_checkpoint(self.state.global_step)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            state = self.plan.identity(self.model, self.optimizer)
             parts = self.plan.compared_subspaces, self.distillation, self.plan.energies
-            checkpoints.save_distillation(folder, state, *parts)
+            checkpoints.save_distillation(folder, self.plan.identity(self.model, self.optimizer), *parts)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
