@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
 from helpers import CLASS_IDS, assert_equal_weights, resnet, teacher_resnet, teacher_vit, trainer, views, weights_of
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.models.loading import weights_digest
+from subdistill_hf.models.loading import ModelError, weights_digest
 from subdistill_hf.teacher import teacher as teacher_module
 from subdistill_hf.teacher.teacher import Teacher
 from trainings import last_loss
@@ -50,6 +51,61 @@ def test_a_teacher_of_half_precision_takes_the_pixels_as_they_come(tmp_path, dty
     run.train()
     assert np.isfinite(last_loss(run))
     assert {subspace.mean.dtype for subspace in run.subspaces.values()} == {torch.float64}
+
+
+class Carries(nn.Module):
+    """A teacher whose state holds more than tensors."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.net, self.value = teacher_resnet(), value
+
+    def forward(self, pixel_values):
+        return self.net(pixel_values).logits
+
+    def get_extra_state(self):
+        return self.value
+
+    def set_extra_state(self, value):
+        self.value = value
+
+
+class Weightless(nn.Module):
+    """A teacher that learnt nothing."""
+
+    def forward(self, pixel_values):
+        return pixel_values.flatten(1)[:, :100]
+
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(teacher_vit(), {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.parametrize("make", [lambda: Carries({"version": 1}), quantised, Weightless])
+def test_a_teacher_of_any_state_teaches_and_its_run_is_resumed(tmp_path, make):
+    options = {"method": "kd", "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    first = trainer(tmp_path, teacher=make(), **options)
+    first.train()
+    again = trainer(tmp_path, teacher=make(), **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert_equal_weights(weights_of(again.model), weights_of(first.model))
+    assert (first.teacher.device.type, first.teacher.dtype) == ("cpu", torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+def test_a_digest_tells_values_of_every_kind():
+    changed = quantised()
+    packed = next(module for module in changed.modules() if hasattr(module, "set_weight_bias"))
+    weight, bias = packed._weight_bias()
+    packed.set_weight_bias(torch.quantize_per_tensor(weight.dequantize() + 1, 0.1, 0, torch.qint8), bias)
+    assert weights_digest(quantised()) == weights_digest(quantised()) != weights_digest(changed)
+    values = [{"a": 1, "b": [2.0, None]}, {"a": 1, "b": [2.0, "None"]}, torch.zeros(2), [torch.zeros(2)], {"a", "b"}]
+    digests = [weights_digest(Carries(value)) for value in values]
+    assert len(set(digests)) == len(values)
+    assert weights_digest(Carries({"b": [2.0, None], "a": 1})) == digests[0]
+    with pytest.raises(ModelError, match=r"'_extra_state' of its state_dict\(\) is a function without bytes"):
+        weights_digest(Carries(lambda: 0))
 
 
 # Shared by several trainings

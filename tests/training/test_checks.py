@@ -114,6 +114,22 @@ def test_a_teacher_or_student_that_is_no_model_is_refused(tmp_path, given):
             trainer(tmp_path, given)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.parametrize("kind", ["dict", "dtype", "quantised tensor"])
+def test_a_student_that_could_not_be_saved_is_refused(tmp_path, kind):
+    class Versioned(Plain):
+        def get_extra_state(self):
+            return {"version": 1}
+
+    student = Versioned(3, 9) if kind == "dict" else Plain(3, 9)
+    if kind == "dtype":
+        student = torch.ao.quantization.quantize_dynamic(vit(), {nn.Linear}, dtype=torch.qint8)
+    elif kind == "quantised tensor":
+        student.register_buffer("table", torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8))
+    with pytest.raises(DistillationError, match=rf"the student's state_dict\(\) holds a {kind}, "):
+        trainer(tmp_path, student, method="kd")
+
+
 def test_a_student_whose_adapter_nobody_would_find_is_not_pushed(tmp_path):
     settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"])
     message = "the student's adapter 'expert' cannot be pushed"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator
+import pickle
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
@@ -297,12 +298,41 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def weights_digest(model: nn.Module, names: Collection[str] | None = None) -> str:
-    """SHA-256 over names, shapes and values of all weights and buffers, or of those that are named."""
+    """SHA-256 over names, shapes and values of all that a model's state holds, or of what is named of it.
+
+    Raises:
+        ModelError: for a state that holds what has no bytes.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, value in sorted(model.state_dict().items()):
         if names is not None and name not in names:
             continue
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+        digest.update(name.encode())
+        try:
+            for part in _bytes_of(value):
+                digest.update(part)
+        except (pickle.PicklingError, TypeError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"{type(model).__name__} cannot be told from other models: {name!r} of its state_dict() is a "
+                f"{type(value).__name__} without bytes ({error}). Expected tensors and plain values"
+            ) from error
     return digest.hexdigest()
+
+
+def _bytes_of(value: Any) -> Iterator[bytes]:
+    """The contents of a tensor, or of whatever else a module keeps in its state: the same in each process."""
+    if isinstance(value, Tensor):
+        values = value.detach().cpu()
+        yield f"{tuple(values.shape)}{values.dtype}".encode()
+        values = (values.dequantize() if values.is_quantized else values).contiguous()
+        yield values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b""
+    elif isinstance(value, Mapping):
+        for name in sorted(value, key=repr):
+            yield repr(name).encode()
+            yield from _bytes_of(value[name])
+    elif isinstance(value, tuple | list | set | frozenset):
+        yield f"{len(value)}".encode()
+        for part in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
+            yield from _bytes_of(part)
+    else:
+        yield pickle.dumps(value, protocol=4)

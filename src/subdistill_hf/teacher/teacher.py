@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Teacher:
     ) -> None:
         outputs = None if class_ids is None else class_numbers(class_ids)
         self.model = base_of(freeze(model)).to(device)
+        self._device = device
         self.class_ids = None if outputs is None else torch.tensor(outputs, device=self.device)
         self.precision, self.other = precision, other
         self._digest = digest
@@ -109,18 +111,24 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        """Where the model runs; one without weights where it was put."""
+        tensor = next(itertools.chain(self.model.parameters(), self.model.buffers()), None)
+        return (self._device or torch.device("cpu")) if tensor is None else tensor.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of its matrix products."""
-        return self.precision or next(self.model.parameters()).dtype
+        return self.precision or self._weights_dtype or torch.float32
+
+    @property
+    def _weights_dtype(self) -> torch.dtype | None:
+        """The precision of the weights; `None` where there are none, or whole numbers stand for them."""
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
     def all_logits(self, pixel_values: Tensor) -> Tensor:
         """The model's own logits `(B, all classes)` of images `(B, c, H, W)`."""
-        pixel_values = pixel_values.to(next(self.model.parameters()).dtype)  # one of half precision takes no others
+        pixel_values = pixel_values.to(self._weights_dtype or pixel_values.dtype)  # half precision takes no others
         with self._autocast():
             logits = logits_of(self.model(pixel_values=pixel_values))
         if self.is_sharded and not torch.is_grad_enabled():

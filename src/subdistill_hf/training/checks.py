@@ -56,12 +56,25 @@ def check_student(student: Any, args: SubDistillConfig) -> None:
     check_not_compiled(student, "student")
     if args.push_to_hub:
         check_adapter_names(student)
+    if not isinstance(student, PeftModel):  # of which the adapter alone is saved
+        _check_state(student)
     wanted = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
     if wanted and not getattr(base_of(student), "supports_gradient_checkpointing", False):
         raise DistillationError(
             f"gradient_checkpointing: {type(base_of(student)).__name__} cannot compute its activations again; leave "
             "it out, or give smaller batches and more of gradient_accumulation_steps"
         )
+
+
+def _check_state(student: nn.Module) -> None:
+    """Refuse a student whose state holds more than tensors: it could not be saved."""
+    for name, value in student.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            kind = "quantised tensor" if isinstance(value, Tensor) else type(value).__name__
+            raise DistillationError(
+                f"the student's state_dict() holds a {kind}, {name!r}: expected tensors of numbers, which alone can "
+                "be saved. Keep other values as attributes, and quantise a student once it is trained"
+            )
 
 
 def check_adapter_names(student: nn.Module) -> None:
