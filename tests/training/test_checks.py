@@ -1,6 +1,7 @@
 """Models and labels with which a training would go wrong are refused by name, before anything is computed."""
 
 import copy
+import math
 
 import datasets
 import pytest
@@ -265,7 +266,39 @@ def test_labels_of_another_form_are_refused(labels, message):
 
 def test_an_image_without_a_class_is_left_out_of_the_cross_entropy_and_refused_where_each_needs_one(tmp_path):
     check_labels([0, -100, 2], 3, "the images")
-    check_labels(torch.rand(4, 3), 3, "the images")
+    check_labels(torch.rand(4, 3).softmax(dim=1), 3, "the images")
+    check_labels(torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.0, 0.0], [0.0, 0.6, 0.0]]), 3, "the images")
+    check_labels(torch.full((4, 3), 1 / 3, dtype=torch.bfloat16), 3, "the images")
+
+
+@pytest.mark.parametrize(
+    ("shares", "found"),
+    [
+        ([1.0, 1.0, 0.0], "from 0, and sums up to 2"),
+        ([1.5, -0.5, 0.0], "from -0.5, and sums up to 1"),
+        ([math.nan, 0.5, 0.5], "from nan, and sums up to nan"),
+        ([math.inf, 0.0, 0.0], "from 0, and sums up to inf"),
+        ([0.5, 0.51, 0.0], "from 0, and sums up to 1.01"),
+    ],
+)
+def test_labels_that_are_no_shares_of_the_classes_are_refused(tmp_path, shares, found):
+    whole = [torch.tensor([0.0, 1.0, 0.0])] * 12
+    message = f"images are no shares of the classes: .* found numbers {found}. Several labels of one image are not"
+    for train, evaluated in (([torch.tensor(shares)], whole), (whole, [torch.tensor(shares)])):
+        with pytest.raises(DistillationError, match=message):
+            labelled(tmp_path, train, evaluated)
+    late = [*whole[:5], torch.tensor(shares), *whole[6:]]  # none of those that are looked at before
+    with pytest.raises(DistillationError, match=message):
+        labelled(tmp_path, late, max_steps=2).train()
+
+
+def test_a_student_of_several_labels_an_image_is_refused(tmp_path):
+    student = resnet()
+    student.config.problem_type = "multi_label_classification"
+    with pytest.raises(DistillationError, match=r"problem_type is 'multi_label_.*Set it to 'single_label_class"):
+        trainer(tmp_path, student)
+    student.config.problem_type = "single_label_classification"
+    trainer(tmp_path, student)
     run = labelled(tmp_path, [0, -100, 2] * 4, method="ce_kd", max_steps=1)
     run.train()
     with pytest.raises(DistillationError, match=r"the labels -100: expected 0 to 2.*needs a class for each image"):

@@ -22,6 +22,11 @@ from subdistill_hf.training.arguments import Metrics, check_training_arguments
 
 logger = logging.getLogger(__name__)
 
+SHARES_TOLERANCE = 1e-3
+"""How much more than 1 the shares of an image may be."""
+ONE_CLASS = "single_label_classification"
+"""What transformers call the problem of images that have one class each."""
+
 
 def check_arguments(args: Any, given: Mapping[str, Any], metrics: Metrics) -> None:
     """Refuse arguments of another class, or that would be refused late or do nothing, and a loss from outside.
@@ -58,6 +63,12 @@ def check_student(student: Any, args: SubDistillConfig) -> None:
         check_adapter_names(student)
     if not isinstance(student, PeftModel):  # of which the adapter alone is saved
         _check_state(student)
+    problem = getattr(getattr(base_of(student), "config", None), "problem_type", None)
+    if problem not in (None, ONE_CLASS):
+        raise DistillationError(
+            f"the student's config.problem_type is {problem!r}: a student learns one class for each image, and who "
+            f"loads it would read its outputs in another way. Set it to {ONE_CLASS!r}"
+        )
     wanted = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
     if wanted and not getattr(base_of(student), "supports_gradient_checkpointing", False):
         raise DistillationError(
@@ -256,7 +267,8 @@ def check_labels(labels: Any, classes: int, images: str, each: bool = False) -> 
     """Refuse labels that are not numbers of the student's outputs, nor shares of its classes.
 
     Args:
-        labels: of some images: whole numbers `(B,)`, of which -100 stands for no class, or shares `(B, C)`.
+        labels: of some images: whole numbers `(B,)`, of which -100 stands for no class, or shares `(B, C)`, whose sum
+            is less than 1 where an image shows something else, too.
         classes: number of the student's outputs C.
         images: whose labels they are, for the message.
         each: whether each image needs a class.
@@ -266,7 +278,7 @@ def check_labels(labels: Any, classes: int, images: str, each: bool = False) -> 
     """
     labels = torch.as_tensor(labels)
     if labels.is_floating_point() and labels.dim() == 2 and labels.shape[1] == classes:
-        return
+        return _check_shares(labels, images)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.dim() != 1:
         raise DistillationError(
             f"the labels of {images} are {labels.dtype} of shape {tuple(labels.shape)}: expected whole numbers (B,), "
@@ -280,6 +292,18 @@ def check_labels(labels: Any, classes: int, images: str, each: bool = False) -> 
         raise DistillationError(
             f"{images} have the labels {found}: expected 0 to {classes - 1}, the outputs of the student (not those of "
             f"the teacher, which teacher_class_ids maps them to){without}"
+        )
+
+
+def _check_shares(labels: Tensor, images: str) -> None:
+    """Refuse rows that are not shares of the classes; what is missing to a sum of 1 is a share of no class."""
+    sums = labels.sum(dim=1)
+    most = 1 + SHARES_TOLERANCE + torch.finfo(labels.dtype).eps
+    if not bool(((labels >= 0).all(dim=1) & (sums <= most)).all()):  # neither holds for NaN
+        raise DistillationError(
+            f"the labels of {images} are no shares of the classes: expected numbers from 0 whose sum is 1 for each "
+            f"image, found numbers from {labels.min().item():.3g}, and sums up to {sums.max().item():.3g}. Several "
+            "labels of one image are not supported: the outputs of a student exclude each other"
         )
 
 
