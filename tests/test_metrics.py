@@ -1,5 +1,8 @@
 """The evaluate metrics against hand-computed values and scikit-learn."""
 
+import math
+from fractions import Fraction
+
 import evaluate
 import numpy as np
 import pytest
@@ -12,9 +15,12 @@ from subdistill_hf.metrics import (
     CalibrationError,
     SubtaskAccuracy,
     TeacherAgreement,
+    auroc,
     calibration_bins,
     compute_metrics,
     confusion_matrix,
+    share_reaching,
+    threshold_keeping,
 )
 
 REFERENCES = [0, 0, 0, 0, 1, 1, 2]
@@ -231,6 +237,44 @@ def test_confusion_matrix_is_that_of_sklearn(random_labels):
     predictions, references = random_labels
     expected = sklearn_metrics.confusion_matrix(references, predictions, labels=range(6)).tolist()
     assert confusion_matrix(predictions, references, list("abcdef")) == expected
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda scores: SubtaskAccuracy().compute(predictions=scores, references=[0, 1, 0]),
+        lambda scores: TeacherAgreement().compute(predictions=scores, references=[0, 1, 0]),
+        lambda scores: CalibrationError().compute(predictions=scores, references=[0, 1, 0]),
+        lambda scores: calibration_bins(scores, [0, 1, 0]),
+        lambda scores: compute_metrics(EvalPrediction(scores, np.array([0, 1, 0]))),
+        lambda scores: compute_metrics(EvalPrediction((scores, scores), np.eye(2)[[0, 1, 0]])),
+        lambda scores: auroc(scores[:, 0], [0.0]),
+        lambda scores: auroc([0.0], scores[:, 0]),
+        lambda scores: threshold_keeping(scores[:, 0], 0.5),
+        lambda scores: share_reaching(scores[:, 0], 0.5),
+    ],
+)
+def test_scores_that_are_no_numbers_give_no_figure(measure):
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    measure(scores)
+    scores[2] = np.nan
+    with pytest.raises(ValueError, match="expected scores that are numbers, found NaN for 1 of 3 images"):
+        measure(scores)
+
+
+def test_an_infinite_score_has_an_order():
+    assert auroc([np.inf, 1.0], [-np.inf]) == 1.0
+    assert SubtaskAccuracy().compute(predictions=[[-np.inf, 0.0]], references=[1])["accuracy"] == 1.0
+    with pytest.raises(ValueError, match="found NaN for 1 of 1 images"):
+        share_reaching([1.0], np.nan)
+
+
+@pytest.mark.parametrize("share", ["0.07", "0.1", "0.14", "0.28", "0.55", "0.56", "0.7", "0.9", "0.95", "1"])
+def test_a_threshold_keeps_as_many_images_as_the_share_says(share):
+    for images in range(1, 400):
+        scores = np.arange(images)
+        needed = max(1, math.ceil(Fraction(share) * images))
+        assert threshold_keeping(scores, float(share)) == images - needed
 
 
 def test_refusals():

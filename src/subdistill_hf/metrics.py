@@ -21,6 +21,7 @@ from datasets import Features, List, Value
 from evaluate.evaluator import ImageClassificationEvaluator
 
 from subdistill_hf.config.options import NO_CLASS
+from subdistill_hf.errors import DivergedError
 
 __all__ = [
     "LOGGED_METRICS",
@@ -46,6 +47,9 @@ MODULES: Final = {
 
 LOGGED_METRICS: Final = ("accuracy", "balanced_accuracy")
 """The figures of `compute_metrics`."""
+
+ROUNDING: Final = 1e-9
+"""By how much the product of a share and a number of images may be too large: 0.07 * 100 is more than 7."""
 
 CALIBRATION_BINS: Final = 15
 """Of equal width, as `CalibrationError` takes them by default."""
@@ -193,6 +197,7 @@ class CalibrationError(_InMemoryMetric):
         if bins < 1:
             raise ValueError(f"expected at least one bin, found bins={bins}")
         probabilities = np.asarray(predictions, dtype=np.float64)  # (N, C)
+        _require_numbers(probabilities)
         sums = probabilities.sum(axis=1)
         if probabilities.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
             raise ValueError(
@@ -230,6 +235,7 @@ def calibration_bins(
 
 def _binned(probabilities: Array, references: Sequence[int], bins: int) -> tuple[Array, Array, Array]:
     """The probability of each image's predicted class, whether it is right, and the bin of the probability."""
+    _require_numbers(probabilities)
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == np.asarray(references)
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
@@ -249,6 +255,7 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
         `accuracy` and `balanced_accuracy`.
 
     Raises:
+        DivergedError: for logits that are NaN.
         ValueError: when there is no image with a class.
     """
     logits, labels = eval_prediction.predictions, eval_prediction.label_ids
@@ -256,6 +263,7 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
         logits = np.concatenate([_first_of(batch) for batch in logits])
         labels = np.concatenate(labels)
     logits, labels = _first_of(logits), np.asarray(labels)
+    _require_numbers(logits, DivergedError)
     result = SubtaskAccuracy().compute(
         predictions=np.argmax(logits, axis=-1), references=labels if labels.ndim == 1 else labels.argmax(axis=-1)
     )
@@ -292,6 +300,7 @@ def confusion_matrix(predictions: Sequence[int], references: Sequence[int], clas
 def _predicted_classes(predictions: Sequence[int] | Sequence[Sequence[float]]) -> list[int]:
     """Class indices `(N,)`, of indices or of scores `(N, C)`."""
     values = np.asarray(predictions)
+    _require_numbers(values)
     indices: list[int] = (values.argmax(axis=1) if values.ndim == 2 else values).tolist()
     return indices
 
@@ -300,6 +309,13 @@ def _require_images(references: Sequence[Any]) -> None:
     """Refuse an empty evaluation."""
     if len(references) == 0:
         raise ValueError("expected the predictions of at least one image, found none")
+
+
+def _require_numbers(scores: Any, error: type[ValueError] = ValueError) -> None:
+    """Refuse scores of images `(N,)` or `(N, C)` that are NaN: they have no order, but would give figures."""
+    values = np.asarray(scores, dtype=np.float64)
+    if missing := int(np.isnan(values).any(axis=tuple(range(1, values.ndim))).sum()):
+        raise error(f"expected scores that are numbers, found NaN for {missing} of {len(values)} images")
 
 
 def _require_named(classes: Sequence[Any], **indices: Sequence[int]) -> None:
@@ -319,10 +335,11 @@ def auroc(known: Sequence[float], unknown: Sequence[float]) -> float:
         unknown: scores of other images.
 
     Raises:
-        ValueError: when one of them is empty.
+        ValueError: when one of them is empty, or a score is NaN.
     """
-    _require_images(known)
-    _require_images(unknown)
+    for scores in (known, unknown):
+        _require_images(scores)
+        _require_numbers(scores)
     others = np.sort(np.asarray(unknown, dtype=np.float64))
     below = np.searchsorted(others, known, "left") + np.searchsorted(others, known, "right")
     return float(below.mean() / (2 * len(others)))
@@ -336,15 +353,23 @@ def auroc_error(area: float, known: int, unknown: int) -> float:
 
 
 def threshold_keeping(known: Sequence[float], share: float) -> float:
-    """The largest score that at least this share of the known images reach."""
+    """The largest score that at least this share of the known images reach; `ValueError` as for `auroc`."""
     _require_images(known)
+    _require_numbers(known)
     ordered = np.sort(np.asarray(known, dtype=np.float64))[::-1]
-    return float(ordered[max(1, int(np.ceil(share * len(ordered)))) - 1])
+    needed = int(np.ceil(share * len(ordered) - ROUNDING))
+    return float(ordered[max(1, needed) - 1])
 
 
 def share_reaching(scores: Sequence[float], threshold: float) -> float:
-    """The share of images whose score is at least a threshold: of unknown ones the false-positive rate."""
+    """The share of images whose score is at least a threshold: of unknown ones the false-positive rate.
+
+    Raises:
+        ValueError: as for `auroc`.
+    """
     _require_images(scores)
+    _require_numbers(scores)
+    _require_numbers([threshold])
     return float(np.mean(np.asarray(scores, dtype=np.float64) >= threshold))
 
 
