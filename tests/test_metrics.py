@@ -222,6 +222,9 @@ def test_compute_metrics_of_the_trainer(random_labels):
     assert compute_metrics(EvalPrediction(logits, references)) == expected
     hidden = np.zeros((400, 2))
     assert compute_metrics(EvalPrediction((logits, hidden), references)) == expected
+    assert compute_metrics(EvalPrediction(logits, (references, hidden))) == expected
+    batches = [(references[:300], hidden[:300]), (references[300:], hidden[300:])]
+    assert compute_metrics(EvalPrediction([logits[:300], logits[300:]], batches)) == expected
     shares = 0.6 * np.eye(5)[references] + 0.4 * np.eye(5)[predictions]  # of mixed images
     assert compute_metrics(EvalPrediction(logits, shares)) == expected
 

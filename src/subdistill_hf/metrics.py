@@ -247,9 +247,9 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
 
     Args:
         eval_prediction: a `transformers.EvalPrediction`: logits `(N, C)`, or a tuple that begins with them,
-            and class indices `(N,)`, or shares of the classes `(N, C)`, of which the largest counts. An image with
-            the index -100 has no class, and is left out, as the loss leaves it out. With
-            `eval_do_concat_batches=False` both are lists of batches.
+            and class indices `(N,)`, or shares of the classes `(N, C)`, of which the largest counts, or a tuple that
+            begins with these. An image with the index -100 has no class, and is left out, as the loss leaves it out.
+            With `eval_do_concat_batches=False` both are lists of batches.
 
     Returns:
         `accuracy` and `balanced_accuracy`.
@@ -259,10 +259,10 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
         ValueError: when there is no image with a class.
     """
     logits, labels = eval_prediction.predictions, eval_prediction.label_ids
-    if isinstance(labels, list) and np.ndim(labels[0]):
+    if isinstance(labels, list) and (isinstance(labels[0], tuple) or np.ndim(labels[0])):
         logits = np.concatenate([_first_of(batch) for batch in logits])
-        labels = np.concatenate(labels)
-    logits, labels = _first_of(logits), np.asarray(labels)
+        labels = np.concatenate([batch[0] if isinstance(batch, tuple) else batch for batch in labels])
+    logits, labels = _first_of(logits), np.asarray(labels[0] if isinstance(labels, tuple) else labels)
     _require_numbers(logits, DivergedError)
     result = SubtaskAccuracy().compute(
         predictions=np.argmax(logits, axis=-1), references=labels if labels.ndim == 1 else labels.argmax(axis=-1)

@@ -85,6 +85,7 @@ def test_what_is_not_installed_is_named(environment, installed, tmp_path, option
             "prediction_loss_only leaves nothing to measure metric_for_best_model='accuracy' by",
         ),
         ({"label_names": ["a"]}, "label_names=['a']: the labels of a batch are named 'labels' here"),
+        ({"label_names": ["a", "labels"]}, "label_names=['a', 'labels']: give 'labels' first, by which accuracy"),
         ({"metric_for_best_model": "f1"}, "metric_for_best_model='f1': expected one of loss, accuracy, "),
     ],
 )

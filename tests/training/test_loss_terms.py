@@ -213,6 +213,18 @@ def test_a_subclass_adds_a_term_that_is_trained_and_logged(tmp_path):
     assert not torch.equal(plain[1].gradients[0][bias], own[1].gradients[0][bias])
 
 
+@pytest.mark.parametrize(
+    ("term", "found"), [(0.0, "a float"), (None, "a NoneType"), (torch.zeros(8), r"a tensor \(8,\)")], ids=str
+)
+def test_a_term_that_is_no_number_of_torch_is_refused(tmp_path, term, found):
+    class Own(SubDistillTrainer):
+        def loss_terms(self, outputs, teacher_logits, labels):
+            return super().loss_terms(outputs, teacher_logits, labels) | {"mine": term}
+
+    with pytest.raises(DistillationError, match=f"loss_terms gives {found} as 'mine': expected a tensor of a single"):
+        trainer(tmp_path, trainer_class=Own, method="kd").train()
+
+
 def test_a_term_may_join_in_the_middle_of_training(tmp_path):
     class Later(WithDecay):
         first_step = 2

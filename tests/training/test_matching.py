@@ -1,5 +1,6 @@
 """Models and data that do not fit together are refused when the trainer is made; others are taken in any form."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,29 @@ from subdistill_hf.core.activations import LayerError
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError
 from trainings import STAGES, InOrder, Plain, logged, parts
+
+
+class Labelling(ViewCollator):
+    """Gives labels in a form of its own."""
+
+    def __init__(self, form):
+        super().__init__(processor(), processor())
+        self.form = form
+
+    def __call__(self, examples):
+        batch = super().__call__(examples)
+        return batch | {"labels": self.form(batch["labels"].tolist())}
+
+
+@pytest.mark.parametrize("form", [list, np.array])
+def test_labels_of_a_later_batch_are_tensors_too(tmp_path, form):
+    run = trainer(tmp_path, method="ce_kd")
+    run.data_collator = Labelling(form)
+    message = rf"the labels of a batch are of type {form([0]).__class__.__name__}: expected a tensor"
+    with pytest.raises(DistillationError, match=message):
+        run.evaluate()
+    with pytest.raises(DistillationError, match=message):
+        run.compute_loss(run.model, {"pixel_values": torch.zeros(1, 3, 32, 32), "labels": form([0])})
 
 
 def test_plain_modules_with_logits_in_any_form_are_distilled(tmp_path):
@@ -52,6 +76,16 @@ def test_layers_that_cannot_be_used_are_refused_when_the_trainer_is_made(tmp_pat
         ({"train_dataset": []}, "the training dataset is empty"),
         ({"train_dataset": InOrder([], [])}, "the training dataset is empty"),
         ({"data_collator": lambda items: {"pixels": 1}}, "expected batches with `pixel_values`, found pixels"),
+        (
+            {"data_collator": lambda items: (1, 2)},
+            "data_collator: expected .*`pixel_values`, found tuple, which has no",
+        ),
+        (
+            {"data_collator": lambda items: {"pixel_values": [1]}},
+            "data_collator gives `pixel_values` as list: expected",
+        ),
+        ({"data_collator": Labelling(list)}, "data_collator gives `labels` as list: expected a tensor"),
+        ({"data_collator": Labelling(np.array)}, "data_collator gives `labels` as ndarray: expected a tensor"),
         ({"compute_loss_func": lambda *given: 0}, "override loss_terms"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",

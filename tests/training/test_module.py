@@ -193,6 +193,18 @@ def test_a_layer_that_gives_no_gradient_is_refused(module, how):
     module.eval()(targets, pixel_values=pixels)
 
 
+def test_a_layer_that_is_changed_in_place_in_training_alone_is_refused_with_a_remedy(module):
+    class Changing(Student):
+        def forward(self, pixel_values):
+            values = self.first(pixel_values)
+            return self.second(values.relu_() if self.training else values.relu()).mean(dim=(2, 3))
+
+    targets, pixels = example(module)
+    module.student = Changing()
+    with pytest.raises(LayerError, match=r"output of first is changed in place .*: do that in training as in evaluat"):
+        module(targets, pixel_values=pixels)
+
+
 def test_a_layer_of_frozen_weights_gives_no_gradient_and_is_taken(module):
     targets, pixels = example(module)
     module.student.first.requires_grad_(False)

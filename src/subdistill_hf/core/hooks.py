@@ -160,12 +160,12 @@ class ActivationRecorder:
         """The layers whose recorded tensor was changed by a later in-place operation."""
         return [name for name, (tensor, version) in self._versions.items() if tensor._version != version]
 
-    def check(self) -> None:
-        """Raise `LayerError` if a recorded tensor no longer holds what the layer returned."""
+    def check(self, remedy: str = "record it with copy=True") -> None:
+        """Raise `LayerError`, with a remedy, if a recorded tensor no longer holds what the layer returned."""
         if changed := self.modified_in_place():
             raise LayerError(
                 f"the output of {', '.join(changed)} is changed in place by a later operation, so what was "
-                "recorded is not what the layer returned: record it with copy=True"
+                f"recorded is not what the layer returned: {remedy}"
             )
 
     def _store(self, name: str, output: Any, copy: bool, transform: Callable[[str, Any], Any] | None) -> None:

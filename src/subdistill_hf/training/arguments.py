@@ -60,6 +60,8 @@ def check_training_arguments(
         raise SubDistillError(f"include_for_metrics={unknown[0]!r}: expected one of {', '.join(FOR_METRICS)}")
     if args.label_names is not None and LABELS not in args.label_names:
         raise SubDistillError(f"label_names={args.label_names}: the labels of a batch are named {LABELS!r} here")
+    if metrics is compute_metrics and (args.label_names or [LABELS])[0] != LABELS:
+        raise SubDistillError(f"label_names={args.label_names}: give {LABELS!r} first, by which accuracy is measured")
     if args.batch_eval_metrics and metrics is compute_metrics:
         raise SubDistillError("batch_eval_metrics: accuracies need all images of an evaluation, not batches of them")
     check_best_metric(args, evaluated, metrics)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from subdistill_hf.config.training import LABELS
-from subdistill_hf.data.collate import Collate, is_stream
+from subdistill_hf.data.collate import PIXELS, Collate, is_stream
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DistillationError
 
@@ -45,9 +45,7 @@ def example_of_loader(loader: Any) -> dict[str, Any]:
     batch = next(iter(loader), None)
     if batch is None:
         raise DistillationError("get_train_dataloader gives no batch")
-    if not isinstance(batch, Mapping) or "pixel_values" not in batch:
-        found = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
-        raise DistillationError(f"get_train_dataloader: expected batches with `pixel_values`, found {found}")
+    _check_batch(batch, "get_train_dataloader")
     return {name: value[:EXAMPLES] if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
@@ -55,9 +53,23 @@ def _collated(examples: list[Any], collate: Collate) -> dict[str, Any]:
     if not examples:
         raise DistillationError("the training dataset is empty")
     batch = collate(examples)
-    if "pixel_values" not in batch:
-        raise DistillationError(f"expected batches with `pixel_values`, found {', '.join(batch)}")
+    _check_batch(batch, "data_collator")
     return dict(batch)
+
+
+def _check_batch(batch: Any, maker: str) -> None:
+    """Refuse what is no batch of images with their labels, if they have some, naming who made it."""
+    if not isinstance(batch, Mapping) or PIXELS not in batch:
+        found = (
+            ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"{type(batch).__name__}, which has no names"
+        )
+        raise DistillationError(f"{maker}: expected batches with `{PIXELS}`, found {found}")
+    for name in (PIXELS, LABELS):
+        if not isinstance(batch.get(name), Tensor | None):
+            raise DistillationError(
+                f"{maker} gives `{name}` as {type(batch[name]).__name__}: expected a tensor, as torch.as_tensor(...) "
+                "makes it"
+            )
 
 
 def _first_of_stream(stream: Any, collate: Collate) -> dict[str, Any]:

@@ -61,6 +61,19 @@ class LabelledMean:
         return {name: total / labelled} if 0 < labelled < images else {}
 
 
+def stacked(terms: Mapping[str, Tensor]) -> Tensor:
+    """The parts of a loss as one tensor `(parts,)`.
+
+    Raises:
+        DistillationError: when one is no tensor of a single number.
+    """
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.dim():
+            found = f"a tensor {tuple(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"
+            raise DistillationError(f"loss_terms gives {found} as {name!r}: expected a tensor of a single number")
+    return torch.stack(list(terms.values()))
+
+
 def weighted_terms(
     args: SubDistillConfig,
     pairs: Sequence[LayerPair],

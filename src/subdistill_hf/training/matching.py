@@ -103,8 +103,14 @@ def inputs_of(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def labels_of(batch: Mapping[str, Any]) -> Tensor | None:
-    """The labels of a batch, if it has some, in a type that the losses take."""
+    """The labels of a batch, if it has some, in a type that the losses take.
+
+    Raises:
+        DistillationError: when they are no tensor.
+    """
     labels: Tensor | None = batch.get(LABELS)
+    if not isinstance(labels, Tensor | None):
+        raise DistillationError(f"the labels of a batch are of type {type(labels).__name__}: expected a tensor")
     whole = labels is not None and not (labels.is_floating_point() or labels.dtype == torch.long)
     return labels.long() if labels is not None and whole else labels
 

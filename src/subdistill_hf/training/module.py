@@ -117,7 +117,8 @@ class StudentWithAlignments(nn.Module):
         copied = [layer.name for layer in layers if layer.modified_in_place]
         with record(base_of(self.student), [layer.name for layer in layers], copy=copied) as recorder:
             logits = logits_of(self.student(**inputs))
-        recorder.check()
+        # one that is changed in evaluation mode, too, was copied
+        recorder.check("do that in training as in evaluation mode, or not in place; or compare others (layers=...)")
         image_size = height_and_width(inputs["pixel_values"])
         students = [
             to_features(recorder.outputs[layer.name], layer.name, image_size, layer.channels_last) for layer in layers

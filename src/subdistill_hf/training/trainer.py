@@ -18,7 +18,7 @@ from transformers.utils import PushInProgress
 
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf
 from subdistill_hf.config.methods import METHODS
-from subdistill_hf.config.training import LABELS, SubDistillConfig
+from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import Finish
@@ -38,7 +38,7 @@ from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, 
 from subdistill_hf.training.checks import check_adapter_names, check_arguments, check_batch_labels
 from subdistill_hf.training.evaluation import outputs_per_image, predictions_of
 from subdistill_hf.training.loss_log import LossLog, naming_best
-from subdistill_hf.training.loss_terms import LabelledMean, label_loss, weighted_terms
+from subdistill_hf.training.loss_terms import LabelledMean, label_loss, stacked, weighted_terms
 from subdistill_hf.training.made import Made, Same, up_to_date
 from subdistill_hf.training.matching import columns_of, inputs_of, labels_of, teacher_of
 from subdistill_hf.training.module import StudentWithAlignments
@@ -226,7 +226,7 @@ class SubDistillTrainer(Trainer):
         check_batch_labels(labels, outputs["logits"], "training", METHODS[self.args.method].logit_labels)
         terms = self.loss_terms(outputs, teacher_logits, labels)
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
-        parts = torch.stack(list(terms.values()))
+        parts = stacked(terms)
         inputs = {"the images of a batch": inputs["pixel_values"], "the teacher's logits": teacher_logits}
         self.loss_log.add(list(terms), parts.detach(), self.state.global_step, share, inputs)
         loss = parts.sum()
@@ -360,7 +360,7 @@ class SubDistillTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
         """The parent's, and for images without labels the outputs alone."""
-        if inputs.get(LABELS) is not None:
+        if labels_of(inputs) is not None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         with torch.no_grad():  # the parent would take the logits of one image for a tuple
             _, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
