@@ -100,9 +100,11 @@ class Batches:
         return iter(self.batches)
 
 
-@pytest.mark.parametrize("known", [{}, {"batch_size": 8}, {"dataset": views(), "batch_size": 8}], ids=str)
-@pytest.mark.parametrize("train", [None, views()], ids=["", "dataset"])
-def test_a_loader_of_the_user_may_say_nothing_of_itself(tmp_path, known, train):
+@pytest.mark.parametrize("said", [[], ["batch_size"], ["dataset", "batch_size"]])
+@pytest.mark.parametrize("has_dataset", [False, True])
+def test_a_loader_of_the_user_may_say_nothing_of_itself(tmp_path, said, has_dataset):
+    known = {name: value for name, value in {"dataset": views(), "batch_size": 8}.items() if name in said}
+
     class Own(SubDistillTrainer):
         def get_train_dataloader(self):
             return Batches(**known)
@@ -111,7 +113,7 @@ def test_a_loader_of_the_user_may_say_nothing_of_itself(tmp_path, known, train):
             return Batches(**known)
 
     options = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
-    given = {"train_dataset": train, "fit_dataset": views()}
+    given = {"train_dataset": views() if has_dataset else None, "fit_dataset": views()}
     run = trainer(tmp_path, trainer_class=Own, parts=given, **options)
     run.train()
     assert run.state.global_step == 4
