@@ -10,6 +10,7 @@ from subdistill_hf.data.class_names import (
     nearest,
     normalised,
     synonyms,
+    unique_names,
     wordnet_ids,
 )
 from subdistill_hf.data.subtask import MissingClassesError, SubtaskError, match_teacher, resolve_classes
@@ -24,6 +25,12 @@ LABELS = (
     "missile",
     "great_grey-Owl",
 )
+
+
+def test_repeated_names_get_their_ids():
+    assert unique_names(("ox", "crane", "crane")) == ("ox", "crane (1)", "crane (2)")
+    assert unique_names(("crane", "ox", "crane"), (134, 5, 517)) == ("crane (134)", "ox", "crane (517)")
+    assert unique_names(("crane (1)", "crane", "crane")) == ("crane (1) (0)", "crane (1)", "crane (2)")
 
 
 def test_spelling_is_levelled():

@@ -110,6 +110,21 @@ def test_a_damaged_image_from_elsewhere_is_found_at_once(folder, tmp_path):
         with_images_from_elsewhere(load_subtask(options, 0), options, 0)
 
 
+def test_a_class_with_the_name_of_the_answer_is_refused_beside_it_and_taken_without_it(folder, tmp_path):
+    shutil.copytree(folder / "images", tmp_path / "images")
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / NAMES[0]).rename(tmp_path / "images" / split / OTHER)
+    given = {"dataset": str(tmp_path / "images"), "classes": [OTHER, *NAMES[1:]]}
+    options = task_options(folder, **given, other_class=True)
+    with pytest.raises(DataError, match="other_class: 'none of these' is a class of the subtask already"):
+        with_other_classes(load_subtask(options, 0), options, 0)
+    for options in (task_options(folder, **given, test_unknown=True), task_options(folder, **given)):
+        data = load_subtask(options, 0)
+        assert data.output_names == (OTHER, *NAMES[1:])
+        assert len(glance_at_others(data, options, 0).far) == 9
+    assert len(with_other_classes(data, task_options(folder, **given, test_unknown=True), 0).others.far) == 9
+
+
 def contents(rows):
     return [image.tobytes() for image in rows["image"]]
 

@@ -103,6 +103,18 @@ def test_a_class_that_fits_several_outputs_of_the_teacher_is_refused():
         match_teacher(Subtask(("crane", "dog"), (0, 1)), {1: "crane, bird", 4: "Crane", 6: "dog"}, ["crane", "dog"])
 
 
+def test_classes_of_one_name_get_their_ids_and_are_asked_for_by_them():
+    labels = ("ox", "crane", "owl", "crane")
+    every = resolve_classes(["all"], labels)
+    assert every.names == ("ox", "crane (1)", "owl", "crane (3)")
+    with pytest.raises(SubtaskError, match=r"class 'crane' may be one of several: 1 \(crane\), 3 \(crane\)"):
+        resolve_classes(["crane", "ox"], labels)
+    both = resolve_classes(["3", "crane (1)"], labels)
+    assert (both.names, both.dataset_ids) == (("crane (3)", "crane (1)"), (3, 1))
+    assert match_teacher(both, dict(enumerate(labels)), labels).teacher_ids == (3, 1)
+    assert match_teacher(both, dict(enumerate(labels)), both.names).teacher_ids == (3, 1)  # of a student's own names
+
+
 def test_two_classes_that_fit_one_output_of_the_teacher_are_refused():
     with pytest.raises(SubtaskError, match=r"classes 'cat' and 'tabby' both match output 3 of .* \(tabby, cat\)"):
         match_teacher(Subtask(("cat", "tabby"), (0, 1)), {3: "tabby, cat", 4: "dog"}, ["cat", "tabby", "cow"])

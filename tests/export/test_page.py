@@ -91,7 +91,9 @@ def test_the_page_holds_all_that_it_needs(student, runtime, tmp_path, monkeypatc
     assert facts["file"] == "model.onnx"
     assert facts["facts"]["Accuracy"] == "91.0 % on the 500 test images of glyphs-100"
     assert "knows nothing else" in facts["warning"]
-    assert page._warning(["cat", "dog", "none of these"]).startswith("It tells 2 classes apart, and answers 'none of")
+    said = {other: page._warning(["cat", "dog", "none of these"], other) for other in (True, False)}
+    assert said[True].startswith("It tells 2 classes apart, and answers 'none of")
+    assert said[False].startswith("It tells 3 classes apart and knows nothing else")
     assert "sdk: static" in (place / "README.md").read_text()
     for name in PAGE_FILES:
         assert "//" not in (place / name).read_text().replace("// ", "")
@@ -260,7 +262,8 @@ const labels = ["cat", "none of these"];
 const known = (threshold, ...probabilities) =>
   isKnown({ labels: ["cat", "dog"], unknown_threshold: threshold }, probabilities);
 answers.known = [
-  isKnown({ labels }, [0.1, 0.9]), isKnown({ labels }, [0.6, 0.4]), known(0.7, 0.4, 0.6), known(0.6, 0.4, 0.6),
+  isKnown({ labels, other_class: true }, [0.1, 0.9]), isKnown({ labels, other_class: true }, [0.6, 0.4]),
+  isKnown({ labels }, [0.1, 0.9]), known(0.7, 0.4, 0.6), known(0.6, 0.4, 0.6),
 ];
 await fetch("answers", { method: "POST", body: JSON.stringify(answers) });
 """
@@ -290,7 +293,7 @@ def test_a_browser_gives_the_answers_of_python(student, tmp_path):
     (place / "check.html").write_text(check)
     answers, said = answers_of_chromium(place, "check.html", tmp_path)
     assert "CONSOLE" not in said
-    assert answers["known"] == [False, True, False, True]
+    assert answers["known"] == [False, True, True, False, True]
     running = session(student / "onnx" / "model.onnx")
     for name, image in images.items():
         expected = running.run(["probabilities"], {"images": image[None]})[0][0]

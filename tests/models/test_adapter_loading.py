@@ -12,6 +12,7 @@ from loopback_hub import LoopbackHub
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.subtask import Subtask, match_teacher
 from subdistill_hf.models.adapters import lora_targets, merged, replace_head, save_adapter, with_adapter
+from subdistill_hf.models.heads import of_unknown
 from subdistill_hf.models.loading import ModelError, load_teacher
 
 WEIGHTS = "adapter_model.safetensors"
@@ -49,6 +50,16 @@ def edit_weights(folder, edit):
 
 def without_head(weights):
     return {name: tensor for name, tensor in weights.items() if "classifier" not in name}
+
+
+def test_what_an_adapter_says_of_unknown_images_is_not_its_bases(tmp_path):
+    base = teacher_resnet()
+    base.config.update({"unknown_threshold": 0.5})
+    save_teacher(tmp_path / "base", base)
+    write_adapter(tmp_path / "adapter", base, tmp_path / "base", id2label=dict(enumerate(NAMES)))
+    for said in ({}, {"other_class": True}):
+        (tmp_path / "adapter" / "config.json").write_text(json.dumps(said), encoding="utf-8")
+        assert of_unknown(load_teacher(str(tmp_path / "adapter")).model.config) == said
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """An answer "none of these" in a run: its teacher, its figures, its threshold, and the snippet that uses it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,15 +17,21 @@ from helpers import (
     resnet,
     save_teacher,
     task_options,
+    teacher_resnet,
     write_colour_folder,
     write_image_folder,
 )
+from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.loading import OTHER
 from subdistill_hf.data.other_classes import GLANCED_BYTES, with_images_from_elsewhere
 from subdistill_hf.errors import DataError
+from subdistill_hf.explain.pair import load_pair
+from subdistill_hf.export.images import images_of_run
+from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.hub.snippet import ANSWERS
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
+from subdistill_hf.models.loading import load_student
 from subdistill_hf.pipeline import unknown
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.run import distill
@@ -73,6 +80,8 @@ def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
     report, settings, card = run(folder, tmp_path, other_class=True)
     assert report.classes == (*NAMES, OTHER)
     assert settings["id2label"]["3"] == OTHER
+    assert settings["other_class"] is True
+    assert TorchStudent(load_student(tmp_path / "out")).known_classes == NAMES
     assert "unknown_threshold" not in settings  # its largest output is its answer
     assert (report.rejection.score, report.rejection.threshold) == (OTHER_SCORE, 0.5)
     for result in report.results:
@@ -109,6 +118,29 @@ def test_a_closed_student_gets_a_threshold(folder, tmp_path):
     assert {each.score for each in report.published_result.unknown} == {LARGEST, ENERGY}
     assert "unknown_threshold" in report.usage.code
     assert f"{report.rejection.threshold:.3f}" in card
+
+
+def test_a_class_may_have_the_name_of_the_answer_where_there_is_none(folder, tmp_path):
+    """Its student starts from one that has the answer, and forgets that."""
+    images, names = tmp_path / "images", [OTHER, *NAMES[1:]]
+    shutil.copytree(folder / "images", images)
+    for split in ("train", "test"):
+        (images / split / NAMES[0]).rename(images / split / OTHER)
+    save_teacher(tmp_path / "teacher", teacher_resnet([OTHER if name == NAMES[0] else name for name in CLASS_NAMES]))
+    start = resnet(names)
+    start.config.update({"other_class": True, "unknown_threshold": 0.5})
+    save_teacher(tmp_path / "start", start)
+    given = {"teacher": str(tmp_path / "teacher"), "student": str(tmp_path / "start"), "dataset": str(images)}
+    options = task_options(folder, **given, classes=names)
+    report = distill(options, config(tmp_path / "out", method="kd", max_steps=2))
+    assert report.classes == tuple(names)
+    settings = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert not {"other_class", "unknown_threshold"} & set(settings)
+    student = TorchStudent(load_student(tmp_path / "out"))
+    assert student.known_classes == names
+    assert images_of_run(report.image_options, student.known_classes).test.labels
+    pair = load_pair(tmp_path / "out", ExplainOptions(teacher=str(tmp_path / "teacher")))
+    assert pair.known_classes == tuple(names)
 
 
 @pytest.mark.parametrize("test_unknown", [None, True])

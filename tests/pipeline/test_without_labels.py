@@ -5,10 +5,11 @@ import shutil
 import pytest
 from huggingface_hub import metadata_load
 
-from helpers import NAMES, config, task_options, write_task
+from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.data.loading import load_subtask
+from subdistill_hf.data.subtask import SubtaskError
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.pipeline.report import results_table
 from subdistill_hf.pipeline.run import distill
@@ -67,6 +68,18 @@ def test_a_share_is_held_out_where_there_is_no_test_split(inputs, tmp_path):
     assert task.data.test_split == "held out of train"
     with pytest.raises(DataError, match=r"has no test or validation split.*--test_fraction"):
         load_task(options_of(inputs, dataset=train), config(tmp_path / "out"))
+
+
+def test_outputs_of_the_teacher_that_have_one_name_get_their_numbers(inputs, tmp_path):
+    model = resnet(names=("crane", "owl", "crane"))
+    model.config.id2label = {0: "crane", 1: "owl", 2: "crane"}
+    save_teacher(tmp_path / "teacher", model)
+    options = options_of(inputs, teacher=str(tmp_path / "teacher"), classes=["0", "crane (2)"])
+    data = load_task(options, config(tmp_path / "out")).data
+    assert data.subtask.names == ("crane (0)", "crane (2)")
+    assert data.subtask.teacher_ids == (0, 2)
+    with pytest.raises(SubtaskError, match=r"class 'crane' may be one of several: 0 \(crane\), 2 \(crane\)"):
+        load_task(options_of(inputs, teacher=str(tmp_path / "teacher"), classes=["crane", "owl"]), config(tmp_path))
 
 
 def masses_in(inputs, folder, tmp_path):

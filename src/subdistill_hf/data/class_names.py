@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -27,6 +28,24 @@ LETTER_BY_LETTER: Final = 4
 WORDNET_ID = re.compile(r"n\d{8}")
 AGREEMENT = 0.9
 """Share of the labels that must be ImageNet's: some collections renamed a few (`crane2`, `crane bird`)."""
+
+
+@lru_cache
+def unique_names(names: tuple[str, ...], ids: tuple[int, ...] | None = None) -> tuple[str, ...]:
+    """Names of which none is there twice: one that is repeated gets its id, as in "crane (134)".
+
+    Args:
+        names: of some classes or outputs.
+        ids: of each another; by default its place.
+    """
+    ids = tuple(range(len(names))) if ids is None else ids
+    counts = Counter(names)
+    if len(counts) == len(names):
+        return names
+    found = tuple(name if counts[name] == 1 else f"{name} ({number})" for name, number in zip(names, ids, strict=True))
+    if len(set(found)) == len(names):
+        return found
+    return tuple(f"{name} ({number})" for name, number in zip(names, ids, strict=True))
 
 
 @lru_cache(maxsize=2**16)

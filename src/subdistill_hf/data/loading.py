@@ -37,9 +37,14 @@ OTHER: Final = "none of these"
 """The name of the output for images of none of the classes."""
 
 
-def known_classes(outputs: Sequence[str]) -> tuple[str, ...]:
-    """The classes among the names of a student's outputs: without the answer for other images, which some have."""
-    return tuple(name for name in outputs if name != OTHER)
+def known_classes(outputs: Sequence[str], other: bool) -> tuple[str, ...]:
+    """The classes among the names of a student's outputs.
+
+    Args:
+        outputs: all names, in their order.
+        other: whether the last one is the answer for other images.
+    """
+    return tuple(outputs[:-1] if other else outputs)
 
 
 UNKNOWN_KINDS: Final = ("near", "far", "elsewhere")

@@ -11,6 +11,7 @@ import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, TaskOptions
 from subdistill_hf.config.validation import LEAST_OTHER_IMAGES
+from subdistill_hf.data.class_names import unique_names
 from subdistill_hf.data.columns import ImageColumns, Label
 from subdistill_hf.data.labelled_rows import as_images, with_names
 from subdistill_hf.data.loading import OTHER, OtherImages, SubtaskData, all_classes
@@ -61,7 +62,7 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     columns = data.columns
     classes = all_classes(source, columns, options.train_split)
     seen, unseen = _seen_and_unseen(data, options, len(classes.names), seed)
-    names = (*data.subtask.names, OTHER)
+    names = _names_with_other(data)
 
     def labels(places: Sequence[int]) -> list[Label]:
         return [classes.labels[place] for place in places]
@@ -103,12 +104,22 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     return _trained_with(replace(data, others=found), rows, names, seed)
 
 
+def _names_with_other(data: SubtaskData) -> tuple[str, ...]:
+    """The names of the labels of images of the classes and of others."""
+    return unique_names((*data.subtask.names, OTHER))  # a class may have that name
+
+
 def _seen_and_unseen(data: SubtaskData, options: TaskOptions, classes: int, seed: int) -> tuple[list[int], list[int]]:
     """The other classes, by their place among all: those that are trained with, and those that are tested with alone.
 
     Raises:
-        DataError: when there are too few.
+        DataError: when there are too few, or one of the subtask has the name of the answer for them.
     """
+    if options.other_class and OTHER in data.subtask.names:
+        raise DataError(
+            f"other_class: {OTHER!r} is a class of the subtask already: give that class another name, or leave out "
+            "one of both"
+        )
     others = [place for place in range(classes) if place not in data.subtask.dataset_ids]
     if not others:
         raise DataError(
@@ -187,7 +198,7 @@ def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> 
         return None
     chosen = sorted(np.random.default_rng(seed).permutation(others)[:GLANCED_CLASSES].tolist())
     labels = [classes.labels[place] for place in chosen]
-    rows = _some(source, split, columns, labels, min(GLANCED, len(data.test)), seed, (*data.subtask.names, OTHER))
+    rows = _some(source, split, columns, labels, min(GLANCED, len(data.test)), seed, _names_with_other(data))
     _, once = _used_once(data, {FAR: rows}, options.dataset)
     unseen = tuple(classes.names[place] for place in others)
     return OtherImages(far=once[FAR], unseen=unseen) if FAR in once else None

@@ -14,6 +14,7 @@ from subdistill_hf.data.class_names import (
     matching_labels,
     nearest,
     subtask_wordnet_ids,
+    unique_names,
     wordnet_ids,
 )
 from subdistill_hf.errors import SubDistillError
@@ -97,7 +98,8 @@ def resolve_classes(
                 chosen.append(class_id)
     if len(chosen) < 2:
         raise SubtaskError(f"a subtask needs at least two classes, found {len(chosen)} in {list(classes)!r}")
-    return Subtask(_readable([names[class_id] for class_id in chosen], _are_wordnet_ids(names)), tuple(chosen))
+    readable = _readable([names[class_id] for class_id in chosen], _are_wordnet_ids(names))
+    return Subtask(unique_names(readable, tuple(chosen)), tuple(chosen))
 
 
 def outputs_of(
@@ -130,7 +132,9 @@ def outputs_of(
 
 def _readable(names: Sequence[str], wordnet: bool) -> tuple[str, ...]:
     """The names that the student's outputs get: words where the dataset has WordNet ids."""
-    words = [imagenet_name(name) if wordnet else name for name in names]
+    if not wordnet:
+        return tuple(names)
+    words = [imagenet_name(name) for name in names]
     return tuple(
         word if words.count(word) == 1 else f"{word} ({name})" for word, name in zip(words, names, strict=True)
     )
@@ -139,8 +143,9 @@ def _readable(names: Sequence[str], wordnet: bool) -> tuple[str, ...]:
 def _resolve_entry(
     text: str, names: tuple[str, ...], superclasses: Superclasses | Callable[[], Superclasses] | None
 ) -> Sequence[int]:
-    if text in names:  # letter by letter, whatever else it may look like
-        return [names.index(text)]
+    told = unique_names(names)
+    if text in told:  # letter by letter, whatever else it may look like
+        return [told.index(text)]
     entry = text.strip()
     if entry.startswith(SUPERCLASS_PREFIX):
         known = superclasses() if callable(superclasses) else superclasses or {}
@@ -258,6 +263,9 @@ def _outputs_named(name: str, outputs: Mapping[int, str], others: Sequence[str])
         SubtaskError: when another class of the dataset fits the only one as well.
     """
     order = list(outputs)
+    told = unique_names(tuple(outputs.values()), tuple(order))
+    if name in told:  # with its id, where several have this name
+        return [order[told.index(name)]]
     found = [order[place] for place in matching_labels(name, [outputs[output] for output in order])]
     rivals = {output: [other for other in others if closeness(other, outputs[output])] for output in found}
 

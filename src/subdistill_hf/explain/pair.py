@@ -13,12 +13,12 @@ from accelerate import PartialState
 
 from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
-from subdistill_hf.data.loading import OTHER, SubtaskData, known_classes
+from subdistill_hf.data.loading import SubtaskData, known_classes
 from subdistill_hf.data.subtask import Subtask, match_teacher
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.images import data_of_run
 from subdistill_hf.explain.networks import ExplainedNetwork
-from subdistill_hf.models.heads import names_of
+from subdistill_hf.models.heads import OTHER_ENTRY, names_of, of_unknown
 from subdistill_hf.models.loading import LoadedModel, load_student, weights_digest
 from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
 from subdistill_hf.pipeline.evaluation import Classifier
@@ -51,7 +51,7 @@ class Pair:
     @property
     def known_classes(self) -> tuple[str, ...]:
         """The classes without the answer "none of these", which some students have."""
-        return known_classes(self.classes)
+        return known_classes(self.classes, self.teacher.classifier.other)
 
     @property
     def image_options(self) -> Mapping[str, Any]:
@@ -76,8 +76,9 @@ def load_pair(folder: Path, options: ExplainOptions) -> Pair:
     """
     student = load_student(folder)
     report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
-    classes = tuple(names_of(student.model.config))
-    teacher = _load_teacher(folder, report, options, known_classes(classes))
+    config: Any = student.model.config
+    classes, other = tuple(names_of(config)), OTHER_ENTRY in of_unknown(config)
+    teacher = _load_teacher(folder, report, options, known_classes(classes, other))
     for loaded in (teacher, student):
         loaded.model.to(PartialState().device)
     known_digest = None if report is None or report.teacher.adaptation is not None else report.teacher.digest
@@ -86,26 +87,25 @@ def load_pair(folder: Path, options: ExplainOptions) -> Pair:
             f"note: the teacher {teacher.name} is not the one that taught this student: its weights differ",
             file=sys.stderr,
         )
-    return replace(pair_of(teacher, student, classes), report=report, folder=folder)
+    return replace(pair_of(teacher, student, classes, other), report=report, folder=folder)
 
 
-def pair_of(teacher: LoadedModel, student: LoadedModel, classes: tuple[str, ...]) -> Pair:
+def pair_of(teacher: LoadedModel, student: LoadedModel, classes: tuple[str, ...], other: bool) -> Pair:
     """A pair of loaded networks.
 
     Args:
         teacher: the teacher.
         student: the student.
         classes: of the student's outputs.
+        other: whether the last of them is the answer "none of these".
 
     Raises:
         SubtaskError: when the teacher lacks classes.
     """
-    known = known_classes(classes)
+    known = known_classes(classes, other)
     subtask = match_teacher(Subtask(known, tuple(range(len(known)))), teacher.labels, known)
     return Pair(
-        ExplainedNetwork(
-            "teacher", Classifier(teacher.model, teacher.processor, subtask.teacher_ids, other=OTHER in classes)
-        ),
+        ExplainedNetwork("teacher", Classifier(teacher.model, teacher.processor, subtask.teacher_ids, other=other)),
         ExplainedNetwork("student", Classifier(student.model, student.processor)),
         teacher.name,
         student.name,

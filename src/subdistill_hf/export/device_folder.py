@@ -21,7 +21,7 @@ from subdistill_hf.export.preprocessing import (
     steps_of,
 )
 from subdistill_hf.export.student import TorchStudent
-from subdistill_hf.models.heads import labels_of
+from subdistill_hf.models.heads import labels_of, of_unknown
 
 BROWSER_FOLDER: Final = "transformers_js"
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -67,7 +67,7 @@ def browser_config(student: TorchStudent, int8: bool) -> dict[str, Any]:
         "id2label": {str(output): name for output, name in names["id2label"].items()},
         "label2id": names["label2id"],
     }
-    return described | student.threshold | ({} if int8 else {"transformers.js_config": {"dtype": "fp32"}})
+    return described | of_unknown(config) | ({} if int8 else {"transformers.js_config": {"dtype": "fp32"}})
 
 
 def browser_preprocessing(student: TorchStudent, steps: tuple[Step, ...] | None) -> dict[str, Any]:

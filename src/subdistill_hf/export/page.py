@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from subdistill_hf.config.commands import ServeOptions
 from subdistill_hf.config.output_folder import check_output_folder
-from subdistill_hf.data.loading import OTHER, known_classes
+from subdistill_hf.data.loading import OTHER
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.page_examples import copy_examples
 from subdistill_hf.formatting import file_size, format_percent, joined
@@ -25,6 +25,7 @@ from subdistill_hf.hub.files import (
     export_again,
     is_of_these_weights,
 )
+from subdistill_hf.models.heads import OTHER_ENTRY, THRESHOLD_ENTRY
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.exported import ExportedFile, ReportedExport
 from subdistill_hf.reporting.report import REPORT_FILE, RunReport
@@ -106,7 +107,7 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
 
     Returns:
         `title`, `warning`, `labels`, the name of the `file`, and `facts`, each with a heading; for a student with a
-        threshold `unknown_threshold`.
+        threshold `unknown_threshold`, for one with an answer "none of these" `other_class`.
     """
     config = json.loads((folder / exported.format / "transformers_js" / "config.json").read_text(encoding="utf-8"))
     labels = [config["id2label"][str(output)] for output in range(len(config["id2label"]))]
@@ -119,23 +120,22 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
         facts["Same class as in torch"] = f"{format_percent(file.agreement)} of {exported.images}"
     if report is not None:
         facts["Teacher"] = report.teacher.hub_id or report.teacher.name
-    threshold = {"unknown_threshold": config["unknown_threshold"]} if "unknown_threshold" in config else {}
+    unknown = {name: config[name] for name in (OTHER_ENTRY, THRESHOLD_ENTRY) if name in config}
     return {
         "title": f"{name}: {named}",
-        "warning": _warning(labels),
+        "warning": _warning(labels, OTHER_ENTRY in unknown),
         "labels": labels,
         "file": file.name,
         "facts": facts,
-    } | threshold
+    } | unknown
 
 
-def _warning(labels: Sequence[str]) -> str:
+def _warning(labels: Sequence[str], other: bool) -> str:
     """What the student does with an image of none of its classes."""
-    known = known_classes(labels)
-    if len(known) < len(labels):
+    if other:
         return (
-            f"It tells {len(known)} classes apart, and answers {OTHER!r} to other images. It may be wrong: a high "
-            "score is no proof that an image shows a class."
+            f"It tells {len(labels) - 1} classes apart, and answers {OTHER!r} to other images. It may be wrong: a "
+            "high score is no proof that an image shows a class."
         )
     return (
         f"It tells {len(labels)} classes apart and knows nothing else: any other image, whatever it shows, is put "

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE
 from subdistill_hf.models.adapters import AdapterError, head_modules, load_adapter, merged, put_on
-from subdistill_hf.models.heads import in_order, name_outputs, names_of
+from subdistill_hf.models.heads import OTHER_ENTRY, THRESHOLD_ENTRY, in_order, name_outputs, names_of, say_of_unknown
 
 RECORD_FILE = "adaptation.json"
 CONFIG_FILE = "config.json"
@@ -94,6 +94,7 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
         heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
     names, brings_head = _labels(place.folder, heads, names_of(config))
     name_outputs(config, names)
+    say_of_unknown(config, _saved_of_unknown(place.folder))
     with without_loading_reports():  # of a head that the adapter brings
         model, loading = AutoModelForImageClassification.from_pretrained(
             base, config=config, ignore_mismatched_sizes=brings_head, output_loading_info=True, **where
@@ -146,6 +147,13 @@ def _saved_labels(folder: Path) -> list[str] | None:
             if labels:
                 return in_order(labels)
     return None
+
+
+def _saved_of_unknown(folder: Path) -> dict[str, Any]:
+    """What was saved with an adapter of images of none of its classes."""
+    path = folder / CONFIG_FILE
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: saved[name] for name in (OTHER_ENTRY, THRESHOLD_ENTRY) if name in saved}
 
 
 @contextmanager

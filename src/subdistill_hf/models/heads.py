@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import transformers
 from torch import nn
+
+OTHER_ENTRY: Final = "other_class"
+"""The entry of a configuration that says that the last output is the answer "none of these"."""
+THRESHOLD_ENTRY: Final = "unknown_threshold"
+"""The entry with the largest probability below which an image is none of the classes."""
 
 
 def new_classifier(class_name: str, /, **configuration: Any) -> nn.Module:
@@ -44,3 +49,21 @@ def name_outputs(config: Any, names: Sequence[str]) -> None:
     config.update(labels_of(names))
     if getattr(config, "label_names", None) is not None:
         config.label_names = list(names)
+
+
+def of_unknown(config: Any) -> dict[str, Any]:
+    """What a configuration says of images of none of the classes: its `OTHER_ENTRY` and its `THRESHOLD_ENTRY`."""
+    found = {name: getattr(config, name, None) for name in (OTHER_ENTRY, THRESHOLD_ENTRY)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def say_of_unknown(config: Any, said: Mapping[str, Any]) -> None:
+    """Let a configuration say this of images of none of the classes, in place of what it said before.
+
+    Args:
+        config: of a model.
+        said: see `of_unknown`.
+    """
+    for name in of_unknown(config):
+        delattr(config, name)
+    config.update(dict(said))

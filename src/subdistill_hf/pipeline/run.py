@@ -29,6 +29,7 @@ from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.hub.names import repository_name
 from subdistill_hf.hub.publish import Destination, open_repository, sign_in, upload
 from subdistill_hf.models.adapters import heads_with_bias, merged, shift_logit
+from subdistill_hf.models.heads import OTHER_ENTRY, THRESHOLD_ENTRY, say_of_unknown
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.models.students import build_student, described_lora, is_new, with_lora
 from subdistill_hf.pipeline.adaptation import (
@@ -240,7 +241,7 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     published = runs[task.config.method]
     if report.threshold is not None:
         settings: Any = trained[task.config.method].model.config
-        settings.update({"unknown_threshold": report.threshold})
+        settings.update({THRESHOLD_ENTRY: report.threshold})
         published.trainer.model.config = settings
     as_adapter = isinstance(published.trainer.model, PeftModel) and task.options.student_lora_save == "adapter"
     model: Any = published.trainer.model if as_adapter else trained[task.config.method].model
@@ -362,6 +363,7 @@ def build_trainer(
     set_seed(config.seed)
     student = build_student(options.student, task.data.output_names, task.teacher.processor, options.trust_remote_code)
     check_fixed_size(student.processor, task.data.sizes, f"the student {student.name!r}")
+    say_of_unknown(student.model.config, {OTHER_ENTRY: True} if task.has_other else {})
     if task.has_other:
         heads_with_bias(student.model)  # refused before the training, see `_with_settled_other`
     with_past: Start = "adapter" if options.student_lora else "pretrained"

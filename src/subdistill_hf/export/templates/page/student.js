@@ -30,9 +30,10 @@ export async function pixelsOf(source) {
 }
 
 /** Whether an image is taken for one of the classes: the largest output is one, and reaches the threshold, if any. */
-export function isKnown({ labels, unknown_threshold: threshold = 0 }, probabilities) {
+export function isKnown({ labels, other_class: other = false, unknown_threshold: threshold = 0 }, probabilities) {
   const largest = Math.max(...probabilities);
-  return labels[probabilities.indexOf(largest)] !== "none of these" && largest >= threshold;
+  const isOther = other && probabilities.indexOf(largest) === labels.length - 1; // "none of these" is the last
+  return !isOther && largest >= threshold;
 }
 
 /** The probability of each class, in the order of student.json, and the milliseconds that the student took. */
