@@ -69,15 +69,11 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
 
     def tested(places: Sequence[int]) -> datasets.Dataset | None:
         split = data.test_split if data.official_test else options.train_split
-        chosen = np.random.default_rng(seed).permutation(places)[:MOST_TESTED].tolist()
-        if not chosen:
-            return None
-        return _some(source, split, columns, labels(sorted(chosen)), len(data.test), seed, names)
+        chosen = sorted(np.random.default_rng(seed).permutation(places)[:MOST_TESTED].tolist())
+        return _some(source, split, columns, labels(chosen), len(data.test), seed, names) if chosen else None
 
     # without a test split of its own, test images of these classes could be training images
-    near = tested(seen) if data.official_test else None
-    far = tested(unseen)
-    drawn = {NEAR: near, FAR: far, TRAINED: None}
+    drawn = {NEAR: tested(seen) if data.official_test else None, FAR: tested(unseen), TRAINED: None}
     if options.other_class:
         per_class = (len(data.train) + len(data.validation)) / len(data.subtask.names)
         wanted = options.other_images or max(LEAST_OTHER_IMAGES, round(CLASSES_WORTH * per_class))
