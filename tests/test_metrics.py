@@ -249,8 +249,6 @@ def test_confusion_matrix_is_that_of_sklearn(random_labels):
         lambda scores: TeacherAgreement().compute(predictions=scores, references=[0, 1, 0]),
         lambda scores: CalibrationError().compute(predictions=scores, references=[0, 1, 0]),
         lambda scores: calibration_bins(scores, [0, 1, 0]),
-        lambda scores: compute_metrics(EvalPrediction(scores, np.array([0, 1, 0]))),
-        lambda scores: compute_metrics(EvalPrediction((scores, scores), np.eye(2)[[0, 1, 0]])),
         lambda scores: auroc(scores[:, 0], [0.0]),
         lambda scores: auroc([0.0], scores[:, 0]),
         lambda scores: threshold_keeping(scores[:, 0], 0.5),
@@ -263,6 +261,13 @@ def test_scores_that_are_no_numbers_give_no_figure(measure):
     scores[2] = np.nan
     with pytest.raises(ValueError, match="expected scores that are numbers, found NaN for 1 of 3 images"):
         measure(scores)
+
+
+def test_an_image_whose_logits_are_nan_counts_as_wrong_in_a_training():
+    scores = np.array([[0.9, 0.1], [np.nan, 0.8], [0.5, 0.4], [0.1, 0.3]])
+    for labels in (np.array([0, 0, 0, 1]), np.eye(2)[[0, 0, 0, 1]]):
+        found = compute_metrics(EvalPrediction((scores, scores), labels))
+        assert found == {"accuracy": pytest.approx(3 / 4), "balanced_accuracy": pytest.approx((2 / 3 + 1) / 2)}
 
 
 def test_an_infinite_score_has_an_order():

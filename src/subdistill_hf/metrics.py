@@ -21,7 +21,6 @@ from datasets import Features, List, Value
 from evaluate.evaluator import ImageClassificationEvaluator
 
 from subdistill_hf.config.options import NO_CLASS
-from subdistill_hf.errors import DivergedError
 
 __all__ = [
     "LOGGED_METRICS",
@@ -47,6 +46,9 @@ MODULES: Final = {
 
 LOGGED_METRICS: Final = ("accuracy", "balanced_accuracy")
 """The figures of `compute_metrics`."""
+
+NO_ANSWER: Final = -1
+"""The prediction for an image whose logits are NaN: no class."""
 
 ROUNDING: Final = 1e-9
 """By how much the product of a share and a number of images may be too large: 0.07 * 100 is more than 7."""
@@ -252,10 +254,10 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
             With `eval_do_concat_batches=False` both are lists of batches.
 
     Returns:
-        `accuracy` and `balanced_accuracy`.
+        `accuracy` and `balanced_accuracy`. An image whose logits are NaN counts as wrong: a training that diverges
+        goes on to where its best checkpoint is handed out.
 
     Raises:
-        DivergedError: for logits that are NaN.
         ValueError: when there is no image with a class.
     """
     logits, labels = eval_prediction.predictions, eval_prediction.label_ids
@@ -263,9 +265,9 @@ def compute_metrics(eval_prediction: Any) -> dict[str, float]:
         logits = np.concatenate([_first_of(batch) for batch in logits])
         labels = np.concatenate([batch[0] if isinstance(batch, tuple) else batch for batch in labels])
     logits, labels = _first_of(logits), np.asarray(labels[0] if isinstance(labels, tuple) else labels)
-    _require_numbers(logits, DivergedError)
+    predicted = np.where(np.isnan(logits).any(axis=-1), NO_ANSWER, np.argmax(logits, axis=-1))
     result = SubtaskAccuracy().compute(
-        predictions=np.argmax(logits, axis=-1), references=labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        predictions=predicted, references=labels if labels.ndim == 1 else labels.argmax(axis=-1)
     )
     return {name: result[name] for name in LOGGED_METRICS}
 
@@ -311,11 +313,11 @@ def _require_images(references: Sequence[Any]) -> None:
         raise ValueError("expected the predictions of at least one image, found none")
 
 
-def _require_numbers(scores: Any, error: type[ValueError] = ValueError) -> None:
+def _require_numbers(scores: Any) -> None:
     """Refuse scores of images `(N,)` or `(N, C)` that are NaN: they have no order, but would give figures."""
     values = np.asarray(scores, dtype=np.float64)
     if missing := int(np.isnan(values).any(axis=tuple(range(1, values.ndim))).sum()):
-        raise error(f"expected scores that are numbers, found NaN for {missing} of {len(values)} images")
+        raise ValueError(f"expected scores that are numbers, found NaN for {missing} of {len(values)} images")
 
 
 def _require_named(classes: Sequence[Any], **indices: Sequence[int]) -> None:
