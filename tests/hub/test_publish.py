@@ -274,6 +274,21 @@ def test_an_interrupted_push_says_how_to_try_again(monkeypatch, tmp_path):
         push_folder(tmp_path, "mine")
 
 
+@pytest.mark.parametrize("content", ["{}", "[1]", "null", '{"teacher": "mine", "classes": []}', "no JSON", None])
+def test_a_report_of_another_program_names_no_repository(monkeypatch, tmp_path, content):
+    folder = tmp_path / "my birds"
+    write_student(folder)
+    if content is None:
+        (folder / "report.json").unlink()
+    else:
+        (folder / "report.json").write_text(content, encoding="utf-8")
+    asked = []
+    monkeypatch.setattr("subdistill_hf.hub.publish.sign_in", lambda name, *given: asked.append(name) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        push_folder(folder)
+    assert asked == ["my-birds"]
+
+
 def test_in_python_a_push_raises(tmp_path):
     with pytest.raises(PushError, match="holds no student"):
         push_folder(tmp_path)

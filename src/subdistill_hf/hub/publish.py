@@ -267,13 +267,15 @@ def push_page(
 
 
 def _name_of(folder: Path) -> str:
-    """A repository's name from the report of a run, or else the folder's."""
+    """A repository's name from the report of a run, or else the folder's: other programs write `report.json`, too."""
     path = folder / "report.json"
-    if not path.is_file():
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        classes = report.get("subtask") or report["classes"]
+        made_of = report["teacher"]["name"], report["student"]["recipe"], report["dataset"]["name"]
+    except (FileNotFoundError, json.JSONDecodeError, LookupError, TypeError, AttributeError):
         return shortened(slug(folder.resolve().name))
-    report = json.loads(path.read_text(encoding="utf-8"))
-    classes = report.get("subtask") or report["classes"]
-    return repository_name(report["teacher"]["name"], report["student"]["recipe"], report["dataset"]["name"], classes)
+    return repository_name(*made_of, classes)
 
 
 @contextmanager
