@@ -21,7 +21,7 @@ from trained_student import RATES, make_parser, mean, run_all, trained
 
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.data.loading import UNKNOWN_KINDS
+from subdistill_hf.config.unknown_images import UNKNOWN_KINDS
 from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
 from subdistill_hf.formatting import table
 from subdistill_hf.pipeline.evaluation import predict, score

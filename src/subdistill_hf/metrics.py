@@ -228,6 +228,7 @@ def calibration_bins(
         Of each bin the number of images, their mean probability of the predicted class and their accuracy, each
         `(bins,)`; the last two are 0 where there is no image.
     """
+    _require_numbers(predictions)
     confidence, correct, bin_of_image = _binned(predictions, references, bins)
     counts = np.bincount(bin_of_image, minlength=bins)
     images = np.maximum(counts, 1)
@@ -237,7 +238,6 @@ def calibration_bins(
 
 def _binned(probabilities: Array, references: Sequence[int], bins: int) -> tuple[Array, Array, Array]:
     """The probability of each image's predicted class, whether it is right, and the bin of the probability."""
-    _require_numbers(probabilities)
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == np.asarray(references)
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]

@@ -1,19 +1,19 @@
 """Images of other classes: which classes are trained with, which are tested with alone, and how many there are."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from helpers import CLASS_IDS, task_options, write_colour_folder, write_image_folder
+from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES, UNKNOWN_KINDS
 from subdistill_hf.data import other_classes
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
-from subdistill_hf.data.loading import OTHER, UNKNOWN_KINDS, load_subtask
+from subdistill_hf.data.loading import OTHER, OtherImages, load_subtask
 from subdistill_hf.data.other_classes import glance_at_others, with_images_from_elsewhere, with_other_classes
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.reporting import plots
-from subdistill_hf.reporting.reported_images import UNKNOWN_IMAGES
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 ALL = (*CLASS_IDS, 20, 21, 22, 23, 24)
@@ -78,6 +78,7 @@ def test_a_dataset_without_other_classes_is_refused(folder):
 
 def test_each_kind_of_unknown_images_has_its_words_and_its_colour():
     assert tuple(UNKNOWN_IMAGES) == UNKNOWN_KINDS
+    assert set(UNKNOWN_KINDS) < {field.name for field in fields(OtherImages)}
     assert tuple(plots._SCORE_COLOURS) == ("known", *UNKNOWN_KINDS)
 
 

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, DataOptions
+from subdistill_hf.config.unknown_images import UNKNOWN_KINDS
 from subdistill_hf.config.validation import NO_LABELS, check_data_options
 from subdistill_hf.data.columns import ImageColumns, Label, is_class
 from subdistill_hf.data.folder_layout import SPLIT_OF_WORD, composed
@@ -22,7 +23,7 @@ from subdistill_hf.data.notices import Notices, untested_classes, unused_splits
 from subdistill_hf.data.repeated_images import without_repeated
 from subdistill_hf.data.sources import is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
-from subdistill_hf.data.stored_images import Choice, content_digests
+from subdistill_hf.data.stored_images import chosen, content_digests
 from subdistill_hf.data.subtask import Subtask, SubtaskError, Superclasses, outputs_of, resolve_classes
 from subdistill_hf.data.tables import Source, StreamSource
 from subdistill_hf.data.views import ViewDataset
@@ -45,10 +46,6 @@ def known_classes(outputs: Sequence[str], other: bool) -> tuple[str, ...]:
         other: whether the last one is the answer for other images.
     """
     return tuple(outputs[:-1] if other else outputs)
-
-
-UNKNOWN_KINDS: Final = ("near", "far", "elsewhere")
-"""The images of none of the classes, which are tested with; see `OtherImages`."""
 
 
 @dataclass(frozen=True)
@@ -252,13 +249,8 @@ def _rows_of(
     if options.dataset not in EMBEDDED_DATASETS:
         kept, repeated = without_repeated(rows, test, columns)
         notices.add(repeated)
-    test = _chosen(rows, kept[0] & held_out) if test is None else _chosen(test, kept[1])
-    return _chosen(rows, kept[0] & ~held_out), tested, test
-
-
-def _chosen(rows: datasets.Dataset, which: Choice) -> datasets.Dataset:
-    """Some rows."""
-    return rows if which.all() else rows.select(np.flatnonzero(which))
+    test = chosen(rows, kept[0] & held_out) if test is None else chosen(test, kept[1])
+    return chosen(rows, kept[0] & ~held_out), tested, test
 
 
 def _labelled_source(options: DataOptions, processes: int | None) -> tuple[Source, ImageColumns]:

@@ -42,13 +42,17 @@ def unused_splits(source: Source, label: str, train: str, test: str | None) -> l
 
 def untrained_classes(subtask: Subtask, outputs: Sequence[int]) -> list[str]:
     """The classes that the teacher sees in no training image, by its answers to these."""
-    shown = set(outputs)
-    names = [name for output, name in enumerate(subtask.names) if output not in shown]
+    names = _without_images(subtask, outputs)
     return [f"no training images of {', '.join(names)}, by the teacher's answers"] if names else []
 
 
 def untested_classes(subtask: Subtask, outputs: Sequence[int]) -> list[str]:
     """The classes that no test image shows, by the outputs of these images."""
-    shown = set(outputs)
-    names = [name for output, name in enumerate(subtask.names) if output not in shown]
+    names = _without_images(subtask, outputs)
     return [f"no test images of {', '.join(names)}: the accuracy is that of the other classes"] if names else []
+
+
+def _without_images(subtask: Subtask, outputs: Sequence[int]) -> list[str]:
+    """The names of the classes that are not among the outputs of some images."""
+    shown = set(outputs)
+    return [name for output, name in enumerate(subtask.names) if output not in shown]

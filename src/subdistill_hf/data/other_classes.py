@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, TaskOptions
+from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES, UNKNOWN_KINDS
 from subdistill_hf.config.validation import LEAST_OTHER_IMAGES
 from subdistill_hf.data.class_names import unique_names
 from subdistill_hf.data.columns import ImageColumns, Label
@@ -34,10 +35,8 @@ GLANCED_BYTES: Final = 2**30
 """No glance is taken at datasets whose files are larger: they are read once more for it."""
 CLASSES_WORTH: Final = 2
 """Training images of other classes, by default, in classes of the subtask."""
-NEAR: Final = "near unknown images"
-FAR: Final = "far unknown images"
+NEAR, FAR, ELSEWHERE = (UNKNOWN_IMAGES[kind] for kind in UNKNOWN_KINDS)
 TRAINED: Final = "training images of other classes"
-ELSEWHERE: Final = "images from elsewhere"
 
 
 def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:

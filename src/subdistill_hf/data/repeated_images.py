@@ -13,6 +13,7 @@ from subdistill_hf.data.stored_images import (
     Choice,
     Numbers,
     Repeated,
+    chosen,
     encoded_image,
     find_repeated,
     with_length_of,
@@ -76,7 +77,7 @@ def without_copies(
     ):
         keep = np.ones(len(rows), bool)
         _leave_out(keep, ~first, rows, columns, f"{name} are copies of others", notices)
-        kept[name] = rows if keep.all() else rows.select(np.flatnonzero(keep))
+        kept[name] = chosen(rows, keep)
     return kept, notices
 
 

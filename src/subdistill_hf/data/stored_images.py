@@ -25,6 +25,11 @@ Choice = np.ndarray[Any, np.dtype[np.bool_]]
 """Whether each of several images is chosen."""
 
 
+def chosen(rows: datasets.Dataset, which: Choice) -> datasets.Dataset:
+    """The rows that are chosen; the dataset itself where all are."""
+    return rows if which.all() else rows.select(np.flatnonzero(which))
+
+
 def encoded_image(rows: datasets.Dataset, column: str, index: int) -> dict[str, Any]:
     """An image as it is stored: its `bytes`, or the `path` of its file, or both."""
     return rows.cast_column(column, datasets.Image(decode=False))[index][column] or {}

@@ -18,7 +18,7 @@ from subdistill_hf.data.subtask import Subtask, match_teacher
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.images import data_of_run
 from subdistill_hf.explain.networks import ExplainedNetwork
-from subdistill_hf.models.heads import OTHER_ENTRY, names_of, of_unknown
+from subdistill_hf.models.heads import has_other, names_of
 from subdistill_hf.models.loading import LoadedModel, load_student, weights_digest
 from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
 from subdistill_hf.pipeline.evaluation import Classifier
@@ -77,7 +77,7 @@ def load_pair(folder: Path, options: ExplainOptions) -> Pair:
     student = load_student(folder)
     report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
     config: Any = student.model.config
-    classes, other = tuple(names_of(config)), OTHER_ENTRY in of_unknown(config)
+    classes, other = tuple(names_of(config)), has_other(config)
     teacher = _load_teacher(folder, report, options, known_classes(classes, other))
     for loaded in (teacher, student):
         loaded.model.to(PartialState().device)

@@ -25,7 +25,7 @@ from subdistill_hf.hub.files import (
     export_again,
     is_of_these_weights,
 )
-from subdistill_hf.models.heads import OTHER_ENTRY, THRESHOLD_ENTRY
+from subdistill_hf.models.heads import has_other, of_unknown
 from subdistill_hf.reporting.decoding import decode
 from subdistill_hf.reporting.exported import ExportedFile, ReportedExport
 from subdistill_hf.reporting.report import REPORT_FILE, RunReport
@@ -120,14 +120,13 @@ def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, repor
         facts["Same class as in torch"] = f"{format_percent(file.agreement)} of {exported.images}"
     if report is not None:
         facts["Teacher"] = report.teacher.hub_id or report.teacher.name
-    unknown = {name: config[name] for name in (OTHER_ENTRY, THRESHOLD_ENTRY) if name in config}
     return {
         "title": f"{name}: {named}",
-        "warning": _warning(labels, OTHER_ENTRY in unknown),
+        "warning": _warning(labels, has_other(config)),
         "labels": labels,
         "file": file.name,
         "facts": facts,
-    } | unknown
+    } | of_unknown(config)
 
 
 def _warning(labels: Sequence[str], other: bool) -> str:

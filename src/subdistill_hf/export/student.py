@@ -14,7 +14,7 @@ from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.loading import known_classes
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.export.images import Bytes
-from subdistill_hf.models.heads import OTHER_ENTRY, THRESHOLD_ENTRY, names_of, of_unknown
+from subdistill_hf.models.heads import THRESHOLD_ENTRY, has_other, names_of
 from subdistill_hf.models.loading import LoadedModel, input_size_of
 
 Array = npt.NDArray[np.float32]
@@ -45,13 +45,13 @@ class TorchStudent:
     @property
     def known_classes(self) -> list[str]:
         """The classes without the answer "none of these", which some students have."""
-        return list(known_classes(self.classes, OTHER_ENTRY in of_unknown(self.loaded.model.config)))
+        return list(known_classes(self.classes, has_other(self.loaded.model.config)))
 
     @property
     def threshold(self) -> dict[str, Any]:
         """The largest probability below which an image is none of the classes, if the configuration has one."""
-        found = of_unknown(self.loaded.model.config)
-        return {name: value for name, value in found.items() if name == THRESHOLD_ENTRY}
+        found = getattr(self.loaded.model.config, THRESHOLD_ENTRY, None)
+        return {} if found is None else {THRESHOLD_ENTRY: found}
 
     def pixels(self, images: Sequence[Bytes]) -> list[Array]:
         """What the processor makes of images `(H, W, 3)`: `(3, H', W')` each."""

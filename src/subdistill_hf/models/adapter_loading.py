@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE
 from subdistill_hf.models.adapters import AdapterError, head_modules, load_adapter, merged, put_on
-from subdistill_hf.models.heads import OTHER_ENTRY, THRESHOLD_ENTRY, in_order, name_outputs, names_of, say_of_unknown
+from subdistill_hf.models.heads import in_order, name_outputs, names_of, of_unknown, say_of_unknown
 
 RECORD_FILE = "adaptation.json"
 CONFIG_FILE = "config.json"
@@ -153,7 +153,7 @@ def _saved_of_unknown(folder: Path) -> dict[str, Any]:
     """What was saved with an adapter of images of none of its classes."""
     path = folder / CONFIG_FILE
     saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {name: saved[name] for name in (OTHER_ENTRY, THRESHOLD_ENTRY) if name in saved}
+    return of_unknown(saved)
 
 
 @contextmanager

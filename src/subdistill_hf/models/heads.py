@@ -52,9 +52,19 @@ def name_outputs(config: Any, names: Sequence[str]) -> None:
 
 
 def of_unknown(config: Any) -> dict[str, Any]:
-    """What a configuration says of images of none of the classes: its `OTHER_ENTRY` and its `THRESHOLD_ENTRY`."""
-    found = {name: getattr(config, name, None) for name in (OTHER_ENTRY, THRESHOLD_ENTRY)}
+    """What a configuration says of images of none of the classes: its `OTHER_ENTRY` and its `THRESHOLD_ENTRY`.
+
+    Args:
+        config: of a model, or what `config.json` holds of it.
+    """
+    values: Mapping[str, Any] = config if isinstance(config, Mapping) else vars(config)
+    found = {name: values.get(name) for name in (OTHER_ENTRY, THRESHOLD_ENTRY)}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def has_other(config: Any) -> bool:
+    """Whether a configuration says that the last output is the answer "none of these"; see `of_unknown`."""
+    return OTHER_ENTRY in of_unknown(config)
 
 
 def say_of_unknown(config: Any, said: Mapping[str, Any]) -> None:

@@ -118,15 +118,14 @@ def _choose(
     """
     show, threshold = not config.disable_tqdm, options.unlabelled_threshold
 
-    def checked(name: str, part: _Part, images: UnlabelledImages, looked: Looked, near: int = 0) -> Selection:
-        selection = _selection(images, looked, subtask, threshold, part, near)
+    def check(name: str, part: _Part, images: UnlabelledImages, looked: Looked, near: int = 0) -> None:
         if not part.places:
+            selection = _selection(images, looked, subtask, threshold, part, near)
             raise DataError(nothing_kept(selection, f"{name} images"))
-        return selection
 
     looked = look_at(found.train.rows, COLUMNS, teacher, show)
     pool = _kept(looked, subtask, threshold)
-    checked("training", pool, found.train, looked)
+    check("training", pool, found.train, looked)
     if found.test is None:
         order = np.random.default_rng([TEST_SEED, len(pool.places)]).permutation(len(pool.places))
         held_out = max(1, round(float(options.test_fraction or 0) * len(order)))
@@ -134,15 +133,16 @@ def _choose(
     else:
         seen = look_at(found.test.rows, COLUMNS, teacher, show)
         test = _kept(seen, subtask, threshold)
-        checked("test", test, found.test, seen)
+        check("test", test, found.test, seen)
     order = np.random.default_rng(config.seed).permutation(len(pool.places))
     share = options.validation_share
     validating = max(1, round(share * len(order))) if share else 0
     validation, train = pool.chosen(np.sort(order[:validating])), pool.chosen(np.sort(order[validating:]))
-    checked("training", train, found.train, looked)
+    check("training", train, found.train, looked)
     near = near_duplicates(train.thumbs, torch.cat([validation.thumbs, test.thumbs])).numpy()
     train = train.chosen(np.flatnonzero(~near))
-    return (train, validation, test), checked("training", train, found.train, looked, int(near.sum()))
+    check("training", train, found.train, looked, int(near.sum()))
+    return (train, validation, test), _selection(found.train, looked, subtask, threshold, train, int(near.sum()))
 
 
 def _selection(

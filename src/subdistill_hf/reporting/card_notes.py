@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from subdistill_hf.config.methods import method_label
+from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES
 from subdistill_hf.formatting import (
     accuracy_with_error,
     count,
@@ -18,7 +19,7 @@ from subdistill_hf.formatting import (
 )
 from subdistill_hf.reporting.markdown import code, hub_link, text
 from subdistill_hf.reporting.report import ReportedAdaptation, RunReport
-from subdistill_hf.reporting.reported_images import UNKNOWN_IMAGES, ReportedDataset
+from subdistill_hf.reporting.reported_images import ReportedDataset
 
 MARKS_IN_WORDS: Final = {
     "plus": "a red plus sign in a corner",

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from subdistill_hf.config.methods import method_label, short_label
+from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES
 from subdistill_hf.formatting import format_percent, short_names
 from subdistill_hf.reporting.colours import GRID, INK, METHOD_COLOURS, SOFT, distinct_colours, other_colours
 from subdistill_hf.reporting.curves import (
@@ -40,7 +41,6 @@ from subdistill_hf.reporting.drawing import (
 from subdistill_hf.reporting.fonts import drawable, drawable_all, width_in_characters
 from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import ReportedSubspace, RunReport
-from subdistill_hf.reporting.reported_images import UNKNOWN_IMAGES
 
 __all__ = ["PLOTS", "plot_all", "plot_confusion", "plot_scores", "plot_subspaces", "plot_training"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +56,6 @@ class ReportedUnlabelled:
     kept_as_other: int = 0
     kept_per_class: Mapping[str, int] = field(default_factory=dict)
     histogram: tuple[int, ...] = ()
-
-
-UNKNOWN_IMAGES: Final = {
-    "near": "near unknown images",
-    "far": "far unknown images",
-    "elsewhere": "images from elsewhere",
-}
-"""Kind to what images of none of the classes are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
