@@ -1,5 +1,6 @@
 """The benchmark files that come with the package: every option exists, and each runs on a few images of its schema."""
 
+import re
 from pathlib import Path
 
 import datasets
@@ -42,6 +43,14 @@ def test_every_option_of_a_file_exists(path):
         assert set(classes_of(grid)) <= known
     if grid.tuning is not None:
         assert not set(grid.subtasks) & set(grid.tuning.subtasks)
+
+
+def test_the_table_names_every_file_and_no_other():
+    text = (REPOSITORY / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## The configs\n")[2].partition("\n## ")[0]
+    firsts = [line.split("|")[1] if line.startswith("| `") else line for line in section.splitlines()]
+    named = {name for line in firsts for name in re.findall(r"`(\w+)`", line)}
+    assert named - {"configs"} == {path.stem for path in FILES}
 
 
 def test_all_methods_are_compared_where_all_are_announced():
