@@ -30,6 +30,11 @@ WORDS = (
     ".",
     "red",
     "picture",
+    "white",
+    "chess",
+    "king",
+    "queen",
+    "rook",
 )
 CLASSES = ("a ripe tomato", "an unripe tomato", "a rotten tomato")
 TEXT = {

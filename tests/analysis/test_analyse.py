@@ -33,6 +33,13 @@ def options(folder, **changed):
     return AnalyseOptions(**defaults | changed)
 
 
+def test_no_image_is_held_out_unless_it_is_asked_for(folder):
+    everything = load_teacher_layers(options(folder)).data
+    some = load_teacher_layers(options(folder, validation_fraction=0.5)).data
+    assert (len(everything.validation), len(some.validation)) == (0, len(everything.train) - len(some.train))
+    assert len(some.validation) > 0
+
+
 @pytest.mark.parametrize(
     ("width", "count", "expected"),
     [

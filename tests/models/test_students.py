@@ -58,6 +58,12 @@ def test_a_recipe_gives_a_student_with_named_outputs_that_is_reloaded_with_its_p
         torch.testing.assert_close(reloaded(pixel_values=pixels).logits, logits, rtol=0, atol=1e-6)
 
 
+def test_images_of_a_student_are_as_large_as_the_longer_side_of_those_of_its_teacher():
+    wide = processor()
+    wide.size = {"height": 24, "width": 48}
+    assert input_size_of(build_student("resnet:widths=4-4", NAMES, wide).processor) == (48, 48)
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

@@ -10,7 +10,10 @@ from helpers import glyph_rows
 from image_text import CLASSES, FAMILIES, clip, save_image_text_model, tokenizer
 from subdistill_hf.models import zero_shot
 from subdistill_hf.models.loading import ModelError
-from subdistill_hf.models.zero_shot import Words, as_classifier, check_words, is_zero_shot, load_zero_shot
+from subdistill_hf.models.words import Words, phrases_of_names
+from subdistill_hf.models.zero_shot import as_classifier, is_zero_shot, load_zero_shot
+
+WORDS = phrases_of_names(CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_probabilities_are_those_of_the_pipeline(folders, family):
     prompt = "This is a photo of {}."
-    teacher = load_zero_shot(str(folders[family]), Words(CLASSES, (prompt,)))
+    teacher = load_zero_shot(str(folders[family]), Words(WORDS, (prompt,)))
     images = [image.convert("RGB") for image in glyph_rows()["img"][:3]]
     pixels = teacher.processor(images, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -40,7 +43,7 @@ def test_probabilities_are_those_of_the_pipeline(folders, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_text_side_runs_once_and_is_not_kept(folders, family):
-    teacher = load_zero_shot(str(folders[family]), Words(CLASSES))
+    teacher = load_zero_shot(str(folders[family]), Words(WORDS))
     names = [name for name, _ in teacher.model.named_parameters()]
     assert not [name for name in names if "text" in name]
     assert teacher.model.classifier.weight.shape[0] > len(CLASSES)
@@ -59,7 +62,7 @@ def test_several_phrases_and_prompts_are_averaged():
     with torch.no_grad():
         features = torch.stack([zero_shot._text_embedding(model.eval(), words, [text]) for text in texts]).double()
     expected = features.mean(0) / features.mean(0).norm()
-    given = Words(("red tomato | ripe tomato", "a photo"), ("a photo of {} .", "a picture of {} ."))
+    given = Words((("red tomato", "ripe tomato"), ("a photo",)), ("a photo of {} .", "a picture of {} ."))
     scale = float(model.logit_scale.detach().exp())
     made = as_classifier(model, words, given)
     torch.testing.assert_close(made.classifier.weight[0].double() / scale, expected, atol=1e-6, rtol=0)
@@ -67,7 +70,7 @@ def test_several_phrases_and_prompts_are_averaged():
 
 
 def test_a_sigmoid_model_has_one_more_output_whose_logit_is_zero(folders):
-    teacher = load_zero_shot(str(folders["siglip"]), Words(CLASSES))
+    teacher = load_zero_shot(str(folders["siglip"]), Words(WORDS))
     with torch.no_grad():
         logits = teacher.model(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 4)
@@ -84,24 +87,27 @@ def test_image_text_models_are_told_from_classifiers(folders, tmp_path):
     assert not is_zero_shot(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (["a cat", "A cat"], "is given twice"),
-        (["a cat", "a dog", "a cat"], "is given twice"),
-        (["a cat | a kitten", "a dog | a kitten"], "'a kitten' is given twice"),
-        (["superclass:cats", "a dog"], "takes words"),
-        (["a cat"], "at least two classes"),
-        (["a cat", " | "], "expected a word or a phrase"),
-    ],
-)
-def test_words_that_tell_no_classes_apart_are_refused(classes, message):
-    with pytest.raises(ModelError, match=message):
-        check_words(classes)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_that_is_not_read_to_its_end_is_refused(folders, family):
+    long = "tomato " * 80
+    message = "the text '.*tomato .*has 8. tokens, the teacher reads 64: give fewer words"
+    for words in (
+        Words((("a ripe tomato",), (long,))),
+        Words((("a ripe tomato",), ("a red tomato", long))),
+        Words(WORDS, other_prompts=(long,)),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_zero_shot(str(folders[family]), words)
+
+
+def test_classes_whose_texts_are_the_same_to_the_teacher_are_refused(folders):
+    same = Words(phrases_of_names(["a ripe tomato", "a nectarine", "a mandarine"]))  # both words are unknown
+    with pytest.raises(ModelError, match="classes 'a nectarine' and 'a mandarine' are the same text to the teacher"):
+        load_zero_shot(str(folders["clip"]), same)
 
 
 def test_a_model_that_compares_otherwise_is_refused():
     model = clip()
     model.forward = lambda **given: type("Output", (), {"logits_per_image": torch.tensor([[3.0]])})
     with pytest.raises(ModelError, match="by more than the cosine"):
-        as_classifier(model, tokenizer(), Words(CLASSES))
+        as_classifier(model, tokenizer(), Words(WORDS))

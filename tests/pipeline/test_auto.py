@@ -160,7 +160,17 @@ def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(i
 
 
 def test_few_images_are_kept_in_many_views_and_many_images_in_none():
-    assert [enough_views(images) for images in (1, 250, 400, 1000, 1001)] == ["32", "32", "20", "8", "off"]
+    found = [enough_views(images, passes=60)[0] for images in (1, 250, 400, 1000, 1001)]
+    assert found == ["32", "32", "20", "8", "off"]
+
+
+def test_there_are_never_more_views_than_passes_over_the_images(tmp_path):
+    found = [enough_views(100, passes)[0] for passes in (0.5, 1, 1.2, 2, 31, 32, 33)]
+    assert found == ["off", "off", "2", "2", "31", "32", "32"]
+    assert resolved(tmp_path, num_train_epochs=3).config.teacher_cache == "3"
+    # 13 steps of 8 images are a pass over 100
+    assert resolved(tmp_path, max_steps=20).config.teacher_cache == "2"
+    assert resolved(tmp_path, max_steps=13).config.teacher_cache == "off"
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(64, 200), (65, 100), (6400, 5), (2560, 5), (2561, 5), (1280, 10)])
@@ -183,7 +193,7 @@ def test_a_head_alone_makes_at_most_2000_steps_or_100_passes(inputs, passes):
     ],
 )
 def test_what_is_open_about_an_adaptation_is_chosen_and_nothing_else(given, head_alone, chosen):
-    options = TaskOptions(**given)
+    options = TaskOptions(adapt_teacher="head" if head_alone else "lora", **given)
     resolved, choices = resolve_adaptation(options, 65 if not head_alone else 48, 64, head_alone)
     assert {choice.option: choice.value for choice in choices} == chosen
     assert resolved == replace(options, **chosen)

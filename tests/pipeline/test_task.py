@@ -1,11 +1,15 @@
 """What all methods of a run share: labels, augmentation, and how long to train."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.models.students import build_student
 from subdistill_hf.pipeline.run import build_run, teacher_of
 from subdistill_hf.pipeline.task import load_task
 
@@ -123,9 +127,19 @@ def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_c
     assert task.plain("validation").mix == 0
 
 
+def test_views_are_as_high_and_as_wide_as_the_larger_of_both_networks_reads(inputs, tmp_path):
+    task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out"))
+    wide = copy.copy(task.teacher.processor)
+    wide.size = {"height": 16, "width": 48}
+    task = replace(task, teacher=replace(task.teacher, processor=wide))
+    student = build_student("resnet:widths=4-4,image=32", NAMES[:2], wide)
+    assert task.views(student).size == (32, 48)
+
+
 @pytest.mark.parametrize(("given", "expected"), [("auto", "32"), ("off", "off"), ("3", "3")])
 def test_few_images_are_taught_in_many_views_unless_it_is_said_otherwise(inputs, tmp_path, given, expected):
-    task = load_task(task_options(inputs, classes=list(NAMES[:2])), config(tmp_path / "out", teacher_cache=given))
+    arguments = config(tmp_path / "out", teacher_cache=given, max_steps=400)
+    task = load_task(task_options(inputs, classes=list(NAMES[:2])), arguments)
     assert task.config.teacher_cache == expected
     assert task.views(build_run(task, "kd", teacher_of(task)).student).views == task.config.views
 

@@ -3,13 +3,18 @@
 import json
 
 import pytest
+import torch
 
 from helpers import config, task_options, write_task
 from image_text import CLASSES, save_image_text_model
+from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.data.embedded.glyphs import render
+from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.explain.pair import load_pair
 from subdistill_hf.pipeline.run import distill
-from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.pipeline.task import load_task, load_teacher_of, matched
+from subdistill_hf.reporting.report import RunReport
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
@@ -27,7 +32,8 @@ print(json.dumps(AutoConfig.from_pretrained("user/tomatoes").id2label))
 def inputs(tmp_path_factory):
     """An image-text model, a classifier, and images without labels."""
     folder = write_task(tmp_path_factory.mktemp("words"))
-    save_image_text_model(folder / "clip", "clip")
+    for family in ("clip", "siglip"):
+        save_image_text_model(folder / family, family)
     (folder / "photos").mkdir()
     for index in range(24):
         render(0, "train", index, 1).save(folder / "photos" / f"{index}.png")
@@ -66,6 +72,27 @@ def test_names_of_labelled_classes_are_the_words(inputs, tmp_path):
     task = load_task(options, config(tmp_path / "out"))
     assert task.data.subtask.teacher_ids == (0, 1, 2)
     assert not task.data.labels_by_teacher
+
+
+def test_names_of_a_dataset_that_look_like_words_of_several_phrases_are_taken_as_they_are(inputs, tmp_path):
+    names = ("red|rotten tomato", "a", "A", "none of these")
+    teacher = load_teacher_of(task_options(inputs, teacher=str(inputs / "siglip")), names)
+    subtask = matched(Subtask(names, (3, 1, 0, 2)), teacher, ["A", "a", "none of these", "red|rotten tomato"])
+    assert subtask.teacher_ids == (0, 1, 2, 3)
+    assert teacher.labels[4] == "none of these"  # of an image that shows nothing of all that
+
+
+def test_phrases_of_a_run_are_those_of_its_explanation(inputs, tmp_path):
+    out = tmp_path / "out"
+    report = distill(words(inputs, prompts=["a picture of {}."]), config(out, method="kd", max_steps=1))
+    assert report.teacher.classes == (*((name,) for name in CLASSES[:2]), (CLASSES[2], "a red tomato"))
+    again = RunReport.load(out)
+    given = ExplainOptions(teacher=str(inputs / "clip"))
+    pair = load_pair(out, given)
+    own = load_task(words(inputs, prompts=["a picture of {}."]), config(tmp_path / "again"))
+    pixels = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(pair.teacher.classifier.model(pixels)[:, :3], own.teacher.model(pixels)[:, :3])
+    assert again.teacher.classes == report.teacher.classes
 
 
 def test_prompts_for_a_classifier_are_refused(inputs, tmp_path):

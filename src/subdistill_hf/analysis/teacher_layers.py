@@ -76,6 +76,8 @@ def load_teacher_layers(options: TeacherOptions) -> TeacherLayers:
         SubDistillError: for options that do not fit together.
     """
     process = PartialState()
+    if options.validation_fraction is None:
+        options = replace(options, validation_fraction=0.0)  # nothing is chosen here
     with process.local_main_process_first():
         data = load_subtask(options, options.seed)
     loaded = load_teacher(options.teacher, options.trust_remote_code)

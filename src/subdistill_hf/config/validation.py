@@ -157,8 +157,14 @@ def check_adaptation_options(options: AdaptationOptions) -> None:
             f"adapt_epochs={options.adapt_epochs}, adapt_learning_rate={rate}: expected "
             "positive numbers (or 0 epochs, for enough)"
         )
-    if options.adapt_teacher == "head" and options.adapt_target_modules:
-        raise SubDistillError("adapt_target_modules has no meaning with adapt_teacher=head: use adapt_teacher=lora")
+    meaningless = {"head": ("adapt_target_modules", "adapt_rank"), "lora": ()}
+    given = [name for name in names_of_options(options) if name.startswith("adapt_") and name != "adapt_teacher"]
+    for name in meaningless.get(options.adapt_teacher, given):
+        if (value := getattr(options, name)) != _default_of(options, name):
+            raise SubDistillError(
+                f"{name}={value!r} has no meaning with adapt_teacher={options.adapt_teacher}: leave it out, or use "
+                f"adapt_teacher={'head' if name == 'adapt_views' else 'lora'}"
+            )
     if options.adapt_teacher == "lora" and options.adapt_views:
         raise SubDistillError(
             "adapt_views has no meaning with adapt_teacher=lora, which sees new views in each epoch: leave it out"

@@ -12,17 +12,19 @@ from typing import Any
 from accelerate import PartialState
 
 from subdistill_hf.config.commands import ExplainOptions
-from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
+from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.data.loading import SubtaskData, known_classes
-from subdistill_hf.data.subtask import Subtask, match_teacher
+from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.images import data_of_run
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.models.heads import has_other, names_of
-from subdistill_hf.models.loading import LoadedModel, load_student, weights_digest
+from subdistill_hf.models.loading import LoadedModel, load_student, load_teacher, weights_digest
+from subdistill_hf.models.words import Words, phrases_of_names
+from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
 from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
 from subdistill_hf.pipeline.evaluation import Classifier
-from subdistill_hf.pipeline.task import load_teacher_of
+from subdistill_hf.pipeline.task import matched
 from subdistill_hf.reporting.report import REPORT_FILE, ReportedTeacher, RunReport
 
 
@@ -103,7 +105,7 @@ def pair_of(teacher: LoadedModel, student: LoadedModel, classes: tuple[str, ...]
         SubtaskError: when the teacher lacks classes.
     """
     known = known_classes(classes, other)
-    subtask = match_teacher(Subtask(known, tuple(range(len(known)))), teacher.labels, known)
+    subtask = matched(Subtask(known, tuple(range(len(known)))), teacher, known)
     return Pair(
         ExplainedNetwork("teacher", Classifier(teacher.model, teacher.processor, subtask.teacher_ids, other=other)),
         ExplainedNetwork("student", Classifier(student.model, student.processor)),
@@ -120,11 +122,12 @@ def _load_teacher(
     name = options.teacher or _name_of(folder, own)
     if name is None:
         raise ExplainError(f"{folder} does not say which teacher taught the student: give --teacher")
-    prompts = list(own.prompts) if own is not None and options.teacher in (None, own.name) else []
-    given = TaskOptions(
-        teacher=name, classes=list(classes), prompts=prompts, trust_remote_code=options.trust_remote_code
-    )
-    return load_teacher_of(given, classes)
+    if not is_zero_shot(name, options.trust_remote_code):
+        return load_teacher(name, options.trust_remote_code)
+    words = Words(phrases_of_names(classes))
+    if own is not None and own.name in (name, Path(name).name):  # of a folder, a report has the last part
+        words = Words(own.classes or words.classes, own.prompts, own.other_prompts)
+    return load_zero_shot(name, words, options.trust_remote_code)
 
 
 def _name_of(folder: Path, teacher: ReportedTeacher | None) -> str | None:

@@ -23,6 +23,7 @@ from subdistill_hf.hub.files import WEIGHTS
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
 from subdistill_hf.models.adapters import head_modules
 from subdistill_hf.models.provenance import hub_revision, license_of
+from subdistill_hf.models.words import Words
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class LoadedModel:
         license: when known.
         base: the model that it was adapted from, when it came as a PEFT adapter.
         without_head: whether its head is untrained.
-        prompts: the texts that the classes of a zero-shot teacher stand in.
+        words: the classes of a zero-shot teacher, which are its first outputs, and its prompts.
         digest: of its weights, where it is known already, see `weights_digest`.
     """
 
@@ -77,7 +78,7 @@ class LoadedModel:
     license: str | None = None
     base: Origin | None = None
     without_head: bool = False
-    prompts: tuple[str, ...] = ()
+    words: Words | None = None
     digest: str | None = None
 
     @property

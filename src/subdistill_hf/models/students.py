@@ -97,7 +97,7 @@ def _new(recipe: str, names: Sequence[str], teacher_processor: Any) -> LoadedMod
             described = described_timm_student(kind.removeprefix("timm/"), options)
             model = new_classifier("TimmWrapperForImageClassification", **described, **labels)
             return LoadedModel(model, timm_processor(model.config), recipe)
-        usual = max(input_size_of(teacher_processor)[0], smallest_image(kind, options))
+        usual = max(*input_size_of(teacher_processor), smallest_image(kind, options))
         size = positive("image", options.pop("image", usual))
         model = RECIPES[kind](size, options, labels)
         return LoadedModel(model, _processor_of_size(size, teacher_processor), recipe)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +24,8 @@ from subdistill_hf.models.adapter_loading import without_loading_reports
 from subdistill_hf.models.heads import labels_of
 from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, freeze
 from subdistill_hf.models.provenance import hub_revision, license_of
+from subdistill_hf.models.words import Words
 
-PLACEHOLDER: Final = "{}"
-BETWEEN_PHRASES: Final = "|"
 USUAL_PROMPTS: Final = ("a photo of {}.", "a close-up photo of {}.", "a blurry photo of {}.", "a picture of {}.")
 PROMPTS: Final[dict[str, tuple[str, ...]]] = {
     "chinese_clip": ("{}的照片。", "{}的图片。"),
@@ -52,58 +51,6 @@ NOTHING: Final = "none of these"
 SIGLIP_TOKENS: Final = 64
 PARITY: Final = 1e-4
 """How far a logit may be from the model's own, beside its size."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """The classes of a zero-shot teacher.
-
-    Attributes:
-        classes: what each class is called; several phrases with `|` between them, of which the first is its name.
-        prompts: texts with `{}` for the phrase, whose embeddings are averaged; those of `PROMPTS` where empty.
-        other_prompts: texts of images of none of the classes; those of `OTHER_PROMPTS` where empty. A model with
-            sigmoids needs none: the odds of each class against none are what it says.
-    """
-
-    classes: tuple[str, ...]
-    prompts: tuple[str, ...] = ()
-    other_prompts: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The first phrase of each class."""
-        return tuple(phrases_of(entry)[0] for entry in self.classes)
-
-
-def phrases_of(entry: str) -> list[str]:
-    """The phrases of a class.
-
-    Raises:
-        ModelError: when there is none.
-    """
-    phrases = [phrase.strip() for phrase in entry.split(BETWEEN_PHRASES) if phrase.strip()]
-    if not phrases:
-        raise ModelError(f"class {entry!r}: expected a word or a phrase")
-    return phrases
-
-
-def check_words(classes: Sequence[str]) -> None:
-    """Refuse words that tell no classes apart, and what only a dataset with labels knows.
-
-    Raises:
-        ModelError: naming the first.
-    """
-    seen: dict[str, str] = {}
-    for entry in classes:
-        if entry == "all" or entry.startswith(("superclass:", "subtask:")):
-            raise ModelError(
-                f'class {entry!r}: a zero-shot teacher takes words, such as "a ripe tomato", and no names of groups'
-            )
-        for phrase in phrases_of(entry):
-            if (other := seen.setdefault(phrase.casefold(), entry)) != entry or classes.count(entry) > 1:
-                raise ModelError(f"class {phrase!r} is given twice, in {other!r} and {entry!r}: give it once")
-    if len(classes) < 2:
-        raise ModelError(f"expected at least two classes in words, found {list(classes)}")
 
 
 class ZeroShotClassifier(nn.Module):
@@ -166,9 +113,8 @@ def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> 
         trust_remote_code: run model code from the repository.
 
     Raises:
-        ModelError: when it cannot be loaded, or its logits are none of a scaled cosine.
+        ModelError: as `as_classifier` does, and when it cannot be loaded.
     """
-    check_words(words.classes)
     local = Path(name).is_dir()
     try:
         with without_loading_reports():
@@ -180,6 +126,7 @@ def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> 
     except LOADING_ERRORS as error:
         reason = missing_place(name) or explain(error).rstrip(".")
         raise ModelError(f"zero-shot teacher {name!r} cannot be loaded: {reason}") from error
+    words = replace(words, prompts=prompts_of(model, words))
     classifier = as_classifier(model, tokenizer, words)
     revision = hub_revision(name)
     return LoadedModel(
@@ -189,7 +136,7 @@ def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> 
         None if local else name,
         revision,
         license_of(name, revision),
-        prompts=prompts_of(model, words),
+        words=words,
     )
 
 
@@ -212,22 +159,20 @@ def as_classifier(model: Any, tokenizer: Any, words: Words) -> ZeroShotClassifie
         words: the classes and prompts.
 
     Raises:
-        ModelError: when its logits are none of a scaled cosine.
+        ModelError: when its logits are none of a scaled cosine, for a text that is longer than it reads, and for
+            classes that its tokenizer does not tell apart.
     """
     model.eval()
     texts = [
-        [
-            prompt.format(phrase.replace("_", " "))
-            for prompt in prompts_of(model, words)
-            for phrase in phrases_of(entry)
-        ]
-        for entry in words.classes
+        [prompt.format(phrase.replace("_", " ")) for prompt in prompts_of(model, words) for phrase in phrases]
+        for phrases in words.classes
     ]
     sigmoid = has_sigmoids(model)
     others = () if sigmoid and not words.other_prompts else words.other_prompts or OTHER_PROMPTS
     texts += [[text] for text in others]
     names = [*words.names, *(f"(other) {text}" for text in others)]
     scale, shift = _scale_and_bias(model)
+    _check_texts(model, tokenizer, texts, words.names)
     _check_cosine(model, tokenizer, texts[0][0], scale, shift)
     embeddings = torch.stack([_text_embedding(model, tokenizer, each) for each in texts])
     bias = torch.full((len(texts),), shift)
@@ -256,6 +201,38 @@ def tokens_of(model: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
             list(texts), return_tensors="pt", padding="max_length", max_length=SIGLIP_TOKENS, truncation=True
         )
     return tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
+
+
+def _check_texts(model: Any, tokenizer: Any, texts: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """Refuse texts that the model does not read to their end, and classes whose texts are the same to it.
+
+    Args:
+        model: the model.
+        tokenizer: of its texts.
+        texts: those of each class, and behind them the other ones.
+        names: of the classes.
+
+    Raises:
+        ModelError: with the first text, or the first two classes.
+    """
+    most = _longest_text(model, tokenizer)
+    tokens = {text: tuple(tokenizer(text, verbose=False)["input_ids"]) for each in texts for text in each}
+    for text, read in tokens.items():
+        if len(read) > most:
+            raise ModelError(f"the text {text!r} has {len(read)} tokens, the teacher reads {most}: give fewer words")
+    seen: dict[tuple[tuple[int, ...], ...], str] = {}
+    for name, each in zip(names, texts, strict=False):  # the other texts may be alike
+        if (other := seen.setdefault(tuple(tokens[text] for text in each), name)) != name:
+            raise ModelError(f"classes {other!r} and {name!r} are the same text to the teacher: rename one of them")
+
+
+def _longest_text(model: Any, tokenizer: Any) -> int:
+    """How many tokens of a text the model reads."""
+    if has_sigmoids(model):
+        return SIGLIP_TOKENS
+    positions = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+    longest: int = tokenizer.model_max_length
+    return min(longest, positions or longest)
 
 
 def _scale_and_bias(model: Any) -> tuple[float, float]:

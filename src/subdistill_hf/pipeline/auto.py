@@ -187,17 +187,13 @@ def resolve(
         Copies without anything open.
     """
     training: list[Choice] = []
+    passes = _passes_over(train_images, config)
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
-        epochs = enough_epochs(train_images, images_of_a_step(config))
+        epochs = passes = enough_epochs(train_images, images_of_a_step(config))
         reason = f"at least {MIN_EPOCHS} passes over the images, and {MIN_STEPS} steps"
         training.append(Choice("num_train_epochs", epochs, reason))
     if config.teacher_cache == AUTO:
-        views = enough_views(train_images)
-        reason = (
-            "views of each image, each of which is one pass of the teacher"
-            if views != "off"
-            else f"targets of more than {CACHED_IMAGES} images would take much disk"
-        )
+        views, reason = enough_views(train_images, passes)
         training.append(Choice("teacher_cache", views, reason))
     augmenting: list[Choice] = []
     if options.augmentation == AUTO:
@@ -295,13 +291,29 @@ def most_head_epochs(inputs: int) -> float:
     return float(max(MOST_HEAD_EPOCHS, math.ceil(MOST_HEAD_STEPS / steps_of_a_pass(inputs))))
 
 
-def enough_views(images: int) -> str:
-    """The `teacher_cache` of a run that was given none.
+def _passes_over(images: int, config: SubDistillConfig) -> float:
+    """The passes over the images that a run was given, as epochs or as steps; 0 where it was given neither."""
+    if config.max_steps > 0:
+        return float(config.max_steps / math.ceil(images / images_of_a_step(config)))
+    return float(config.num_train_epochs)
 
-    The more views, the better (docs/defaults.md), and each is a pass of the teacher; of many images
-    their targets would take more disk than somebody who asked for nothing expects.
+
+def enough_views(images: int, passes: float) -> tuple[str, str]:
+    """The `teacher_cache` of a run that was given none, and why.
+
+    The more views, the better (docs/defaults.md), and each is a pass of the teacher; of many images their targets
+    would take more disk than somebody who asked for nothing expects. There are never more than passes over the images.
+
+    Args:
+        images: to train with.
+        passes: over them, in the training.
     """
-    return str(min(MOST_VIEWS, CACHED_PASSES // images)) if images <= CACHED_IMAGES else "off"
+    if images > CACHED_IMAGES:
+        return "off", f"targets of more than {CACHED_IMAGES} images would take much disk"
+    if passes <= 1:
+        return "off", "each image is seen once"
+    views = min(MOST_VIEWS, CACHED_PASSES // images, math.ceil(passes))
+    return str(views), "views of each image, each of which is one pass of the teacher"
 
 
 # From the student of a method

@@ -21,6 +21,7 @@ from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.loading import OtherImages
 from subdistill_hf.formatting import format_percent, table
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of
+from subdistill_hf.models.words import Words
 from subdistill_hf.pipeline.answers import calibration_of, worst_answers
 from subdistill_hf.pipeline.energy import Energy
 from subdistill_hf.pipeline.evaluation import (
@@ -330,8 +331,8 @@ def reported_teacher(task: Task, digest: str) -> ReportedTeacher:
         model_class=type(teacher.model).__name__,
         parameters=count_parameters(teacher.model),
         license=teacher.license,
-        teacher_classes=None if teacher.prompts else len(teacher.labels),
-        prompts=teacher.prompts,
+        teacher_classes=len(teacher.labels) if teacher.words is None else None,
+        **vars(teacher.words or Words(())),
         base=None if teacher.base is None else AdapterBase(**vars(teacher.base)),
         adaptation=None if task.adaptation is None else decode(ReportedAdaptation, task.adaptation),
     )

@@ -17,7 +17,7 @@ from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
 from subdistill_hf.data.preprocessing import check_fixed_size
-from subdistill_hf.data.subtask import MissingClassesError, match_teacher, matching_table
+from subdistill_hf.data.subtask import MissingClassesError, Subtask, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.loading import (
@@ -28,7 +28,8 @@ from subdistill_hf.models.loading import (
     load_teacher,
 )
 from subdistill_hf.models.students import check_student_is_there
-from subdistill_hf.models.zero_shot import Words, is_zero_shot, load_zero_shot
+from subdistill_hf.models.words import Words, phrases_of_names, phrases_of_words
+from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
 from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads, with_arguments
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
@@ -89,12 +90,12 @@ class Task:
             student: the student.
             split: `"taught"`, or `"train"` without the images that have no labels.
         """
-        sizes = [input_size_of(student.processor), input_size_of(self.teacher.processor)]
+        heights, widths = zip(*(input_size_of(each.processor) for each in (student, self.teacher)), strict=True)
         return self.data.views(
             split,
             self.augmentation,
             self.flip,
-            size=max(sizes),
+            size=(max(heights), max(widths)),
             seed=self.config.seed,
             views=self.config.views,
             mix=self.options.mix or 0.0,
@@ -137,7 +138,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     options = replace(options, validation_fraction=held_out(options, config))
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
-        teacher = load_teacher_of(options, options.classes, loaded)
+        teacher = load_teacher_of(options, None, loaded)
         data, selection = load_without_labels(options, config, teacher)
     else:
         with config.main_process_first(desc="loading images"):
@@ -146,7 +147,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     lacks_classes = teacher.without_head
     if not lacks_classes:
         try:
-            data = replace(data, subtask=match_teacher(data.subtask, teacher.labels, data.class_names))
+            data = replace(data, subtask=matched(data.subtask, teacher, data.class_names))
         except MissingClassesError:
             if not adaptable:
                 raise
@@ -190,12 +191,14 @@ def _with_unknown(data: SubtaskData, options: TaskOptions, config: SubDistillCon
     return data
 
 
-def load_teacher_of(options: TaskOptions, classes: Sequence[str], loaded: LoadedModel | None = None) -> LoadedModel:
-    """Load a classifier, or an image-text model as a classifier of these words.
+def load_teacher_of(
+    options: TaskOptions, names: Sequence[str] | None, loaded: LoadedModel | None = None
+) -> LoadedModel:
+    """Load a classifier, or an image-text model as a classifier of words.
 
     Args:
         options: the teacher, and for an image-text model the prompts.
-        classes: names of the subtask's classes, or words for them.
+        names: of the subtask's classes in the dataset, which are their words; `None` where `options.classes` are.
         loaded: the classifier, where it is loaded already.
 
     Raises:
@@ -206,7 +209,8 @@ def load_teacher_of(options: TaskOptions, classes: Sequence[str], loaded: Loaded
             raise SubDistillError(
                 f"adapt_teacher={options.adapt_teacher}: the teacher {options.teacher!r} takes words, and lacks none"
             )
-        words = Words(tuple(classes), tuple(options.prompts), tuple(options.other_prompts))
+        classes = phrases_of_words(options.classes) if names is None else phrases_of_names(names)
+        words = Words(classes, tuple(options.prompts), tuple(options.other_prompts))
         return load_zero_shot(options.teacher, words, options.trust_remote_code)
     if options.prompts or options.other_prompts:
         raise SubDistillError(
@@ -214,6 +218,22 @@ def load_teacher_of(options: TaskOptions, classes: Sequence[str], loaded: Loaded
             "out, or give a model such as openai/clip-vit-base-patch32"
         )
     return loaded or load_teacher(options.teacher, options.trust_remote_code, options.adapt_teacher != "no")
+
+
+def matched(subtask: Subtask, teacher: LoadedModel, names: Sequence[str]) -> Subtask:
+    """The subtask with its classes among the teacher's outputs.
+
+    Args:
+        subtask: of a dataset.
+        teacher: of a zero-shot teacher whose words are the subtask's classes these are the first outputs.
+        names: all class names of the dataset.
+
+    Raises:
+        SubtaskError: when the teacher lacks classes, or they cannot be told.
+    """
+    if teacher.words is not None:
+        return subtask.with_teacher(range(len(subtask.names)), "name")
+    return match_teacher(subtask, teacher.labels, names)
 
 
 def announce(task: Task) -> None:

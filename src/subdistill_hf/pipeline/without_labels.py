@@ -69,9 +69,7 @@ def load_without_labels(
         DataError: when no image is kept for the training or the test.
     """
     names = tuple(teacher.labels[output] for output in range(len(teacher.labels)))
-    classes = names[: len(options.classes)] if teacher.prompts else options.classes
-    subtask = resolve_classes(classes, names)
-    subtask = subtask.with_teacher(subtask.dataset_ids)
+    subtask = _subtask_of(teacher, names, options.classes)
     with config.main_process_first(desc="loading images without labels"):
         found = load_dataset_without_labels(options, subtask, config.seed)
     teacher.model.to(config.device)
@@ -106,6 +104,15 @@ def load_without_labels(
         notices=tuple(notices.said),
         labels_by_teacher=True,
     ), selection
+
+
+def _subtask_of(teacher: LoadedModel, names: tuple[str, ...], classes: list[str]) -> Subtask:
+    """Some of the teacher's classes, which have these names; or the words that a zero-shot teacher was made of."""
+    if teacher.words is None:
+        subtask = resolve_classes(classes, names)
+    else:
+        subtask = Subtask(teacher.words.names, tuple(range(len(teacher.words.names))))
+    return subtask.with_teacher(subtask.dataset_ids)
 
 
 def _choose(

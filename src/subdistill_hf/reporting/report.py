@@ -91,7 +91,9 @@ class ReportedTeacher:
         parameters: their number.
         license: when known.
         teacher_classes: number of classes that it was trained for.
-        prompts: the texts that the words of the classes were put into, for a teacher that takes words.
+        classes: the phrases of each class, for a teacher that takes words.
+        prompts: the texts that these were put into.
+        other_prompts: those of images of none of the classes, where they were given.
         base: what it is an adapter of, if it is one.
         adaptation: how it was fitted to the dataset, if it was.
     """
@@ -104,7 +106,9 @@ class ReportedTeacher:
     parameters: int
     license: str | None = None
     teacher_classes: int | None = None
+    classes: tuple[tuple[str, ...], ...] = ()
     prompts: tuple[str, ...] = ()
+    other_prompts: tuple[str, ...] = ()
     base: AdapterBase | None = None
     adaptation: ReportedAdaptation | None = None
 
