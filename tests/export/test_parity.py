@@ -1,9 +1,12 @@
 """What a processor does beyond its settings is found by comparing pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from transformers import ViTImageProcessor
 
+from export.samples import PROCESSORS, timm_processor
 from helpers import processor, resnet
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.onnx_files import OnnxFiles
@@ -20,8 +23,8 @@ class Inverting(ViTImageProcessor):
         return -super().normalize(*given, **options)
 
 
-def check(student):
-    steps = steps_of(student.loaded.processor)
+def check(student, steps=None):
+    steps = steps or steps_of(student.loaded.processor)
     return check_preprocessing(student, steps, OnnxFiles(student, steps).preprocessing_runner(), [])
 
 
@@ -40,6 +43,23 @@ def test_a_processor_that_does_more_is_refused():
     student = student_with(Inverting(size={"height": 32, "width": 32}))
     with pytest.raises(ExportError, match=r"Inverting does more than its settings say \(pixels differ by up to"):
         check(student)
+
+
+SCALED_BY_PILLOW = {
+    f"{interpolation} {size}": timm_processor(input_size=(3, size, size), interpolation=interpolation, crop_pct=1.0)
+    for interpolation in ("bilinear", "bicubic")
+    for size in (28, 32, 64, 224)
+} | {name: PROCESSORS[name] for name in ("pillow", "squash")}
+
+
+@pytest.mark.parametrize("name", SCALED_BY_PILLOW)
+def test_of_a_processor_of_pillow_the_true_order_is_taken_and_the_other_refused(name):
+    student = student_with(SCALED_BY_PILLOW[name])
+    assert check(student).largest < 1.01
+    resize, *others = steps_of(student.loaded.processor)
+    other = replace(resize, order="horizontal" if resize.order == "pillow13" else "pillow13")
+    with pytest.raises(ExportError, match="pixels differ"):
+        check(student, (other, *others))
 
 
 def test_differences_of_logits():

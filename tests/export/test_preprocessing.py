@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from PIL import Image
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from export.samples import PROCESSORS, timm_processor
@@ -13,12 +14,12 @@ from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.graph import as_bytes, with_pixels_of_bytes, with_preprocessing
 from subdistill_hf.export.onnx_runtime import session
 from subdistill_hf.export.preprocessing import (
-    ORDER_OF_PILLOW,
     CentreCrop,
     Normalise,
     Resize,
     described,
     left_to_device,
+    order_of_pillow,
     output_size,
     steps_of,
 )
@@ -46,9 +47,19 @@ def pixels_of_steps(steps):
 
 
 def images():
-    """Noise, the worst case of a filter, and smooth images, in sizes that shrink, grow, and do both."""
+    """Noise, the worst case of a filter, and smooth images, in sizes that shrink, grow, and do both; tall ones too."""
     rng = np.random.default_rng(0)
-    for height, width in [(32, 40), (17, 23), (91, 40), (40, 90), (130, 201), (201, 52)]:
+    for height, width in [
+        (32, 40),
+        (17, 23),
+        (91, 40),
+        (40, 90),
+        (130, 201),
+        (201, 52),
+        (160, 80),
+        (163, 80),
+        (300, 90),
+    ]:
         yield rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         y, x = np.mgrid[:height, :width]
         yield np.stack([y * 255 // height, x * 255 // width, (x + y) % 256], axis=2).astype(np.uint8)
@@ -75,15 +86,59 @@ def test_the_pixels_of_the_graph_are_those_of_the_processor(name):
     ("name", "expected"),
     [
         ("bilinear", (Resize(32, 40, "bilinear", "horizontal"), HALF)),
-        ("pillow", (Resize(48, 64, "bicubic", ORDER_OF_PILLOW), HALF)),
+        ("pillow", (Resize(48, 64, "bicubic", order_of_pillow()), HALF)),
         ("convnext", (Resize(73, 0, "bicubic", "horizontal"), CentreCrop(64, 64))),
-        ("timm", (Resize(73, 0, "bicubic", ORDER_OF_PILLOW), CentreCrop(64, 64, half_even=True))),
-        ("squash", (Resize(73, 73, "bilinear", ORDER_OF_PILLOW), CentreCrop(64, 64, half_even=True))),
+        ("timm", (Resize(73, 0, "bicubic", order_of_pillow()), CentreCrop(64, 64, half_even=True))),
+        ("squash", (Resize(73, 73, "bilinear", order_of_pillow()), CentreCrop(64, 64, half_even=True))),
     ],
 )
 def test_the_steps_of_a_processor(name, expected):
     assert steps_of(PROCESSORS[name])[: len(expected)] == expected
     assert described(expected)[0]["step"] == "Resize"
+
+
+def scaled(image, size, resample, first=None):
+    """Bytes scaled by Pillow: in one call, or the sides one after the other."""
+    sizes = {"vertical": [(image.width, size[1])], "horizontal": [(size[0], image.height)]}.get(first, [])
+    for each in [*sizes, size]:
+        image = image.resize(each, resample)
+    return np.asarray(image)
+
+
+@pytest.mark.skipif(order_of_pillow() != "pillow13", reason="of Pillow 13 and later ones: pip install 'pillow>=13'")
+@pytest.mark.parametrize("resample", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_pillow_13_scales_the_height_first_where_it_loses_more_than_twice_the_pixels(resample):
+    random = np.random.default_rng(0)
+    vertical = 0
+    for trial in range(300):
+        height, width = random.integers(20, 120, 2)
+        lost = int(random.integers(-9, width // 4))
+        new = (
+            (height - 2 * lost + int(random.integers(-2, 3)), width - lost) if trial % 2 else random.integers(9, 90, 2)
+        )
+        if new[0] < 1 or new[0] == height or new[1] == width:
+            continue  # of one pass, or none
+        image = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        size = (int(new[1]), int(new[0]))
+        expected = "vertical" if height - size[1] > 2 * max(0, width - size[0]) else "horizontal"
+        assert np.array_equal(scaled(image, size, resample), scaled(image, size, resample, expected))
+        vertical += expected == "vertical"
+    assert 60 < vertical < 200
+
+
+def test_an_older_pillow_is_known_by_what_it_does(monkeypatch):
+    usual = Image.Image.resize
+
+    def horizontal_first(image, size, resample=None, box=None, reducing_gap=None):
+        return usual(usual(image, (size[0], image.height), resample), size, resample)
+
+    monkeypatch.setattr(Image.Image, "resize", horizontal_first)
+    order_of_pillow.cache_clear()
+    try:
+        assert order_of_pillow() == "horizontal"
+        test_the_pixels_of_the_graph_are_those_of_the_processor("timm")
+    finally:
+        order_of_pillow.cache_clear()
 
 
 @pytest.mark.parametrize(

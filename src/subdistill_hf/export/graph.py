@@ -223,12 +223,13 @@ class _Nodes:
     def _resize(self, step: Resize) -> None:
         old = self._size()
         new = self.constant([step.height, step.width]) if step.width else self._in_proportion(old, step.height)
-        if step.order == "shrinking":
-            shrinks = self.add("Less", self._part(new, 0), self._part(old, 0))
-            grows = self.add("Greater", self._part(new, 1), self._part(old, 1))
+        if step.order == "pillow13":
+            lost = self.add("Max", self.add("Sub", old, new), self.constant([0]))
+            of_width = self.add("Mul", self._part(lost, 1), self.constant([2]))
+            first = self.add("Greater", self._part(lost, 0), of_width)
             vertical = self.add("Concat", self._part(new, 0), self._part(old, 1), axis=0)
             horizontal = self.add("Concat", self._part(old, 0), self._part(new, 1), axis=0)
-            self._scale_to(self.add("Where", self.add("And", shrinks, grows), vertical, horizontal), step)
+            self._scale_to(self.add("Where", first, vertical, horizontal), step)
         self._scale_to(new, step)
 
     def _scale_to(self, size: str, step: Resize) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from subdistill_hf.export.device_files import Runner
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.images import Bytes
-from subdistill_hf.export.preprocessing import INSTEAD, Normalise, Step
+from subdistill_hf.export.preprocessing import INSTEAD, Normalise, Resize, Step
 from subdistill_hf.export.student import TorchStudent
 
 LARGEST_DIFFERENCE: Final = 2.01
@@ -20,6 +20,7 @@ LARGEST_DIFFERENCE: Final = 2.01
 onnxruntime's and Pillow's 22."""
 LARGEST_MEAN_DIFFERENCE: Final = 0.2
 PROBED_SIZES: Final = ((32, 32), (40, 90), (91, 40), (201, 300), (300, 201), (17, 23))
+"""Heights and widths that are compared for every student; `_sizes_around` adds those near its own size."""
 MOST_COMPARED: Final = 100
 
 
@@ -45,7 +46,7 @@ def check_preprocessing(
         student: with the processor.
         steps: see `preprocessing.steps_of`.
         run: takes the steps, see `device_files.DeviceFiles.preprocessing_runner`.
-        images: of the student's kind; noise of several sizes is compared as well.
+        images: of the student's kind; noise of several sizes is compared as well, tall and odd ones among them.
 
     Returns:
         The difference in levels of 255, of all images.
@@ -55,7 +56,7 @@ def check_preprocessing(
     """
     unit = np.prod([one.deviation for one in steps if isinstance(one, Normalise)], axis=0).reshape(3, 1, 1)
     noise = np.random.default_rng(0)
-    probes = [noise.integers(0, 256, (*size, 3), dtype=np.uint8) for size in PROBED_SIZES]
+    probes = [noise.integers(0, 256, (*size, 3), dtype=np.uint8) for size in probed_sizes(steps)]
     differences = []
     for image in [*probes, *images[:MOST_COMPARED]]:
         (expected,) = student.pixels([image])
@@ -68,6 +69,28 @@ def check_preprocessing(
     if worst.largest > LARGEST_DIFFERENCE or worst.mean > LARGEST_MEAN_DIFFERENCE:
         raise _differs(student, f"pixels differ by up to {worst.largest:.1f} of 255 levels")
     return worst
+
+
+def probed_sizes(steps: tuple[Step, ...]) -> tuple[tuple[int, int], ...]:
+    """Heights and widths of the images of noise that preprocessing is compared on.
+
+    Args:
+        steps: see `preprocessing.steps_of`.
+    """
+    return (*PROBED_SIZES, *(size for step in steps if isinstance(step, Resize) for size in _sizes_around(step)))
+
+
+def _sizes_around(step: Resize) -> tuple[tuple[int, int], ...]:
+    """Sizes near that of a step, where an error of scaling is largest: a fixed size would be far from many students'.
+
+    Two lie on both sides of where Pillow 13 turns to scaling the height first: what it rounds between differs with the
+    order.
+    """
+    height, width = step.height, step.width or step.height
+    more = max(height, width) // 8 + 1
+    on_the_border = (height + 2 * more, width + more) if step.width else (2 * (height + more), height + more)
+    beyond = (on_the_border[0] + 3, on_the_border[1])
+    return on_the_border, beyond, (3 * height, width + 1), (height + 1, width + 2), (height + 2, 3 * width + 1)
 
 
 def logit_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
