@@ -54,6 +54,24 @@ def test_a_folder_of_images_alone_has_no_labels(tmp_path):
     assert images.test.accuracy(np.zeros((2, 3))) is None
 
 
+def test_of_a_large_folder_images_of_all_kinds_are_taken(tmp_path):
+    for kind, grey in (("cat", 10), ("dog", 240)):
+        for number in range(300):
+            Image.new("RGB", (2, 2), (grey,) * 3).save(tmp_path / f"{kind}_{number:03d}.bmp")
+    images = calibration_images(str(tmp_path), NAMES)
+    for part in (images.calibration.images, images.test.images):
+        assert sorted(int(image[0, 0, 0]) for image in part) == [10] * 64 + [240] * 64
+    assert images.described == f"256 of the 600 images of the folder {tmp_path.name}, without classes"
+
+
+def test_the_folder_of_the_images_is_named_where_it_is_the_current_one(tmp_path, monkeypatch):
+    folder = tmp_path / "garden"
+    folder.mkdir()
+    Image.new("RGB", (2, 2)).save(folder / "a.png")
+    monkeypatch.chdir(folder)
+    assert calibration_images(".", NAMES).described == "images of the folder garden, without classes"
+
+
 def test_a_damaged_image_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(ExportError, match=r"bad\.png cannot be used"):

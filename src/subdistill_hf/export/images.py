@@ -88,10 +88,13 @@ def calibration_images(place: str, classes: Sequence[str]) -> ExportImages:
     """
     folder = Path(place)
     if folder.is_dir() and (files := _image_files(folder)):
-        images = [read_image(file, ExportError) for file in files[: 2 * MOST_CALIBRATION_IMAGES]]
+        images = [read_image(files[place], ExportError) for place in _spread(len(files), 2 * MOST_CALIBRATION_IMAGES)]
         # every second one measures what the others have calibrated; one alone does both
         calibration, test = ImageSet(tuple(images[::2])), ImageSet(tuple(images[1::2] or images))
-        return ExportImages(calibration, test, test, f"images of the folder {folder.name}, without classes")
+        name = folder.resolve().name if folder.name in {"", ".."} else folder.name  # of a link, its own
+        which = f"images of the folder {name}, without classes"
+        which = which if len(images) == len(files) else f"{len(images):,} of the {len(files):,} {which}"
+        return ExportImages(calibration, test, test, which)
     options = DataOptions(dataset=place, classes=list(classes))
     hint = "expected images of the student's classes, in folders of these names"
     return _of_dataset(options, 0, classes, f"calibration={place!r}", hint)
@@ -131,10 +134,15 @@ def _set_of(data: SubtaskData, split: str, most: int) -> ImageSet:
     """The images of a split, or some that are evenly spread over it."""
     views: ViewDataset = data.views(split)
     first = views.image(0)
-    count = max(1, min(len(views), most, MOST_BYTES // first.numel()))
-    places = np.linspace(0, len(views) - 1, count).round().astype(int).tolist()
+    places = _spread(len(views), max(1, min(most, MOST_BYTES // first.numel())))
     images = tuple(np.ascontiguousarray(views.image(place).permute(1, 2, 0).numpy()) for place in places)
     return ImageSet(images, tuple(int(views.labels[place]) for place in places))
+
+
+def _spread(total: int, most: int) -> list[int]:
+    """Places of `most` of `total` things that are evenly spread over them; of all, where these are fewer."""
+    places: list[int] = np.linspace(0, total - 1, min(total, most)).round().astype(int).tolist()
+    return places
 
 
 def _image_files(folder: Path) -> list[Path]:
