@@ -24,6 +24,7 @@ from subdistill_hf.export.executorch_quantisation import SCHEMES
 from subdistill_hf.export.exporting import export_files
 from subdistill_hf.export.formats import load_format
 from subdistill_hf.export.images import made_up_images
+from subdistill_hf.export.preprocessing import steps_of
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.runtime import measure
 from subdistill_hf.export.student import TorchStudent
@@ -82,7 +83,8 @@ def test_the_same_student_gives_the_same_file_with_its_facts(exported, folder):
     from executorch.runtime import Runtime
 
     student = TorchStudent(load_student(folder))
-    content = load_format("executorch")(student, None).float_network()
+    steps = steps_of(student.loaded.processor)
+    content = load_format("executorch")(student, None, steps).float_network()
     assert content == (folder / "executorch" / "model.pte").read_bytes()
     program = Runtime.get().load_program(content)
     assert json.loads(program.load_method("labels").execute([])[0]) == list(NAMES)
@@ -102,7 +104,7 @@ def test_mobilenets_give_the_logits_of_torch(recipe):
     with torch.no_grad():
         student.loaded.model.train()(pixel_values=torch.from_numpy(pixels))
     student.loaded.model.eval()
-    files = load_format("executorch")(student, None)
+    files = load_format("executorch")(student, None, ())
     run, expected = files.runner(files.float_network()), student.logits(pixels)
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(run(pixels), expected, atol=2e-5)
@@ -162,7 +164,7 @@ def test_the_same_images_give_the_same_file_of_nearly_the_same_answers(scheme):
 
 
 def files_of(model: nn.Module):
-    return load_format("executorch")(TorchStudent(LoadedModel(model.eval(), processor(), "student")), None)
+    return load_format("executorch")(TorchStudent(LoadedModel(model.eval(), processor(), "student")), None, ())
 
 
 def test_an_operator_without_a_counterpart_is_named_with_its_layer():

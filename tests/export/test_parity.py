@@ -1,5 +1,6 @@
 """What a processor does beyond its settings is found by comparing pixels."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from transformers import ViTImageProcessor
 
 from export.samples import PROCESSORS, timm_processor
 from helpers import processor, resnet
+from subdistill_hf.export.device_folder import processing_runner
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.onnx_files import OnnxFiles
 from subdistill_hf.export.parity import agreement, check_preprocessing, logit_difference
@@ -55,11 +57,23 @@ SCALED_BY_PILLOW = {
 @pytest.mark.parametrize("name", SCALED_BY_PILLOW)
 def test_of_a_processor_of_pillow_the_true_order_is_taken_and_the_other_refused(name):
     student = student_with(SCALED_BY_PILLOW[name])
-    assert check(student).largest < 1.01
+    check(student)
     resize, *others = steps_of(student.loaded.processor)
     other = replace(resize, order="horizontal" if resize.order == "pillow13" else "pillow13")
     with pytest.raises(ExportError, match="pixels differ"):
         check(student, (other, *others))
+
+
+@pytest.mark.parametrize("size", [61, 64, 224])
+@pytest.mark.parametrize("share", [0.875, 0.9, 0.95, 1.0])
+def test_margins_that_are_halved_in_another_way_are_refused(size, share):
+    student = student_with(timm_processor(input_size=(3, size, size), crop_pct=share))
+    resize, crop, *others = steps_of(student.loaded.processor)
+    for run_of in (processing_runner, lambda steps: OnnxFiles(student, steps).preprocessing_runner()):
+        for half_even, refused in ((True, nullcontext()), (False, pytest.raises(ExportError, match="pixels differ"))):
+            steps = (resize, replace(crop, half_even=half_even), *others)
+            with refused:
+                check_preprocessing(student, steps, run_of(steps), [])
 
 
 def test_differences_of_logits():

@@ -24,6 +24,7 @@ from subdistill_hf.export.images import made_up_images
 from subdistill_hf.export.onnx_files import OnnxFiles
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.student import TorchStudent
+from subdistill_hf.export.summary import summary
 from subdistill_hf.hub.files import weights_identity
 from subdistill_hf.models.loading import load_student
 from subdistill_hf.reporting.report import RunReport
@@ -220,6 +221,13 @@ def test_outside_the_file_takes_processed_pixels(network, folder, tmp_path, monk
     best = capsys.readouterr().out.splitlines()[0].split()
     assert best[-2] == NAMES[inside.argmax()].split()[-1]
     assert float(best[-1]) == pytest.approx(inside.max(), abs=0.002)
+
+
+def test_it_is_said_that_there_is_no_program_where_the_processor_is_not_known(exported):
+    assert "no program" not in summary(exported, "expert")
+    outside = replace(exported, preprocessing="outside", pixel_difference=None)
+    assert "note: no program that uses the files" in summary(outside, "expert")
+    assert "no program" not in summary(replace(outside, left_to_device=("scale to 32 x 32 pixels",)), "expert")
 
 
 def test_a_folder_that_is_no_student_is_refused(tmp_path):

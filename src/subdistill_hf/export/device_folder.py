@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from PIL import Image
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from subdistill_hf.config.export_formats import EXPORT_FORMATS, ExportFormat
-from subdistill_hf.export.errors import ExportError
+from subdistill_hf.export.device_files import Runner
 from subdistill_hf.export.preprocessing import (
     INTERPOLATIONS,
     CentreCrop,
@@ -123,31 +125,43 @@ def write_browser_folder(
     write_json(target / "preprocessor_config.json", browser_preprocessing(student, steps))
 
 
-def write_script(folder: Path, student: TorchStudent, known: ExportFormat, inside: bool) -> None:
+def write_script(folder: Path, known: ExportFormat, inside: bool, outside: tuple[Step, ...]) -> None:
     """Write the program that classifies images with the files, and needs little beside their runtime.
 
-    Where the preprocessing is outside of the files, the program does it; there is none for a preprocessing that
-    cannot be told in steps.
+    Where the preprocessing is outside of the files, the program does it; there is none where the steps are not known.
 
     Args:
         folder: of the export.
-        student: the student.
         known: of the format.
         inside: whether the files do the preprocessing.
+        outside: the steps that they leave to the program, see `outside.steps_for_device`.
     """
     name = Path(known.script).stem
     if inside:
         script = (TEMPLATES / f"{name}_inside.py.txt").read_text(encoding="utf-8")
-    else:
-        try:
-            steps = described(steps_of(student.loaded.processor))
-        except ExportError:
-            return
-        processing = (TEMPLATES / "processed.py.txt").read_text(encoding="utf-8")
-        processing = processing.replace("{{ steps }}", "[\n" + "".join(f"    {step},\n" for step in steps) + "]")
+    elif outside:
         script = (TEMPLATES / f"{name}_outside.py.txt").read_text(encoding="utf-8")
-        script = script.replace("{{ processed }}\n", processing)
+        script = script.replace("{{ processed }}\n", _processing(outside))
+    else:
+        return
     (folder / known.script).write_text(script, encoding="utf-8")
+
+
+def _processing(steps: tuple[Step, ...]) -> str:
+    """The code of the function `processed`, which takes these steps."""
+    code = (TEMPLATES / "processed.py.txt").read_text(encoding="utf-8")
+    return code.replace("{{ steps }}", "[\n" + "".join(f"    {step},\n" for step in described(steps)) + "]")
+
+
+def processing_runner(steps: tuple[Step, ...]) -> Runner:
+    """Runs the steps as the program beside the files does, from images `(B, H, W, 3)` to pixels `(B, 3, H', W')`.
+
+    Args:
+        steps: see `write_script`.
+    """
+    names: dict[str, Any] = {"Image": Image, "np": np}
+    exec(_processing(steps), names)  # what is shipped, and not its like: it is compared with the student's processor
+    return lambda images: np.stack([names["processed"](Image.fromarray(image)) for image in images])
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

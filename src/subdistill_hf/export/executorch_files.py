@@ -25,7 +25,7 @@ from subdistill_hf.export.network_program import (
     single_image_program,
     without_counterpart,
 )
-from subdistill_hf.export.preprocessing import described, steps_of
+from subdistill_hf.export.preprocessing import Step, described
 from subdistill_hf.export.student import TorchStudent
 
 _OPERATOR: Final = re.compile(
@@ -43,9 +43,11 @@ class ExecutorchFiles:
 
     Attributes:
         student: the student.
+        outside: the steps of its preprocessing, which is left to the device, see `outside.steps_for_device`.
     """
 
     student: TorchStudent
+    outside: tuple[Step, ...] = ()
 
     @property
     def runtime(self) -> str:
@@ -74,7 +76,7 @@ class ExecutorchFiles:
 
     def write_beside(self, folder: Path, networks: Mapping[str, bytes]) -> None:
         """Write the program that runs the files."""
-        write_script(folder, self.student, EXPORT_FORMATS["executorch"], inside=False)
+        write_script(folder, EXPORT_FORMATS["executorch"], inside=False, outside=self.outside)
 
     def metadata(self) -> Mapping[str, str]:
         """The facts that travel in each file, as methods without arguments that give texts."""
@@ -100,11 +102,8 @@ class ExecutorchFiles:
                 raise not_exported(self.student.loaded.model, _unsupported(program, error)) from error
 
     def _steps(self) -> dict[str, str]:
-        """What the device has to do with images before, where it can be told in steps."""
-        try:
-            return {"preprocessing": json.dumps(described(steps_of(self.student.loaded.processor)))}
-        except ExportError:
-            return {}
+        """What the device has to do with images before, where the steps are known."""
+        return {"preprocessing": json.dumps(described(self.outside))} if self.outside else {}
 
 
 def _unsupported(program: torch.export.ExportedProgram, error: BaseException) -> str:

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.config.export_formats import EXPORT_FORMATS
+from subdistill_hf.export.device_files import DeviceFiles
 from subdistill_hf.export.formats import load_format
 from subdistill_hf.export.images import ExportImages
 from subdistill_hf.export.int8 import Int8, best_int8
+from subdistill_hf.export.outside import steps_for_device
 from subdistill_hf.export.parity import agreement, check_preprocessing, logit_difference
-from subdistill_hf.export.preprocessing import left_to_device, steps_of
+from subdistill_hf.export.preprocessing import Step, in_words, steps_of
 from subdistill_hf.export.runtime import Measured, logits_of_images, measure, quartiles
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.formatting import format_percent
@@ -52,11 +54,9 @@ def export_files(student: TorchStudent, images: ExportImages, options: ExportOpt
     known = EXPORT_FORMATS[options.format]
     inside = options.preprocessing == "inside"
     steps = steps_of(student.loaded.processor) if inside else None
-    files = load_format(options.format)(student, steps)
-    pixel_difference = None
-    if steps is not None:
-        run = files.preprocessing_runner()
-        pixel_difference = check_preprocessing(student, steps, run, images.test.images).largest
+    outside = () if inside else steps_for_device(student, images.test.images)
+    files = load_format(options.format)(student, steps, outside)
+    pixel_difference = None if steps is None else _pixel_difference(student, steps, files, images)
     network = files.float_network()
     pixels = student.pixels(images.test.images)
     logits = student.logits(pixels)
@@ -94,9 +94,16 @@ def export_files(student: TorchStudent, images: ExportImages, options: ExportOpt
         tried=int8.tried,
         chosen_on=images.chosen_on,
         left_out=left_out,
-        left_to_device=() if inside else left_to_device(student.loaded.processor),
+        left_to_device=tuple(in_words(step) for step in outside),
         files=tuple(found.values()),
     )
+
+
+def _pixel_difference(
+    student: TorchStudent, steps: tuple[Step, ...], files: DeviceFiles, images: ExportImages
+) -> float:
+    """The largest difference of a pixel that the files make, in levels of 255."""
+    return check_preprocessing(student, steps, files.preprocessing_runner(), images.test.images).largest
 
 
 def _described(

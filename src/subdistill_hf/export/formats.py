@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from subdistill_hf.export.preprocessing import Step
     from subdistill_hf.export.student import TorchStudent
 
-    MakeFiles = Callable[[TorchStudent, tuple[Step, ...] | None], DeviceFiles]
-    """Of a student, and of the steps of the preprocessing that is inside of the files: `None` where it is outside."""
+    MakeFiles = Callable[[TorchStudent, tuple[Step, ...] | None, tuple[Step, ...]], DeviceFiles]
+    """Of a student, of the steps of the preprocessing that is inside of the files, `None` where it is outside, and of
+    those that are left to the device, none where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _load_executorch() -> MakeFiles:
 
     from subdistill_hf.export.executorch_files import ExecutorchFiles
 
-    return lambda student, steps: ExecutorchFiles(student)
+    return lambda student, steps, outside: ExecutorchFiles(student, outside)
 
 
 def _executorch_runner(path: Path) -> Runner:

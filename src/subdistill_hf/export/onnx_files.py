@@ -36,10 +36,12 @@ class OnnxFiles:
     Attributes:
         student: the student.
         steps: of its preprocessing, which the files do; `None` where they take processed pixels.
+        outside: the steps that are left to the device, see `outside.steps_for_device`.
     """
 
     student: TorchStudent
     steps: tuple[Step, ...] | None
+    outside: tuple[Step, ...] = ()
 
     @property
     def runtime(self) -> str:
@@ -73,7 +75,7 @@ class OnnxFiles:
 
     def write_beside(self, folder: Path, networks: Mapping[str, onnx.ModelProto]) -> None:
         """Write the program that runs the files, and the folder of transformers.js."""
-        write_script(folder, self.student, EXPORT_FORMATS["onnx"], self.steps is not None)
+        write_script(folder, EXPORT_FORMATS["onnx"], self.steps is not None, self.outside)
         files = {name: self.browser_content(network) for name, network in networks.items()}
         write_browser_folder(folder, self.student, self.steps, files)
 

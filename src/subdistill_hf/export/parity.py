@@ -84,13 +84,17 @@ def _sizes_around(step: Resize) -> tuple[tuple[int, int], ...]:
     """Sizes near that of a step, where an error of scaling is largest: a fixed size would be far from many students'.
 
     Two lie on both sides of where Pillow 13 turns to scaling the height first: what it rounds between differs with the
-    order.
+    order. Those whose longer side is left alone have all remainders of margins by 4, which centre crops may halve in
+    different ways.
     """
     height, width = step.height, step.width or step.height
     more = max(height, width) // 8 + 1
     on_the_border = (height + 2 * more, width + more) if step.width else (2 * (height + more), height + more)
     beyond = (on_the_border[0] + 3, on_the_border[1])
-    return on_the_border, beyond, (3 * height, width + 1), (height + 1, width + 2), (height + 2, 3 * width + 1)
+    sizes = [on_the_border, beyond, (3 * height, width + 1), (height + 2, 3 * width + 1)]
+    if not step.width:
+        sizes += [size for longer in range(height + 1, height + 5) for size in ((height, longer), (longer, height))]
+    return tuple(sizes)
 
 
 def logit_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

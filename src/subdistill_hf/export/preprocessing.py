@@ -117,18 +117,6 @@ def described(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
     return [{"step": type(step).__name__, **asdict(step)} for step in steps]
 
 
-def left_to_device(processor: Any) -> tuple[str, ...]:
-    """What a device has to do with an image, in words; nothing for a processor that cannot be told in steps.
-
-    Args:
-        processor: see `steps_of`.
-    """
-    try:
-        return tuple(in_words(step) for step in steps_of(processor))
-    except ExportError:
-        return ()
-
-
 def in_words(step: Step) -> str:
     """One of the steps as a command."""
     if isinstance(step, Normalise):

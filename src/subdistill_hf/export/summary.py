@@ -27,6 +27,11 @@ def summary(result: ReportedExport, folder: str | Path) -> str:
     ]
     if result.pixel_difference is not None:
         lines.append(f"preprocessing inside: pixels within {result.pixel_difference:.2g} of 255 levels")
+    elif not result.left_to_device:
+        lines.append(
+            "note: no program that uses the files: the pixels of the student's image processor could not be made in "
+            "steps, so the app has to make them as transformers does"
+        )
     lines += [f"note: no int8 file: {result.left_out}"] if result.left_out else []
     lines.append(f"\nThe files are in {Path(folder) / result.format}")
     return "\n".join(lines)
