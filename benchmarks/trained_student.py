@@ -14,6 +14,7 @@ from subdistill_hf.benchmark.statistics import Estimate
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.pipeline.auto import with_arguments
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.task import Task, load_task
@@ -51,7 +52,7 @@ def trained(options: TaskOptions, method: str, seed: int, steps: int) -> tuple[T
         options: the task.
         method: a key of `RATES`.
         seed: of images, views and weights.
-        steps: of the training.
+        steps: with images of the classes. Images of other classes add theirs, as they do on the command line.
 
     Returns:
         The task, and the student as a classifier.
@@ -71,7 +72,12 @@ def trained(options: TaskOptions, method: str, seed: int, steps: int) -> tuple[T
             save_strategy="no",
         )
         task = load_task(options, config)
-        trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
+        images, others = (
+            len(task.data.rows("taught")),
+            0 if task.data.others is None else task.data.others.train_images,
+        )
+        config = with_arguments(task.config, max_steps=round(steps * images / (images - others)))
+        trainer, student, _ = build_trainer(task, config, teacher_of(task))
         trainer.train()
     return task, Classifier(trainer.model, student.processor)
 

@@ -159,6 +159,14 @@ def test_a_run_without_epochs_or_steps_makes_at_least_1200_steps_and_60_epochs(i
     assert enough_epochs(images, images_per_step) == epochs
 
 
+def test_images_of_other_classes_make_a_training_longer(tmp_path):
+    given = [config(tmp_path, max_steps=-1, num_train_epochs=0, teacher_cache="auto") for _ in range(2)]
+    closed = resolve(TaskOptions(), given[0], 96, (32, 32))
+    opened = resolve(TaskOptions(), given[1], 96 + 40, (32, 32), other_images=40)
+    assert closed.config.num_train_epochs == opened.config.num_train_epochs == 100  # 12 steps of 8 images
+    assert str(opened.choices[0]).endswith("1200 steps with those of the classes")
+
+
 def test_few_images_are_kept_in_many_views_and_many_images_in_none():
     found = [enough_views(images, passes=60)[0] for images in (1, 250, 400, 1000, 1001)]
     assert found == ["32", "32", "20", "8", "off"]

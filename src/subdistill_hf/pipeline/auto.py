@@ -173,6 +173,7 @@ def resolve(
     train_images: int,
     image_size: tuple[int, int],
     class_names: Sequence[str] = (),
+    other_images: int = 0,
 ) -> Resolved:
     """Decide what follows from the images: how long to train, how many views to keep, and the augmentation.
 
@@ -182,6 +183,8 @@ def resolve(
         train_images: how many there are.
         image_size: height and width of an image in the middle, by size.
         class_names: all class names of the dataset.
+        other_images: how many of the training images show none of the classes. They make a training longer: the images
+            of the classes are passed over as often as without them (docs/how_to/none_of_these.md).
 
     Returns:
         Copies without anything open.
@@ -189,8 +192,9 @@ def resolve(
     training: list[Choice] = []
     passes = _passes_over(train_images, config)
     if config.max_steps <= 0 and config.num_train_epochs <= 0:
-        epochs = passes = enough_epochs(train_images, images_of_a_step(config))
+        epochs = passes = enough_epochs(train_images - other_images, images_of_a_step(config))
         reason = f"at least {MIN_EPOCHS} passes over the images, and {MIN_STEPS} steps"
+        reason += " with those of the classes" if other_images else ""
         training.append(Choice("num_train_epochs", epochs, reason))
     if config.teacher_cache == AUTO:
         views, reason = enough_views(train_images, passes)

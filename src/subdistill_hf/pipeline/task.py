@@ -174,7 +174,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
                 "--unlabelled, and give the folder of the fitted teacher as --teacher"
             )
         data, selection = add_unlabelled(data, teacher, options, config)
-    resolved = resolve(options, config, len(data.rows("taught")), size, data.class_names)
+    others = 0 if data.others is None else data.others.train_images
+    resolved = resolve(options, config, len(data.rows("taught")), size, data.class_names, others)
     return Task(resolved, data, test, teacher, lacks_classes, selection=selection)
 
 
