@@ -134,6 +134,35 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         build_student(str(folder), NAMES, processor())
 
 
+@pytest.mark.parametrize("kept", [NAMES, ("a", "b", "c", "d")], ids=["head kept", "new head"])
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        (
+            "vit",
+            {"intermediate_size": 128},
+            r"fc1\.bias is \(48,\), expected \(128,\); so are 5 more \(vit.*, \.\.\.\)",
+        ),
+        (
+            "vit",
+            {"image_size": 64},
+            r"vit\.embeddings\.position_embeddings is \(1, 17, 24\), expected \(1, 65, 24\)\. Give",
+        ),
+        ("timm vit", {"model_args": {"img_size": 48, "mlp_ratio": 2}}, r"is \(\d+,\), expected \(\d+,\); so are"),
+    ],
+    ids=["wider", "other positions", "timm"],
+)
+def test_weights_that_do_not_fit_the_config_are_refused_and_not_left_random(tmp_path, name, changed, message, kept):
+    model = vit(layers=2, names=NAMES) if name == "vit" else build(name, labels_of(NAMES))
+    folder = save_teacher(tmp_path, model)
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(described | changed), encoding="utf-8")
+    with pytest.raises(
+        ModelError, match=rf"student .* has weights of other shapes than its config\.json says: .*{message}"
+    ):
+        build_student(str(folder), kept, processor())
+
+
 @pytest.mark.parametrize(
     "recipe", ["vit:hidden=24,layers=1", "mobilenetv2:width=0.1,image=64", "timm/test_resnet:width=0.5,image=64"]
 )

@@ -43,25 +43,30 @@ def base_of(model: nn.Module) -> nn.Module:
     return base
 
 
-def head_modules(model: nn.Module) -> list[str]:
-    """The names of the modules whose shape follows from the number of labels.
+def head_weights(model: nn.Module) -> list[str]:
+    """The names of the weights whose shape follows from the number of labels.
 
     Args:
         model: a model of transformers that is made of its configuration alone.
-
-    Raises:
-        AdapterError: when none, or something other than linear maps and convolutions, depends on it.
     """
     config: Any = copy.deepcopy(model.config)
     config.id2label = dict.fromkeys(range(len(config.id2label) + 1), "")
     with torch.device("meta"):
         other = type(model)(config)
     shapes = {name: tensor.shape for name, tensor in other.state_dict().items()}
-    heads = {
-        name.rpartition(".")[0]: None
-        for name, tensor in model.state_dict().items()
-        if shapes.get(name) != tensor.shape
-    }
+    return [name for name, tensor in model.state_dict().items() if shapes.get(name) != tensor.shape]
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """The names of the modules whose shape follows from the number of labels.
+
+    Args:
+        model: see `head_weights`.
+
+    Raises:
+        AdapterError: when none, or something other than linear maps and convolutions, depends on it.
+    """
+    heads = dict.fromkeys(name.rpartition(".")[0] for name in head_weights(model))
     modules = dict(model.named_modules())
     if not heads or not all(isinstance(modules.get(name), nn.Linear | nn.Conv2d) for name in heads):
         found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in heads) or "nothing"

@@ -22,12 +22,14 @@ from subdistill_hf.hub.errors import HTTPError, explain, missing_place
 from subdistill_hf.hub.files import WEIGHTS
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
 from subdistill_hf.models.adapters import head_modules
+from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.words import Words
 
 logger = logging.getLogger(__name__)
 
 RGB = 3
+SHOWN = 3  # names in a message
 TEACHERS_FOLDER = Path(__file__).parent / "embedded_teachers"
 
 
@@ -120,7 +122,8 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
                     ignore_mismatched_sizes=True,
                     dtype=torch.float32,
                 )
-            _check_shapes(name, loading["mismatched_keys"], model)
+            hint = f"Its id2label names {len(names_of(model.config))} classes"
+            check_shapes(f"teacher {name!r}", loading["mismatched_keys"], hint)
             missing, revision, base, source = loading["missing_keys"], hub_revision(path), None, path
             source_of_base = path
         else:
@@ -238,14 +241,25 @@ def check_labels(config: Any, who: str) -> None:
         )
 
 
-def _check_shapes(name: str, mismatched: Collection[Any], model: nn.Module) -> None:
-    """Refuse weights of other shapes than the configuration says."""
+def check_shapes(who: str, mismatched: Collection[Any], hint: str) -> None:
+    """Refuse weights of other shapes than the configuration says: they would be left random.
+
+    Args:
+        who: the model, for the message.
+        mismatched: of each such weight its name, its saved shape, and the shape that is expected.
+        hint: what may help, the end of the message.
+
+    Raises:
+        ModelError: naming them.
+    """
     if mismatched:
-        key, saved, expected = sorted(mismatched)[0]
-        config: Any = model.config
+        first, *others = sorted(mismatched)
+        key, saved, expected = first
+        names = ", ".join(entry[0] for entry in others[:SHOWN])
+        more = f"; so are {len(others)} more ({names}{', ...' if len(others) > SHOWN else ''})" if others else ""
         raise ModelError(
-            f"teacher {name!r} has weights of other shapes than its config.json says: {key} is {tuple(saved)}, "
-            f"expected {tuple(expected)}. Its id2label names {len(config.id2label)} classes"
+            f"{who} has weights of other shapes than its config.json says: {key} is {tuple(saved)}, "
+            f"expected {tuple(expected)}{more}. {hint}"
         )
 
 

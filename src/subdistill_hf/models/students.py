@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, ViTImagePr
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.hub.errors import explain, missing_place
-from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, lora_targets, replace_head, with_adapter
+from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, head_weights, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.heads import labels_of, name_outputs, names_of, new_classifier
 from subdistill_hf.models.loading import (
     LOADING_ERRORS,
@@ -23,6 +23,7 @@ from subdistill_hf.models.loading import (
     ModelError,
     check_image_channels,
     check_labels,
+    check_shapes,
     input_size_of,
     load_processor,
 )
@@ -131,6 +132,7 @@ def _pretrained(source: str, names: list[str], trust_remote_code: bool) -> Loade
         )
         processor = load_processor(source, model, trust_remote_code)
     check_image_channels(model, f"student {source!r}")
+    _check_body_fits(source, model, len(names), loading["mismatched_keys"])
     _check_mostly_trained(source, model, loading["missing_keys"])
     if len(before) == len(names) and before != names:  # of as many outputs, so that its head was read
         replace_head(model, names)
@@ -157,6 +159,15 @@ def _explained(source: str) -> Iterator[None]:
             f"({', '.join(f'{kind}:...' for kind in RECIPES)}, timm/NAME), a folder, or the id of a model on the Hub; "
             f"a new student needs no network, such as --student resnet:widths={RESNET_WIDTHS}"
         ) from error
+
+
+def _check_body_fits(source: str, model: nn.Module, classes: int, mismatched: Collection[Any]) -> None:
+    """Refuse weights of other shapes than the model's, but for a head, which is new."""
+    body = [entry for entry in mismatched if tuple(entry[2]) != (classes, *entry[1][1:])]
+    # a model of the repository's code may not be made without weights: it is not, for a head as most are
+    odd = set(head_weights(model)) if body else ()
+    body = [entry for entry in body if entry[0] not in odd]
+    check_shapes(f"student {source!r}", body, "Give it the config.json that was saved with its weights")
 
 
 def _check_mostly_trained(source: str, model: nn.Module, missing: Sequence[str]) -> None:
