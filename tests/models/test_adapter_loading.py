@@ -62,6 +62,21 @@ def test_what_an_adapter_says_of_unknown_images_is_not_its_bases(tmp_path):
         assert of_unknown(load_teacher(str(tmp_path / "adapter")).model.config) == said
 
 
+def test_whether_classes_exclude_each_other_is_what_the_head_was_trained_for(tmp_path):
+    several, one = "multi_label_classification", "single_label_classification"
+    base = teacher_resnet()
+    base.config.problem_type = several
+    save_teacher(tmp_path / "base", base)
+    write_adapter(tmp_path / "fitted", base, tmp_path / "base", id2label=dict(enumerate(NAMES)))
+    shutil.copytree(tmp_path / "fitted", tmp_path / "other")
+    (tmp_path / "other" / "adaptation.json").unlink()
+    assert load_teacher(str(tmp_path / "fitted")).model.config.problem_type == one
+    assert load_teacher(str(tmp_path / "other")).model.config.problem_type == several  # nothing says otherwise
+    for said in (one, several):
+        (tmp_path / "other" / "config.json").write_text(json.dumps({"problem_type": said}), encoding="utf-8")
+        assert load_teacher(str(tmp_path / "other")).model.config.problem_type == said
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """A base of 100 classes, and an adapter of three with another order."""

@@ -38,7 +38,7 @@ from subdistill_hf.models.adapters import (
     shift_logit,
     with_adapter,
 )
-from subdistill_hf.models.heads import labels_of, new_classifier
+from subdistill_hf.models.heads import labels_of, new_classifier, of_unknown
 
 
 def swin(class_name="SwinForImageClassification"):
@@ -201,6 +201,15 @@ def test_a_new_head_has_an_output_per_class_and_leaves_the_body_as_it_is(make):
     assert after.keys() == before.keys()
     for name, value in before.items():
         assert torch.equal(after[name], value) != any(name.startswith(f"{head}.") for head in heads), name
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_new_head_has_nothing_of_what_was_said_of_the_old_ones_answers(problem):
+    model = teacher_resnet()
+    model.config.update({"problem_type": problem, "other_class": True, "unknown_threshold": 0.5})
+    replace_head(model, NAMES)
+    assert model.config.problem_type == "single_label_classification"
+    assert of_unknown(model.config) == {}
 
 
 def test_a_model_whose_head_is_no_linear_map_is_refused():

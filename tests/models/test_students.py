@@ -134,6 +134,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         build_student(str(folder), NAMES, processor())
 
 
+@pytest.mark.parametrize("names", [NAMES, NAMES[:2]], ids=["head kept", "new head"])
+def test_a_student_learns_one_class_an_image_whatever_it_was_trained_for_before(tmp_path, names):
+    model = vit(names=NAMES, layers=1)
+    model.config.problem_type = "multi_label_classification"
+    student = build_student(str(save_teacher(tmp_path, model)), names, processor())
+    assert student.model.config.problem_type == "single_label_classification"
+
+
 @pytest.mark.parametrize("kept", [NAMES, ("a", "b", "c", "d")], ids=["head kept", "new head"])
 @pytest.mark.parametrize(
     ("name", "changed", "message"),

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, pipeline
 
 from command_line import run
-from helpers import save_teacher, write_colour_folder
+from helpers import save_teacher, teacher_resnet, write_colour_folder
 from subdistill_hf.models.loading import load_teacher, weights_digest
 
 pytestmark = [
@@ -71,6 +71,21 @@ def test_the_figures_are_those_of_the_saved_model_on_the_test_images(inputs, lef
     assert report["dataset"]["augmentation"] is None
     assert "--augmentation" not in printed
     assert "mix" not in printed
+
+
+@pytest.mark.parametrize("how", ["head", "lora"])
+def test_a_teacher_of_several_classes_an_image_is_one_of_a_single_class_afterwards(inputs, tmp_path, how):
+    model = teacher_resnet()
+    model.config.problem_type = "multi_label_classification"
+    several = ["--teacher", str(save_teacher(tmp_path / "several", model)), "--adapt_teacher", how]
+    status, _, said = run("adapt", given(inputs, tmp_path / "out", *several, "--adapt_epochs", "1"))
+    assert status == 0, said
+    assert "problem_type" not in said
+    for folder in (tmp_path / "out", tmp_path / "out" / "teacher-adapter"):
+        assert load_teacher(str(folder)).model.config.problem_type == "single_label_classification"
+    image = next((inputs / "images" / "test").glob("*/*.png"))
+    answers = pipeline("image-classification", model=str(tmp_path / "out"))(str(image))
+    assert sum(answer["score"] for answer in answers) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_card_says_how_the_teacher_was_adapted_and_names_no_folder(inputs, left):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
+from helpers import NAMES, config, resnet, save_teacher, task_options, teacher_resnet, write_image_folder, write_task
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.students import build_student
@@ -30,6 +30,32 @@ def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
     run = build_run(task, "kd", teacher_of(task))
     assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
     assert run.trainer.teacher.class_ids.tolist() == [12, 10]
+
+
+@pytest.mark.parametrize(
+    ("options", "further"),
+    [
+        ({}, ""),
+        ({"unlabelled": "mine", "unlabelled_threshold": 0.0}, "choose --unlabelled_threshold by that"),
+        ({"label_column": "none", "unlabelled_threshold": 0.0}, "choose --unlabelled_threshold by that"),
+        ({"other_class": True, "classes": list(NAMES[:2])}, 'The answer "none of these" is the softmax of all'),
+    ],
+    ids=["images with labels", "some without", "none with", "other class"],
+)
+def test_a_teacher_of_several_classes_an_image_is_told_of_once(inputs, tmp_path, caplog, options, further):
+    model = teacher_resnet()
+    model.config.problem_type = "multi_label_classification"
+    if "unlabelled" in options:
+        options = {**options, "unlabelled": str(write_image_folder(tmp_path / "mine", (20, 21)))}
+    if "other_class" in options:
+        options = {**options, "dataset": str(write_image_folder(tmp_path / "more", (10, 11, 12, 13)))}
+    given = task_options(inputs, teacher=str(save_teacher(tmp_path / "several", model, size=40)), **options)
+    task = load_task(given, config(tmp_path / "out"))
+    build_run(task, "kd", teacher_of(task))
+    (said,) = [record.message for record in caplog.records if "problem_type" in record.message]
+    assert said.startswith("the teacher 'several' was not trained for one class an image (problem_type='multi_label_c")
+    assert said.endswith("the teacher's logits of its classes") == (not further)
+    assert further in said
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])

@@ -292,6 +292,14 @@ def test_labels_that_are_no_shares_of_the_classes_are_refused(tmp_path, shares, 
         labelled(tmp_path, late, max_steps=2).train()
 
 
+def test_a_teacher_of_several_labels_an_image_is_told_of(tmp_path, caplog):
+    teacher = teacher_resnet()
+    for problem, told in ((None, 0), ("single_label_classification", 0), ("multi_label_classification", 1)):
+        teacher.config.problem_type = problem
+        trainer(tmp_path, teacher=teacher)
+        assert caplog.text.count("the teacher was not trained for one class an image") == told
+
+
 def test_a_student_of_several_labels_an_image_is_refused(tmp_path):
     student = resnet()
     student.config.problem_type = "multi_label_classification"

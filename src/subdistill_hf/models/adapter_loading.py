@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE
 from subdistill_hf.models.adapters import AdapterError, head_modules, load_adapter, merged, put_on
-from subdistill_hf.models.heads import in_order, name_outputs, names_of, of_unknown, say_of_unknown
+from subdistill_hf.models.heads import expect_one_class, in_order, name_outputs, names_of, of_unknown, say_of_unknown
 
 RECORD_FILE = "adaptation.json"
 CONFIG_FILE = "config.json"
@@ -94,7 +94,9 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
         heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
     names, brings_head = _labels(place.folder, heads, names_of(config))
     name_outputs(config, names)
-    say_of_unknown(config, _saved_of_unknown(place.folder))
+    say_of_unknown(config, of_unknown(_saved_config(place.folder)))
+    if brings_head:
+        _take_problem(config, place.folder)
     with without_loading_reports():  # of a head that the adapter brings
         model, loading = AutoModelForImageClassification.from_pretrained(
             base, config=config, ignore_mismatched_sizes=brings_head, output_loading_info=True, **where
@@ -149,11 +151,19 @@ def _saved_labels(folder: Path) -> list[str] | None:
     return None
 
 
-def _saved_of_unknown(folder: Path) -> dict[str, Any]:
-    """What was saved with an adapter of images of none of its classes."""
+def _saved_config(folder: Path) -> dict[str, Any]:
+    """The configuration that was saved with an adapter; an empty one where none was."""
     path = folder / CONFIG_FILE
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return of_unknown(saved)
+    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return saved
+
+
+def _take_problem(config: Any, folder: Path) -> None:
+    """Let a configuration say what an adapter's own head was trained for, where that is known, in place."""
+    if (folder / RECORD_FILE).is_file():  # that of a fitted teacher
+        expect_one_class(config)
+    elif (folder / CONFIG_FILE).is_file():
+        config.problem_type = _saved_config(folder).get("problem_type")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from subdistill_hf.core.hooks import evaluation_mode, hooked
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.models.heads import name_outputs
+from subdistill_hf.models.heads import expect_one_class, name_outputs, say_of_unknown
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PLAIN_ADAPTER = "default"
@@ -81,6 +81,8 @@ def head_modules(model: nn.Module) -> list[str]:
 def replace_head(model: nn.Module, names: Sequence[str]) -> None:
     """Give a classifier a new, untrained head with one output per name, in place.
 
+    What its configuration said of the answers of the old head is gone: several classes of an image, and none.
+
     Args:
         model: a classifier of transformers, timm-wrapped or not.
         names: class names, in the order of the outputs.
@@ -101,6 +103,8 @@ def replace_head(model: nn.Module, names: Sequence[str]) -> None:
         model.set_submodule(name, new.to(old.weight))
     described: Any = model
     name_outputs(described.config, names)
+    expect_one_class(described.config)
+    say_of_unknown(described.config, {})
     described.num_labels = len(names)
 
 

@@ -13,6 +13,9 @@ OTHER_ENTRY: Final = "other_class"
 THRESHOLD_ENTRY: Final = "unknown_threshold"
 """The entry with the largest probability below which an image is none of the classes."""
 
+ONE_CLASS: Final = "single_label_classification"
+"""What transformers call the problem of images that have one class each."""
+
 
 def new_classifier(class_name: str, /, **configuration: Any) -> nn.Module:
     """A new model of a class of transformers.
@@ -77,3 +80,38 @@ def say_of_unknown(config: Any, said: Mapping[str, Any]) -> None:
     for name in of_unknown(config):
         delattr(config, name)
     config.update(dict(said))
+
+
+def other_problem(config: Any) -> str | None:
+    """What a model was trained for, where that is not one class for each image; `None` where nothing is said of it.
+
+    Args:
+        config: of a model; a network that is none of transformers may have none.
+    """
+    problem: str | None = getattr(config, "problem_type", None)
+    return None if problem == ONE_CLASS else problem
+
+
+def expect_one_class(config: Any) -> None:
+    """Let a configuration say that an image has one class, in place, where it says something else.
+
+    The pipeline of transformers chooses between softmax and sigmoids by that.
+    """
+    if other_problem(config) is not None:
+        config.problem_type = ONE_CLASS
+
+
+def several_classes_note(who: str, config: Any) -> str | None:
+    """What to know of a teacher that was not trained for one class an image; `None` for any other.
+
+    Args:
+        who: the teacher, for the note.
+        config: its configuration, if it has one.
+    """
+    problem = other_problem(config)
+    if problem is None:
+        return None
+    return (
+        f"{who} was not trained for one class an image (problem_type={problem!r} in its config.json). The classes of "
+        "a student exclude each other: it learns from the softmax over the teacher's logits of its classes"
+    )

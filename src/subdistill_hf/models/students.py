@@ -16,7 +16,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, head_weights, lora_targets, replace_head, with_adapter
-from subdistill_hf.models.heads import labels_of, name_outputs, names_of, new_classifier
+from subdistill_hf.models.heads import expect_one_class, labels_of, name_outputs, names_of, new_classifier
 from subdistill_hf.models.loading import (
     LOADING_ERRORS,
     LoadedModel,
@@ -122,6 +122,7 @@ def _pretrained(source: str, names: list[str], trust_remote_code: bool) -> Loade
         check_labels(config, f"student {source!r}")
         before = names_of(config)
         name_outputs(config, names)
+        expect_one_class(config)
         model, loading = AutoModelForImageClassification.from_pretrained(
             source,
             config=config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, Subtask, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.models.heads import several_classes_note
 from subdistill_hf.models.loading import (
     LoadedModel,
     check_teacher_is_there,
@@ -34,6 +36,8 @@ from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_thr
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
 from subdistill_hf.pipeline.without_labels import load_without_labels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -139,6 +143,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
         teacher = load_teacher_of(options, None, loaded)
+        _tell_several_classes(teacher, options, config)
         data, selection = load_without_labels(options, config, teacher)
     else:
         with config.main_process_first(desc="loading images"):
@@ -152,6 +157,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
             if not adaptable:
                 raise
             lacks_classes = True
+    if not lacks_classes and options.label_column != NO_LABELS:
+        _tell_several_classes(teacher, options, config)
     data = _with_unknown(data, options, config)
     if options.other_class and not lacks_classes and len(teacher.labels) == len(data.subtask.names):
         raise SubDistillError(
@@ -177,6 +184,23 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     others = 0 if data.others is None else data.others.train_images
     resolved = resolve(options, config, len(data.rows("taught")), size, data.class_names, others)
     return Task(resolved, data, test, teacher, lacks_classes, selection=selection)
+
+
+def _tell_several_classes(teacher: LoadedModel, options: TaskOptions, config: SubDistillConfig) -> None:
+    """Log, once, what to know of a teacher that teaches as it is, and was not trained for one class an image."""
+    note = several_classes_note(f"the teacher {teacher.name!r}", getattr(teacher.model, "config", None))
+    if note is None or config.process_index != 0:
+        return
+    if options.unlabelled is not None or options.label_column == NO_LABELS:
+        note += (
+            ". The probability that an image without a label shows one of them is a softmax over all its outputs, for "
+            "which they were not trained: see which are kept, and choose --unlabelled_threshold by that"
+        )
+    if options.other_class:
+        note += (
+            '. The answer "none of these" is the softmax of all its other outputs: no logit says that none is there'
+        )
+    logger.warning(note)
 
 
 def _with_unknown(data: SubtaskData, options: TaskOptions, config: SubDistillConfig) -> SubtaskData:

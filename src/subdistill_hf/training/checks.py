@@ -18,14 +18,13 @@ from subdistill_hf.config.options import NO_CLASS
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import PLAIN_ADAPTER, base_of
+from subdistill_hf.models.heads import ONE_CLASS, other_problem, several_classes_note
 from subdistill_hf.training.arguments import Metrics, check_training_arguments
 
 logger = logging.getLogger(__name__)
 
 SHARES_TOLERANCE = 1e-3
 """How much more than 1 the shares of an image may be."""
-ONE_CLASS = "single_label_classification"
-"""What transformers call the problem of images that have one class each."""
 
 
 def check_arguments(args: Any, given: Mapping[str, Any], metrics: Metrics) -> None:
@@ -63,8 +62,7 @@ def check_student(student: Any, args: SubDistillConfig) -> None:
         check_adapter_names(student)
     if not isinstance(student, PeftModel):  # of which the adapter alone is saved
         _check_state(student)
-    problem = getattr(getattr(base_of(student), "config", None), "problem_type", None)
-    if problem not in (None, ONE_CLASS):
+    if problem := other_problem(getattr(base_of(student), "config", None)):
         raise DistillationError(
             f"the student's config.problem_type is {problem!r}: a student learns one class for each image, and who "
             f"loads it would read its outputs in another way. Set it to {ONE_CLASS!r}"
@@ -116,6 +114,12 @@ def check_teacher(teacher: Any) -> None:
             f"the teacher, {type(teacher).__name__}, has no classification head (num_classes=0): what it returns are "
             "features, not logits of classes. Give one that was trained as a classifier"
         )
+
+
+def tell_several_classes(teacher: nn.Module) -> None:
+    """Log a warning for a teacher that was not trained for one class an image."""
+    if note := several_classes_note("the teacher", getattr(base_of(teacher), "config", None)):
+        logger.warning(note)
 
 
 def _check_module(model: Any, argument: str, who: str) -> None:

@@ -24,7 +24,7 @@ from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.teacher import Teacher
-from subdistill_hf.training.checks import check_apart, check_student, check_teacher
+from subdistill_hf.training.checks import check_apart, check_student, check_teacher, tell_several_classes
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ def teacher_of(
     if isinstance(student, nn.Module):
         check_apart(student, base_of(model))  # before the teacher, and what the student has of it, is frozen
     if not isinstance(teacher, Teacher):
+        tell_several_classes(teacher)
         return Teacher.for_training(teacher, class_ids, args)
     if class_ids is not None:
         raise DistillationError("teacher_class_ids has no place beside a Teacher, which has its own")
