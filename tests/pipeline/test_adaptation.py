@@ -24,7 +24,6 @@ from subdistill_hf.models.students import build_student
 from subdistill_hf.pipeline import adaptation
 from subdistill_hf.pipeline.adaptation import (
     ADAPTER_FOLDER,
-    AdaptationError,
     adapt,
     announce_adaptation,
     announce_fitted,
@@ -32,11 +31,13 @@ from subdistill_hf.pipeline.adaptation import (
 )
 from subdistill_hf.pipeline.auto import HEAD_RATES
 from subdistill_hf.pipeline.evaluation import Classifier, predict
+from subdistill_hf.pipeline.kept_adapter import AdaptationError
 from subdistill_hf.pipeline.task import load_task
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 COLOURS = ("blue", "green", "grey", "red")
 SUBTASK = ("red", "blue", "green")
+HEAD = {"adapt_teacher": "head", "adapt_epochs": 40.0, "adapt_learning_rate": None}
 
 
 @pytest.fixture(scope="module")
@@ -228,9 +229,14 @@ def with_head(places, tmp_path_factory):
     """A teacher whose head alone was trained, with what was printed and the folder of its run."""
     output, printed = tmp_path_factory.mktemp("head"), io.StringIO()
     with contextlib.redirect_stdout(printed):
-        plan = planned(places, output, adapt_teacher="head", adapt_epochs=40.0, adapt_learning_rate=None)
+        plan = planned(places, output, **HEAD)
         task = adapt(plan, output / "runs")
     return task, announce_adaptation(plan) + printed.getvalue(), output
+
+
+@pytest.fixture
+def copied_head(with_head, tmp_path):
+    return shutil.copytree(with_head[2], tmp_path / "head")
 
 
 def test_a_head_is_trained_on_what_the_body_gives_once(places, with_head):
@@ -251,11 +257,10 @@ def test_a_head_is_trained_on_what_the_body_gives_once(places, with_head):
 
 def test_a_trained_head_is_used_again_and_made_again_for_other_views(places, with_head, tmp_path, capsys):
     output = shutil.copytree(with_head[2], tmp_path / "run")
-    options = {"adapt_teacher": "head", "adapt_epochs": 40.0, "adapt_learning_rate": None}
-    again = adapt(planned(places, output, resume=True, **options), output / "runs")
+    again = adapt(planned(places, output, resume=True, **HEAD), output / "runs")
     assert weights_digest(again.teacher.model) == weights_digest(with_head[0].teacher.model)
     assert again.adaptation == with_head[0].adaptation
-    with_views = adapt(planned(places, output, **options, adapt_views=2), output / "runs")
+    with_views = adapt(planned(places, output, **HEAD, adapt_views=2), output / "runs")
     printed = capsys.readouterr()
     assert "it was made with another choice of views" in printed.err
     assert "passes over 144 inputs" in printed.out
@@ -324,6 +329,82 @@ def test_an_adapter_that_does_not_fit_is_replaced_by_a_new_run_and_stops_a_resum
     plan = planned(places, copied, **options)
     assert plan.record is None
     assert "is replaced:" in capsys.readouterr().err
+
+
+def with_processor(places, folder, **settings):
+    """The teacher with another image processor."""
+    teacher = shutil.copytree(places / "resnet", folder)
+    path = teacher / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
+    return {"teacher": str(teacher)}
+
+
+@pytest.mark.parametrize("kept", ["copied", "copied_head"])
+def test_an_adapter_of_other_pixels_is_not_used_again(places, request, tmp_path, kept):
+    output, options = request.getfixturevalue(kept), HEAD if kept == "copied_head" else {}
+    assert planned(places, output, **options, **with_processor(places, tmp_path / "same")).record is not None
+    for settings in ({"image_mean": [0.9] * 3}, {"resample": 0}):
+        other = with_processor(places, tmp_path / str(settings), **settings)
+        with pytest.raises(
+            AdaptationError, match=r"cannot be used again: it was made with another choice of processor\."
+        ):
+            planned(places, output, resume=True, **options, **other)
+        assert planned(places, output, **options, **other).record is None
+
+
+def test_an_adapter_of_another_network_of_the_same_weights_is_not_used_again(places, copied, tmp_path):
+    teacher = shutil.copytree(places / "resnet", tmp_path / "teacher")
+    described = json.loads((teacher / "config.json").read_text())
+    (teacher / "config.json").write_text(json.dumps(described | {"hidden_act": "gelu"}), encoding="utf-8")
+    with pytest.raises(AdaptationError, match="another choice of architecture"):
+        planned(places, copied, resume=True, teacher=str(teacher))
+
+
+@pytest.mark.parametrize(
+    ("settings", "resumed"),
+    [
+        ({"per_device_train_batch_size": 8}, "it was made with another choice of images_of_a_step"),
+        ({"lr_scheduler_type": "constant"}, "it was made with another choice of lr_scheduler_type"),
+        ({"warmup_steps": 2}, "it was made with another choice of warmup_steps"),
+        ({"label_smoothing_factor": 0.1}, "it was made with another choice of label_smoothing_factor"),
+        ({"optim": "sgd"}, "it was made with another choice of optim"),
+        ({"weight_decay": 0.1}, None),
+        ({"max_grad_norm": 0.5}, None),
+        ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}, None),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_other_training_arguments_make_an_adapter_anew_and_are_refused_or_told_of_as_a_resumed_run_says(
+    places, copied, copied_head, capsys, settings, resumed
+):
+    assert planned(places, copied, settings=settings).record is None
+    assert f"is replaced: it was made with another choice of {next(iter(settings))}" in capsys.readouterr().err
+    if resumed is None:
+        assert planned(places, copied, resume=True, settings=settings).record is not None
+        assert f"stays as it was made: {next(iter(settings))} is " in capsys.readouterr().err
+    else:
+        with pytest.raises(AdaptationError, match=resumed):
+            planned(places, copied, resume=True, settings=settings)
+    assert planned(places, copied_head, settings=settings, **HEAD).record is not None  # of which they are no part
+
+
+def test_what_is_of_the_students_training_alone_makes_no_adapter_anew(places, copied, capsys):
+    settings = {"temperature": 2.0, "kd_weight": 2.0, "learning_rate": 0.5, "max_steps": 9, "layer_pairs": 1}
+    assert planned(places, copied, settings=settings | {"per_device_eval_batch_size": 7}).record is not None
+    assert "note: " not in capsys.readouterr().err
+
+
+def test_an_adapter_of_an_earlier_version_is_made_anew_and_resumed_with_a_note(places, copied, capsys):
+    path = copied / ADAPTER_FOLDER / "adaptation.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("processor", "architecture", "training"):
+        record["identity"].pop(name)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    kept = "an earlier version made it, which did not keep processor, architecture, training"
+    assert planned(places, copied, resume=True).record is not None
+    assert f"stays as it was made: {kept}: not compared" in capsys.readouterr().err
+    assert planned(places, copied).record is None
+    assert f"is replaced: {kept}" in capsys.readouterr().err
 
 
 def test_a_replaced_adapter_is_whole(places, copied):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,7 +24,6 @@ from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.stored_images import digest_of_rows
 from subdistill_hf.data.views import ViewDataset
-from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import count, memory
 from subdistill_hf.models.adapter_loading import RECORD_FILE
 from subdistill_hf.models.adapters import (
@@ -41,6 +38,14 @@ from subdistill_hf.models.adapters import (
 )
 from subdistill_hf.models.loading import LoadedModel, freeze, input_size_of, weights_digest
 from subdistill_hf.pipeline.auto import HEAD_RATES, Choice, images_of_a_step, resolve_adaptation
+from subdistill_hf.pipeline.kept_adapter import (
+    TRAINING,
+    AdaptationError,
+    seen_by,
+    sha256_of,
+    training_arguments,
+    usable_record,
+)
 from subdistill_hf.pipeline.task import Task
 from subdistill_hf.teacher.head_inputs import (
     HeadInputs,
@@ -58,10 +63,6 @@ ADAPTER_FOLDER = "teacher-adapter"
 CHOICE_OF_IMAGES = tuple(
     field.name for field in fields(DataOptions) if field.name not in ("dataset", "classes", "streaming")
 )
-
-
-class AdaptationError(SubDistillError):
-    """A teacher that cannot be adapted, or an adapter that cannot be used again."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,6 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
         with config.main_process_first(desc="loading all classes"):
             data = load_subtask(replace(options, classes=["all"]), config.seed)
     names = data.subtask.names
-    body = weights_digest(task.teacher.model, _body_names(task.teacher.model))
     model = copy.deepcopy(task.teacher.model).float()
     set_seed(config.seed)
     replace_head(model, names)
@@ -139,29 +139,47 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     resolved, choices = resolve_adaptation(
         task.options, len(data.train), images_of_a_step(config), head_alone=head_bytes is not None
     )
-    identity = {
-        "teacher": body,
-        "classes": list(names),
-        "method": options.adapt_teacher,
-        "rank": options.adapt_rank if targets else None,
-        "target_modules": list(targets),
-        "epochs": options.adapt_epochs,
-        "learning_rate": resolved.adapt_learning_rate,  # as given, of a head alone
-        "seed": config.seed,
-        "dataset": [data.name, data.revision, len(data.train), len(data.validation)],
-        "content": [digest_of_rows(rows, data.columns) for rows in (data.train, data.validation)],
-        "images": {name: getattr(options, name) for name in CHOICE_OF_IMAGES},
-        "augmentation": [task.augmentation, task.flip],
-    }
-    if head_bytes is not None:
-        identity["views"] = options.adapt_views
+    identity = _identity(task, data, options, model, targets, head_bytes is not None)
+    identity["learning_rate"] = resolved.adapt_learning_rate  # as given, of a head alone
     chosen = range(len(names)) if data is task.data else task.data.subtask.dataset_ids
     subtask = task.data.subtask.with_teacher(list(chosen), "its new head")
     teacher = replace(task.teacher, model=freeze(model), without_head=True, digest=None)
     task = replace(task, teacher=teacher, data=replace(task.data, subtask=subtask))
-    record = _usable_record(task.folder / ADAPTER_FOLDER, identity, runs, resume)
+    record = usable_record(task.folder / ADAPTER_FOLDER, identity, runs, resume)
     checkpoint = last_complete_checkpoint(runs / "teacher") if resume and record is None else None
     return Adaptation(task, data, targets, resolved, choices, head_bytes, identity, record, checkpoint)
+
+
+def _identity(
+    task: Task, data: SubtaskData, options: TaskOptions, model: nn.Module, targets: Sequence[str], head_alone: bool
+) -> dict[str, Any]:
+    """What another run must share to use the adapter again, but for its learning rate.
+
+    Args:
+        task: the run's, with the teacher as it is loaded.
+        data: the images that it learns from.
+        options: the task's, with the mark of these images.
+        model: the teacher with its new head.
+        targets: the modules that get a low-rank change.
+        head_alone: whether the head is trained on what it reads, in which of all training arguments the seed alone has
+            a part.
+    """
+    teacher = task.teacher
+    identity = {
+        "teacher": weights_digest(teacher.model, _body_names(teacher.model)),
+        "classes": list(data.subtask.names),
+        "method": options.adapt_teacher,
+        "rank": options.adapt_rank if targets else None,
+        "target_modules": list(targets),
+        "epochs": options.adapt_epochs,
+        "seed": task.config.seed,
+        "dataset": [data.name, data.revision, len(data.train), len(data.validation)],
+        "content": [digest_of_rows(rows, data.columns) for rows in (data.train, data.validation)],
+        "images": {name: getattr(options, name) for name in CHOICE_OF_IMAGES},
+        "augmentation": [task.augmentation, task.flip],
+        **seen_by(model, teacher.processor),
+    }
+    return identity | ({"views": options.adapt_views} if head_alone else {TRAINING: training_arguments(task.config)})
 
 
 def announce_adaptation(adaptation: Adaptation) -> str:
@@ -215,47 +233,6 @@ def _targets(model: Any, task: Task) -> tuple[str, ...]:
     pixels = torch.zeros(1, 3, *input_size_of(task.teacher.processor))
     wanted = task.options.adapt_target_modules
     return tuple(lora_targets(model, lambda: model(pixel_values=pixels), wanted))
-
-
-# An adapter that is there already
-
-
-def _usable_record(folder: Path, identity: Mapping[str, Any], runs: Path, resume: bool) -> dict[str, Any] | None:
-    """The record of an adapter that fits, `None` if there is none; one that does not is replaced or refused."""
-    if not folder.exists():
-        if resume and any(last_complete_checkpoint(path) for path in runs.glob("*") if path.name != "teacher"):
-            raise AdaptationError(
-                f"{folder}, with which this run began, is gone: start a new run with --overwrite instead of resuming"
-            )
-        return None
-    if not folder.is_dir() or not ((folder / RECORD_FILE).is_file() or not any(folder.iterdir())):
-        raise AdaptationError(f"{folder} holds other files: move them away, or give another --output_dir")
-    reason = ""
-    record: dict[str, Any] = {}
-    try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        found = record["identity"]
-        if record["sha256"] != _sha256(folder / ADAPTER_FILE):
-            reason = f"its {ADAPTER_FILE} is damaged"
-        elif found != dict(identity):
-            differing = [name for name, value in identity.items() if found.get(name) != value]
-            reason = f"it was made with another choice of {', '.join(differing)}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"its files are damaged ({error})"
-    if not reason:
-        return record
-    if resume:
-        raise AdaptationError(
-            f"the adapter in {folder} cannot be used again: {reason}. Resume with the same options, or start a "
-            "new run with --overwrite"
-        )
-    print(f"note: the adapter in {folder} is replaced: {reason}", file=sys.stderr)
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Training
@@ -417,7 +394,7 @@ def _save(adaptation: Adaptation, model: Any, record: dict[str, Any]) -> None:
     processor = adaptation.task.teacher.processor
     if not hasattr(processor, "data_config"):  # timm's is in its model's configuration
         processor.save_pretrained(unfinished)
-    record = {**record, "sha256": _sha256(unfinished / ADAPTER_FILE)}
+    record = {**record, "sha256": sha256_of(unfinished / ADAPTER_FILE)}
     (unfinished / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

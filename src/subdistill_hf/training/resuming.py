@@ -175,7 +175,9 @@ def run_identity(
     """
     base = base_of(student)
     identity: dict[str, Any] = {
-        part.name: {name: _value(args, name) for name in part.arguments} for part in PARTS if part.change != "free"
+        part.name: {name: argument_of(args, name) for name in part.arguments}
+        for part in PARTS
+        if part.change != "free"
     }
     class_ids = None if teacher is None else teacher.outputs
     identity["teacher"] |= {
@@ -191,7 +193,7 @@ def run_identity(
     identity["images"], identity["views"], identity["layers"] = images, views, [str(pair) for pair in pairs]
     identity["method"] |= {"rotation": rotation, "target_scale": args.scale_of_targets()}
     identity["weights"] = args.weights() | {
-        name: _value(args, name) for name in ("temperature", "dkd_beta", "label_smoothing_factor")
+        name: argument_of(args, name) for name in ("temperature", "dkd_beta", "label_smoothing_factor")
     }
     identity["order"]["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     counted = "max_steps" if args.max_steps > 0 else "num_train_epochs"
@@ -201,7 +203,7 @@ def run_identity(
     return identity
 
 
-def _value(args: SubDistillConfig, name: str) -> Any:
+def argument_of(args: SubDistillConfig, name: str) -> Any:
     """The value of an argument, JSON-able; `None` for one that this version of transformers does not have."""
     value = getattr(args, name, None)
     return getattr(value, "value", value)
