@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from helpers import processor, save_teacher, vit, write_colour_folder
+from helpers import processor, save_teacher, teacher_resnet, vit, write_colour_folder
 from subdistill_hf.cli import main
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.hub.files import student_files
@@ -135,6 +135,54 @@ def test_a_run_that_cannot_be_is_refused_before_its_teacher_is_fitted(inputs, tm
     assert main(["distill", *given]) == 2
     assert "nothing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        (
+            "distill",
+            {"gradient_checkpointing": "true"},
+            "It is the student of that training: gradient_checkpointing: Res",
+        ),
+        ("distill", {"teacher": "broken"}, "its answer to the first training image is not finite"),
+        ("adapt", {"teacher": "broken"}, "its answer to the first training image is not finite"),
+        (
+            "adapt",
+            {"teacher": "broken", "adapt_teacher": "head"},
+            "its answer to the first training image is not finite",
+        ),
+    ],
+    ids=["training", "answers", "answers, adapt", "answers of a head"],
+)
+def test_a_refused_fit_leaves_an_earlier_run_as_it_was(inputs, tmp_path, capsys, command, options, message):
+    output, broken = tmp_path / "run", teacher_resnet()
+    (output / "runs" / "teacher").mkdir(parents=True)
+    for name in ("report.json", "runs/teacher/old"):
+        (output / name).write_text("{}", encoding="utf-8")
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    save_teacher(tmp_path / "broken", broken)
+    changed = options | ({"teacher": tmp_path / "broken"} if "teacher" in options else {})
+    words = arguments(inputs, output, **{"overwrite": "true", "report_to": "none", **changed})
+    if command == "adapt":  # without what is of students
+        words = adapt_words(words)
+    assert main([command, *words]) == 2
+    said = capsys.readouterr().err
+    assert f"the teacher '{'broken' if 'teacher' in options else 'teacher'}' cannot be fitted" in said
+    assert message in said
+    left = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert left == {"report.json", "runs/teacher/old"}
+
+
+def adapt_words(words):
+    """The words of `adapt` among those of `distill`."""
+    of_students = ("--student", "--student_lora", "--student_lora_rank", "--max_steps", "--save_steps", "--eval_steps")
+    kept, left_out = [], False
+    for word in words:
+        left_out = word in of_students if word.startswith("--") else left_out
+        kept += [] if left_out else [word]
+    return kept
 
 
 # The student

@@ -20,10 +20,12 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.stored_images import digest_of_rows
 from subdistill_hf.data.views import ViewDataset
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import count, memory
 from subdistill_hf.models.adapter_loading import RECORD_FILE
 from subdistill_hf.models.adapters import (
@@ -147,7 +149,38 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     task = replace(task, teacher=teacher, data=replace(task.data, subtask=subtask))
     record = usable_record(task.folder / ADAPTER_FOLDER, identity, runs, resume)
     checkpoint = last_complete_checkpoint(runs / "teacher") if resume and record is None else None
-    return Adaptation(task, data, targets, resolved, choices, head_bytes, identity, record, checkpoint)
+    adaptation = Adaptation(task, data, targets, resolved, choices, head_bytes, identity, record, checkpoint)
+    if record is None:
+        _check_trainable(adaptation, runs / "teacher")
+    return adaptation
+
+
+def _check_trainable(adaptation: Adaptation, folder: Path) -> None:
+    """Refuse what the teacher's training would refuse, while an earlier run is still there.
+
+    Raises:
+        AdaptationError: naming the teacher.
+    """
+    task, name = adaptation.task, adaptation.task.teacher.name
+    images = ViewCollator(task.teacher.processor)(adaptation.data.views("train").__getitems__([0]))
+    with torch.no_grad():
+        pixels = images["pixel_values"].to(next(task.teacher.model.parameters()).device)
+        logits = logits_of(task.teacher.model(pixel_values=pixels))
+    if not bool(logits.isfinite().all()):
+        raise AdaptationError(
+            f"the teacher {name!r} cannot be fitted: its answer to the first training image is not finite. Expected a "
+            "teacher that works in float32"
+        )
+    if adaptation.head_bytes is not None:
+        return
+    try:
+        model = with_adapter(copy.deepcopy(task.teacher.model), adaptation.targets, task.options.adapt_rank)
+        _trainer(adaptation, model, folder)
+        model.cpu()  # the trainer's cycles of references would keep the device's memory
+    except SubDistillError as error:
+        raise AdaptationError(
+            f"the teacher {name!r} cannot be fitted with these options. It is the student of that training: {error}"
+        ) from error
 
 
 def _identity(
