@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def format_percent(fraction: float | None) -> str | None:
@@ -113,6 +114,12 @@ def slug(text: str, otherwise: str = "unnamed") -> str:
     """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^\w.-]+", "-", plain).strip("-.") or otherwise
+
+
+def last_part(place: str | Path) -> str:
+    """What a folder or a file is called: the last part of its path, also where that is `.` or `..`."""
+    name = Path(place).name
+    return name if name not in ("", "..") else Path(place).resolve().name
 
 
 def short_names(names: Sequence[str]) -> list[str]:

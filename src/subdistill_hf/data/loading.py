@@ -28,6 +28,7 @@ from subdistill_hf.data.subtask import Subtask, SubtaskError, Superclasses, outp
 from subdistill_hf.data.tables import Source, StreamSource
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import DataError
+from subdistill_hf.formatting import last_part
 
 OFFICIAL_TEST_SPLITS = ("test", "validation")
 SPLIT_COLUMNS = ("split", "splits", "subset", "set", "partition", "usage", "phase")
@@ -211,7 +212,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         marking = mark_rows(options, subtask, marked, outputs, (train_rows, validation_rows), len(test), seed)
     local = is_local(options.dataset)
     return SubtaskData(
-        name=options.dataset.rstrip("/").rpartition("/")[2] if local else options.dataset,
+        name=last_part(options.dataset) if local else options.dataset,
         hub_id=None if local or options.dataset in EMBEDDED_DATASETS else options.dataset,
         subtask=subtask,
         class_names=classes.names,

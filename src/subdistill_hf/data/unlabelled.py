@@ -17,6 +17,7 @@ from subdistill_hf.data.sources import is_local, open_images
 from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.data.tables import ImageSource
 from subdistill_hf.errors import DataError
+from subdistill_hf.formatting import last_part
 
 TRAIN = "train"
 COLUMNS = ImageColumns("image", "label")
@@ -119,7 +120,7 @@ def _drawn(
         raise DataError(f"{place}: the split {split} has no images")
     local = is_local(place)
     return UnlabelledImages(
-        name=place.rstrip("/").rpartition("/")[2] if local else place,
+        name=last_part(place) if local else place,
         hub_id=None if local or place in EMBEDDED_DATASETS else place,
         revision=source.revision,
         split=split,

@@ -18,6 +18,7 @@ from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.images import data_of_run
 from subdistill_hf.explain.networks import ExplainedNetwork
+from subdistill_hf.formatting import last_part
 from subdistill_hf.models.heads import has_other, names_of
 from subdistill_hf.models.loading import LoadedModel, load_student, load_teacher, weights_digest
 from subdistill_hf.models.words import Words, phrases_of_names
@@ -125,7 +126,7 @@ def _load_teacher(
     if not is_zero_shot(name, options.trust_remote_code):
         return load_teacher(name, options.trust_remote_code)
     words = Words(phrases_of_names(classes))
-    if own is not None and own.name in (name, Path(name).name):  # of a folder, a report has the last part
+    if own is not None and own.name in (name, last_part(name)):  # of a folder, a report has the last part
         words = Words(own.classes or words.classes, own.prompts, own.other_prompts)
     return load_zero_shot(name, words, options.trust_remote_code)
 

@@ -15,6 +15,7 @@ from subdistill_hf.data.folder_source import is_image_file
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.export.errors import ExportError
+from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.snippet import EXAMPLE_FILE
 from subdistill_hf.pipeline.student_images import load_for_student, options_of_run, read_image
 
@@ -91,7 +92,7 @@ def calibration_images(place: str, classes: Sequence[str]) -> ExportImages:
         images = [read_image(files[place], ExportError) for place in _spread(len(files), 2 * MOST_CALIBRATION_IMAGES)]
         # every second one measures what the others have calibrated; one alone does both
         calibration, test = ImageSet(tuple(images[::2])), ImageSet(tuple(images[1::2] or images))
-        name = folder.resolve().name if folder.name in {"", ".."} else folder.name  # of a link, its own
+        name = last_part(folder)
         which = f"images of the folder {name}, without classes"
         which = which if len(images) == len(files) else f"{len(images):,} of the {len(files):,} {which}"
         return ExportImages(calibration, test, test, which)

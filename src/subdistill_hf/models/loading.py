@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.errors import HTTPError, explain, missing_place
 from subdistill_hf.hub.files import WEIGHTS
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
@@ -216,7 +217,7 @@ def load_student(folder: str | Path) -> LoadedModel:
             f"student {path.name!r} has no trained weights for {', '.join(untrained[:4])}: it is not a finished "
             "classifier"
         )
-    return LoadedModel(freeze(model), processor, path.resolve().name)
+    return LoadedModel(freeze(model), processor, last_part(path))
 
 
 def load_processor(source: str, model: nn.Module, trust_remote_code: bool = False) -> Any:
@@ -270,7 +271,7 @@ def _place(name: str) -> tuple[str, bool]:
 
 
 def _origin(name: str, path: str, local: bool, revision: str | None) -> Origin:
-    return Origin(Path(path).name) if local else Origin(name, name, revision)
+    return Origin(last_part(path)) if local else Origin(name, name, revision)
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, ViTImagePr
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.hooks import evaluation_mode
+from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, head_weights, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.heads import expect_one_class, labels_of, name_outputs, names_of, new_classifier
@@ -141,7 +142,7 @@ def _pretrained(source: str, names: list[str], trust_remote_code: bool) -> Loade
     return LoadedModel(
         model,
         processor,
-        Path(source).name if local else source,
+        last_part(source) if local else source,
         None if local else source,
         revision,
         license_of(source, revision),

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForZeroShotIma
 from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
+from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapter_loading import without_loading_reports
 from subdistill_hf.models.heads import labels_of
@@ -132,7 +133,7 @@ def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> 
     return LoadedModel(
         freeze(classifier),
         processor,
-        Path(name).name if local else name,
+        last_part(name) if local else name,
         None if local else name,
         revision,
         license_of(name, revision),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import logits_of
+from subdistill_hf.formatting import last_part
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.loading import freeze, weights_digest
 from subdistill_hf.teacher.class_ids import ClassIds, class_numbers, subtask_logits
@@ -107,7 +108,7 @@ class Teacher:
     def name(self) -> str:
         """The model's Hub id, the last part of its folder's name, or its class."""
         name = getattr(getattr(self.model, "config", None), "_name_or_path", None) or type(self.model).__name__
-        return Path(name).name if Path(name).is_dir() else str(name)
+        return last_part(name) if Path(name).is_dir() else str(name)
 
     @property
     def device(self) -> torch.device:
