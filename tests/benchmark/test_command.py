@@ -7,6 +7,7 @@ import yaml
 
 from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
 from programs import kill_when
+from subdistill_hf.benchmark import command
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
@@ -207,6 +208,44 @@ def test_what_does_not_fit_is_refused_before_the_first_run(inputs, datasets_cach
     with pytest.raises(SubDistillError, match=message):
         benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("report_only", [True, False])
+def test_a_folder_of_other_files_is_left_as_it_is(inputs, tmp_path, monkeypatch, report_only):
+    monkeypatch.setattr(command, "check", lambda jobs: pytest.fail("images were loaded"))
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("README.md", "results.csv", "chosen.yaml"):
+        (out / name).write_text("mine")
+    with pytest.raises(BenchmarkError, match="already holds other files: give another --output_dir"):
+        benchmark(write_grid(inputs, tmp_path / "grid.yaml"), BenchmarkOptions(str(out), report_only=report_only))
+    assert {path.read_text() for path in out.iterdir()} == {"mine"}
+    assert len(list(out.iterdir())) == 3
+
+
+def test_without_runs_there_is_nothing_to_report(inputs, datasets_cache, tmp_path):
+    options = BenchmarkOptions(str(tmp_path / "out"), workers=0, report_only=True)
+    grid = write_grid(inputs, tmp_path / "grid.yaml", tuning=None)
+    with pytest.raises(BenchmarkError, match=r"report_only: .*out holds no runs: start the command without it"):
+        benchmark(grid, options)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "runs.jsonl").write_text('{"key": "of another file"}\n', encoding="utf-8")
+    (tmp_path / "out" / "README.md").write_text("of another file", encoding="utf-8")
+    with pytest.raises(BenchmarkError, match=r"report_only: .*out holds no run of this file"):
+        benchmark(grid, options)
+    assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8") == "of another file"
+
+
+def test_a_benchmark_that_ended_before_its_first_run_goes_on(inputs, datasets_cache, tmp_path, monkeypatch):
+    grid = write_grid(inputs, tmp_path / "grid.yaml", tuning=None, methods={"kd": {}}, seeds=[0])
+    options = BenchmarkOptions(str(tmp_path / "out"), workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "train_job", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            benchmark(grid, options)
+    benchmark(grid, options)
+    assert len(lines_of(tmp_path / "out")) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from subdistill_hf.config.output_folder import (
     check_output_folder,
     disk_fault,
     held_for_this_run,
+    holds_files,
+    refuse_other_files,
     written_whole,
 )
 from subdistill_hf.errors import SubDistillError
@@ -57,6 +59,23 @@ def test_places_that_cannot_be_folders_are_refused_in_one_line(tmp_path, name, s
 def test_a_file_system_that_takes_no_folders_is_refused():
     with pytest.raises(SubDistillError, match="cannot be written"):
         check_output_folder("/proc/subdistill")
+
+
+def test_a_folder_of_other_files_is_told_from_one_that_is_free_or_an_earlier_one(tmp_path):
+    def refused(**options):
+        with pytest.raises(SubDistillError, match=r"already holds other files: give another --space"):
+            refuse_other_files(tmp_path, ("runs.jsonl",), "space", **options)
+
+    refuse_other_files(tmp_path / "new", ("runs.jsonl",))
+    (tmp_path / LOCK_FILE).touch()
+    assert not holds_files(tmp_path, hidden=True)
+    (tmp_path / ".gitignore").touch()
+    refuse_other_files(tmp_path, ("runs.jsonl",))
+    refused(hidden=True)
+    (tmp_path / "README.md").touch()
+    refused()
+    (tmp_path / "runs.jsonl").touch()
+    refuse_other_files(tmp_path, ("runs.jsonl",), hidden=True)
 
 
 def test_a_second_run_is_refused_while_the_first_one_writes(tmp_path):

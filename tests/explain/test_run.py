@@ -205,11 +205,25 @@ def test_what_does_not_fit_is_refused(folder, changed, message, monkeypatch):
     assert not (folder / "refused").exists()
 
 
-def test_a_folder_of_other_files_is_left_alone(folder, tmp_path):
+def test_a_folder_of_other_files_is_left_alone(folder, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     options = ExplainOptions(teacher=str(folder / "teacher"), output_dir=str(tmp_path))
+    monkeypatch.setattr(run, "load_pair", lambda *given: pytest.fail("models were loaded"))
     with pytest.raises(ExplainError, match="already holds other files: give another --output_dir"):
         explain_student(folder / "student", options)
+
+
+def test_an_empty_folder_is_taken_also_the_one_we_are_in(folder, tmp_path, monkeypatch):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "made").mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    options = ExplainOptions(
+        teacher=str(folder / "teacher"), images=[str(tmp_path / "a.png")], output_dir=".", pictures=0
+    )
+    for _ in range(2):
+        explain_student(folder / "student", options)
+        assert [path.name for path in (tmp_path / "made").iterdir()] == ["explanations.json"]
+        monkeypatch.chdir(tmp_path / "made")
 
 
 def test_a_teacher_without_the_classes_is_refused(folder, tmp_path):

@@ -116,6 +116,61 @@ def test_explained_examples_are_on_the_page(student, runtime, tmp_path):
     assert not (place / "examples").exists()
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"README.md": "MY THESIS", "examples/notebook.ipynb": "my only copy"},
+        {"student.json": '{"name": "Ada"}', "index.html": "of a school"},
+        {"student.json": "no JSON"},
+    ],
+)
+def test_a_folder_of_other_files_is_left_as_it_is(student, runtime, tmp_path, files):
+    place = tmp_path / "project"
+    for name, text in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    before = contents(place)
+    with pytest.raises(ExportError, match="already holds other files: give another --space"):
+        write_page(student, place, runtime)
+    assert contents(place) == before
+
+
+def test_the_folder_of_the_student_is_no_place_for_its_page(student, runtime, tmp_path):
+    folder = tmp_path / "student"
+    shutil.copytree(student, folder)
+    (folder / "student.json").write_text('{"title": "an earlier one", "labels": [], "file": "model.onnx"}')
+    before = contents(folder)
+    with pytest.raises(ExportError, match="is the folder of the student, whose card the page would write over"):
+        write_page(folder, folder / "onnx" / "..", runtime)
+    assert contents(folder) == before
+
+
+def test_a_page_is_replaced_and_files_beside_its_own_stay(student, runtime, tmp_path):
+    folder = tmp_path / "explained"
+    shutil.copytree(student, folder)
+    write_explanations(folder)
+    place = write_page(folder, tmp_path / "page", runtime)
+    (place / "examples" / "mine.txt").write_text("kept")
+    (place / "index.html").write_text("cut short")
+    shutil.rmtree(folder / "explanations")
+    write_page(folder, place, runtime)
+    assert (place / "index.html").read_bytes() == (page.TEMPLATES / "index.html").read_bytes()
+    assert [path.name for path in (place / "examples").iterdir()] == ["mine.txt"]
+
+
+def test_a_page_that_was_cut_short_can_be_written_again(student, runtime, tmp_path, monkeypatch):
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(page.shutil, "copyfile", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_page(student, tmp_path / "page", runtime)
+    monkeypatch.setattr(page.shutil, "copyfile", copyfile)
+    assert (write_page(student, tmp_path / "page", runtime) / "index.html").is_file()
+
+
 def test_the_report_of_a_run_gives_the_page_its_title(student):
     exported = page._exported(student)
     facts = page.page_facts(student, exported, exported.files[0], parsed(make_report()))

@@ -241,6 +241,9 @@ def test_files_of_somebody_else_are_not_replaced(tmp_path):
     (tmp_path / "onnx" / "mine.onnx").touch()
     with pytest.raises(ExportError, match="already holds other files"):
         export_student(tmp_path)
+    (tmp_path / "onnx" / "mine.onnx").unlink()
+    export_student(tmp_path)
+    assert (tmp_path / "onnx" / "model.onnx").is_file()
 
 
 def test_int8_of_a_student_of_unknown_images_asks_for_some(tmp_path):

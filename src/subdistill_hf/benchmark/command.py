@@ -17,7 +17,7 @@ from subdistill_hf.benchmark.store import Results
 from subdistill_hf.benchmark.tables import markdown, write_table
 from subdistill_hf.benchmark.training import check, train_job
 from subdistill_hf.config.commands import BenchmarkOptions
-from subdistill_hf.config.output_folder import held_for_this_run
+from subdistill_hf.config.output_folder import held_for_this_run, refuse_other_files
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
 from subdistill_hf.reporting.optional import plot_is_optional
@@ -44,13 +44,14 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
         The folder.
 
     Raises:
-        SubDistillError: for a file or options that do not fit, before anything is trained.
+        SubDistillError: for a file, options or a folder that do not fit, before anything is trained or written.
     """
     grid = read_benchmark(config)
     folder = Path(options.output_dir or f"benchmark-{Path(config).stem}")
     gpus = torch.cuda.device_count()
     executor = executor_of(options, options.workers, gpus or torch.multiprocessing.cpu_count(), gpus)
     with held_for_this_run(folder):
+        _check_folder(folder, options.report_only)
         check(untuned_jobs(grid))
         try:
             _run(grid, options, executor, folder, command)
@@ -59,9 +60,18 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     return folder
 
 
+def _check_folder(folder: Path, report_only: bool) -> None:
+    """Refuse a folder of somebody else's files, and one without runs where these are to be reported."""
+    refuse_other_files(folder, (RUNS_FILE,), error=BenchmarkError)
+    if report_only and not (folder / RUNS_FILE).is_file():
+        raise BenchmarkError(f"report_only: {folder} holds no runs: start the command without it")
+
+
 def _run(grid: Benchmark, options: BenchmarkOptions, executor: Executor, folder: Path, command: str) -> None:
     """Tune, train what is missing, and write the report."""
     results = Results(folder / RUNS_FILE)
+    if not options.report_only:
+        results.path.touch()  # by which the folder is known as a benchmark's
 
     def row_of(job: Job) -> Row:
         return {**results.rows.get(job.key, NOT_FINISHED), **job.described()}
@@ -81,8 +91,10 @@ def _run(grid: Benchmark, options: BenchmarkOptions, executor: Executor, folder:
         return [row_of(job) for job in jobs]
 
     chosen = tune(grid, run_all)
-    _write_chosen(chosen, folder / CHOSEN_FILE)
     final = final_jobs(grid, chosen)
+    if options.report_only and grid.tuning is None and not any(job.key in results.rows for job in final):
+        raise BenchmarkError(f"report_only: {folder} holds no run of this file: start the command without it")
+    _write_chosen(chosen, folder / CHOSEN_FILE)
     rows = [row_of(job) for job in final] if options.report_only else run_all(final)
     _report(grid, rows, chosen, folder, command)
 

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -123,6 +123,41 @@ def check_output_folder(folder: str | Path, option: str = "output_dir") -> None:
         raise SubDistillError(
             f"{option}={str(folder)!r} cannot be written ({error.strerror or error}): give another folder"
         ) from error
+
+
+def holds_files(folder: Path, hidden: bool = False) -> bool:
+    """Whether a folder is there and holds something.
+
+    Args:
+        folder: the folder.
+        hidden: count hidden files and folders too, which a command leaves alone unless it replaces the whole folder;
+            the lock of a run never counts.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    return any(path.name != LOCK_FILE and (hidden or not path.name.startswith(".")) for path in found)
+
+
+def refuse_other_files(
+    folder: Path,
+    marks: Collection[str],
+    option: str = "output_dir",
+    hidden: bool = False,
+    error: type[SubDistillError] = SubDistillError,
+) -> None:
+    """Refuse a folder that holds somebody else's files, which a command would write over.
+
+    Args:
+        folder: that the command writes to.
+        marks: names of files and folders; where one of them is there, the folder is an earlier one of the command.
+        option: that gives the folder.
+        hidden: see `holds_files`.
+        error: that is raised.
+
+    Raises:
+        SubDistillError: of the given kind, naming the folder.
+    """
+    if holds_files(folder, hidden) and not any((folder / name).exists() for name in marks):
+        raise error(f"{folder} already holds other files: give another --{option}")
 
 
 @contextmanager

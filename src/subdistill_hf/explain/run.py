@@ -14,7 +14,7 @@ from torch import Tensor
 
 from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.config.explainers import EXPLAINERS
-from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run
+from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run, refuse_other_files
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.explain.agreement import cosines, mean_with_interval, rank_correlations, similarity
 from subdistill_hf.explain.comparison import Both, curves, explain_both, share_on_mark
@@ -79,9 +79,9 @@ def explain_student(student: str | Path, options: ExplainOptions | None = None) 
     """
     options = ExplainOptions() if options is None else options
     make_explainer(options.method)  # before anything is loaded
+    target = folder_of(student, options).resolve()  # what replaces it lies beside it, also where it is called `.`
+    _check_target(target, "student" if options.output_dir is None else "output_dir")
     pair = load_pair(Path(student), options)
-    target = folder_of(student, options)
-    _check_target(target)
     images = images_of(pair, options)
     others = other_subtasks(pair, options) if options.subspaces else {}
     with (
@@ -98,11 +98,11 @@ def explain_student(student: str | Path, options: ExplainOptions | None = None) 
     return found
 
 
-def _check_target(target: Path) -> None:
-    """Refuse a folder of somebody else's files."""
-    check_output_folder(target.parent)
-    if target.exists() and not (target / EXPLANATIONS_FILE).is_file():
-        raise ExplainError(f"{target} already holds other files: give another --output_dir")
+def _check_target(target: Path, option: str) -> None:
+    """Refuse a folder that cannot be written, or of somebody else's files."""
+    check_output_folder(target.parent, option)
+    check_output_folder(target, option)
+    refuse_other_files(target, (EXPLANATIONS_FILE,), hidden=True, error=ExplainError)
 
 
 def images_of(pair: Pair, options: ExplainOptions) -> ImagesToExplain:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from subdistill_hf.config.commands import ServeOptions
-from subdistill_hf.config.output_folder import check_output_folder
+from subdistill_hf.config.output_folder import check_output_folder, refuse_other_files
 from subdistill_hf.data.loading import OTHER
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.page_examples import copy_examples
@@ -68,7 +68,8 @@ def write_page(student: str | Path, target: str | Path, runtime: str | Path | No
 
     Args:
         student: folder of the student, with its export to ONNX.
-        target: where the page goes; made if need be. A page that is there is replaced, other files stay.
+        target: where the page goes: a new folder, an empty one, or one with an earlier page, whose files are
+            replaced, and no others.
         runtime: folder with `RUNTIME_FILES`; by default that of npm's onnxruntime-web, in `node_modules` of the
             working directory or of one above it.
 
@@ -76,24 +77,48 @@ def write_page(student: str | Path, target: str | Path, runtime: str | Path | No
         The target.
 
     Raises:
-        ExportError: for a student without a suitable export, or when onnxruntime-web is not found.
+        ExportError: for a folder of other files, or the student's own; for a student without a suitable export; or
+            when onnxruntime-web is not found.
     """
     folder, place = Path(student), Path(target)
+    earlier = _earlier_page(folder, place)
     exported = _exported(folder)
     programs = _runtime(runtime)
-    check_output_folder(place, "space")
-    (place / RUNTIME_FOLDER).mkdir(parents=True, exist_ok=True)
+    smallest = min(exported.files, key=lambda file: file.size_bytes)
+    report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
+    facts = page_facts(folder, exported, smallest, report)
+    facts["examples"] = copy_examples(folder, place, earlier.get("examples", []))
+    place.mkdir(parents=True, exist_ok=True)  # by these facts, which come first, it is known as the folder of a page
+    (place / PAGE_FACTS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (place / RUNTIME_FOLDER).mkdir(exist_ok=True)
     for name in PAGE_FILES:
         shutil.copyfile(TEMPLATES / name, place / name)
     for name in RUNTIME_FILES:
         shutil.copyfile(programs / name, place / RUNTIME_FOLDER / name)
-    smallest = min(exported.files, key=lambda file: file.size_bytes)
     shutil.copyfile(folder / exported.format / smallest.name, place / smallest.name)
-    report = RunReport.load(folder) if (folder / REPORT_FILE).is_file() else None
-    facts = page_facts(folder, exported, smallest, report) | {"examples": copy_examples(folder, place)}
-    (place / PAGE_FACTS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (place / "README.md").write_text(_space_card(facts["title"]), encoding="utf-8")
     return place
+
+
+def _earlier_page(student: Path, place: Path) -> dict[str, Any]:
+    """What the page that a folder holds knows of its student; nothing for a folder that is new or empty.
+
+    Raises:
+        ExportError: for a folder of other files, or the student's own.
+    """
+    check_output_folder(place, "space")
+    if place.resolve() == student.resolve():
+        raise ExportError(
+            f"{place} is the folder of the student, whose card the page would write over: give another --space"
+        )
+    try:
+        facts = json.loads((place / PAGE_FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is somebody else's
+        facts = None
+    if isinstance(facts, dict) and {"title", "labels", "file"} <= facts.keys():
+        return facts
+    refuse_other_files(place, (), "space", error=ExportError)
+    return {}
 
 
 def page_facts(folder: Path, exported: ReportedExport, file: ExportedFile, report: RunReport | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subdistill_hf.config.commands import ExportOptions
-from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run
+from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run, holds_files
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.formats import load_format, require_format
 from subdistill_hf.export.summary import summary
@@ -82,7 +82,7 @@ def export_student(student: str | Path, options: ExportOptions | None = None) ->
 def _check_target(target: Path) -> None:
     """Refuse a folder of somebody else's files."""
     check_output_folder(target.parent, "student")
-    if target.exists() and not (target / EXPORT_FILE).is_file():
+    if holds_files(target, hidden=True) and not (target / EXPORT_FILE).is_file():
         raise ExportError(
             f"{target} already holds other files: move them to another place, for this is where the export goes"
         )

@@ -13,7 +13,7 @@ import torch
 
 from subdistill_hf.config.commands import FamilyOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
-from subdistill_hf.config.output_folder import held_for_this_run, written_whole
+from subdistill_hf.config.output_folder import held_for_this_run, refuse_other_files, written_whole
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
 from subdistill_hf.family.experts import LOGS_FOLDER, ExpertRun, finished_report, train_expert
@@ -177,8 +177,8 @@ def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> None:
                 f"{request.folder} holds a family with another choice of {', '.join(differing)}: continue it with the "
                 "same options, or use --overwrite to replace it, or another --output_dir"
             )
-    elif request.folder.is_dir() and any(not path.name.startswith(".") for path in request.folder.iterdir()):
-        raise FamilyError(f"{request.folder} already holds other files: give another --output_dir")
+    else:
+        refuse_other_files(request.folder, (), error=FamilyError)
     request.folder.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, "options": request.compared, "experts": classes}
     with written_whole(path) as part:

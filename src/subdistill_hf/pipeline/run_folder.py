@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.output_folder import LOCK_FILE, RUNS_FOLDER, how_to_go_on
+from subdistill_hf.config.output_folder import RUNS_FOLDER, holds_files, how_to_go_on, refuse_other_files
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.files import EXPORT_FILE, EXPORT_FOLDERS
@@ -30,11 +30,10 @@ def check_run_folder(options: TaskOptions, config: SubDistillConfig) -> None:
     """
     folder = Path(config.output_dir)
     resume = resumed_from(config)
-    if not folder.is_dir() or all(path.name == LOCK_FILE for path in folder.iterdir()):
+    if not holds_files(folder):
         return
     _check_inputs(options, folder)
-    if not ((folder / REPORT_FILE).is_file() or (folder / RUNS_FOLDER).is_dir()):
-        raise SubDistillError(f"{config.output_dir} already holds other files: give another --output_dir")
+    refuse_other_files(folder, (REPORT_FILE, RUNS_FOLDER))
     if not (options.overwrite or resume):
         raise SubDistillError(
             f"{config.output_dir} already holds another run: --resume_from_checkpoint true to continue it, "
