@@ -3,6 +3,7 @@
 import collections
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from subdistill_hf.family import experts
 from subdistill_hf.family.experts import ExpertRun, finished_report
 from subdistill_hf.family.run import FamilyRequest, distill_family
 from subdistill_hf.family.subtasks import Expert, FamilyError
+from subdistill_hf.hub.family import finished_experts
 from subdistill_hf.pipeline.run import distill
 from subdistill_hf.reporting.exported import Latency
 from subdistill_hf.reporting.report import RunReport, Usage
@@ -182,6 +184,34 @@ def test_a_family_that_is_whole_is_left_as_it_is(family, inputs, capsys):
     folder, _, _ = family
     distill_family(request_of(inputs, folder, subtasks=(str(write(inputs, {"first": SUBTASKS["first"]})),)))
     assert "1 of 1 experts are there" in capsys.readouterr().out
+
+
+def test_subtasks_may_be_added_and_experts_that_are_there_stay_in_the_family(
+    inputs, patch_usage, tmp_path, monkeypatch
+):
+    """Also in what is pushed, which goes by the same file; an expert that never began is forgotten."""
+
+    def add(name, command):
+        one = request_of(inputs, tmp_path / "out", subtasks=(str(write(inputs, {name: SUBTASKS[name]})),))
+        return distill_family(replace(one, command=command))
+
+    with pytest.raises(FamilyError):
+        add("stranger", "make stranger")
+    add("first", "make first")
+    folder = add("second", "make second")
+    assert finished_experts(folder) == ["first", "second"]
+    assert json.loads((folder / "family.json").read_text(encoding="utf-8"))["experts"].keys() == {"first", "second"}
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "\n2 experts for classes of " in page
+    assert [line.split("](")[0] for line in page.splitlines() if line.startswith("| [")] == ["| [first", "| [second"]
+    assert "make first\nmake second\n" in page
+    add("first", "make first")
+    assert finished_experts(folder) == ["second", "first"]
+    monkeypatch.setattr("subdistill_hf.family.run.train_expert", lambda run: experts.Outcome(0.0, "not tried"))
+    with pytest.raises(FamilyError, match="not tried"):
+        distill_family(request_of(inputs, folder, overwrite=True))
+    assert not (folder / "first").exists()
+    assert not (folder / "second").exists()
 
 
 def write(inputs, subtasks):

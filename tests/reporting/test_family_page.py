@@ -28,7 +28,7 @@ def index_of(report, **changed):
         ExpertEntry("worse", ("a", "b"), worse),
         ExpertEntry("none", ("c", "d"), None, "the file /home/me/images/1.png is damaged"),
     )
-    return FamilyIndex(**{"title": "fam_ily", "entries": entries, "command": "subdistill family"} | changed)
+    return FamilyIndex(**{"title": "fam_ily", "entries": entries, "commands": ("subdistill family",)} | changed)
 
 
 def test_the_index_has_a_row_for_each_expert_that_is_there(report):
@@ -40,9 +40,18 @@ def test_the_index_has_a_row_for_each_expert_that_is_there(report):
     assert "+0.0 points" in rows[1]
     assert f"the teacher has {50 * (teacher + 0.5):.1f} % and the students {50 * (student + 0.5):.1f} %" in page
     assert "- none: the file 1.png is damaged" in page
+    assert "\n2 of 3 experts for classes of " in page
     assert "![Teacher and student of each expert](accuracies.png)" in page
     assert "no router" in page
     assert "\n\n\n" not in page
+
+
+def test_experts_that_are_all_there_are_counted_and_each_command_is_told(report):
+    whole = index_of(report).entries[:2]
+    page = render_index(index_of(report, entries=whole, commands=("subdistill family a", "subdistill family /b/c")))
+    assert "\n2 experts for classes of " in page
+    assert "subdistill family a\nsubdistill family c\n" in page
+    assert "\n1 expert for classes of " in render_index(index_of(report, entries=whole[:1]))
 
 
 def test_the_index_of_a_family_without_experts(report):

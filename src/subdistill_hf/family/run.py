@@ -77,8 +77,8 @@ class FamilyRequest:
 def distill_family(request: FamilyRequest) -> Path:
     """Distil one expert for each subtask; those that are finished are kept, and one that was cut short is resumed.
 
-    The folder gets a folder for each expert, as `distill` leaves it, `README.md` with a table and a plot, and `logs/`
-    with what the runs print.
+    Experts of other subtasks that an earlier call has left in the folder stay in the family. The folder gets a folder
+    for each expert, as `distill` leaves it, `README.md` with a table and a plot, and `logs/` with what the runs print.
 
     Args:
         request: teacher, dataset, subtasks and options.
@@ -112,9 +112,9 @@ def distill_family(request: FamilyRequest) -> Path:
     if pushed:
         sign_in(request.folder.resolve().name, token=request.training.get("hub_token"))
     with held_for_this_run(request.folder):
-        _open_folder(request, experts)
+        family, commands = _open_folder(request, experts)
         failed = _train_all(runs, executor)
-        _write_index(request, runs, failed)
+        _write_index([ExpertRun(expert, str(request.folder), task, training) for expert in family], failed, commands)
     if pushed:
         private, token = request.training.get("hub_private_repo"), request.training.get("hub_token")
         print(push_family(request.folder, private=private, token=token))
@@ -154,14 +154,19 @@ def _with_student(given: Mapping[str, Any]) -> dict[str, Any]:
     return task | {choice.option: choice.value for choice in choices}
 
 
-def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> None:
+def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> tuple[list[Expert], list[str]]:
     """Note what the family is; refuse the folder of another one, or of something else.
+
+    Returns:
+        All experts of the family, those of earlier calls first; and the commands that make them.
 
     Raises:
         FamilyError: naming what differs.
     """
     path = request.folder / FAMILY_FILE
     classes = {expert.name: list(expert.classes) for expert in experts}
+    earlier: dict[str, list[str]] = {}
+    commands: list[str] = []
     if path.is_file() and request.task.get("overwrite"):
         for name in [*json.loads(path.read_text(encoding="utf-8"))["experts"], LOGS_FOLDER]:
             shutil.rmtree(request.folder / name, ignore_errors=True)
@@ -177,12 +182,17 @@ def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> None:
                 f"{request.folder} holds a family with another choice of {', '.join(differing)}: continue it with the "
                 "same options, or use --overwrite to replace it, or another --output_dir"
             )
+        others = {name: of_expert for name, of_expert in known["experts"].items() if name not in classes}
+        earlier = {name: of_expert for name, of_expert in others.items() if (request.folder / name).is_dir()}
+        commands = known.get("commands", []) if earlier else []
     else:
         refuse_other_files(request.folder, (), error=FamilyError)
     request.folder.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, "options": request.compared, "experts": classes}
+    commands = list(dict.fromkeys([*commands, *([request.command] if request.command else [])]))
+    content = {"format": FORMAT, "options": request.compared, "experts": earlier | classes, "commands": commands}
     with written_whole(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return [*(Expert(name, tuple(of_expert)) for name, of_expert in earlier.items()), *experts], commands
 
 
 def _train_all(runs: Sequence[ExpertRun], executor: Executor) -> dict[str, str]:
@@ -209,9 +219,10 @@ def _train_all(runs: Sequence[ExpertRun], executor: Executor) -> dict[str, str]:
     return failed
 
 
-def _write_index(request: FamilyRequest, runs: Sequence[ExpertRun], failed: Mapping[str, str]) -> None:
+def _write_index(runs: Sequence[ExpertRun], failed: Mapping[str, str], commands: Sequence[str]) -> None:
+    """Write the index of all experts of a family, whose runs are given."""
     entries = [
         ExpertEntry(run.expert.name, run.expert.classes, finished_report(run), failed.get(str(run))) for run in runs
     ]
-    title = request.folder.resolve().name
-    write_index(FamilyIndex(title, tuple(entries), request.command), request.folder)
+    folder = Path(runs[0].folder)
+    write_index(FamilyIndex(folder.resolve().name, tuple(entries), tuple(commands)), folder)

@@ -45,12 +45,12 @@ class FamilyIndex:
     Attributes:
         title: of the family.
         entries: its experts.
-        command: how to make it again.
+        commands: how to make it again, one after the other.
     """
 
     title: str
     entries: tuple[ExpertEntry, ...]
-    command: str | None = None
+    commands: tuple[str, ...] = ()
 
     @property
     def reports(self) -> dict[str, RunReport]:
@@ -91,7 +91,7 @@ def render_index(index: FamilyIndex, plot: str | None = None) -> str:
     """
     reports = list(index.reports.values())
     first = reports[0] if reports else None
-    command = None if index.command is None else command_without_folders(index.command)
+    commands = [command_without_folders(command) for command in index.commands]
     teacher = dataset = None
     if first is not None:
         name = first.teacher.name if first.teacher.hub_id else file_name(first.teacher.name)
@@ -102,14 +102,20 @@ def render_index(index: FamilyIndex, plot: str | None = None) -> str:
         title=markdown.text(index.title),
         teacher=teacher,
         dataset=dataset,
-        experts=len(index.entries),
+        experts=_experts_in_words(len(reports), len(index.entries)),
         rows=[_row(entry) for entry in index.entries if entry.report is not None],
         mean=_means(reports),
         figure=first.figure if first is not None else "accuracy",
         failed={entry.name: _reason(entry) for entry in index.entries if entry.report is None},
         plot=plot,
-        command=command,
+        command="\n".join(commands),
     ).rstrip()
+
+
+def _experts_in_words(there: int, planned: int) -> str:
+    """How many experts there are, and of how many."""
+    named = "expert" if planned == 1 else "experts"
+    return f"{planned} {named}" if there == planned else f"{there} of {planned} {named}"
 
 
 def _row(entry: ExpertEntry) -> dict[str, str | None]:
