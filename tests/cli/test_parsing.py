@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from subdistill_hf.cli import main
+from subdistill_hf.cli import benchmark, export, family, main
 from subdistill_hf.cli.parsing import OptionsParser, without_token
 from subdistill_hf.errors import SubDistillError
 
@@ -103,3 +103,15 @@ def test_the_commands_that_write_a_card_leave_the_token_out(monkeypatch, tmp_pat
     assert main([command, *words]) == 0
     assert told[0].startswith(f"subdistill {command} --dataset digits")
     assert "hf_secret" not in told[0]
+
+
+def test_a_tilde_that_the_shell_has_left_is_the_home_folder(monkeypatch, tmp_path):
+    """Of options, and of arguments, which a shell may leave as they are, too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert family.parse(["--subtasks=~/a.yaml", "--output_dir=~/fam", "--dataset=~/images"]) == {
+        "subtasks": [f"{tmp_path}/a.yaml"],
+        "output_dir": f"{tmp_path}/fam",
+        "dataset": f"{tmp_path}/images",
+    }
+    assert export.parse(["~/student"]) == {"folder": f"{tmp_path}/student"}
+    assert benchmark.parse(["~/grid.yaml"]) == {"config": f"{tmp_path}/grid.yaml"}

@@ -20,8 +20,9 @@ from subdistill_hf.config.commands import (
 )
 from subdistill_hf.config.distillation import DistillationOptions
 from subdistill_hf.config.options import DataOptions, TaskOptions
-from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training import SETTINGS, SubDistillConfig
 from subdistill_hf.config.validation import (
+    PATHS,
     _kind,
     check_choices,
     check_data_options,
@@ -30,6 +31,7 @@ from subdistill_hf.config.validation import (
     check_types,
     choices_of,
     names_of_options,
+    with_home,
 )
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import DataError, SubDistillError
@@ -284,3 +286,37 @@ def test_options_of_data_are_checked_whenever_it_is_asked_for():
     options.validation_fraction = -1
     with pytest.raises(DataError, match="validation_fraction=-1: expected a share of 0 or more, and below 1"):
         check_data_options(options)
+
+
+KINDS = (
+    *(AdaptOptions, AnalyseOptions, BenchmarkOptions, ExplainOptions, ExportOptions, FamilyOptions, InspectOptions),
+    *(ServeOptions, SubDistillConfig, TaskOptions),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_home_folder_stands_for_the_tilde_of_each_path(kind, monkeypatch, tmp_path):
+    """As a shell leaves it in `--output_dir=~/folder`; not in other options, such as names of classes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [name for name in names_of_options(kind) if name in PATHS and name not in SETTINGS]
+    lists = [one.name for one in fields(kind) if "list" in str(one.type)]
+    given = {name: [f"~/{name}", "b/~"] if name in lists else f"~/{name}" for name in names}
+    options = kind(**given, **({"classes": ["~/a"]} if "classes" in lists else {}))
+    assert names
+    for name in names:
+        path = f"{tmp_path}/{name}"
+        assert getattr(options, name) == ([path, "b/~"] if name in lists else path)
+    assert getattr(options, "classes", ["~/a"]) == ["~/a"]
+
+
+def test_paths_are_all_options_that_there_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    of_words = {
+        "folder",
+        "config",
+        "logging_dir",
+    }  # arguments of commands, and what some versions of transformers have
+    assert of_words | {name for kind in KINDS for name in names_of_options(kind)} >= set(PATHS)
+    assert with_home("teacher", Path("~/a")) == f"{tmp_path}/a"
+    assert with_home("teacher", "~nobody-of-this-name/a") == "~nobody-of-this-name/a"
+    assert with_home("output_dir", None) is None

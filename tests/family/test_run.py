@@ -4,6 +4,7 @@ import collections
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -212,6 +213,15 @@ def test_subtasks_may_be_added_and_experts_that_are_there_stay_in_the_family(
         distill_family(request_of(inputs, folder, overwrite=True))
     assert not (folder / "first").exists()
     assert not (folder / "second").exists()
+
+
+def test_the_folder_of_a_family_is_that_of_its_experts(inputs, tmp_path, monkeypatch):
+    """Though `~` is the home folder for training arguments, and a folder's name for Python."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    request = request_of(inputs, Path("~/fam"))
+    run = ExpertRun(Expert("first", NAMES[:2]), str(request.folder), request.task, request.training)
+    assert Path(run.config.output_dir) == run.place == tmp_path / "home" / "fam" / "first"
 
 
 def write(inputs, subtasks):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from subdistill_hf.config.addresses import without_passwords
-from subdistill_hf.config.validation import names_of_options
+from subdistill_hf.config.validation import names_of_options, with_home
 from subdistill_hf.errors import SubDistillError
 
 _NOT_GIVEN: Any = object()
@@ -45,12 +45,15 @@ class OptionsParser(HfArgumentParser):
     def given(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """The values that were given, by option, and the words that are none of its options.
 
+        In paths the home folder stands for `~`, see `with_home`.
+
         Args:
             words: of a command line; `--help` among them prints the help and exits.
         """
         names = names_of_options(*self.dataclass_types)
         found, rest = self.parse_known_args(words, argparse.Namespace(**dict.fromkeys(names, _NOT_GIVEN)))
-        return {name: value for name, value in vars(found).items() if value is not _NOT_GIVEN}, rest
+        given = {name: value for name, value in vars(found).items() if value is not _NOT_GIVEN}
+        return {name: with_home(name, value) for name, value in given.items()}, rest
 
     def only_given(self, words: Sequence[str]) -> dict[str, Any]:
         """As `given`, where all words must be its options.

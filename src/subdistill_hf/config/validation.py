@@ -25,6 +25,12 @@ NO_LABELS: Final = "none"
 """The `label_column` of a dataset without labels."""
 LEAST_OTHER_IMAGES: Final = 2
 """Training images of other classes that `other_class` needs: one to train and one to validate."""
+PATHS: Final = (
+    *("folder", "config", "output_dir", "logging_dir", "resume_from_checkpoint", "space", "runtime"),
+    *("teacher", "student", "dataset", "unlabelled", "unknown_images", "calibration", "images", "subtasks"),
+    *("teacher_cache_dir", "accelerator_config", "fsdp_config", "deepspeed"),
+)
+"""Options that may name a folder or a file of this machine, where `~` stands for the home folder."""
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _LISTS = {"list[str]": "texts", "list[int]": "whole numbers", "list[float]": "numbers"}
 
@@ -32,11 +38,29 @@ _LISTS = {"list[str]": "texts", "list[int]": "whole numbers", "list[float]": "nu
 # Of any dataclass
 
 
+def with_home(name: str, value: Any) -> Any:
+    """A value in which the home folder stands for `~` at the beginning of a path.
+
+    A shell replaces `~` in `--output_dir ~/folder`, but not in `--output_dir=~/folder`, nor do YAML and Python. Parts
+    of this package and of others would otherwise take it for two different folders.
+
+    Args:
+        name: of the option; others than `PATHS` keep their values.
+        value: of the option; of a list, each entry counts.
+    """
+    if name not in PATHS:
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(with_home(name, one) for one in value)
+    is_path = isinstance(value, str | os.PathLike) and str(value).startswith("~")
+    return os.path.expanduser(value) if is_path else value  # noqa: PTH111 - which raises where there is no such user
+
+
 def check_types(options: Any) -> None:
     """Refuse numbers, switches and lists that are something else, or not finite, as YAML or a caller may give them.
 
     One value where a list is expected becomes a list of it. In a list of texts, a whole number or a path counts as it
-    is written.
+    is written. Paths below `~` become those of the home folder, see `with_home`.
 
     Args:
         options: an instance of a dataclass; fields of other types are not looked at, nor values that are the default.
@@ -45,7 +69,9 @@ def check_types(options: Any) -> None:
         SubDistillError: naming the first such field, with what was expected and found.
     """
     for field in fields(options):
-        value, kind = getattr(options, field.name), _kind(field)
+        given, kind = getattr(options, field.name), _kind(field)
+        if (value := with_home(field.name, given)) != given:
+            setattr(options, field.name, value)
         if kind in _LISTS and (value is not None or "None" not in str(field.type)):
             setattr(options, field.name, _as_list(field.name, value, kind))
         if kind not in _KINDS or value is None or value is field.default:

@@ -14,6 +14,7 @@ import torch
 from subdistill_hf.config.commands import FamilyOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.output_folder import held_for_this_run, refuse_other_files, written_whole
+from subdistill_hf.config.validation import with_home
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
 from subdistill_hf.family.experts import LOGS_FOLDER, ExpertRun, finished_report, train_expert
@@ -64,6 +65,10 @@ class FamilyRequest:
     task: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
+
+    def __post_init__(self) -> None:
+        """Take the folder that its experts are written to, whose training arguments take `~` for the home folder."""
+        object.__setattr__(self, "folder", Path(with_home("output_dir", self.folder)))
 
     @property
     def compared(self) -> dict[str, Any]:
