@@ -7,13 +7,18 @@ import yaml
 
 from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
 from programs import kill_when
-from subdistill_hf.benchmark import command
+from subdistill_hf.benchmark import command, training
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
 from subdistill_hf.cli import main
 from subdistill_hf.config.commands import BenchmarkOptions
 from subdistill_hf.errors import SubDistillError
+
+TUNING = {
+    "subtasks": {"three": list(NAMES)},
+    "stages": [{"layer": [{}, {"layer_weight_factor": 1e9}], "logit": {"learning_rate": [1e-3, 4e-3]}}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +40,7 @@ def write_grid(inputs, path, **changes):
         "train_images": [6],
         "validation_images": 2,
         "seeds": [0, 1],
-        "tuning": {
-            "subtasks": {"three": list(NAMES)},
-            "stages": [{"layer": [{}, {"layer_weight_factor": 1e9}], "logit": {"learning_rate": [1e-3, 4e-3]}}],
-        },
+        "tuning": TUNING,
     }
     path.write_text(yaml.safe_dump(entries | changes, sort_keys=False), encoding="utf-8")
     return path
@@ -199,12 +201,20 @@ def test_a_grid_over_levels_of_a_mark_tells_who_follows_it(inputs, datasets_cach
         ),
         ({"subtasks": {"two": ["no such class", NAMES[0]]}}, "no such class"),
         ({"train_images": [60]}, "has 10 images: expected 62"),
+        ({"students": ["resnet:widths=8-8-8", "no-such"]}, "no-such, seed 0.*: student 'no-such' cannot be built"),
+        ({"students": ["resnet:width=9"]}, "expected a factor above 0 and at most 4 for width, found '9'"),
+        ({"tuning": {"student": "no-such", **TUNING}}, "student 'no-such' cannot be built"),
+        ({"task": {"teacher": "no-such"}}, "teacher 'no-such' cannot be loaded"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_the_first_run(inputs, datasets_cache, tmp_path, changes, message):
+def test_what_does_not_fit_is_refused_before_the_first_run(
+    inputs, datasets_cache, tmp_path, monkeypatch, changes, message
+):
     if "task" in changes:
         changes = changes | {"task": changes["task"] | {"dataset": str(inputs / "images")}}
     grid = write_grid(inputs, tmp_path / "grid.yaml", **changes)
+    if "no-such" in message:
+        monkeypatch.setattr(training, "load_subtask", lambda *given: pytest.fail("images were loaded"))
     with pytest.raises(SubDistillError, match=message):
         benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
     assert not (tmp_path / "out").exists()

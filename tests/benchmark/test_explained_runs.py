@@ -2,13 +2,14 @@
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
 from light_jobs import job
-from subdistill_hf.benchmark import explained_runs
+from subdistill_hf.benchmark import explained_runs, explanation_tables
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError, ExplainedRuns, read_benchmark
 from subdistill_hf.benchmark.explanation_tables import EXPLANATION_COLUMN, explanation_section
@@ -66,6 +67,7 @@ def test_runs_are_explained_where_the_file_asks_for_it(inputs, tmp_path, monkeyp
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
     for row in rows:
+        assert row["explained_images"] == "4"
         assert -1 <= float(row["explanation_cosine"]) <= 1
         assert -1 <= float(row["explanation_rank"]) <= 1
         assert 0 < float(row["relevance_on_mark"]) < 1
@@ -112,3 +114,18 @@ def test_what_does_not_fit_is_refused(inputs, given, message):
     with pytest.raises(BenchmarkError, match=message):
         read_benchmark(write_grid(inputs, explanations=given))
     assert read_benchmark(write_grid(inputs, explanations="shapley")).explanations == ExplainedRuns("shapley", 32)
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ([500, 500], "500 test images"),
+        ([300, 500], "300 to 500 test images"),
+        ([500, None], "at most 900 test images"),
+    ],
+)
+def test_the_images_that_were_explained_are_counted_and_not_those_asked_for(counts, told):
+    """A run may have fewer test images; runs of earlier versions do not say how many."""
+    rows = [{} if count is None else {"explained_images": count} for count in counts]
+    comparison = SimpleNamespace(rows={"kd": rows})
+    assert explanation_tables._images_in_words(comparison, 900) == told

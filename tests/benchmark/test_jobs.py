@@ -120,6 +120,15 @@ def test_the_key_is_of_what_shapes_the_result():
     assert len({first.key, *(job.key for job in changes)}) == 1 + len(changes)
 
 
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(10, "10 images"), (1, "1 image"), (1.0, "100 % of the images"), (0.25, "25 % of the images")],
+)
+def test_a_run_is_told_with_its_images_and_without_folders(size, told):
+    job = make_job(grid(), Setting("kd", "/home/me/student", size, None), "a", ["1"], 0, {})
+    assert str(job) == f"kd, a, {told}, student, seed 0"
+
+
 def test_every_condition_has_the_whole_grid_with_its_options():
     conditions = {"none": {}, "half": {"mark": "plus", "mark_share": 0.5}, "other data": {"dataset": "glyphs-100"}}
     jobs = final_jobs(grid(conditions=conditions), {})

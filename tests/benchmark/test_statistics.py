@@ -171,7 +171,9 @@ def test_one_method_alone_has_no_differences_to_draw(tmp_path):
     assert names == ["cost_against_accuracy.png"]
 
 
-def test_no_heading_leaves_its_figure(tmp_path, monkeypatch):
+@pytest.fixture
+def figures(monkeypatch):
+    """Figures as they would be saved."""
     figures = []
 
     def drawn(figure, path):
@@ -180,6 +182,40 @@ def test_no_heading_leaves_its_figure(tmp_path, monkeypatch):
         return path
 
     monkeypatch.setattr(plots, "save_figure", drawn)
+    return figures
+
+
+def texts_of(figure):
+    found = [text for ax in figure.axes for text in (*ax.texts, ax.title, ax._left_title)]
+    return [text for text in found if text.get_text()]
+
+
+def test_shares_are_said_in_percent_and_folders_without_their_path(tmp_path, figures):
+    """The share 1.0 is no single image; a name may hold what no font draws."""
+    student = "/home/me/models/my\nstudent"
+    given = [*rows(0.25, student), *rows(1.0, student)]
+    shown = [row | {"condition": name} for row in marked_rows("", 0.9, given) for name in ("none", "all")]
+    benchmark = grid(students=[student, "b"], train_images=[0.25, 1.0])
+    comparisons = compare(shown, list(METHODS))
+    plot_benchmark(benchmark, comparisons, tmp_path)
+    of_sizes, marks = figures[-2].axes[0], figures[-1].axes
+    assert [label.get_text() for label in of_sizes.get_xticklabels()] == ["25 %", "100 %"]
+    assert of_sizes.get_xlabel() == "training images"
+    headings = [ax.get_title(loc="left") for ax in marks]
+    assert headings[0].endswith("marked\n25 % of the training images, my\\nstudent")
+    assert headings[-1].endswith("followed\n100 % of the training images, my\\nstudent")
+    said = "".join(text.get_text() for figure in figures for text in texts_of(figure))
+    assert "/home" not in said
+    chosen = {Setting("kd", student, size, None): {"unlabelled": "/home/me/more"} for size in (0.25, 1.0)}
+    text = markdown(benchmark, comparisons, chosen, [], "make it", "2026-01-01")
+    assert "/home" not in text
+    assert "## 100 % of the training images, student <code>my&#10;student</code>, all" in text
+    assert "| 100 % | unlabelled more |" in text
+    write_table(shown, tmp_path / "results.csv")
+    assert "/home" not in (tmp_path / "results.csv").read_text(encoding="utf-8")
+
+
+def test_no_heading_leaves_its_figure(tmp_path, figures):
     student = "resnet:widths=16-24-32-48,image=64"
     named = {**METHODS, "rotation: full width, no subspace": {"method": "subdistill"}}
     shown = rows(student=student)
@@ -188,7 +224,7 @@ def test_no_heading_leaves_its_figure(tmp_path, monkeypatch):
     assert len(figures) == 2
     assert figures[0].axes[0].get_xlabel() == "points"  # of a difference of shares
     for figure in figures:
-        texts = [text for ax in figure.axes for text in (*ax.texts, ax.title, ax._left_title) if text.get_text()]
+        texts = texts_of(figure)
         assert any(student in text.get_text() for text in texts)
         for text in texts:
             box = text.get_window_extent()
@@ -200,7 +236,7 @@ def test_no_heading_leaves_its_figure(tmp_path, monkeypatch):
 # Conditions and marks
 
 
-def marked_rows(condition, followed):
+def marked_rows(condition, followed, given=None):
     """Rows with what a mark does: FitNet and SubDistill follow it less than KD does, and the teacher never."""
     less = {"kd": 0.0, "fitnet": 0.1, "subdistill": 0.2, "PCA | basis": 0.05}
     figures = {"followed_without_mark": 0.02, "teacher_clean_accuracy": 0.95}
@@ -210,7 +246,7 @@ def marked_rows(condition, followed):
         | {"condition": condition, "key": f"{row['key']}-{condition}", "clean_accuracy": row["test"] + 0.1}
         | figures
         | {"mark_followed": followed - less[row["method"]] * (1 + 0.1 * row["seed"])}
-        for row in rows()
+        for row in given or rows()
     ]
 
 

@@ -3,10 +3,11 @@
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from helpers import CLASS_IDS, config, save_teacher, task_options, write_image_folder
 from subdistill_hf.benchmark.jobs import Job
-from subdistill_hf.benchmark.training import train_job
+from subdistill_hf.benchmark.training import machine, train_job
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.pipeline.run import distill
 
@@ -28,3 +29,10 @@ def test_the_answer_for_other_classes_is_shifted_as_in_what_a_user_gets(tmp_path
     assert 0 not in (teacher.other_shift, student.other_shift)  # otherwise the figures say nothing
     assert (row["teacher_test"], row["test"]) == (teacher.accuracy, student.accuracy)
     assert row["test_agreement"] == student.teacher_agreement
+
+
+@pytest.mark.parametrize(("threads", "told"), [(1, ", 1 thread a run, torch "), (2, ", 2 threads a run, torch ")])
+def test_the_threads_of_a_run_are_told_as_many_as_there_are(monkeypatch, threads, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert told in machine()

@@ -20,6 +20,7 @@ from subdistill_hf.config.commands import BenchmarkOptions
 from subdistill_hf.config.output_folder import held_for_this_run, refuse_other_files
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
+from subdistill_hf.reporting.local_paths import file_name
 from subdistill_hf.reporting.optional import plot_is_optional
 
 RUNS_FILE = "runs.jsonl"
@@ -100,7 +101,10 @@ def _run(grid: Benchmark, options: BenchmarkOptions, executor: Executor, folder:
 
 
 def _write_chosen(chosen: Mapping[Setting, Options], path: Path) -> None:
-    entries = [{**asdict(setting), "options": options} for setting, options in chosen.items()]
+    entries = [
+        {**asdict(setting), "student": file_name(setting.student), "options": options}
+        for setting, options in chosen.items()
+    ]
     path.write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
 
 

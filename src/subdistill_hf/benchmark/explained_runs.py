@@ -33,8 +33,9 @@ def explanation_figures(explained: ExplainedRuns, task: Task, student: Classifie
         student: the trained student. Runs of the same teacher, classes and images share the teacher's explanations.
 
     Returns:
-        Means over the images: cosine and rank correlation of both heat maps, and the ceiling of both; where images
-        carry a mark, the shares of relevance that lie on it. Or why a method does not hold for one of the networks.
+        Their number, and means over them: cosine and rank correlation of both heat maps, and the ceiling of both;
+        where images carry a mark, the shares of relevance that lie on it. Or why a method does not hold for one of the
+        networks.
     """
     images = test_images(task.data, explained.images)
     ours = ExplainedNetwork("student", student)
@@ -45,6 +46,7 @@ def explanation_figures(explained: ExplainedRuns, task: Task, student: Classifie
         return {"explanation_error": str(error)}
     alike = similarity(teacher, heatmaps_of(ours, found.relevance, images.images))
     row = {"explanation_cosine": alike.cosine.mean, "explanation_rank": alike.rank_correlation.mean, **row}
+    row["explained_images"] = len(images.images)
     if on_mark := _on_mark(ours, found.relevance, images):
         row["relevance_on_mark"] = on_mark
     return row

@@ -23,6 +23,7 @@ EXPLANATION_COLUMNS: Final = (
     "ceiling_rank",
     "relevance_on_mark",
     "teacher_relevance_on_mark",
+    "explained_images",
     "explanation_error",
 )
 """The figures of a run's row about explanations."""
@@ -89,11 +90,20 @@ def explanation_section(benchmark: Benchmark, comparison: Comparison) -> list[st
     again = "with another seed" if entry.sampled else "on mirrored images"
     note = (
         f"How alike the heat maps of student and teacher are ({entry.label}, the teacher's answer to "
-        f"{explained.images} test images of each run): mean with its {100 * CONFIDENCE:.0f} % confidence interval "
-        f"over runs, and the difference to {text(label_of(benchmark, reference))}, paired by run. The teacher is "
-        f"compared with itself, explained again {again}."
+        f"{_images_in_words(comparison, explained.images)} of each run): mean with its {100 * CONFIDENCE:.0f} % "
+        f"confidence interval over runs, and the difference to {text(label_of(benchmark, reference))}, paired by run. "
+        f"The teacher is compared with itself, explained again {again}."
     )
     return [note, "", markdown_table(rows), ""]
+
+
+def _images_in_words(comparison: Comparison, most: int) -> str:
+    """How many test images of a run were explained; rows of earlier versions do not say it, and may have had fewer."""
+    counts = [row.get("explained_images") for rows in comparison.rows.values() for row in rows]
+    known = sorted({count for count in counts if count is not None})
+    if None in counts or not known:
+        return f"at most {most} test images"
+    return f"{known[0]} test images" if len(known) == 1 else f"{known[0]} to {known[-1]} test images"
 
 
 def _values(rows: Sequence[Row], name: str) -> list[float]:

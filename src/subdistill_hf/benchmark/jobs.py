@@ -13,9 +13,20 @@ from typing import Any
 
 from subdistill_hf.benchmark.config import WEIGHT_FACTOR, Benchmark, BenchmarkError, ExplainedRuns, Options
 from subdistill_hf.config.methods import METHODS
+from subdistill_hf.reporting.local_paths import file_name
 
 Row = dict[str, Any]
 RunAll = Callable[[Sequence["Job"]], list[Row]]
+
+
+def is_share(size: float) -> bool:
+    """Whether a number of training images is a share of them: 1.0 is one, and 1 is an image a class."""
+    return isinstance(size, float)
+
+
+def size_in_words(size: float) -> str:
+    """A number of training images a class, or a share of them in percent."""
+    return f"{100 * size:g} %" if is_share(size) else f"{size}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,9 @@ class Job:
 
     def __str__(self) -> str:
         options = ", ".join(f"{name} {value}" for name, value in self.tuned.items())
-        told = f"{self.method}, {self.subtask}, {self.train_images:g} images, {self.student}, seed {self.seed}"
+        what = "of the images" if is_share(self.train_images) else "image" if self.train_images == 1 else "images"
+        size = f"{size_in_words(self.train_images)} {what}"
+        told = f"{self.method}, {self.subtask}, {size}, {file_name(self.student)}, seed {self.seed}"
         told += "" if self.condition is None else f", {self.condition}"
         return f"{told} ({options})" if options else told
 

@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from subdistill_hf.benchmark.config import Benchmark
+from subdistill_hf.benchmark.jobs import is_share, size_in_words
 from subdistill_hf.benchmark.mark_tables import has_mark
 from subdistill_hf.benchmark.statistics import Comparison, Estimate
-from subdistill_hf.benchmark.wording import heading_of, label_of
+from subdistill_hf.benchmark.wording import images_in_words, label_of
 from subdistill_hf.reporting.colours import INK, SOFT, distinct_colours
 from subdistill_hf.reporting.drawing import (
     CURVE_PANEL,
@@ -26,9 +27,11 @@ from subdistill_hf.reporting.drawing import (
     set_heading,
 )
 from subdistill_hf.reporting.fonts import drawable
+from subdistill_hf.reporting.local_paths import file_name
 
 MARKERS: Final = "osD^vP*X"
 LINE: Final = 0.28  # inches a method
+LONGEST_STUDENT: Final = 48  # characters of its name
 
 
 def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
@@ -64,6 +67,11 @@ def _label(benchmark: Benchmark, method: str) -> str:
     return drawable(label_of(benchmark, method))
 
 
+def _student(student: str) -> str:
+    """Which student, as figures say it: of a folder its name alone."""
+    return f"student {drawable(file_name(student), LONGEST_STUDENT)}"
+
+
 def _plot_accuracies(
     benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path
 ) -> Path:
@@ -75,7 +83,7 @@ def _plot_accuracies(
             (one for one in comparisons if (one.student, one.condition) == (student, condition)),
             key=lambda comparison: comparison.train_images,
         )
-        sizes = np.array([comparison.train_images for comparison in of_student], dtype=np.float64)
+        sizes = [comparison.train_images for comparison in of_student]
         places = np.arange(len(sizes), dtype=np.float64)
         teacher = [statistics.mean(comparison.teacher) for comparison in of_student]
         ax.plot(places, teacher, color=INK, linewidth=1, linestyle=":")
@@ -91,11 +99,11 @@ def _plot_accuracies(
             ends.append((places[-1], means[-1], _label(benchmark, method), colours[method]))
         ax.yaxis.set_major_formatter(Percent())
         set_heading(
-            ax, f"Test accuracy, student {student}" + ("" if condition is None else f", {drawable(condition)}")
+            ax, f"Test accuracy, {_student(student)}" + ("" if condition is None else f", {drawable(condition)}")
         )
         label_ends(ax, ends)
-        ax.set_xticks(places, [f"{100 * size:g} %" if size < 1 else f"{size:g}" for size in sizes])
-        ax.set_xlabel("training images" if sizes[0] < 1 else "training images a class")
+        ax.set_xticks(places, [size_in_words(size) for size in sizes])
+        ax.set_xlabel("training images" if any(map(is_share, sizes)) else "training images a class")
     return save_figure(figure, path)
 
 
@@ -166,7 +174,8 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
                 ax.errorbar(places, means, errors, color=colours[method], linewidth=1.3, marker="o", ms=3.5)
                 ends.append((places[-1], means[-1], _label(benchmark, method), colours[method]))
             ax.yaxis.set_major_formatter(Percent())
-            set_heading(ax, heading if len(groups) == 1 else f"{heading}, {size:g} images, {student}")
+            told = "" if len(groups) == 1 else f"\n{images_in_words(size)}, {drawable(file_name(student))}"
+            set_heading(ax, heading + told)
             label_ends(ax, ends)
             ax.set_xticks(places, [drawable(str(one.condition)) for one in of_group])
     return save_figure(figure, path)
@@ -175,8 +184,9 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
 def _two_lines(ax: Axes, heading: str, comparison: Comparison) -> None:
     """A heading, and under it which runs: two more lines, for a narrow panel has no room for one long one."""
     set_heading(ax, f"{heading}\n\n")
+    condition = "" if comparison.condition is None else f", {drawable(comparison.condition)}"
     ax.annotate(
-        heading_of(comparison).replace(", student", "\nstudent"),
+        f"{images_in_words(comparison.train_images)}\n{_student(comparison.student)}{condition}",
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 4),

@@ -15,7 +15,7 @@ from subdistill_hf.benchmark.explanation_tables import (
     explanation_section,
     similarity_column,
 )
-from subdistill_hf.benchmark.jobs import Row, Setting
+from subdistill_hf.benchmark.jobs import Row, Setting, size_in_words
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS, mark_section
 from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison
 from subdistill_hf.benchmark.wording import (
@@ -27,7 +27,7 @@ from subdistill_hf.benchmark.wording import (
     with_interval,
 )
 from subdistill_hf.config.methods import METHODS
-from subdistill_hf.reporting.local_paths import command_without_folders
+from subdistill_hf.reporting.local_paths import command_without_folders, file_name
 from subdistill_hf.reporting.markdown import code, text
 from subdistill_hf.reporting.markdown import table as markdown_table
 
@@ -66,7 +66,8 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({**row, "tuned": options_in_words(row["tuned"])})
+            told = {"student": file_name(row["student"]), "tuned": options_in_words(row["tuned"])}
+            writer.writerow({**row, **told})
 
 
 def markdown(
@@ -131,7 +132,9 @@ def _protocol(benchmark: Benchmark) -> str:
 
 def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
     condition = "" if comparison.condition is None else f", {text(comparison.condition)}"
-    heading = f"## {images_in_words(comparison.train_images)}, student {code(comparison.student)}{condition}"
+    heading = (
+        f"## {images_in_words(comparison.train_images)}, student {code(file_name(comparison.student))}{condition}"
+    )
     if not comparison.blocks:
         return [heading, "", "No subtask and seed is finished with all methods yet.", ""]
     subtasks = list(dict.fromkeys(subtask for subtask, _ in comparison.blocks))
@@ -210,8 +213,8 @@ def _chosen_rows(benchmark: Benchmark, chosen: Mapping[Setting, Options]) -> lis
     return [
         {
             "method": text(label_of(benchmark, setting.method)),
-            "student": code(setting.student) if len(benchmark.students) > 1 else None,
-            "training images": f"{setting.train_images:g}",
+            "student": code(file_name(setting.student)) if len(benchmark.students) > 1 else None,
+            "training images": size_in_words(setting.train_images),
             "subtask": None if setting.subtask is None else text(setting.subtask),
             "options": text(options_in_words(options)) or None,
         }

@@ -24,7 +24,8 @@ from subdistill_hf.config.validation import names_of_options
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.errors import DivergedError
 from subdistill_hf.explain.explainers import make_explainer
-from subdistill_hf.models.loading import count_parameters
+from subdistill_hf.models.loading import check_teacher_is_there, count_parameters
+from subdistill_hf.models.students import check_student_is_there
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
     mark_scores,
@@ -57,7 +58,10 @@ def config_of(job: Job, folder: str) -> SubDistillConfig:
 
 
 def check(jobs: Sequence[Job]) -> None:
-    """Refuse options that do not exist or do not fit, and subtasks without enough images, before anything is trained.
+    """Refuse what would end a run of the grid, before anything is trained.
+
+    That is options that do not exist or do not fit, teachers and students that are not there, and subtasks without
+    enough images.
 
     Raises:
         BenchmarkError: naming the run.
@@ -73,7 +77,10 @@ def check(jobs: Sequence[Job]) -> None:
             _refuse_unknown(job.task, TaskOptions)
             if job.task.get("validation_fraction") == 0:
                 raise BenchmarkError("validation_fraction=0: a benchmark measures validation images; give a share")
-            validate_options(TaskOptions(**job.task), config_of(job, "unused"))
+            options = TaskOptions(**job.task)
+            validate_options(options, config_of(job, "unused"))
+            check_teacher_is_there(options.teacher, options.trust_remote_code)
+            check_student_is_there(options.student, options.trust_remote_code)
     ordered = sorted(jobs, key=lambda job: job.train_images)
     largest = {_digest([job.task["classes"], job.condition]): job for job in ordered}
     for job in largest.values():
@@ -189,10 +196,13 @@ def _teacher_answers(images: str) -> dict[str, Tensor]:
     return {}
 
 
-@lru_cache(maxsize=1)
 def machine() -> str:
-    """Where a run was trained: the GPU or the CPU, and torch's version."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor_name()}, 1 thread a run"
+    """Where a run of this process is trained: the GPU, or the CPU and its threads, and torch's version."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    else:
+        threads = torch.get_num_threads()
+        name = f"{processor_name()}, {threads} thread{'' if threads == 1 else 's'} a run"
     return f"{name}, torch {torch.__version__.partition('+')[0]}"
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 
 from subdistill_hf.benchmark.config import Benchmark, Options
-from subdistill_hf.benchmark.statistics import Comparison, Estimate
+from subdistill_hf.benchmark.jobs import is_share, size_in_words
+from subdistill_hf.benchmark.statistics import Estimate
 from subdistill_hf.config.methods import METHODS
+from subdistill_hf.reporting.local_paths import without_folders
 
 
 def images_in_words(size: float) -> str:
     """A number of training images a class, or a share of them."""
-    return f"{100 * size:g} % of the training images" if isinstance(size, float) else f"{size} training images a class"
-
-
-def heading_of(comparison: Comparison) -> str:
-    """Which runs a comparison is of."""
-    condition = "" if comparison.condition is None else f", {comparison.condition}"
-    return f"{images_in_words(comparison.train_images)}, student {comparison.student}{condition}"
+    if is_share(size):
+        return f"{size_in_words(size)} of the training images"
+    return f"{size_in_words(size)} training image{'' if size == 1 else 's'} a class"
 
 
 def label_of(benchmark: Benchmark, method: str) -> str:
@@ -26,8 +24,9 @@ def label_of(benchmark: Benchmark, method: str) -> str:
 
 
 def options_in_words(options: Options) -> str:
-    """Options as `name value, name value`."""
-    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in options.items()}
+    """Options as `name value, name value`, without the folders of this machine."""
+    known = without_folders(options)
+    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in known.items()}
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
