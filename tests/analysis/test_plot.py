@@ -51,6 +51,18 @@ def test_a_panel_a_layer_with_a_line_a_basis_and_one_legend(tmp_path, drawn):
         assert image.width > image.height > 400
 
 
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_the_legend_is_whole_however_narrow_the_figure_is(tmp_path, drawn, panels):
+    plot_analysis([panel(f"stages.{n}", [1, 2, 4]) for n in range(panels)], tmp_path / "analysis.png")
+    (figure,) = drawn
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert len(legend.get_texts()) == 2 + len(BASES)
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert all(ax.get_tightbbox().y0 > box.y1 for ax in figure.axes)
+
+
 def test_numbers_of_dimensions_are_written_where_they_have_room(tmp_path, drawn):
     plot_analysis([panel("one", [1, 2, 3, 4, 7, 9])], tmp_path / "one.png")
     (figure,) = drawn

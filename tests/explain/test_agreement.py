@@ -6,6 +6,8 @@ import torch
 from scipy.stats import spearmanr
 
 from subdistill_hf.explain.agreement import cosines, mean_with_interval, rank_correlations, similarity
+from subdistill_hf.reporting.explained import Interval
+from subdistill_hf.reporting.explained_words import interval_in_words
 
 
 def draw(seed):
@@ -42,5 +44,10 @@ def test_the_interval_is_that_of_resampled_means():
     error = values.std() / 200**0.5
     assert (found.low, found.high) == pytest.approx((found.mean - 1.96 * error, found.mean + 1.96 * error), abs=0.03)
     assert mean_with_interval(values) == found
+
+
+def test_one_image_has_no_interval():
     one = mean_with_interval([0.5])
-    assert (one.low, one.mean, one.high) == (0.5, 0.5, 0.5)
+    assert (one.low, one.mean, one.high, one.count) == (None, 0.5, None, 1)
+    assert interval_in_words(one) == interval_in_words(Interval(mean=0.5, low=0.5, high=0.5, count=1)) == "0.50"
+    assert interval_in_words(mean_with_interval([0.5, 0.5])) == "0.50 (0.50 to 0.50)"

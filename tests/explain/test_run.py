@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -237,6 +238,20 @@ def test_another_subtask_that_is_not_there_is_refused_before_any_work(folder, mo
     options = ExplainOptions(teacher=str(folder / "teacher"), subspaces=True, other_subtasks=["no such, nor this"])
     with pytest.raises(SubDistillError, match="unknown class 'no such'"):
         explain_student(folder / "student", options)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_without_the_images_of_the_run_there_are_no_subspaces(folder, tmp_path, given):
+    shutil.copytree(folder / "student", tmp_path / "student")
+    report = json.loads((tmp_path / "student" / "report.json").read_text(encoding="utf-8"))
+    report["image_options"]["dataset"] = str(tmp_path / "gone")
+    RunReport.from_dict(report).save(tmp_path / "student")
+    images = [str(folder / "images" / "test")] if given else []
+    options = ExplainOptions(teacher=str(folder / "teacher"), images=images, subspaces=True, most_images=2)
+    with pytest.raises(ExplainError) as error:
+        explain_student(tmp_path / "student", options)
+    hint = ": leave out --subspaces, which needs them"
+    assert str(error.value).endswith(hint if given else f"{hint}, and give --images, files or folders")
 
 
 def test_a_student_of_no_known_run_has_no_subspaces(folder, tmp_path):

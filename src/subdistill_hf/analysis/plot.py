@@ -6,10 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from subdistill_hf.config.bases import BASES
 from subdistill_hf.reporting.colours import INK, METHOD_COLOURS, OTHER_COLOURS, SOFT
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 PANEL: Final = (3.4, 2.9)  # inches
 COLUMNS: Final = 4
@@ -87,17 +91,17 @@ def plot_analysis(panels: Sequence[Panel], path: str | os.PathLike[str]) -> Path
         ax.set_xlabel("dimensions K")
         if number % columns == 0:
             ax.set_ylabel("accuracy on the subtask")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(labels),
-        fontsize=TEXT_SIZE,
-        frameon=False,
-        labelcolor=INK,
-    )
+    _add_legend(figure, *axes[0].get_legend_handles_labels(), fontsize=TEXT_SIZE, labelcolor=INK)
     return save_figure(figure, path)
+
+
+def _add_legend(figure: Figure, handles: list[Artist], labels: list[str], **style: Any) -> None:
+    """One legend below all panels, of as many columns as the figure is wide."""
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **style)
+        if legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
 
 
 def _ticks(dimensions: Sequence[int]) -> list[int]:

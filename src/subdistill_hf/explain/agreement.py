@@ -42,11 +42,15 @@ def similarity(first: Tensor, second: Tensor) -> Similarity:
 def mean_with_interval(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     """The mean of independent values, with the percentile interval of a bootstrap of `RESAMPLES` samples.
 
+    One value has no interval: each sample of it is the same.
+
     Args:
         values: `(N,)`, at least one.
         seed: of the bootstrap.
     """
     known = np.asarray(values, dtype=np.float64)
+    if len(known) == 1:
+        return Interval(mean=float(known[0]), count=1)
     random = np.random.default_rng(seed)
     means = known[random.integers(0, len(known), (RESAMPLES, len(known)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

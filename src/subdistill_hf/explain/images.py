@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from subdistill_hf.data.folder_source import is_image_file
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.pipeline.student_images import load_for_student, options_of_run, read_image
+
+GIVE_IMAGES: Final = "give --images, files or folders"
+"""What to do where the images of a run cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +74,21 @@ def images_of_paths(paths: Sequence[str], classes: Sequence[str], most: int) -> 
     )
 
 
-def data_of_run(image_options: Mapping[str, Any], classes: Sequence[str]) -> SubtaskData:
+def data_of_run(image_options: Mapping[str, Any], classes: Sequence[str], hint: str = GIVE_IMAGES) -> SubtaskData:
     """The images that a run was trained and tested with.
 
     Args:
         image_options: of its report; empty for a student without one.
         classes: of the student, without an answer for unknown images.
+        hint: what to do without them.
 
     Raises:
         ExplainError: when they cannot be loaded any more, or are of other classes.
     """
     if not image_options:
-        raise ExplainError(
-            "the student's folder does not say which images it was tested with: give --images, files or folders"
-        )
+        raise ExplainError(f"the student's folder does not say which images it was tested with: {hint}")
     options, seed = options_of_run(image_options)
-    return load_for_student(options, seed, classes, "the images of the run", "give --images", ExplainError)
+    return load_for_student(options, seed, classes, "the images of the run", hint, ExplainError)
 
 
 def test_images(data: SubtaskData, most: int) -> ImagesToExplain:

@@ -16,7 +16,7 @@ from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.data.loading import SubtaskData, known_classes
 from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.explain.errors import ExplainError
-from subdistill_hf.explain.images import data_of_run
+from subdistill_hf.explain.images import GIVE_IMAGES, data_of_run
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.formatting import last_part
 from subdistill_hf.models.heads import has_other, names_of
@@ -41,6 +41,7 @@ class Pair:
         classes: of the student's outputs.
         report: of the run that trained it, if it is known.
         folder: of the student, if it lies in one.
+        hint: what to do where the images of the run cannot be loaded.
     """
 
     teacher: ExplainedNetwork
@@ -50,6 +51,7 @@ class Pair:
     classes: tuple[str, ...]
     report: RunReport | None = None
     folder: Path | None = None
+    hint: str = GIVE_IMAGES
 
     @property
     def known_classes(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class Pair:
     @cached_property
     def data(self) -> SubtaskData:
         """The images of the run, loaded when they are first asked for; see `images.data_of_run` for errors."""
-        return data_of_run(self.image_options, self.known_classes)
+        return data_of_run(self.image_options, self.known_classes, self.hint)
 
 
 def load_pair(folder: Path, options: ExplainOptions) -> Pair:
@@ -90,7 +92,15 @@ def load_pair(folder: Path, options: ExplainOptions) -> Pair:
             f"note: the teacher {teacher.name} is not the one that taught this student: its weights differ",
             file=sys.stderr,
         )
-    return replace(pair_of(teacher, student, classes, other), report=report, folder=folder)
+    pair = pair_of(teacher, student, classes, other)
+    return replace(pair, report=report, folder=folder, hint=_hint_without_images(options))
+
+
+def _hint_without_images(options: ExplainOptions) -> str:
+    """What to do where the images of the run cannot be loaded: subspaces are shown on no others."""
+    if not options.subspaces:
+        return GIVE_IMAGES
+    return "leave out --subspaces, which needs them" + ("" if options.images else f", and {GIVE_IMAGES}")
 
 
 def pair_of(teacher: LoadedModel, student: LoadedModel, classes: tuple[str, ...], other: bool) -> Pair:

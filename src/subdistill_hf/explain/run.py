@@ -32,6 +32,7 @@ from subdistill_hf.pipeline.report import versions
 from subdistill_hf.reporting.explained import (
     EXPLANATIONS_FILE,
     EXPLANATIONS_FOLDER,
+    MIRRORED,
     Agreement,
     ExplainedAnswer,
     ExplainedImage,
@@ -230,7 +231,7 @@ def _agreement(
         answers=mean_with_interval([float(image.same_answer) for image in listed]),
         explanations=similarity(teacher, student),
         ceiling=similarity(teacher, both.again),
-        ceiling_from="another seed" if EXPLAINERS[method].sampled else "mirrored images",
+        ceiling_from="another seed" if EXPLAINERS[method].sampled else MIRRORED,
         by_class={
             pair.classes[target]: similarity(teacher[classes == target], student[classes == target])
             for target in sorted(set(targets))

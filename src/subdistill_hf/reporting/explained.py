@@ -28,6 +28,9 @@ EXPLANATIONS_FILE: Final = "explanations.json"
 RANDOM: Final = "random"
 """The ranking that faithfulness is compared with, beside those of the explainers."""
 
+MIRRORED: Final = "mirrored images"
+"""The `Agreement.ceiling_from` of methods that draw nothing."""
+
 HeatMap = tuple[tuple[float, ...], ...]
 """Relevance pooled to a grid, `(rows, columns)`, in logits."""
 
@@ -42,14 +45,14 @@ class Interval:
 
     Attributes:
         mean: of the images.
-        low: the lower end of the interval.
-        high: the upper end.
+        low: the lower end of the interval; `None` for one image, which has none.
+        high: the upper end; `None` for one image.
         count: number of images.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
     count: int
 
 
@@ -151,8 +154,9 @@ class Agreement:
     Attributes:
         answers: share of the images that both answer alike.
         explanations: teacher and student.
-        ceiling: the teacher and the teacher explained again: what no student can be expected to exceed.
-        ceiling_from: how the teacher was explained again, in words: `another seed`, or `mirrored images`.
+        ceiling: the teacher and the teacher explained again.
+        ceiling_from: how the teacher was explained again, in words: `another seed`, and no student can be expected to
+            exceed the ceiling, or `mirrored images`, and one may, where the teacher never saw mirrored images.
         by_class: target class to the similarity of teacher and student on its images.
         most_different: places in `Explanations.images` of the images whose heat maps differ most, the worst first.
     """

@@ -342,6 +342,27 @@ def test_heat_maps_stand_side_by_side_with_what_was_found(explained):
     assert headings_in_order(Page(html))
 
 
+@pytest.mark.parametrize(
+    ("again", "told", "not_told"),
+    [
+        (
+            "mirrored images",
+            "may be closer to its teacher than the teacher is to itself",
+            "No student can be expected",
+        ),
+        ("another seed", "No student can be expected to be closer", "in the mirror"),
+    ],
+)
+def test_the_ceiling_is_said_to_be_one_where_it_is(explained, again, told, not_told):
+    found = Explanations.load(explained)
+    dataclasses.replace(found, agreement=dataclasses.replace(found.agreement, ceiling_from=again)).save(
+        explained / "explanations"
+    )
+    shown = section(write_page(explained).read_text(encoding="utf-8"), "explanations")
+    assert told in shown
+    assert not_told not in shown
+
+
 def test_the_page_is_renewed_where_there_is_one(folder, capsys):
     renew_page(folder)
     assert not (folder / PAGE_FILE).exists()
