@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from helpers import NAMES, damaged_png, glyph_rows, write_image_folder
 from subdistill_hf.explain.errors import ExplainError
@@ -75,3 +76,10 @@ def test_images_of_other_classes_are_refused(tmp_path):
     folder = write_image_folder(tmp_path / "images", train=2, test=1)
     with pytest.raises(ExplainError, match="the images of the run are of the classes"):
         data_of_run({"dataset": str(folder), "classes": list(NAMES)}, NAMES[:2])
+
+
+def test_a_single_image_is_told_as_one(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert images_of_paths([str(tmp_path)], NAMES, 5).described == "1 image that was given"
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    assert images_of_paths([str(tmp_path)], NAMES, 1).described == "1 of the 2 images that were given"

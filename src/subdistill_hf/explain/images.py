@@ -70,7 +70,7 @@ def images_of_paths(paths: Sequence[str], classes: Sequence[str], most: int) -> 
         names=tuple(file.name for file in chosen),
         labels=tuple(labels),
         marks=(None,) * len(chosen),
-        described=f"{count} images that were given",
+        described=f"{count} {'image that was' if len(files) == 1 else 'images that were'} given",
     )
 
 
@@ -112,7 +112,7 @@ def test_images(data: SubtaskData, most: int) -> ImagesToExplain:
         names=tuple(f"test image {place}" for place in places),
         labels=tuple(data.subtask.names[views.labels[place]] for place in places),
         marks=marks,
-        described=f"{count} test images of {data.name}",
+        described=f"{count} test image{'' if len(views) == 1 else 's'} of {data.name}",
     )
 
 
