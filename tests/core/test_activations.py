@@ -9,6 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from subdistill_hf.core.activations import (
     MAX_PREFIX_TOKENS,
+    USUAL_PREFIX_TOKENS,
     Features,
     LayerError,
     first_tensor,
@@ -49,22 +50,57 @@ def test_tokens_split_into_prefix_and_grid(prefix, image_size, patch):
     assert torch.equal(grid_only.values[:, :, 2 * columns - 1], last)
 
 
-@pytest.mark.parametrize("image_size", [None, (32, 32), (24, 48), (30, 30)])
-def test_token_geometry_is_the_smallest_prefix_with_square_patches(image_size):
-    height, width = image_size or (1, 1)
-    for positions in range(1, 120):
-        fits = [
-            (positions - rows * columns, (rows, columns))
-            for rows, columns in itertools.product(range(1, 121), repeat=2)
-            if 0 <= positions - rows * columns <= MAX_PREFIX_TOKENS
-            and math.isclose(height / rows, width / columns)
-            and (image_size is None or height % rows == 0)
-        ]
+def grids_of(image_size):
+    """Each grid that square patches of whole pixels cut an image into, and whether some leave nothing over."""
+    if image_size is None:
+        return {(side, side): True for side in range(1, 40)}
+    height, width = image_size
+    grids = {}
+    for patch in range(1, max(image_size) + 1):
+        exact = height % patch == 0 and width % patch == 0
+        for rows, columns in itertools.product(
+            {height // patch, math.ceil(height / patch)}, {width // patch, math.ceil(width / patch)}
+        ):
+            if rows and columns and (height != width or rows == columns):
+                grids[rows, columns] = grids.get((rows, columns), False) or exact
+    return grids
+
+
+@pytest.mark.parametrize(
+    "image_size", [None, (32, 32), (24, 48), (30, 30), (28, 28), (84, 100), (50, 82), (32, 200), (200, 31), (9, 9)]
+)
+def test_token_geometry_is_the_smallest_prefix_of_square_patches_that_leave_nothing_over_if_they_can(image_size):
+    grids = grids_of(image_size)
+    for positions in range(1, 400):
+        fits: dict[object, set[object]] = {}
+        for (rows, columns), exact in grids.items():
+            prefix = positions - rows * columns
+            if 0 <= prefix <= MAX_PREFIX_TOKENS:
+                fits.setdefault((prefix > USUAL_PREFIX_TOKENS, not exact, prefix), set()).add((rows, columns))
         if fits:
-            assert token_geometry(positions, image_size) == min(fits)
+            best = min(fits)
+            prefix, grid = token_geometry(positions, image_size)
+            assert prefix == best[2]
+            assert grid in fits[best]
         else:
             with pytest.raises(LayerError, match=f"cannot place {positions} tokens"):
                 token_geometry(positions, image_size)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+@pytest.mark.parametrize(
+    ("image_size", "patch"),
+    [((28, 28), 3), ((84, 84), 10), ((100, 100), 12), ((252, 252), 31), ((299, 299), 37), ((100, 180), 14)],
+)
+def test_the_remainder_of_an_image_that_is_no_multiple_of_the_patch_is_cut_off(image_size, patch, prefix):
+    grid = (image_size[0] // patch, image_size[1] // patch)
+    assert token_geometry(prefix + grid[0] * grid[1], image_size) == (prefix, grid)
+
+
+@pytest.mark.parametrize(("image_size", "grid"), [((87, 87), (11, 11)), ((84, 100), (11, 13)), ((87, 90), (11, 11))])
+def test_the_remainder_of_a_grid_that_is_shrunk_may_be_padded(image_size, grid):
+    # the last cuts 87 x 90 pixels into 21 x 22 patches of 4, and pads these to 22 x 22 before it halves them
+    assert token_geometry(grid[0] * grid[1], image_size) == (0, grid)
 
 
 @pytest.mark.parametrize(

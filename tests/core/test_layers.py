@@ -5,10 +5,11 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from families import FAMILIES, example
+from families import FAMILIES, example, transformer
 from subdistill_hf.core.activations import LayerError, to_features
 from subdistill_hf.core.hooks import record
 from subdistill_hf.core.layers import block_chain, choose_stages, describe_layers, stage_outputs
+from subdistill_hf.models.heads import new_classifier
 
 
 def execution_order(name, layers):
@@ -121,6 +122,32 @@ def test_a_model_without_blocks_is_refused_with_the_remedy():
     model = Flat()
     with pytest.raises(LayerError, match=r"no chain of blocks was found in Flat: .*teacher\.layer=student\.layer"):
         stage_outputs(model, lambda: model(torch.zeros(1, 3, 8, 8)), (8, 8))
+
+
+def test_a_model_whose_blocks_have_no_grid_is_refused_with_the_reason():
+    class Tokens(nn.Sequential):
+        def forward(self, pixels):
+            return super().forward(pixels.flatten(2))
+
+    model = Tokens(nn.Sequential(nn.Linear(64, 8)), nn.Sequential(nn.Linear(8, 8)))
+    expected = (
+        r"no chain of blocks was found in Tokens: layer '0': cannot place 35 tokens on a grid for an input of "
+        r"8x8 pixels: .*\. Name the layer pairs, as in .*teacher\.layer=student\.layer"
+    )
+    with pytest.raises(LayerError, match=expected):
+        stage_outputs(model, lambda: model(torch.zeros(1, 35, 8, 8)), (8, 8))
+
+
+@pytest.mark.parametrize(("size", "patch", "grid"), [(28, 3, 9), (84, 10, 8), (100, 12, 8)])
+def test_a_vision_transformer_may_cut_off_the_remainder_of_an_image(size, patch, grid):
+    model = new_classifier(
+        "ViTForImageClassification",
+        **transformer(4, image_size=size, patch_size=patch),
+    )
+    pixels = torch.zeros(1, 3, size, size)
+    chain = block_chain(model, lambda: model(pixel_values=pixels), (size, size))
+    assert {str(shape) for shape in chain} == {f"16 x {grid}x{grid} + 1 tokens"}
+    assert len(chain) == 4
 
 
 # Descriptions

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from subdistill_hf.errors import SubDistillError
 
+USUAL_PREFIX_TOKENS = 5  # a class token and four registers; more are rare, and explain too many token counts
 MAX_PREFIX_TOKENS = 16
 
 
@@ -74,28 +75,80 @@ def token_geometry(positions: int, image_size: tuple[int, int] | None = None) ->
 
     Args:
         positions: number of tokens P.
-        image_size: height and width of the model's input in pixels; with it, the grid must cut the image into
-            equal square patches, without it the grid must be square.
+        image_size: height and width of the model's input in pixels; with it, the grid must be one of square patches,
+            where what is left over at the lower and right border may be cut off or padded to a patch; without it
+            the grid must be square.
 
     Returns:
-        The number of prefix (class, register) tokens, the smallest that fits, and the grid (height, width).
+        The number of prefix (class, register) tokens and the grid (height, width): the smallest number that fits, and
+        of up to `USUAL_PREFIX_TOKENS` one that leaves nothing over before others.
 
     Raises:
         LayerError: when no grid with at most `MAX_PREFIX_TOKENS` prefix tokens fits.
     """
-    height, width = image_size or (1, 1)
-    for prefix in range(min(MAX_PREFIX_TOKENS, positions - 1) + 1):
-        rows = math.isqrt((positions - prefix) * height // width)
-        if rows == 0 or (positions - prefix) % rows:
-            continue
-        columns = (positions - prefix) // rows
-        same_patch = rows * width == columns * height
-        if same_patch and (image_size is None or height % rows == 0):
-            return prefix, (rows, columns)
+    for most in (USUAL_PREFIX_TOKENS, MAX_PREFIX_TOKENS):
+        for exact in (True, False):
+            for prefix in range(min(most, positions - 1) + 1):
+                grid = _grid_of(positions - prefix, image_size, exact)
+                if grid is not None:
+                    return prefix, grid
+    of_input = "" if image_size is None else f" for an input of {image_size[0]}x{image_size[1]} pixels"
     raise LayerError(
-        f"cannot place {positions} tokens on a grid for an input of {height}x{width} pixels: expected at "
-        f"most {MAX_PREFIX_TOKENS} class and register tokens followed by one token per square patch"
+        f"cannot place {positions} tokens on a grid{of_input}: expected at "
+        f"most {MAX_PREFIX_TOKENS} class and register tokens followed by one token per square patch, row by row"
     )
+
+
+def _grid_of(tokens: int, image_size: tuple[int, int] | None, exact: bool) -> tuple[int, int] | None:
+    """The grid of square patches that has so many tokens, if there is one.
+
+    Args:
+        tokens: how many, without class and register tokens.
+        image_size: height and width in pixels; `None` for a square of unknown size.
+        exact: whether the patches must leave nothing of the image over.
+    """
+    height, width = image_size or (1, 1)
+    # rounded sides are at most one from this; on the longer side it could be more
+    near = math.isqrt(tokens * min(height, width) // max(height, width))
+    for shorter in (near, near + 1, near - 1):
+        if shorter < 1 or tokens % shorter:
+            continue
+        grid = (shorter, tokens // shorter) if height <= width else (tokens // shorter, shorter)
+        if exact:
+            same_patch = grid[0] * width == grid[1] * height
+            fits = same_patch and (image_size is None or height % grid[0] == 0)
+        else:
+            fits = image_size is not None and _has_patch(grid, image_size)
+        if fits:
+            return grid
+    return None
+
+
+def _has_patch(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
+    """Whether some patch of whole pixels gives this grid, where each side is rounded down or up.
+
+    Both are needed: a model may cut off what is left of the image, and then pad the grid when it shrinks it.
+    """
+    if image_size[0] == image_size[1] and grid[0] != grid[1]:
+        return False
+    longest = max(image_size)
+    for down_rows in (True, False):
+        for down_columns in (True, False):
+            rows = _patches(grid[0], image_size[0], down_rows, longest)
+            columns = _patches(grid[1], image_size[1], down_columns, longest)
+            if max(rows[0], columns[0]) <= min(rows[1], columns[1]):
+                return True
+    return False
+
+
+def _patches(count: int, length: int, down: bool, longest: int) -> tuple[int, int]:
+    """The smallest and the largest patch, in pixels, that cut a length into `count`, rounded down or up.
+
+    No patch is larger than `longest`, the longer side of the image.
+    """
+    if down:  # length // patch == count
+        return length // (count + 1) + 1, length // count
+    return -(-length // count), (length - 1) // (count - 1) if count > 1 else longest  # -(-length // patch) == count
 
 
 def to_features(

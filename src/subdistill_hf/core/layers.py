@@ -134,14 +134,15 @@ def block_chain(model: nn.Module, forward: Callable[[], Any], image_size: tuple[
         forward()
     modified = set(recorder.modified_in_place())
     shapes: dict[str, LayerShape] = {}
+    refused: list[str] = []
     for name, output in recorder.outputs.items():
         tensor = first_tensor(output)
         if tensor is None or tensor.dim() not in (3, 4):
             continue
         try:
             shapes[name] = _shape_of(name, output, image_size, name in modified, _declared_last(model, name))
-        except LayerError:
-            continue  # not on a grid (attention weights, pooled vectors): no place to match
+        except LayerError as error:  # not on a grid (attention weights, pooled vectors): no place to match
+            refused.append(f"layer {name!r}: {error}")
     for name in list(shapes):
         if name in last_inner and (stage := shapes.get(last_inner[name])):
             del shapes[stage.name if shapes[name].grid > stage.grid else name]
@@ -151,8 +152,9 @@ def block_chain(model: nn.Module, forward: Callable[[], Any], image_size: tuple[
     while len(chain) > 1 and chain[-1].grid == chain[-2].grid and chain[-1].width > HEAD_WIDENING * chain[-2].width:
         chain.pop()
     if not chain:
+        reason = f"{refused[0]}. Name" if refused else "name"
         raise LayerError(
-            f"no chain of blocks was found in {type(model).__name__}: name the layer pairs, as in "
+            f"no chain of blocks was found in {type(model).__name__}: {reason} the layer pairs, as in "
             "layers=['teacher.layer=student.layer', ...]"
         )
     return chain
