@@ -131,11 +131,59 @@ def test_a_model_whose_blocks_have_no_grid_is_refused_with_the_reason():
 
     model = Tokens(nn.Sequential(nn.Linear(64, 8)), nn.Sequential(nn.Linear(8, 8)))
     expected = (
-        r"no chain of blocks was found in Tokens: layer '0': cannot place 35 tokens on a grid for an input of "
+        r"no chain of blocks was found in Tokens: cannot place 35 tokens of layer '0' on a grid for an input of "
         r"8x8 pixels: .*\. Name the layer pairs, as in .*teacher\.layer=student\.layer"
     )
     with pytest.raises(LayerError, match=expected):
         stage_outputs(model, lambda: model(torch.zeros(1, 35, 8, 8)), (8, 8))
+
+
+class Windows(nn.Module):
+    """A stage whose block sees the windows of an image beside each other, as in NesT (`axis` 1) or TNT (`axis` 0)."""
+
+    def __init__(self, width, wider, axis):
+        super().__init__()
+        self.shrink = convolution(width, wider)
+        self.block = nn.ModuleList([nn.Sequential(nn.Linear(wider, wider))])
+        self.axis = axis
+
+    def forward(self, values):
+        maps = self.shrink(values)
+        images, width, height, columns = maps.shape
+        windows = maps.unflatten(2, (2, height // 2)).unflatten(4, (2, columns // 2)).permute(0, 2, 4, 3, 5, 1)
+        windows = windows.reshape(images, 4, -1, width)
+        windows = self.block[0](windows if self.axis == 1 else windows.flatten(0, 1))
+        windows = windows.reshape(images, 2, 2, height // 2, columns // 2, width).permute(0, 5, 1, 3, 2, 4)
+        return windows.reshape(images, width, height, columns)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_windows_of_a_stage_are_no_map_of_the_image(axis):
+    assert stages_of_chain(Windows(3, 6, axis), Windows(6, 12, axis), Windows(12, 20, axis)) == ["0", "1", "2"]
+
+
+def window_model():
+    """Two blocks that return the windows of all images, one after the other."""
+    windows = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), nn.Unflatten(2, (4, 16)))
+    turned = nn.Sequential(nn.Linear(16, 16))
+    return nn.ModuleDict({"windows": windows, "blocks": nn.ModuleList([turned, nn.Sequential(nn.Linear(16, 16))])})
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_layers_whose_first_dimension_is_not_the_images_are_refused(images):
+    model = window_model()
+
+    def forward():
+        values = model["windows"](torch.zeros(images, 3, 32, 32)).permute(0, 2, 3, 1).flatten(0, 1)  # (4 B, 16, 8)
+        for block in model["blocks"]:
+            values = block(values.transpose(1, 2)).transpose(1, 2)
+        return values.reshape(images, -1)
+
+    found = rf"layer 'blocks\.0' gives a tensor of shape \({4 * images}, 8, 16\) .*logits of {images} images"
+    with pytest.raises(LayerError, match=rf"no chain of blocks was found in ModuleDict: {found}"):
+        block_chain(model, forward, (32, 32))
+    with pytest.raises(LayerError, match=found):
+        describe_layers(model, ["blocks.0"], forward, (32, 32))
 
 
 @pytest.mark.parametrize(("size", "patch", "grid"), [(28, 3, 9), (84, 10, 8), (100, 12, 8)])

@@ -70,7 +70,9 @@ def pack(values: Sequence[Tensor], geometries: Sequence[Geometry]) -> list[Featu
     return [Features(tensor, *geometry) for tensor, geometry in zip(values, geometries, strict=True)]
 
 
-def token_geometry(positions: int, image_size: tuple[int, int] | None = None) -> tuple[int, tuple[int, int]]:
+def token_geometry(
+    positions: int, image_size: tuple[int, int] | None = None, layer: str | None = None
+) -> tuple[int, tuple[int, int]]:
     """Split a token count into prefix tokens and a grid.
 
     Args:
@@ -78,6 +80,7 @@ def token_geometry(positions: int, image_size: tuple[int, int] | None = None) ->
         image_size: height and width of the model's input in pixels; with it, the grid must be one of square patches,
             where what is left over at the lower and right border may be cut off or padded to a patch; without it
             the grid must be square.
+        layer: the layer's name, for messages.
 
     Returns:
         The number of prefix (class, register) tokens and the grid (height, width): the smallest number that fits, and
@@ -92,10 +95,11 @@ def token_geometry(positions: int, image_size: tuple[int, int] | None = None) ->
                 grid = _grid_of(positions - prefix, image_size, exact)
                 if grid is not None:
                     return prefix, grid
+    of_layer = "" if layer is None else f" of layer {layer!r}"
     of_input = "" if image_size is None else f" for an input of {image_size[0]}x{image_size[1]} pixels"
     raise LayerError(
-        f"cannot place {positions} tokens on a grid{of_input}: expected at "
-        f"most {MAX_PREFIX_TOKENS} class and register tokens followed by one token per square patch, row by row"
+        f"cannot place {positions} tokens{of_layer} on a grid{of_input}: expected at most "
+        f"{MAX_PREFIX_TOKENS} class and register tokens followed by one token per square patch, row by row"
     )
 
 
@@ -180,7 +184,7 @@ def to_features(
         if channels_last:
             tensor = tensor.permute(0, 3, 1, 2)
         return Features(tensor.flatten(2), (tensor.shape[2], tensor.shape[3]))
-    prefix, grid = token_geometry(tensor.shape[1], image_size)
+    prefix, grid = token_geometry(tensor.shape[1], image_size, name)
     return Features(tensor.transpose(1, 2), grid, prefix)
 
 

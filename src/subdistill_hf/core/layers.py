@@ -45,13 +45,10 @@ class LayerShape:
         return f"{self.width} x {self.grid[0]}x{self.grid[1]}{tokens}"
 
 
-def _shape_of(
-    name: str, output: Any, image_size: tuple[int, int], modified: bool, declared_last: bool | None
-) -> LayerShape:
-    tensor = first_tensor(output)
-    channels_last = tensor is not None and tensor.dim() == 4 and _is_channels_last(tensor, image_size, declared_last)
-    features = to_features(output, name, image_size, channels_last)
-    return LayerShape(name, features.values.shape[1], features.grid, features.prefix, channels_last, modified)
+def _can_be_grid(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
+    """Whether square cells of one size give this grid of an image, where each side is rounded up or down."""
+    (rows, columns), (height, width) = grid, image_size
+    return (rows - 1) * width < (columns + 1) * height and (columns - 1) * height < (rows + 1) * width
 
 
 def _is_channels_last(maps: Tensor, image_size: tuple[int, int], declared_last: bool | None) -> bool:
@@ -65,16 +62,11 @@ def _is_channels_last(maps: Tensor, image_size: tuple[int, int], declared_last: 
     height, width = image_size
     last, first = (maps.shape[1], maps.shape[2]), (maps.shape[2], maps.shape[3])
 
-    def can_be(grid: tuple[int, int]) -> bool:
-        """Whether cells of one size fit, where each side is rounded up or down."""
-        rows, columns = grid
-        return (rows - 1) * width < (columns + 1) * height and (columns - 1) * height < (rows + 1) * width
-
     def is_exactly(grid: tuple[int, int]) -> bool:
         return grid[0] * width == grid[1] * height
 
-    if can_be(last) != can_be(first):
-        return can_be(last)
+    if _can_be_grid(last, image_size) != _can_be_grid(first, image_size):
+        return _can_be_grid(last, image_size)
     if declared_last is not None:
         return declared_last
     return is_exactly(last) and not is_exactly(first)
@@ -90,6 +82,71 @@ def _declared_last(model: nn.Module, name: str) -> bool | None:
         name = name.rpartition(".")[0]
 
 
+@dataclass(frozen=True)
+class _ForwardPass:
+    """What layers of a model returned in one forward pass.
+
+    Attributes:
+        model: the model.
+        outputs: layer name to output, in the order in which layers returned first.
+        modified: the layers whose output a later operation overwrote.
+        images: how many images the pass was of; `None` where what the model returns does not say so.
+        image_size: their height and width in pixels.
+    """
+
+    model: nn.Module
+    outputs: dict[str, Any]
+    modified: frozenset[str]
+    images: int | None
+    image_size: tuple[int, int]
+
+    @classmethod
+    def run(
+        cls, model: nn.Module, names: Sequence[str], forward: Callable[[], Any], image_size: tuple[int, int]
+    ) -> _ForwardPass:
+        """Run `forward` once in evaluation mode, and record the named layers."""
+        with evaluation_mode(model), record(model, names) as recorder:
+            logits = first_tensor(forward())
+        images = logits.shape[0] if logits is not None and logits.dim() else None
+        return cls(model, recorder.outputs, frozenset(recorder.modified_in_place()), images, image_size)
+
+    def shape_of(self, name: str) -> LayerShape:
+        """Describe what a layer returned.
+
+        Raises:
+            LayerError: for what is no hidden state of each image.
+        """
+        output = self.outputs[name]
+        tensor = first_tensor(output)
+        if tensor is not None and tensor.dim() in (3, 4) and self.images not in (None, tensor.shape[0]):
+            raise LayerError(
+                f"layer {name!r} gives a tensor of shape {tuple(tensor.shape)} where the model gives logits of "
+                f"{self.images} images: expected the images as the first dimension. Choose a layer that returns the "
+                "hidden states of whole images"
+            )
+        declared_last = _declared_last(self.model, name)
+        channels_last = (
+            tensor is not None and tensor.dim() == 4 and _is_channels_last(tensor, self.image_size, declared_last)
+        )
+        features = to_features(output, name, self.image_size, channels_last)
+        width = features.values.shape[1]
+        return LayerShape(name, width, features.grid, features.prefix, channels_last, name in self.modified)
+
+    def shapes(self) -> tuple[dict[str, LayerShape], list[LayerError]]:
+        """Layer name to shape, of all layers that can be matched, and why others of 3 or 4 dimensions cannot."""
+        shapes: dict[str, LayerShape] = {}
+        refused: list[LayerError] = []
+        for name, output in self.outputs.items():
+            tensor = first_tensor(output)
+            if tensor is None or tensor.dim() not in (3, 4):
+                continue
+            try:
+                shapes[name] = self.shape_of(name)
+            except LayerError as error:  # not on a grid (attention weights, pooled vectors): no place to match
+                refused.append(error)
+        return shapes, refused
+
+
 @torch.no_grad()
 def describe_layers(
     model: nn.Module, names: Sequence[str], forward: Callable[[], Any], image_size: tuple[int, int]
@@ -99,15 +156,10 @@ def describe_layers(
     Raises:
         LayerError: for a layer that did not run, or whose output is no hidden state.
     """
-    with evaluation_mode(model), record(model, names) as recorder:
-        forward()
-    if missing := [name for name in names if name not in recorder.outputs]:
+    seen = _ForwardPass.run(model, names, forward, image_size)
+    if missing := [name for name in names if name not in seen.outputs]:
         raise LayerError(f"layer {missing[0]!r} did not run in a forward pass, so it has no output to match")
-    modified = set(recorder.modified_in_place())
-    return [
-        _shape_of(name, recorder.outputs[name], image_size, name in modified, _declared_last(model, name))
-        for name in names
-    ]
+    return [seen.shape_of(name) for name in names]
 
 
 @torch.no_grad()
@@ -130,22 +182,11 @@ def block_chain(model: nn.Module, forward: Callable[[], Any], image_size: tuple[
     for name in (blocks := _numbered_blocks(model)):
         if inner := _outermost(_with_children(modules[name])):
             last_inner[f"{name}.{inner[-1]}"] = name
-    with evaluation_mode(model), record(model, [*last_inner, *blocks]) as recorder:
-        forward()
-    modified = set(recorder.modified_in_place())
-    shapes: dict[str, LayerShape] = {}
-    refused: list[str] = []
-    for name, output in recorder.outputs.items():
-        tensor = first_tensor(output)
-        if tensor is None or tensor.dim() not in (3, 4):
-            continue
-        try:
-            shapes[name] = _shape_of(name, output, image_size, name in modified, _declared_last(model, name))
-        except LayerError as error:  # not on a grid (attention weights, pooled vectors): no place to match
-            refused.append(f"layer {name!r}: {error}")
+    seen = _ForwardPass.run(model, [*last_inner, *blocks], forward, image_size)
+    shapes, refused = seen.shapes()
     for name in list(shapes):
         if name in last_inner and (stage := shapes.get(last_inner[name])):
-            del shapes[stage.name if shapes[name].grid > stage.grid else name]
+            del shapes[stage.name if _is_shrunk(shapes[name], stage, image_size) else name]
         elif name in last_inner:
             del shapes[name]
     chain = _without_bare_pooling(list(shapes.values()), modules)
@@ -185,6 +226,15 @@ def stage_outputs(
 ) -> list[str]:
     """The names of the blocks that `choose_stages` takes of a model; arguments as for `block_chain`."""
     return [shape.name for shape in choose_stages(block_chain(model, forward, image_size), stages)]
+
+
+def _is_shrunk(inner: LayerShape, stage: LayerShape, image_size: tuple[int, int]) -> bool:
+    """Whether a stage ends by shrinking the map of its last inner block.
+
+    What is no map of the image, such as the windows of an image beside each other, was not shrunk.
+    """
+    is_map = _can_be_grid(inner.grid, image_size) or not _can_be_grid(stage.grid, image_size)
+    return is_map and inner.grid > stage.grid
 
 
 def _numbered_blocks(model: nn.Module) -> list[str]:
