@@ -62,7 +62,8 @@ What `--layers auto` pairs at 224 x 224 pixels, for every combination of these a
 - A model that shrinks its maps in stages offers the last block at each of its last four resolutions. A stage that
   ends by shrinking the map for the next one (Swin) stands for its last block before that; a last block that only
   widens for the head (MobileNet) is left out.
-- A transformer that keeps its tokens offers four blocks at equal relative depths.
+- A transformer that keeps its tokens offers four blocks at equal relative depths. The convolutions that make its
+  tokens are no blocks.
 - The last is paired with the last, and so on towards the input; the side with fewer stages decides how many pairs
   there are.
 - Class, distillation and register tokens are compared where both sides have as many of them. Elsewhere the patch

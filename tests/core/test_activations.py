@@ -15,6 +15,7 @@ from subdistill_hf.core.activations import (
     first_tensor,
     to_features,
     token_geometry,
+    with_first_tensor,
 )
 
 # One form
@@ -110,12 +111,18 @@ def test_the_remainder_of_a_grid_that_is_shrunk_may_be_padded(image_size, grid):
         lambda output: [output, None],
         lambda output: {"hidden": output, "other": torch.zeros(1)},
         lambda output: BaseModelOutput(last_hidden_state=output, hidden_states=(output,)),
+        lambda output: ((output,), 3, 4),
+        lambda output: {"hidden": [(output, 3)]},
     ],
-    ids=["tuple", "list", "mapping", "ModelOutput"],
+    ids=["tuple", "list", "mapping", "ModelOutput", "tuple in a tuple", "tuple in a list in a mapping"],
 )
 def test_the_first_element_of_a_container_counts(wrap):
     output = torch.randn(2, 5, 3, 4)
     assert first_tensor(wrap(output)) is output
+    other = torch.randn(2, 5, 3, 4)
+    replaced = with_first_tensor(wrap(output), other)
+    assert first_tensor(replaced) is other
+    assert type(replaced) is type(wrap(output))
     assert torch.equal(to_features(wrap(output), "layer").values, output.flatten(2))
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.xcit import Xcit
 from torch import nn
 
-from families import FAMILIES, example, transformer
+from families import FAMILIES, example, numbered, transformer
 from subdistill_hf.core.activations import LayerError, to_features
 from subdistill_hf.core.hooks import record
 from subdistill_hf.core.layers import block_chain, choose_stages, describe_layers, stage_outputs
@@ -136,6 +137,41 @@ def test_a_model_whose_blocks_have_no_grid_is_refused_with_the_reason():
     )
     with pytest.raises(LayerError, match=expected):
         stage_outputs(model, lambda: model(torch.zeros(1, 35, 8, 8)), (8, 8))
+
+
+PYRAMID = {"hidden_sizes": [4, 8, 12, 16], "depths": [2, 1, 2, 2], "num_labels": 3}
+
+
+@pytest.mark.parametrize(
+    ("class_name", "configuration", "stages"),
+    [
+        ("PoolFormerForImageClassification", {}, numbered("poolformer.encoder.block.", ("0.1", "1.0", "2.1", "3.1"))),
+        (
+            "PvtForImageClassification",
+            {"image_size": 64, "num_attention_heads": [1, 2, 2, 2]},
+            numbered("pvt.encoder.block.", ("0.1", "1.0", "2.1", "3.1")),
+        ),
+        (
+            "PvtV2ForImageClassification",  # a stage returns a tuple in a tuple
+            {"image_size": 64, "num_attention_heads": [1, 2, 2, 2]},
+            numbered("pvt_v2.encoder.layers."),
+        ),
+    ],
+)
+def test_blocks_in_lists_of_lists_are_compared_and_not_the_embeddings_beside_them(class_name, configuration, stages):
+    model = new_classifier(class_name, **PYRAMID, **configuration)
+    pixels = torch.randn(1, 3, 64, 64)
+    chosen = choose_stages(block_chain(model, lambda: model(pixel_values=pixels), (64, 64)))
+    assert [shape.name for shape in chosen] == stages
+    assert [shape.grid for shape in chosen] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+
+
+def test_the_convolutions_that_make_the_tokens_of_a_transformer_are_no_stages():
+    model = Xcit(img_size=64, patch_size=16, embed_dim=16, depth=3, num_heads=2, cls_attn_layers=1, num_classes=3)
+    pixels = torch.randn(1, 3, 64, 64)
+    chain = block_chain(model, lambda: model(pixels), (64, 64))
+    assert [shape.name for shape in chain] == ["blocks.0", "blocks.1", "blocks.2", "cls_attn_blocks.0"]
+    assert {shape.grid for shape in chain} == {(4, 4)}
 
 
 class Windows(nn.Module):

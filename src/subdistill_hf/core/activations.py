@@ -194,11 +194,11 @@ def height_and_width(pixels: Tensor) -> tuple[int, int]:
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The tensor itself, or the first element of a tuple, list or mapping when that is a tensor."""
+    """The tensor itself, or the one that is the first element of a tuple, list or mapping, however deep."""
     if isinstance(output, Mapping):
         output = tuple(output.values())
     if isinstance(output, (list, tuple)) and output:  # `list | tuple` breaks graphs that torch 2.9 compiles
-        output = output[0]
+        return first_tensor(output[0])
     return output if isinstance(output, Tensor) else None
 
 
@@ -223,12 +223,12 @@ def with_first_tensor(output: Any, tensor: Tensor) -> Any:
     if isinstance(output, Tensor):
         return tensor
     if isinstance(output, tuple):
-        changed = (tensor, *output[1:])
+        changed = (with_first_tensor(output[0], tensor), *output[1:])
         return changed if type(output) is tuple else type(output)(*changed)  # a named tuple
     if isinstance(output, list):
-        return [tensor, *output[1:]]
+        return [with_first_tensor(output[0], tensor), *output[1:]]
     first = next(iter(output.keys()))
-    output[first] = tensor
+    output[first] = with_first_tensor(output[first], tensor)
     return output
 
 

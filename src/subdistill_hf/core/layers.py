@@ -132,12 +132,17 @@ class _ForwardPass:
         width = features.values.shape[1]
         return LayerShape(name, width, features.grid, features.prefix, channels_last, name in self.modified)
 
-    def shapes(self) -> tuple[dict[str, LayerShape], list[LayerError]]:
-        """Layer name to shape, of all layers that can be matched, and why others of 3 or 4 dimensions cannot."""
+    def gives_tokens(self, name: str) -> bool:
+        """Whether a layer returned tokens `(B, P, d)`."""
+        tensor = first_tensor(self.outputs[name])
+        return tensor is not None and tensor.dim() == 3
+
+    def shapes(self, names: Sequence[str]) -> tuple[dict[str, LayerShape], list[LayerError]]:
+        """Layer name to shape, of the layers that can be matched, and why others of 3 or 4 dimensions cannot."""
         shapes: dict[str, LayerShape] = {}
         refused: list[LayerError] = []
-        for name, output in self.outputs.items():
-            tensor = first_tensor(output)
+        for name in names:
+            tensor = first_tensor(self.outputs[name])
             if tensor is None or tensor.dim() not in (3, 4):
                 continue
             try:
@@ -166,8 +171,8 @@ def describe_layers(
 def block_chain(model: nn.Module, forward: Callable[[], Any], image_size: tuple[int, int]) -> list[LayerShape]:
     """The blocks that a model is a chain of, in the order in which they return.
 
-    A stage that ends by shrinking its map stands for its last block before that, and a last block that only widens
-    for the head is left out.
+    A stage that ends by shrinking its map stands for its last block before that. Left out are a last block that only
+    widens for the head, and the convolutions that make the tokens of a transformer.
 
     Args:
         model: any module.
@@ -178,18 +183,23 @@ def block_chain(model: nn.Module, forward: Callable[[], Any], image_size: tuple[
         LayerError: when no chain of blocks is found.
     """
     modules = layer_modules(model)
+    numbered = _numbered_modules(model)
+    seen = _ForwardPass.run(model, numbered, forward, image_size)
+    returned = [name for name in numbered if name in seen.outputs]  # not lists of blocks, which are never called
+    blocks = _outermost(returned)
     last_inner: dict[str, str] = {}
-    for name in (blocks := _numbered_blocks(model)):
-        if inner := _outermost(_with_children(modules[name])):
-            last_inner[f"{name}.{inner[-1]}"] = name
-    seen = _ForwardPass.run(model, [*last_inner, *blocks], forward, image_size)
-    shapes, refused = seen.shapes()
+    for name in blocks:
+        if inner := _outermost([other for other in returned if other.startswith(f"{name}.")]):
+            last_inner[inner[-1]] = name
+    shapes, refused = seen.shapes([name for name in seen.outputs if name in last_inner or name in blocks])
     for name in list(shapes):
         if name in last_inner and (stage := shapes.get(last_inner[name])):
             del shapes[stage.name if _is_shrunk(shapes[name], stage, image_size) else name]
         elif name in last_inner:
             del shapes[name]
     chain = _without_bare_pooling(list(shapes.values()), modules)
+    if chain and seen.gives_tokens(chain[-1].name):
+        chain = _without_patch_embeddings(chain, modules)
     while len(chain) > 1 and chain[-1].grid == chain[-2].grid and chain[-1].width > HEAD_WIDENING * chain[-2].width:
         chain.pop()
     if not chain:
@@ -237,24 +247,21 @@ def _is_shrunk(inner: LayerShape, stage: LayerShape, image_size: tuple[int, int]
     return is_map and inner.grid > stage.grid
 
 
-def _numbered_blocks(model: nn.Module) -> list[str]:
-    """Modules with a numbered name (`stages.2`, `layer3`, `blocks.11`) that are in no other such module."""
-    # without blocks, a plain chain of single modules
-    single = [name for name in layer_modules(model) if name.rpartition(".")[2].isdigit()]
-    return _outermost(_with_children(model) or single)
+def _numbered_modules(model: nn.Module) -> list[str]:
+    """Modules with a numbered name (`stages.2`, `layer3`, `blocks.11`) that are made of others; outer before inner.
 
-
-def _with_children(model: nn.Module) -> list[str]:
-    """Numbered modules that are made of others."""
+    Where there are none, the single modules of a plain chain.
+    """
     modules = layer_modules(model)
     parents = {name.rpartition(".")[0] for name in modules}
-    return [
+    made_of_others = [
         name
         for name, module in modules.items()
         if NUMBERED_BLOCK.fullmatch(name.rpartition(".")[2])
         and name in parents
         and "Norm" not in type(module).__name__
     ]
+    return made_of_others or [name for name in modules if name.rpartition(".")[2].isdigit()]
 
 
 def _outermost(names: Sequence[str]) -> list[str]:
@@ -270,3 +277,12 @@ def _without_bare_pooling(chain: list[LayerShape], modules: dict[str, nn.Module]
     """Leave out resolutions at which no weight acts: a pooled map says nothing that the map before it does not."""
     weighted = {shape.grid for shape in chain if any(True for _ in modules[shape.name].parameters())}
     return [shape for shape in chain if shape.grid in weighted]
+
+
+def _without_patch_embeddings(chain: list[LayerShape], modules: dict[str, nn.Module]) -> list[LayerShape]:
+    """Leave out what a transformer makes its tokens with: blocks of one weight matrix before its first of more."""
+    for index, shape in enumerate(chain):
+        weights = [getattr(module, "weight", None) for module in modules[shape.name].modules()]
+        if sum(isinstance(weight, Tensor) and weight.dim() > 1 for weight in weights) > 1:
+            return chain[index:]
+    return chain
