@@ -64,6 +64,8 @@ What `--layers auto` pairs at 224 x 224 pixels, for every combination of these a
   widens for the head (MobileNet) is left out.
 - A transformer that keeps its tokens offers four blocks at equal relative depths. The convolutions that make its
   tokens are no blocks.
+- Hiera keeps its tokens in the order in which it pools them, and not row by row, until its last stage. So its last
+  stage alone can be compared, and `--layers` with a layer of another stage is refused.
 - The last is paired with the last, and so on towards the input; the side with fewer stages decides how many pairs
   there are.
 - Class, distillation and register tokens are compared where both sides have as many of them. Elsewhere the patch

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from subdistill_hf.core.activations import LayerError, first_tensor, to_features
 from subdistill_hf.core.hooks import evaluation_mode, layer_modules, record
+from subdistill_hf.core.token_order import check_token_order
 
 DEFAULT_STAGES = 4
 # A last block that widens the channels more than this many times at the resolution of the block before it prepares
@@ -124,6 +125,8 @@ class _ForwardPass:
                 f"{self.images} images: expected the images as the first dimension. Choose a layer that returns the "
                 "hidden states of whole images"
             )
+        if tensor is not None and tensor.dim() == 3:
+            check_token_order(self.model, name, tensor.shape[1])
         declared_last = _declared_last(self.model, name)
         channels_last = (
             tensor is not None and tensor.dim() == 4 and _is_channels_last(tensor, self.image_size, declared_last)
