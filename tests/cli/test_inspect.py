@@ -18,9 +18,9 @@ pytestmark = [
 
 def test_inspect_prints_the_spectrum_of_each_stage_and_writes_its_files(inputs, tmp_path):
     status, printed, said = inspection(inputs, output_dir=tmp_path / "spectra", train_images_per_class=10)
-    # 24 training images: the last stage, of 36 channels at one position each, has too few.
+    # 30 training images: the last stage, of 36 channels at one position each, has too few.
     assert status == 2
-    assert "layer 'resnet.encoder.stages.3': 24 positions cannot determine a subspace of 36 dimensions" in said
+    assert "layer 'resnet.encoder.stages.3': 30 positions cannot determine a subspace of 36 dimensions" in said
     layers = [f"resnet.encoder.stages.{index}" for index in range(3)]
     status, printed, said = inspection(inputs, output_dir=tmp_path / "spectra", layers=" ".join(layers))
     assert status == 0, said
@@ -71,13 +71,13 @@ def test_a_file_in_place_of_the_output_folder_is_refused_before_the_teacher_is_l
 
 
 def test_inspect_and_analyse_say_that_images_are_marked(inputs, tmp_path):
-    # of ten images two are for validation, and half of the rest is marked
+    # half of ten images
     chosen = {"layers": "resnet.encoder.stages.0", "mark": "plus", "mark_share": 0.5, "mark_classes": NAMES[1]}
     _, printed, said = inspection(inputs, **chosen)
-    assert f"mark plus: on 4 training images of {NAMES[1]}, and all test images" in printed, said
+    assert f"mark plus: on 5 training images of {NAMES[1]}, and all test images" in printed, said
     plain = inspection(inputs, "analyse", output_dir=tmp_path / "plain", layers=chosen["layers"], bases="pca")
     marked = inspection(inputs, "analyse", output_dir=tmp_path / "out", **chosen, bases="pca")
-    assert ["mark plus: on 4 training" in printed for _, printed, _ in (plain, marked)] == [False, True]
+    assert ["mark plus: on 5 training" in printed for _, printed, _ in (plain, marked)] == [False, True]
     found = [json.loads((tmp_path / name / "analysis.json").read_text(encoding="utf-8")) for name in ("plain", "out")]
     assert found[0]["mark"] is None
     assert found[1]["mark"]["classes"] == [NAMES[1]]

@@ -218,7 +218,7 @@ def test_a_teacher_that_knows_the_classes_is_taken_as_it_is(places, tmp_path):
 
 def test_without_the_option_the_refusal_names_it(places, tmp_path):
     with pytest.raises(MissingClassesError, match=r"has no class 'red'.* --adapt_teacher lora, which fits"):
-        task_of(places, tmp_path, adapt_teacher="no", adapt_epochs=0.0, adapt_learning_rate=None)
+        task_of(places, tmp_path, adapt_teacher="no")
 
 
 # A new head alone

@@ -201,7 +201,7 @@ def test_a_head_alone_makes_at_most_2000_steps_or_100_passes(inputs, passes):
     ],
 )
 def test_what_is_open_about_an_adaptation_is_chosen_and_nothing_else(given, head_alone, chosen):
-    options = TaskOptions(adapt_teacher="head" if head_alone else "lora", **given)
+    options = TaskOptions(**given)
     resolved, choices = resolve_adaptation(options, 65 if not head_alone else 48, 64, head_alone)
     assert {choice.option: choice.value for choice in choices} == chosen
     assert resolved == replace(options, **chosen)

@@ -8,7 +8,7 @@ import numbers
 import os
 import re
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from functools import lru_cache
@@ -183,18 +183,34 @@ def check_adaptation_options(options: AdaptationOptions) -> None:
             f"adapt_epochs={options.adapt_epochs}, adapt_learning_rate={rate}: expected "
             "positive numbers (or 0 epochs, for enough)"
         )
-    meaningless = {"head": ("adapt_target_modules", "adapt_rank"), "lora": ()}
-    given = [name for name in names_of_options(options) if name.startswith("adapt_") and name != "adapt_teacher"]
-    for name in meaningless.get(options.adapt_teacher, given):
-        if (value := getattr(options, name)) != _default_of(options, name):
-            raise SubDistillError(
-                f"{name}={value!r} has no meaning with adapt_teacher={options.adapt_teacher}: leave it out, or use "
-                f"adapt_teacher={'head' if name == 'adapt_views' else 'lora'}"
-            )
+    if options.adapt_teacher == "head":
+        _refuse_given(options, ("adapt_target_modules", "adapt_rank"), "adapt_teacher=lora")
     if options.adapt_teacher == "lora" and options.adapt_views:
         raise SubDistillError(
             "adapt_views has no meaning with adapt_teacher=lora, which sees new views in each epoch: leave it out"
         )
+
+
+def check_teacher_is_adapted(options: AdaptationOptions) -> None:
+    """Refuse options of fitting a teacher where none is fitted; only when nothing is left to be chosen for the user.
+
+    Raises:
+        SubDistillError: naming the option.
+    """
+    if options.adapt_teacher == "no":
+        _refuse_given(options, ("adapt_views",), "adapt_teacher=head")
+        names = [name for name in names_of_options(options) if name.startswith("adapt_")]
+        _refuse_given(options, names, "adapt_teacher=lora")
+
+
+def _refuse_given(options: AdaptationOptions, names: Sequence[str], instead: str) -> None:
+    """Refuse options that the way of adapting has no use for, and say which has."""
+    for name in names:
+        if (value := getattr(options, name)) != _default_of(options, name):
+            raise SubDistillError(
+                f"{name}={value!r} has no meaning with adapt_teacher={options.adapt_teacher}: leave it out, or use "
+                f"{instead}"
+            )
 
 
 def check_unlabelled_options(options: TaskOptions) -> None:

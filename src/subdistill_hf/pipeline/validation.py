@@ -7,7 +7,7 @@ from pathlib import Path
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_values
-from subdistill_hf.config.validation import NO_LABELS, check_task_options
+from subdistill_hf.config.validation import NO_LABELS, check_task_options, check_teacher_is_adapted
 from subdistill_hf.core.pairing import split_entry
 from subdistill_hf.data.subtask import check_paper_subtasks
 from subdistill_hf.errors import SubDistillError
@@ -36,6 +36,7 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
         SubDistillError: for the first that does not fit.
     """
     check_task_options(options)
+    check_teacher_is_adapted(options)
     check_values(config)
     check_training_arguments(config)
     if config.push_to_hub and config.hub_model_id is not None:
