@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, pipeline
 
 from command_line import run
-from helpers import save_teacher, teacher_resnet, write_colour_folder
+from helpers import save_teacher, teacher_resnet, teacher_vit, write_colour_folder
 from subdistill_hf.models.loading import load_teacher, weights_digest
 
 pytestmark = [
@@ -86,6 +86,13 @@ def test_a_teacher_of_several_classes_an_image_is_one_of_a_single_class_afterwar
     image = next((inputs / "images" / "test").glob("*/*.png"))
     answers = pipeline("image-classification", model=str(tmp_path / "out"))(str(image))
     assert sum(answer["score"] for answer in answers) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_the_default_student_cannot_do_is_not_asked_of_a_teacher(inputs, tmp_path):
+    teacher = ["--teacher", str(save_teacher(tmp_path / "vit", teacher_vit(layers=1))), "--adapt_teacher", "lora"]
+    words = given(inputs, tmp_path / "out", *teacher, "--adapt_epochs", "1", "--gradient_checkpointing", "true")
+    status, _, said = run("adapt", words)
+    assert status == 0, said
 
 
 def test_the_card_says_how_the_teacher_was_adapted_and_names_no_folder(inputs, left):

@@ -25,7 +25,7 @@ from subdistill_hf.pipeline.report import reported_dataset, reported_teacher, ve
 from subdistill_hf.pipeline.run_folder import check_run_folder, remove_empty_folders, remove_old_run, resumed_from
 from subdistill_hf.pipeline.student_folder import save_card, save_model
 from subdistill_hf.pipeline.task import Task, announce, load_task, take_threads
-from subdistill_hf.pipeline.validation import validate_options
+from subdistill_hf.pipeline.validation import validate_options_of_teacher
 from subdistill_hf.reporting.report import TEACHER, MethodResult
 from subdistill_hf.reporting.teacher_card import AdaptedTeacher, render_teacher_card
 
@@ -57,7 +57,7 @@ def adapt_teacher(
     known = {field.name for field in fields(TaskOptions)}
     given = {name: value for name, value in vars(options).items() if name in known}
     of_task = TaskOptions(**given, mix=0.0, cutmix=0.0)  # a teacher learns from labels, which mixed images lack
-    validate_options(of_task, config)
+    validate_options_of_teacher(of_task, config)
     folder, main = Path(config.output_dir), config.process_index == 0
     with held_for_this_run(folder if main else None):
         check_run_folder(of_task, config)

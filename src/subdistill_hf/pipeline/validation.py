@@ -35,6 +35,25 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
     Raises:
         SubDistillError: for the first that does not fit.
     """
+    validate_options_of_teacher(options, config)
+    if (student := check_recipe(options.student)) is not None:
+        check_student(student, config)
+    check_student_lora(options)
+    check_methods_without_labels(options, config)
+    for entry in [] if config.layers == [AUTO] else config.layers:
+        split_entry(entry)
+
+
+def validate_options_of_teacher(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse options that do not fit, whatever the student is.
+
+    Args:
+        options: what to distil, or what to fit a teacher to.
+        config: training arguments.
+
+    Raises:
+        SubDistillError: for the first that does not fit.
+    """
     check_task_options(options)
     check_teacher_is_adapted(options)
     check_values(config)
@@ -47,12 +66,6 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
     _check_held_out(options, config)
     _check_sharded_teacher(options, config)
     check_paper_subtasks(options.classes)
-    if (student := check_recipe(options.student)) is not None:
-        check_student(student, config)
-    check_student_lora(options)
-    check_methods_without_labels(options, config)
-    for entry in [] if config.layers == [AUTO] else config.layers:
-        split_entry(entry)
 
 
 def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig) -> None:
