@@ -122,12 +122,13 @@ def test_a_killed_grid_goes_on_where_it_was_and_ends_the_same(inputs, finished, 
     assert "runs are done" not in capsys.readouterr().out
 
 
-def test_a_grid_that_is_not_finished_can_be_told(inputs, finished, tmp_path):
+def test_a_grid_that_is_not_finished_can_be_told(inputs, finished, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     lines = (finished / "runs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     grid, options = write_grid(inputs, tmp_path / "grid.yaml"), BenchmarkOptions(str(out), workers=0, report_only=True)
     (out / "runs.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    monkeypatch.setattr(command, "check", lambda jobs: pytest.fail("images were loaded"))
     benchmark(grid, options)
     assert len(lines_of(out)) == len(lines) - 1
     assert "1 of 2 runs a method" in (out / "README.md").read_text(encoding="utf-8")

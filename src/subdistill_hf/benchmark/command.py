@@ -53,7 +53,8 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     executor = executor_of(options, options.workers, gpus or torch.multiprocessing.cpu_count(), gpus)
     with held_for_this_run(folder):
         _check_folder(folder, options.report_only)
-        check(untuned_jobs(grid))
+        if not options.report_only:  # which reads no images and no models
+            check(untuned_jobs(grid))
         try:
             _run(grid, options, executor, folder, command)
         except ExecutionError as error:
