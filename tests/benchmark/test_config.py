@@ -95,6 +95,7 @@ def test_lists_of_values_make_every_combination(tmp_path):
         ({"methods": ["fitnet"]}, "reference is 'kd': expected one of the methods, fitnet"),
         ({"train_images": [2.5]}, "train_images has 2.5: expected numbers of images a class, or shares below 1"),
         ({"train_images": [0.5]}, "validation_images needs train_images in whole numbers, not shares"),
+        ({"train_images": [1.0]}, "validation_images needs train_images in whole numbers, not shares"),
         ({"subtasks": "superclass:dice"}, "subtasks is 'superclass:dice': expected names with values"),
         ({"conditions": [0.5]}, "conditions is [0.5]: expected names with values"),
         ({"conditions": {"half": 0.5}}, "condition 'half' is 0.5: expected names with values"),

@@ -6,7 +6,7 @@ from PIL import Image
 
 from helpers import NAMES, damaged_png, glyph_rows, write_image_folder
 from subdistill_hf.explain.errors import ExplainError
-from subdistill_hf.explain.images import data_of_run, images_of_paths, spread
+from subdistill_hf.explain.images import data_of_run, images_of_paths
 from subdistill_hf.explain.images import test_images as images_of_test
 
 
@@ -42,11 +42,6 @@ def test_what_is_no_image_is_refused(tmp_path, name, message):
     (tmp_path / "text.txt").write_text("text")
     with pytest.raises(ExplainError, match=message):
         images_of_paths([str(tmp_path / name)], NAMES, 9)
-
-
-def test_places_are_spread_evenly():
-    assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(3, 9) == [0, 1, 2]
 
 
 def test_the_images_of_a_run_come_with_their_mark(tmp_path):

@@ -10,7 +10,7 @@ from pictures import picture
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.images import DecodedImages
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.pipeline.student_images import read_image
+from subdistill_hf.pipeline.student_images import evenly_spread, read_image
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -37,3 +37,9 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path, exif):
         picture(1).save(path, exif=exif)
     with pytest.raises(SubDistillError, match=r"^images: a.png cannot be used: .* Remove or replace it"):
         read_image(path, SubDistillError, "images: ")
+
+
+def test_places_are_spread_evenly():
+    assert evenly_spread(10, 4) == [0, 3, 6, 9]
+    assert evenly_spread(3, 9) == [0, 1, 2]
+    assert all(len(set(evenly_spread(count, most))) == most for count in range(1, 40) for most in range(count + 1))

@@ -170,7 +170,7 @@ def _benchmark(content: Any, written: Any) -> Benchmark:
         raise BenchmarkError(
             f"reference is {benchmark.reference!r}: expected one of the methods, {', '.join(benchmark.methods)}"
         )
-    if benchmark.validation_images is not None and any(size < 1 for size in benchmark.train_images):
+    if benchmark.validation_images is not None and any(map(is_share, benchmark.train_images)):
         raise BenchmarkError("validation_images needs train_images in whole numbers, not shares")
     if benchmark.tuning is not None:
         _check_tuning(benchmark, benchmark.tuning)
@@ -286,6 +286,11 @@ def _whole(value: Any, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise BenchmarkError(f"{where} has {value!r}: expected whole numbers")
     return value
+
+
+def is_share(size: float) -> bool:
+    """Whether a number of training images is a share of them: 1.0 is one, and 1 is an image a class."""
+    return isinstance(size, float)
 
 
 def _size(value: Any) -> float:

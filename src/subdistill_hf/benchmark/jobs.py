@@ -11,17 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from subdistill_hf.benchmark.config import WEIGHT_FACTOR, Benchmark, BenchmarkError, ExplainedRuns, Options
+from subdistill_hf.benchmark.config import WEIGHT_FACTOR, Benchmark, BenchmarkError, ExplainedRuns, Options, is_share
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.reporting.local_paths import file_name
 
 Row = dict[str, Any]
 RunAll = Callable[[Sequence["Job"]], list[Row]]
-
-
-def is_share(size: float) -> bool:
-    """Whether a number of training images is a share of them: 1.0 is one, and 1 is an image a class."""
-    return isinstance(size, float)
 
 
 def size_in_words(size: float) -> str:
@@ -109,8 +104,8 @@ def make_job(
 ) -> Job:
     """The run of a method on a subtask with some hyper-parameters; under a condition, and explained, if given."""
     size, validation = setting.train_images, benchmark.validation_images
-    share: Options = {"train_fraction": size} if size < 1 else {"train_images_per_class": size}
-    if size == 1 and isinstance(size, float):
+    share: Options = {"train_fraction": size} if is_share(size) else {"train_images_per_class": size}
+    if is_share(size) and size == 1:
         share = {}
     if validation is not None:
         share = {"train_images_per_class": size + validation, "validation_fraction": validation / (size + validation)}

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 
-from subdistill_hf.benchmark.config import Benchmark
-from subdistill_hf.benchmark.jobs import is_share, size_in_words
+from subdistill_hf.benchmark.config import Benchmark, is_share
+from subdistill_hf.benchmark.jobs import size_in_words
 from subdistill_hf.benchmark.mark_tables import has_mark
 from subdistill_hf.benchmark.statistics import Comparison, Estimate
 from subdistill_hf.benchmark.wording import images_in_words, label_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from subdistill_hf.benchmark.config import Benchmark, Options
-from subdistill_hf.benchmark.jobs import is_share, size_in_words
+from subdistill_hf.benchmark.config import Benchmark, Options, is_share
+from subdistill_hf.benchmark.jobs import size_in_words
 from subdistill_hf.benchmark.statistics import Estimate
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.reporting.local_paths import without_folders

@@ -165,9 +165,8 @@ def check_data_options(options: DataOptions) -> None:
         raise DataError("test_split and test_fraction contradict each other: give one of them")
     if not 0 <= options.mark_share <= 1:
         raise DataError(f"mark_share={options.mark_share}: expected a share from 0 to 1")
-    for name in ("mark_classes", "mark_share"):
-        if options.mark is None and getattr(options, name) != _default_of(options, name):
-            raise DataError(f"{name}={getattr(options, name)!r} has no meaning without --mark")
+    if options.mark is None:
+        _refuse_given(options, ("mark_classes", "mark_share"), "without --mark", DataError)
 
 
 def check_adaptation_options(options: AdaptationOptions) -> None:
@@ -184,7 +183,8 @@ def check_adaptation_options(options: AdaptationOptions) -> None:
             "positive numbers (or 0 epochs, for enough)"
         )
     if options.adapt_teacher == "head":
-        _refuse_given(options, ("adapt_target_modules", "adapt_rank"), "adapt_teacher=lora")
+        instead = "with adapt_teacher=head: leave it out, or use adapt_teacher=lora"
+        _refuse_given(options, ("adapt_target_modules", "adapt_rank"), instead)
     if options.adapt_teacher == "lora" and options.adapt_views:
         raise SubDistillError(
             "adapt_views has no meaning with adapt_teacher=lora, which sees new views in each epoch: leave it out"
@@ -198,19 +198,29 @@ def check_teacher_is_adapted(options: AdaptationOptions) -> None:
         SubDistillError: naming the option.
     """
     if options.adapt_teacher == "no":
-        _refuse_given(options, ("adapt_views",), "adapt_teacher=head")
+        instead = "with adapt_teacher=no: leave it out, or use adapt_teacher="
+        _refuse_given(options, ("adapt_views",), f"{instead}head")
         names = [name for name in names_of_options(options) if name.startswith("adapt_")]
-        _refuse_given(options, names, "adapt_teacher=lora")
+        _refuse_given(options, names, f"{instead}lora")
 
 
-def _refuse_given(options: AdaptationOptions, names: Sequence[str], instead: str) -> None:
-    """Refuse options that the way of adapting has no use for, and say which has."""
+def _refuse_given(
+    options: Any, names: Sequence[str], where: str, error: type[SubDistillError] = SubDistillError
+) -> None:
+    """Refuse options that were given where they have no meaning.
+
+    Args:
+        options: an instance of a dataclass.
+        names: of the options, which may have their defaults.
+        where: they have none, and what to do about it.
+        error: that is raised.
+
+    Raises:
+        SubDistillError: of the given kind, naming the first option.
+    """
     for name in names:
         if (value := getattr(options, name)) != _default_of(options, name):
-            raise SubDistillError(
-                f"{name}={value!r} has no meaning with adapt_teacher={options.adapt_teacher}: leave it out, or use "
-                f"{instead}"
-            )
+            raise error(f"{name}={value!r} has no meaning {where}")
 
 
 def check_unlabelled_options(options: TaskOptions) -> None:
@@ -223,9 +233,8 @@ def check_unlabelled_options(options: TaskOptions) -> None:
     if options.label_column == NO_LABELS:
         _check_without_labels(options)
         return
-    for name in ("unlabelled_images", "unlabelled_threshold"):
-        if options.unlabelled is None and getattr(options, name) != _default_of(options, name):
-            raise SubDistillError(f"{name}={getattr(options, name)!r} has no meaning without --unlabelled")
+    if options.unlabelled is None:
+        _refuse_given(options, ("unlabelled_images", "unlabelled_threshold"), "without --unlabelled")
 
 
 def _check_without_labels(options: TaskOptions) -> None:

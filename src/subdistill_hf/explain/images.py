@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from subdistill_hf.data.folder_source import is_image_file
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.explain.errors import ExplainError
-from subdistill_hf.pipeline.student_images import load_for_student, options_of_run, read_image
+from subdistill_hf.pipeline.student_images import evenly_spread, load_for_student, options_of_run, read_image
 
 GIVE_IMAGES: Final = "give --images, files or folders"
 """What to do where the images of a run cannot be loaded."""
@@ -62,7 +61,7 @@ def images_of_paths(paths: Sequence[str], classes: Sequence[str], most: int) -> 
             files.append(path)
         else:
             raise ExplainError(f"images: there is no file or folder {name}")
-    chosen = [files[place] for place in spread(len(files), most)]
+    chosen = [files[place] for place in evenly_spread(len(files), most)]
     labels = [next((part.name for part in file.parents if part.name in classes), None) for file in chosen]
     count = f"{len(chosen):,}" if len(chosen) == len(files) else f"{len(chosen):,} of the {len(files):,}"
     return ImagesToExplain(
@@ -99,7 +98,7 @@ def test_images(data: SubtaskData, most: int) -> ImagesToExplain:
         most: number of images at most.
     """
     views = data.views("test")
-    places = spread(len(views), most)
+    places = evenly_spread(len(views), most)
     images = tuple(views.image(place) for place in places)
     marks: tuple[Tensor | None, ...] = (None,) * len(images)
     if data.marking is not None:
@@ -114,12 +113,6 @@ def test_images(data: SubtaskData, most: int) -> ImagesToExplain:
         marks=marks,
         described=f"{count} test image{'' if len(views) == 1 else 's'} of {data.name}",
     )
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most so many places, spread evenly over all."""
-    places: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-    return places
 
 
 def _read(path: Path) -> Tensor:

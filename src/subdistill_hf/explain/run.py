@@ -21,7 +21,7 @@ from subdistill_hf.explain.comparison import Both, curves, explain_both, share_o
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.explainers import GRID, make_explainer
 from subdistill_hf.explain.heatmaps import seen_by
-from subdistill_hf.explain.images import ImagesToExplain, images_of_paths, spread, test_images
+from subdistill_hf.explain.images import ImagesToExplain, images_of_paths, test_images
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.pair import Pair, load_pair
 from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, save, shares_on, stacked
@@ -29,6 +29,7 @@ from subdistill_hf.explain.relevance import Explained
 from subdistill_hf.explain.subspaces import explain_subspaces, other_subtasks
 from subdistill_hf.explain.summary import summary
 from subdistill_hf.pipeline.report import versions
+from subdistill_hf.pipeline.student_images import evenly_spread
 from subdistill_hf.reporting.explained import (
     EXPLANATIONS_FILE,
     EXPLANATIONS_FOLDER,
@@ -152,7 +153,7 @@ def _explained(
 def _pictured(most_different: Sequence[int], images: int, wanted: int) -> list[int]:
     """The places of images that get pictures: half of them those that differ most, the others spread over all."""
     worst = list(most_different[: wanted // 2])
-    chosen = dict.fromkeys([*worst, *spread(images, wanted - len(worst)), *range(images)])
+    chosen = dict.fromkeys([*worst, *evenly_spread(images, wanted - len(worst)), *range(images)])
     return sorted(list(chosen)[:wanted])
 
 

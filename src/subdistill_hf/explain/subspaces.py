@@ -22,12 +22,11 @@ from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.excitation import described_directions, excitations
 from subdistill_hf.explain.heatmaps import seen_by
-from subdistill_hf.explain.images import spread
 from subdistill_hf.explain.networks import BATCH, ExplainedNetwork
 from subdistill_hf.explain.pair import Pair
 from subdistill_hf.explain.pictures import framed, picture_of, save, side_by_side, stacked
 from subdistill_hf.models.heads import names_of
-from subdistill_hf.pipeline.student_images import options_of_run
+from subdistill_hf.pipeline.student_images import evenly_spread, options_of_run
 from subdistill_hf.reporting.explained import (
     AccuracyAtDimensions,
     ExcitedPlace,
@@ -199,7 +198,7 @@ def fitted(
 
 def _some(images: ViewDataset) -> torch.utils.data.Subset[Any]:
     """At most `MOST_IMAGES` images, spread evenly over all."""
-    return torch.utils.data.Subset(images, spread(len(images), MOST_IMAGES))
+    return torch.utils.data.Subset(images, evenly_spread(len(images), MOST_IMAGES))
 
 
 def _with_pictures(

@@ -17,7 +17,7 @@ from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.snippet import EXAMPLE_FILE
-from subdistill_hf.pipeline.student_images import load_for_student, options_of_run, read_image
+from subdistill_hf.pipeline.student_images import evenly_spread, load_for_student, options_of_run, read_image
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -89,7 +89,8 @@ def calibration_images(place: str, classes: Sequence[str]) -> ExportImages:
     """
     folder = Path(place)
     if folder.is_dir() and (files := _image_files(folder)):
-        images = [read_image(files[place], ExportError) for place in _spread(len(files), 2 * MOST_CALIBRATION_IMAGES)]
+        chosen = evenly_spread(len(files), 2 * MOST_CALIBRATION_IMAGES)
+        images = [read_image(files[number], ExportError) for number in chosen]
         # every second one measures what the others have calibrated; one alone does both
         calibration, test = ImageSet(tuple(images[::2])), ImageSet(tuple(images[1::2] or images))
         name = last_part(folder)
@@ -135,15 +136,9 @@ def _set_of(data: SubtaskData, split: str, most: int) -> ImageSet:
     """The images of a split, or some that are evenly spread over it."""
     views: ViewDataset = data.views(split)
     first = views.image(0)
-    places = _spread(len(views), max(1, min(most, MOST_BYTES // first.numel())))
+    places = evenly_spread(len(views), max(1, min(most, MOST_BYTES // first.numel())))
     images = tuple(np.ascontiguousarray(views.image(place).permute(1, 2, 0).numpy()) for place in places)
     return ImageSet(images, tuple(int(views.labels[place]) for place in places))
-
-
-def _spread(total: int, most: int) -> list[int]:
-    """Places of `most` of `total` things that are evenly spread over them; of all, where these are fewer."""
-    places: list[int] = np.linspace(0, total - 1, min(total, most)).round().astype(int).tolist()
-    return places
 
 
 def _image_files(folder: Path) -> list[Path]:

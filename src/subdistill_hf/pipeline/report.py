@@ -21,7 +21,6 @@ from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.loading import OtherImages
 from subdistill_hf.formatting import format_percent, table
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of
-from subdistill_hf.models.words import Words
 from subdistill_hf.pipeline.answers import calibration_of, worst_answers
 from subdistill_hf.pipeline.energy import Energy
 from subdistill_hf.pipeline.evaluation import (
@@ -322,7 +321,7 @@ def reported_teacher(task: Task, digest: str) -> ReportedTeacher:
         task: of the run.
         digest: of its weights.
     """
-    teacher = task.teacher
+    teacher, words = task.teacher, task.teacher.words
     return ReportedTeacher(
         name=teacher.name,
         hub_id=teacher.hub_id,
@@ -331,8 +330,10 @@ def reported_teacher(task: Task, digest: str) -> ReportedTeacher:
         model_class=type(teacher.model).__name__,
         parameters=count_parameters(teacher.model),
         license=teacher.license,
-        teacher_classes=len(teacher.labels) if teacher.words is None else None,
-        **vars(teacher.words or Words(())),
+        teacher_classes=len(teacher.labels) if words is None else None,
+        classes=() if words is None else words.classes,
+        prompts=() if words is None else words.prompts,
+        other_prompts=() if words is None else words.other_prompts,
         base=None if teacher.base is None else AdapterBase(**vars(teacher.base)),
         adaptation=None if task.adaptation is None else decode(ReportedAdaptation, task.adaptation),
     )

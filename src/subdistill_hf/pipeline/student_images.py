@@ -72,3 +72,14 @@ def read_image(path: Path, error: type[SubDistillError], what: str = "") -> npt.
             return np.array(as_rgb(image))
     except Exception as reason:  # of damaged files Pillow and its plugins raise nearly anything
         raise error(f"{what}{path.name} cannot be used: {reason}. Remove or replace it") from reason
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """Places of some of many images, spread evenly over all.
+
+    Args:
+        count: of the images.
+        most: how many are chosen, at most.
+    """
+    places: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return places
