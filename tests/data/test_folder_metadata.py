@@ -35,6 +35,20 @@ def with_file(folder, name, text):
     return folder
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_is_read_as_spreadsheets_of_other_languages_write_it(tmp_path, separator):
+    header = separator.join(["file_name", "label", "note, if any"])
+    rows = [f'{name}{separator}"{"ab"[place % 2]}{separator}c"{separator}1,5' for place, name in enumerate(IMAGES)]
+    folder = with_file(tmp_path / "set", "metadata.csv", "\r\n".join([header, *rows]) + "\r\n")
+    assert classes_of_dataset(options(folder))[0] == (f"a{separator}c", f"b{separator}c")
+
+
+def test_a_table_without_file_names_is_one_of_commas(tmp_path):
+    folder = with_file(tmp_path / "set", "metadata.csv", "image;label\n" + "".join(f"{name};a\n" for name in IMAGES))
+    with pytest.raises(DataError, match="file_name"):
+        classes_of_dataset(options(folder))
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [

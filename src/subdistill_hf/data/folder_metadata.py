@@ -24,6 +24,7 @@ from subdistill_hf.errors import DataError
 FILE_NAME: Final = "file_name"
 WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
 """How a whole number of 64 bits is written: 007 is a text, as a date is."""
+SEPARATORS: Final = (",", ";", "\t")
 Row = dict[str, Any]
 
 
@@ -146,10 +147,21 @@ def _read(path: Path) -> list[Row]:
     return rows
 
 
+def _separated(content: bytes) -> tuple[csv.ParseOptions, list[str]]:
+    """How a table is separated, and its columns: by commas, or by what spreadsheets write in other languages."""
+    tried = []
+    for separator in SEPARATORS:
+        parsing = csv.ParseOptions(newlines_in_values=True, delimiter=separator)
+        tried.append((parsing, csv.open_csv(io.BytesIO(content), parse_options=parsing).schema.names))
+        if FILE_NAME in tried[-1][1]:
+            return tried[-1]
+    return tried[0]
+
+
 def _rows_of_csv(text: str) -> list[Row]:
     """The rows of a table: an empty field is nothing, and a column of nothing but whole numbers is read as such."""
-    content, parsing = text.encode(), csv.ParseOptions(newlines_in_values=True)
-    names = csv.open_csv(io.BytesIO(content), parse_options=parsing).schema.names
+    content = text.encode()
+    parsing, names = _separated(content)
     as_texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     columns = csv.read_csv(io.BytesIO(content), parse_options=parsing, convert_options=as_texts).to_pydict()
     for name, values in columns.items():
