@@ -249,6 +249,19 @@ def test_a_changed_layer_weight_counts_from_the_next_training(tmp_path):
     assert entries[1]["kd"] == pytest.approx(entries[0]["kd"], rel=1e-6)
 
 
+def test_the_weight_of_the_layers_falls_by_the_same_factor_in_each_step(tmp_path):
+    """The weights of the student stay, so that each step would have the losses of the first."""
+    images = views()
+    still = {"learning_rate": 1e-12, "per_device_train_batch_size": len(images), "max_steps": 4, "temperature": 1.0}
+    run = trainer(tmp_path, train=images, layer_weight=3.0, layer_weight_end=0.0625, **still)
+    run.train()
+    entries = [parts(entry) for entry in logged(run)]
+    for name in STAGES:
+        losses = [entry[f"layer/{name}"] for entry in entries]
+        assert losses == pytest.approx([losses[0] * share for share in (1, 0.5, 0.25, 0.125)], rel=1e-3)
+    assert [entry["kd"] for entry in entries] == pytest.approx([entries[0]["kd"]] * 4, rel=1e-3)
+
+
 def test_tensorboard_gets_every_part_by_name(tmp_path):
     run = trainer(tmp_path, max_steps=2, report_to="tensorboard")
     run.train()

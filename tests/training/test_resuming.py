@@ -92,6 +92,7 @@ REFUSED = {
     "positions": {"positions": 2},
     "rotation": {"rotation": "procrustes"},
     "layer_weight": {"layer_weight": 0.25},
+    "layer_weight_end": {"layer_weight_end": 0.5},
     "kd_weight": {"kd_weight": 0.5},
     "task_weight": {"task_weight": 0.5},
     "temperature": {"temperature": 2.0},
@@ -297,6 +298,17 @@ def test_a_checkpoint_from_before_targets_were_scaled_is_resumed(tmp_path, check
     run(tmp_path, target_scale="teacher").prepare_distillation(str(old))
     with pytest.raises(DistillationError, match=r"'teacher'\} there, \{'target_scale': 'unit'\} now"):
         run(tmp_path, target_scale="unit").prepare_distillation(str(old))
+
+
+def test_a_checkpoint_from_before_the_weight_of_the_layers_could_fall_is_resumed(tmp_path, checkpoint):
+    old = tmp_path / "checkpoint-2"
+    shutil.copytree(checkpoint, old)
+    state = json.loads((old / STATE_FILE).read_text(encoding="utf-8"))
+    del state["weights"]["layer_weight_end"]
+    (old / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    run(tmp_path).prepare_distillation(str(old))
+    with pytest.raises(DistillationError, match=r"'layer_weight_end': 1.0\} there, \{'layer_weight_end': 0.5\} now"):
+        run(tmp_path, layer_weight_end=0.5).prepare_distillation(str(old))
 
 
 # Files

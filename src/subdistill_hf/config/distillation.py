@@ -79,6 +79,13 @@ class DistillationOptions:
             + ")."
         },
     )
+    layer_weight_end: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of layer_weight that is left at the end of the training: the weight falls by the same "
+            "factor in each step, so that the layers teach early and the logits late. 1 keeps it."
+        },
+    )
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})
     task_weight: float | None = field(
         default=None,
@@ -153,8 +160,12 @@ class DistillationOptions:
         """The scale of the layer targets that the method uses: the given one, or its own."""
         return self.target_scale or METHODS[self.method].target_scale
 
-    def weights(self) -> dict[str, float]:
-        """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`)."""
+    def weights(self, progress: float = 0.0) -> dict[str, float]:
+        """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`).
+
+        Args:
+            progress: share of the training that is over.
+        """
         method = METHODS[self.method]
         task = method.task_weight if self.task_weight is None else self.task_weight
         if method.needs_labels:
@@ -163,5 +174,5 @@ class DistillationOptions:
         return {
             "task": task,
             "kd": self.kd_weight if method.needs_teacher else 0.0,
-            "layer": 0.0 if method.layer_weight is None or layer is None else layer,
+            "layer": 0.0 if method.layer_weight is None or layer is None else layer * self.layer_weight_end**progress,
         }

@@ -25,7 +25,15 @@ ADDED: Final = ("processor", "architecture", TRAINING)
 """Entries that the identity of an adapter of an earlier version lacks."""
 TRAINED_BY: Final = ("weights", "order", "optimizer", "schedule", RATES, "clipping", "precision", "split")
 """Those of `resuming.PARTS` that change what the training of a teacher gives."""
-OF_STUDENTS: Final = ("layer_weight", "kd_weight", "task_weight", "temperature", "dkd_beta", "teacher_cache_precision")
+OF_STUDENTS: Final = (
+    "layer_weight",
+    "layer_weight_end",
+    "kd_weight",
+    "task_weight",
+    "temperature",
+    "dkd_beta",
+    "teacher_cache_precision",
+)
 """Arguments of these parts that the training of a teacher does not have."""
 ELSEWHERE: Final = ("seed", "learning_rate")
 """Arguments of these parts that have an entry of their own, which is that of the adaptation."""

@@ -80,6 +80,7 @@ def weighted_terms(
     outputs: Mapping[str, Any],
     teacher_logits: Tensor | None,
     labels: Tensor | None,
+    progress: float = 0.0,
 ) -> dict[str, Tensor]:
     """The weighted parts of the loss, by name: `task`, `kd`, and `layer/NAME` for each teacher layer.
 
@@ -89,11 +90,12 @@ def weighted_terms(
         outputs: `logits` `(B, C)` of the student and `layer_losses` `(L,)`, one per pair.
         teacher_logits: the teacher's subtask logits `(B, C)`; `None` without a teacher.
         labels: class of each image `(B,)`, or shares of the classes `(B, C)`, if the batch has labels.
+        progress: share of the training that is over.
 
     Raises:
         DistillationError: when a part needs labels, and the batch has none.
     """
-    weights, logits = args.weights(), outputs["logits"]
+    weights, logits = args.weights(progress), outputs["logits"]
     terms: dict[str, Tensor] = {}
     if weights["task"]:
         if labels is None:

@@ -67,7 +67,15 @@ PARTS = (
     Part(
         "weights",
         "the weights of the losses, and what shapes them",
-        ("layer_weight", "kd_weight", "task_weight", "temperature", "dkd_beta", "label_smoothing_factor"),
+        (
+            "layer_weight",
+            "layer_weight_end",
+            "kd_weight",
+            "task_weight",
+            "temperature",
+            "dkd_beta",
+            "label_smoothing_factor",
+        ),
     ),
     Part(
         "order",
@@ -193,7 +201,7 @@ def run_identity(
     identity["images"], identity["views"], identity["layers"] = images, views, [str(pair) for pair in pairs]
     identity["method"] |= {"rotation": rotation, "target_scale": args.scale_of_targets()}
     identity["weights"] = args.weights() | {
-        name: argument_of(args, name) for name in ("temperature", "dkd_beta", "label_smoothing_factor")
+        name: argument_of(args, name) for name in ("layer_weight_end", "temperature", "dkd_beta", "label_smoothing_factor")
     }
     identity["order"]["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     counted = "max_steps" if args.max_steps > 0 else "num_train_epochs"
@@ -228,6 +236,7 @@ def check_resumable(checkpoint: str | Path, identity: Mapping[str, Any], max_ste
         raise DistillationError(why_incomplete(checkpoint, missing))
     saved, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(identity))
     saved.get("method", {}).setdefault("target_scale", "teacher")  # what there was before the option
+    saved.get("weights", {}).setdefault("layer_weight_end", 1.0)
     for part in PARTS:
         if part.change == "refused" and part.name in saved and not _same(part, saved[part.name], now[part.name]):
             raise DistillationError(

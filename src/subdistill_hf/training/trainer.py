@@ -229,8 +229,7 @@ class SubDistillTrainer(Trainer):
         parts = stacked(terms)
         inputs = {"the images of a batch": inputs["pixel_values"], "the teacher's logits": teacher_logits}
         self.loss_log.add(list(terms), parts.detach(), self.state.global_step, share, inputs)
-        loss = parts.sum()
-        return (loss, outputs) if return_outputs else loss
+        return (parts.sum(), outputs) if return_outputs else parts.sum()
 
     def loss_terms(
         self, outputs: Mapping[str, Any], teacher_logits: Tensor | None, labels: Tensor | None
@@ -244,7 +243,8 @@ class SubDistillTrainer(Trainer):
             teacher_logits: the teacher's subtask logits `(B, C)`; `None` without a teacher.
             labels: class of each image `(B,)`, or shares of the classes `(B, C)`, if the batch has labels.
         """
-        return weighted_terms(self.args, self.pairs, outputs, teacher_logits, labels)
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return weighted_terms(self.args, self.pairs, outputs, teacher_logits, labels, progress)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parent's entries, and the mean of each part of the loss as `loss_NAME`; they add up to `loss`."""
