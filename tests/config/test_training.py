@@ -23,6 +23,7 @@ from subdistill_hf.errors import SubDistillError
         ("centring", "batchnorm", "centring='batchnorm': expected one of mean, batch_norm, none"),
         ("rotation", "cayley", "rotation='cayley': expected one of orthogonal, linear, procrustes, full_width"),
         ("layer_weight", -1.0, "layer_weight=-1.0: expected at least 0"),
+        ("layer_weight_end", -0.5, "layer_weight_end=-0.5: expected at least 0"),
         ("kd_weight", -0.5, "kd_weight=-0.5"),
         ("task_weight", float("nan"), "task_weight=nan"),
         ("adam_epsilon", 0.0, "adam_epsilon=0.0: expected a positive number"),
@@ -102,6 +103,21 @@ def test_each_method_uses_its_own_weights(method, weights):
 )
 def test_each_method_has_weights_of_its_own(method, weights):
     assert tuple(DistillationOptions(method=method).weights().values()) == weights
+
+
+@pytest.mark.parametrize(
+    ("given", "at_the_end", "half_way"),
+    [
+        ({}, 100.0, 100.0),
+        ({"layer_weight_end": 0.25}, 25.0, 50.0),
+        ({"layer_weight": 50.0, "layer_weight_end": 1e-4}, 0.005, 0.5),
+        ({"method": "kd", "layer_weight_end": 0.25}, 0.0, 0.0),
+    ],
+)
+def test_the_weight_of_the_layers_falls_to_a_share_of_it(given, at_the_end, half_way):
+    options = DistillationOptions(**given)
+    assert [options.weights(part)["layer"] for part in (1.0, 0.5)] == pytest.approx([at_the_end, half_way])
+    assert {options.weights(part)["kd"] for part in (0.0, 0.5, 1.0)} == {1.0}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -45,6 +45,7 @@ from subdistill_hf.pipeline.auto import (
     Choice,
     Start,
     config_of_method,
+    resolve_layer_weight,
     resolve_learning_rate,
     with_steps_of_all,
 )
@@ -368,7 +369,8 @@ def build_trainer(
         heads_with_bias(student.model)  # refused before the training, see `_with_settled_other`
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
-    config, choices = resolve_learning_rate(config, student.model, start)
+    config, weights = resolve_layer_weight(config)
+    config, rates = resolve_learning_rate(config, student.model, start)
     if not METHODS[config.method].needs_teacher:
         config = with_steps_of_all(config, len(task.data.rows("taught")), len(task.data.train))
     trainer = SubDistillTrainer(
@@ -382,4 +384,4 @@ def build_trainer(
         processing_class=student.processor,
     )
     show_progress(trainer, label, "agreement" if task.data.labels_by_teacher else "accuracy")
-    return trainer, student, choices
+    return trainer, student, [*weights, *rates]

@@ -200,9 +200,8 @@ def run_identity(
     identity["classes"] = {"teacher_ids": class_ids, "names": names_of(getattr(student, "config", None))}
     identity["images"], identity["views"], identity["layers"] = images, views, [str(pair) for pair in pairs]
     identity["method"] |= {"rotation": rotation, "target_scale": args.scale_of_targets()}
-    identity["weights"] = args.weights() | {
-        name: argument_of(args, name) for name in ("layer_weight_end", "temperature", "dkd_beta", "label_smoothing_factor")
-    }
+    shaping = ("layer_weight_end", "temperature", "dkd_beta", "label_smoothing_factor")
+    identity["weights"] = args.weights() | {name: argument_of(args, name) for name in shaping}
     identity["order"]["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     counted = "max_steps" if args.max_steps > 0 else "num_train_epochs"
     identity["length"] = {counted: identity["length"][counted]}
