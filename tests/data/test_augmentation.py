@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as image_functional
 
 from helpers import NAMES, subtask_rows, views
-from subdistill_hf.data.augmentation import PAD, mirroring
+from subdistill_hf.data.augmentation import PAD, Partners, mirroring, resized_crop
 from subdistill_hf.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -26,6 +28,23 @@ def test_a_crop_is_a_shift_of_at_most_four_pixels_that_repeats_the_border():
         assert fits
         shifts.add(fits[0])
     assert len(shifts) > 10
+
+
+@pytest.mark.parametrize(
+    ("draw", "box"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), (0, 0, 34, 25)),  # 8 % of 90 x 120, 3 wide to 4 high
+        ((0.0, 1.0, 0.5, 0.5), (33, 43, 25, 34)),  # 4 wide to 3 high
+        ((0.25, 0.5, 0.999, 0.999), (32, 62, 58, 58)),  # 31 %, square, in the last corner
+        ((1.0, 0.5, 0.9, 0.2), (0, 3, 90, 104)),  # all of it would be a square that is too high
+    ],
+)
+def test_a_resized_crop_has_the_share_of_the_area_the_proportions_and_the_place_that_were_drawn(draw, box):
+    image = torch.randint(256, (3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    top, left, height, width = box
+    cut = image[:, top : top + height, left : left + width]
+    expected = image_functional.resize(cut, [12, 16], InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(resized_crop(image, np.array(draw), (12, 16)), expected)
 
 
 def test_about_half_of_the_views_are_mirrored():
@@ -122,6 +141,16 @@ def test_a_rectangle_of_another_view_is_pasted_and_labelled_by_its_area():
         corners.add((top, left))
     assert len(corners) > 10
     assert sum(side == expected for side, expected in sides) > len(sides) / 2
+
+
+def test_a_rectangle_is_pasted_at_the_corner_that_was_drawn_for_its_row_and_its_column():
+    partners = Partners(torch.tensor([1, 0]), torch.tensor([0.75, 1.0]), torch.tensor([[0.3, 0.99], [0.0, 0.0]]))
+    views = [torch.zeros(3, 8, 16, dtype=torch.uint8), torch.ones(3, 8, 16, dtype=torch.uint8)]
+    first, second = partners.mixed([0, 1], lambda indices: [views[index] for index in indices])
+    expected = torch.zeros(3, 8, 16, dtype=torch.uint8)
+    expected[:, 1:5, 8:16] = 1  # a quarter of the area, at 0.3 of 5 rows and 0.99 of 9 columns that it may begin in
+    assert torch.equal(first, expected)
+    assert torch.equal(second, torch.ones(3, 8, 16, dtype=torch.uint8))
 
 
 def test_blended_and_pasted_views_are_shares_of_all_that_do_not_overlap():

@@ -183,6 +183,16 @@ def test_a_share_of_the_first_class_and_every_test_image_is_marked(request, sour
     }
 
 
+def test_what_a_student_is_taught_with_is_marked_as_the_training_images(image_folder):
+    data = load(image_folder, mark="plus")
+    more = data.with_unlabelled(data.train.select(range(4)))
+    for each in (data, more):
+        assert each.marked("taught") == each.marked("train") is not None
+    plain, taught = more.views("taught", marked=None), more.views("taught")
+    changed = [not torch.equal(taught.image(index), plain.image(index)) for index in range(len(taught))]
+    assert np.flatnonzero(changed).tolist() == sorted(data.marked("train").rows)
+
+
 @pytest.mark.parametrize("mark", MARKS)
 def test_every_mark_is_put_on_images(image_folder, mark):
     data = load(image_folder, mark=mark)
@@ -208,6 +218,8 @@ def test_the_mark_changes_neither_labels_nor_splits(image_folder):
 def test_an_image_is_marked_by_seed_and_share_alone(image_folder):
     rows = {share: load(image_folder, mark="plus", mark_share=share).marked("train").rows for share in (0.25, 0.5, 1)}
     assert rows[0.25] < rows[0.5] < rows[1]
+    rounded = load(image_folder, mark="plus", mark_share=0.3).marked("train").rows
+    assert len(rounded) == 5  # of 4.8
     assert load(image_folder, mark="jpeg", mark_share=0.5).marked("train").rows == rows[0.5]
     fewer = load(image_folder, NAMES[:2], mark="plus", mark_share=0.5)
     assert fewer.marked("train").rows == rows[0.5]  # its class comes first

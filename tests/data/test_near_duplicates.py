@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from subdistill_hf.data.near_duplicates import FLAT, SIDE, near_duplicates, thumbnails
+from subdistill_hf.data import near_duplicates as module
+from subdistill_hf.data.near_duplicates import SIDE, near_duplicates, thumbnails
 
 
 def picture(seed, size=48):
@@ -44,11 +45,28 @@ def test_one_picture_is_found_however_it_was_changed(change):
     assert near_duplicates(asked[:0], known).tolist() == []
 
 
-def test_images_without_a_pattern_are_no_duplicates():
-    flat = [torch.full((3, 24, 24), value, dtype=torch.uint8) for value in (0, 200)]
-    thumbs = thumbnails(flat)
-    assert not near_duplicates(thumbs, thumbs).any()
-    assert FLAT > 0
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+def test_all_images_are_compared_with_all_others_however_few_at_once(monkeypatch, at_once):
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
+    known = thumbnails([pixels(picture(seed)) for seed in range(5)])
+    asked = thumbnails([pixels(picture(seed)) for seed in (4, 9, 0, 8, 2, 7, 3)])
+    assert near_duplicates(asked, known).tolist() == [True, False, True, False, True, False, True]
+
+
+@pytest.mark.parametrize(("correlation", "near"), [(0.89, False), (0.91, True), (-0.95, False)])
+def test_near_is_a_correlation_of_nine_tenths(correlation, near):
+    one = torch.zeros(1, 3 * SIDE * SIDE)
+    other = one.clone()
+    one[0, 0], other[0, 0], other[0, 1] = 1.0, correlation, (1 - correlation**2) ** 0.5
+    assert near_duplicates(other, one).tolist() == [near]
+
+
+@pytest.mark.parametrize(("contrast", "expected"), [(0, False), (1.9, False), (2.1, True)])
+def test_images_without_a_pattern_are_no_duplicates(contrast, expected):
+    """The same stripes, that vary by less or more than two grey levels around their mean."""
+    stripes = torch.tensor([-1.0, 1.0]).repeat(SIDE // 2).expand(3, SIDE, SIDE)
+    thumbs = thumbnails([128 + contrast * stripes])
+    assert near_duplicates(thumbs, thumbs).tolist() == [expected]
 
 
 def test_the_correlation_is_that_of_the_pixels_around_the_mean_of_each_channel():

@@ -70,6 +70,15 @@ def test_glyphs_of_other_classes_alone_are_made():
     assert data.others.train_images == 5
 
 
+def test_a_glance_is_at_some_classes_that_the_seed_chooses(folder, monkeypatch):
+    monkeypatch.setattr(other_classes, "GLANCED_CLASSES", 1)
+    options = task_options(folder, dataset=str(folder / "images"), classes=NAMES)
+    data = load_subtask(options, 0)
+    glances = [set(contents(glance_at_others(data, options, seed).far)) for seed in range(3)]
+    assert {len(images) for images in glances} == {3}  # of one class
+    assert len(set(map(frozenset, glances))) > 1
+
+
 def test_a_dataset_without_other_classes_is_refused(folder):
     options = task_options(folder, dataset=str(folder / "images"), classes=["all"], other_class=True)
     with pytest.raises(DataError, match=r"other_class: all classes of .* are in the subtask"):
@@ -137,7 +146,8 @@ def test_an_image_is_used_once_whatever_the_classes_are_that_have_it(folder, tmp
     for name, following in zip(others, [*others[1:], others[0]], strict=True):
         for index in range(3):  # among the training images of another class
             shutil.copy(images / "test" / name / f"{index}.png", images / "train" / following / f"copy{index}.png")
-        shutil.copy(images / "train" / NAMES[0] / "0.png", images / "test" / name / "known.png")
+        for index in range(6):  # of the images for training, and of the one for validation
+            shutil.copy(images / "train" / NAMES[0] / f"{index}.png", images / "test" / name / f"known{index}.png")
         shutil.copy(images / "test" / NAMES[1] / "0.png", images / "train" / name / "known.png")
         shutil.copy(images / "train" / name / "1.png", images / "train" / following / "twice.png")
     options = task_options(folder, dataset=str(images), classes=NAMES, other_class=True, other_images=100)

@@ -52,6 +52,19 @@ def test_a_smaller_share_is_a_part_of_a_larger_one():
     assert all(smaller < larger for smaller, larger in pairwise(numbers))
 
 
+def test_the_rows_of_a_class_are_chosen_whatever_its_place_among_the_classes():
+    expected = [set(part) & set(np.flatnonzero(OUTPUTS == 2)) for part in chosen(train_images_per_class=6)]
+    alone = Subtask(SUBTASK.names[2:], SUBTASK.dataset_ids[2:])
+    outputs = np.where(OUTPUTS == 2, 0, -1)
+    found = train_and_validation(outputs, alone, DataOptions(train_images_per_class=6), 0)
+    assert [set(part) for part in found] == expected
+
+
+def test_shares_are_rounded_to_the_nearest_number():
+    assert per_class(chosen(train_images_per_class=6, validation_fraction=0.3)[1]) == [2, 2, 2]  # of 1.8
+    assert per_class(chosen(train_images_per_class=6, validation_fraction=0.2)[1]) == [1, 1, 1]  # of 1.2
+
+
 def test_a_seed_gives_the_same_choice_and_another_another():
     assert chosen(seed=3) == chosen(seed=3)
     assert chosen(seed=3) != chosen(seed=4)

@@ -81,10 +81,12 @@ def encoded(rows):
     return [image["bytes"] for image in rows.cast_column("img", datasets.Image(decode=False))["img"]]
 
 
-def test_the_test_folder_of_the_dataset_is_refused(tmp_path):
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_folder_of_the_dataset_that_students_are_measured_on_is_refused(tmp_path, split):
     write_image_folder(tmp_path / "images", train=1, test=1)
-    with pytest.raises(DataError, match="is the test folder of the dataset"):
-        load(tmp_path / "images" / "test", dataset=str(tmp_path / "images"))
+    (tmp_path / "images" / "test").rename(tmp_path / "images" / split)
+    with pytest.raises(DataError, match=f"is the {split} folder of the dataset"):
+        load(tmp_path / "images" / split, dataset=str(tmp_path / "images"))
     assert len(load(tmp_path / "images" / "train", dataset=str(tmp_path / "images")).rows) == 3
 
 
