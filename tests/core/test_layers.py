@@ -9,7 +9,7 @@ from torch import nn
 from families import FAMILIES, example, numbered, transformer
 from subdistill_hf.core.activations import LayerError, to_features
 from subdistill_hf.core.hooks import record
-from subdistill_hf.core.layers import block_chain, choose_stages, describe_layers, stage_outputs
+from subdistill_hf.core.layers import LayerShape, block_chain, choose_stages, describe_layers, stage_outputs
 from subdistill_hf.models.heads import new_classifier
 
 
@@ -63,6 +63,22 @@ def test_fewer_stages_end_at_the_same_layer(name, stages):
     assert len(names) == min(stages, len(expected))
     assert names[-1] == expected[-1]
     assert execution_order(name, names) == names
+
+
+@pytest.mark.parametrize(
+    ("grids", "stages", "expected"),
+    [
+        ((8, 8, 8, 4, 4, 4), 4, [1, 2, 4, 5]),  # shrunk once: at equal depths
+        ((8, 8, 8, 4, 4, 4), 3, [1, 3, 5]),
+        ((8, 8, 8, 4, 4, 4), 2, [2, 5]),
+        ((8, 8, 4, 4, 4, 2), 4, [1, 4, 5]),  # shrunk in stages: where each ends
+        ((8, 8, 4, 4, 4, 2), 2, [4, 5]),
+        ((4, 4, 4, 4, 4, 4), 4, [1, 2, 4, 5]),
+    ],
+)
+def test_a_chain_of_three_resolutions_splits_by_them_and_one_of_fewer_at_equal_depths(grids, stages, expected):
+    chain = [LayerShape(str(place), 16, (side, side), 0) for place, side in enumerate(grids)]
+    assert choose_stages(chain, stages) == [chain[place] for place in expected]
 
 
 def convolution(width, wider, stride=2):

@@ -270,6 +270,15 @@ def test_later_images_do_not_change_a_fitted_subspace():
     assert subspace.count == 84
 
 
+def test_the_digest_is_that_of_mean_and_basis(moments):
+    subspace = Subspace.fit(moments, 3)
+    shifted = dataclasses.replace(subspace, mean=subspace.mean + 1e-12)
+    turned = dataclasses.replace(subspace, basis=subspace.basis.flip(1))
+    assert len({subspace.digest, shifted.digest, turned.digest}) == 3
+    same = dataclasses.replace(subspace, mean=subspace.mean.clone(), energies=2 * subspace.energies, count=1)
+    assert same.digest == subspace.digest
+
+
 # Saving
 
 

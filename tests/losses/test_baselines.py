@@ -176,6 +176,12 @@ def test_each_loss_is_what_the_slow_loop_gives(name):
     assert loss_of(loss, student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_vkd_averages_the_grid_alone():
+    loss, student, teacher = make("vkd"), features(0, prefix=2), features(1, width=6, prefix=1)
+    expected = slow_vkd(loss, student.values[:, :, 2:].numpy(), teacher.values[:, :, 1:].numpy())
+    assert loss_of(loss, student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+
 GEOMETRIES = {
     "larger student map": ({"grid": (4, 6)}, {"grid": (2, 3)}),
     "larger teacher map": ({"grid": (2, 2)}, {"grid": (5, 4)}),

@@ -106,6 +106,15 @@ def test_both_parts_of_dkd_make_up_kd():
     assert decoupled.item() == pytest.approx(logit_distillation(student, teacher).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dkd_of_logits_in_half_precision_is_computed_in_single(dtype):
+    student, teacher, labels = logits(5).to(dtype), logits(5, 1).to(dtype), torch.tensor([0, 1, 2, 0, 1, 2])
+    found = decoupled_distillation(student, teacher, labels)
+    expected = slow_dkd(student.tolist(), teacher.tolist(), labels.tolist(), 4.0, 1.0, 8.0)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_dkd_stays_finite_for_certain_teachers_and_half_precision():
     student, teacher = logits(3, scale=300.0), logits(3, 1, scale=300.0)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])

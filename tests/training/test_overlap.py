@@ -84,7 +84,7 @@ def test_images_in_both_are_counted(train, evaluated, shared):
 def test_a_trainer_tells_of_evaluation_images_that_it_trains_on(tmp_path, caplog):
     trainer(tmp_path)
     assert "training images" not in caplog.text
-    several = {"train": views(), "others": views(4, "test"), "some": views(4)}
+    several = {"train": views(), "others": views(4, "test"), "constrained": views(4)}
     trainer(tmp_path, parts={"eval_dataset": several})
     (said,) = [entry for entry in caplog.records if entry.levelno == logging.WARNING]
-    assert said.getMessage().startswith("12 of the 12 evaluation images 'some' are training images")
+    assert said.getMessage().startswith("12 of the 12 evaluation images 'constrained' are training images")
