@@ -93,15 +93,16 @@ def test_an_analysis_has_every_basis_on_every_layer(folder, tmp_path, capsys):
 
 
 def test_the_random_curve_is_a_mean_over_bases_and_the_others_are_their_own(folder):
-    asked = options(folder, bases=["random", "identity", "random"], dimensions=[3, 1], layers=LAYERS[:1], seed=5)
-    (one,) = analyse(asked).layers
-    assert (list(one.accuracy), one.dimensions) == (["random", "identity"], [1, 3])
-    moments = load_teacher_layers(asked).moments()[LAYERS[0]]
-    random = [Subspace.fit(moments, 3, "random", seed).energy_fraction for seed in (5, 6, 7)]
-    assert one.energy_fraction["random"][1] == pytest.approx(sum(random) / 3)
-    assert one.energy_fraction["identity"][1] == pytest.approx(
-        float(moments.covariance.diag()[:3].sum() / moments.covariance.trace())
-    )
+    asked = options(folder, bases=["random", "identity", "random"], dimensions=[3, 1], seed=5)
+    layers, measured = analyse(asked).layers, load_teacher_layers(asked).moments()
+    for one, seeds in zip(layers, ((5, 6, 7), (8, 9, 10)), strict=True):  # other bases for each layer
+        assert (list(one.accuracy), one.dimensions) == (["random", "identity"], [1, 3])
+        moments = measured[one.layer]
+        random = [Subspace.fit(moments, 3, "random", seed).energy_fraction for seed in seeds]
+        assert one.energy_fraction["random"][1] == pytest.approx(sum(random) / 3)
+        assert one.energy_fraction["identity"][1] == pytest.approx(
+            float(moments.covariance.diag()[:3].sum() / moments.covariance.trace())
+        )
 
 
 def test_tables_say_what_suffices_and_what_does_not(folder):

@@ -316,8 +316,11 @@ def no_record(folder):
         (None, {"validation_fraction": 0.21}, "it was made with another choice of images"),
         (None, {"classes": ["red", "grey"]}, "it was made with another choice of classes, dataset"),
         (None, {"adapt_teacher": "head"}, "it was made with another choice of method, rank, target_modules"),
+        (None, {"augmentation": "none"}, r"it was made with another choice of augmentation\."),
+        (None, {"flip": True}, r"it was made with another choice of augmentation\."),
+        (None, {"settings": {"seed": 4}}, "it was made with another choice of seed"),
     ],
-    ids=["cut", "no weights", "no record", "rank", "teacher", "images", "classes", "method"],
+    ids=["cut", "no weights", "no record", "rank", "teacher", "images", "classes", "method", "crops", "flip", "seed"],
 )
 def test_an_adapter_that_does_not_fit_is_replaced_by_a_new_run_and_stops_a_resumed_one(
     places, copied, capsys, damage, options, reason

@@ -12,6 +12,7 @@ from PIL import Image
 from helpers import NAMES, config, task_options, write_image_folder, write_task
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
+from subdistill_hf.data.loading import OTHER
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.models.loading import load_teacher
 from subdistill_hf.pipeline import selection
@@ -37,8 +38,7 @@ def inputs(tmp_path_factory):
         render(0, "train", 40 + index, 7).save(folder / "mine" / f"new{index}.png")
     for index in range(2):
         render(0, "test", 10, index).save(folder / "mine" / f"test{index}.bmp")
-    image = np.array(render(0, "train", 11, 0))[:, ::-1]
-    Image.fromarray(image).save(folder / "mine" / "mirrored.png")
+    mirror(render(0, "train", 11, 0), folder / "mine" / "mirrored.png")
     (folder / "mine" / "damaged.png").write_bytes(b"no image")
     return folder
 
@@ -59,6 +59,22 @@ def test_copies_of_other_images_and_damaged_ones_are_left_out_and_counted(everyt
     assert chosen.kept == len(chosen.masses) == 12
     assert sum(chosen.kept_per_class.values()) == 12
     assert len(everything.data.rows("taught")) == len(everything.data.train) + 12
+
+
+def mirror(image, path):
+    Image.fromarray(np.asarray(image.convert("RGB"))[:, ::-1]).save(path)
+
+
+def test_near_duplicates_of_validation_images_are_no_training_images(inputs, everything, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    validation, train = everything.data.validation["image"], everything.data.train["image"]
+    for place in range(2):
+        mirror(validation[place], mine / f"validation{place}.png")
+    mirror(train[0], mine / "train.png")
+    shutil.copy(inputs / "mine" / "new0.png", mine)
+    chosen = load_task(options_of(inputs, unlabelled=str(mine)), config(tmp_path / "out", disable_tqdm=True)).selection
+    assert (chosen.found, chosen.held_out, chosen.copies, chosen.kept) == (4, 2, 1, 1)
 
 
 def test_copies_of_unknown_images_are_left_out_and_far_classes_may_be_among_the_others(inputs, tmp_path, capsys):
@@ -92,7 +108,14 @@ def test_those_below_the_threshold_that_show_other_classes_are_counted_apart(inp
     chosen = task.selection
     above = sum(mass >= middle for mass in chosen.masses)
     assert (chosen.kept, chosen.kept_as_other) == (above + 4, task.data.others.train_images) == (above + 4, 4)
+    kept = task.data.rows("taught").select(range(len(task.data.train), len(task.data.rows("taught"))))
+    pixels = task.teacher.processor([image.convert("RGB") for image in kept["image"]], return_tensors="pt")
+    probabilities = task.teacher.model(**pixels).logits.double().softmax(dim=1)
+    of_classes = probabilities[:, list(task.data.subtask.teacher_ids)]
+    answers = torch.cat([of_classes, 1 - of_classes.sum(dim=1, keepdim=True)], dim=1).argmax(dim=1)
+    assert [*chosen.kept_per_class.values()] == torch.bincount(answers, minlength=4).tolist()
     assert sum(chosen.kept_per_class.values()) == chosen.kept
+    assert chosen.kept_per_class[OTHER] > 0
     assert f"kept: {above} with at least {middle:g} (--unlabelled_threshold)\nkept: 4 with less, for" in str(chosen)
     fact = unlabelled_fact(reported_dataset(task))
     assert f": {above} are those that show" in fact
@@ -109,10 +132,9 @@ def test_the_teachers_probability_decides(inputs, everything, tmp_path):
     ).logits
     expected = sorted(logits.double().softmax(1)[:, list(everything.data.subtask.teacher_ids)].sum(1).tolist())
     assert masses == pytest.approx(expected, rel=1e-4)
-    middle = (masses[7] + masses[8]) / 2
-    task = load_task(options_of(inputs, unlabelled_threshold=middle), config(tmp_path / "out", disable_tqdm=True))
-    assert task.selection.kept == 4
-    assert min(mass for mass in task.selection.masses if mass >= middle) == masses[8]
+    least = masses[8]
+    task = load_task(options_of(inputs, unlabelled_threshold=least), config(tmp_path / "out", disable_tqdm=True))
+    assert task.selection.kept == sum(mass >= least for mass in task.selection.masses) == 4
     with pytest.raises(DataError, match=r"keeps none of 16 images.*--unlabelled_threshold 0.* would keep"):
         load_task(options_of(inputs, unlabelled_threshold=0.999), config(tmp_path / "out", disable_tqdm=True))
 

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -151,6 +152,15 @@ def test_views_are_mixed_as_asked_for_and_labelled_with_shares_of_the_subtasks_c
     assert views.mix == 0.5
     assert views[0]["labels"].shape == (2,)
     assert task.plain("validation").mix == 0
+
+
+@pytest.mark.parametrize("method", ["scratch", "kd"])
+def test_students_see_the_mark_on_the_images_that_carry_it(inputs, tmp_path, method):
+    task = load_task(task_options(inputs, mark="plus", mark_classes=[NAMES[1]]), config(tmp_path / "out"))
+    images = build_run(task, method, teacher_of(task)).trainer.train_dataset
+    stored = [np.asarray(image.convert("RGB")) for image in task.data.train["image"]]
+    marked = [not np.array_equal(images.image(place).permute(1, 2, 0), each) for place, each in enumerate(stored)]
+    assert marked == [label == 1 for label in task.data.train["label"]]
 
 
 def test_views_are_as_high_and_as_wide_as_the_larger_of_both_networks_reads(inputs, tmp_path):

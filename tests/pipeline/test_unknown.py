@@ -33,7 +33,7 @@ from subdistill_hf.hub.snippet import ANSWERS
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
 from subdistill_hf.models.loading import load_student
 from subdistill_hf.pipeline import unknown
-from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.pipeline.evaluation import Classifier, predict
 from subdistill_hf.pipeline.run import distill
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.pipeline.unknown import (
@@ -46,6 +46,7 @@ from subdistill_hf.pipeline.unknown import (
     rejection_of,
     shift_of_other,
     unknown_logits,
+    validation_logits,
     with_unknown_images,
 )
 from subdistill_hf.reporting.report import TEACHER
@@ -84,6 +85,7 @@ def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
     assert TorchStudent(load_student(tmp_path / "out")).known_classes == NAMES
     assert "unknown_threshold" not in settings  # its largest output is its answer
     assert (report.rejection.score, report.rejection.threshold) == (OTHER_SCORE, 0.5)
+    assert report.rejection.validation_images == len(NAMES)  # one of each class, of six
     for result in report.results:
         assert {(each.kind, each.score) for each in result.unknown} == {
             (kind, score) for kind in ("near", "far") for score in (OTHER_SCORE, LARGEST, ENERGY)
@@ -246,6 +248,15 @@ def test_the_teachers_answer_is_the_probability_of_all_its_other_classes():
     torch.testing.assert_close(ours[:, 3], 1 - everything[:, ids].sum(dim=1))
     assert torch.equal(subtask_logits(logits, ids), logits[:, ids])
     assert subtask_logits(logits, None) is logits
+
+
+def test_images_of_other_classes_have_no_part_in_the_threshold(folder, tmp_path):
+    options = task_options(folder, dataset=str(folder / "images"), classes=NAMES, other_class=True)
+    task, student = load_task(options, config(tmp_path / "out")), Classifier(resnet((*NAMES, OTHER)), processor())
+    images = task.validation()
+    known = [place for place, label in enumerate(images.labels) if label < len(NAMES)]
+    assert 0 < len(known) < len(images)
+    torch.testing.assert_close(validation_logits(task, student), predict(student, images)[known])
 
 
 def test_the_shift_keeps_most_validation_images_and_no_more(closed, monkeypatch):

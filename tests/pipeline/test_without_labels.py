@@ -2,8 +2,10 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from huggingface_hub import metadata_load
+from PIL import Image
 
 from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
@@ -61,11 +63,33 @@ def test_no_image_is_held_out_for_a_run_that_chooses_nothing_by_them(inputs, tmp
     assert (len(task.data.train), task.validation()) == (29, None)
 
 
+def contents(rows):
+    return [np.asarray(image.convert("RGB")) for image in rows["image"]]
+
+
+def test_near_duplicates_of_validation_images_are_not_trained_on(inputs, tmp_path):
+    """Each image is there mirrored too, so that copies of some of those for validation are among the others."""
+    shutil.copytree(inputs / "mine" / "test", tmp_path / "twice" / "test")
+    (tmp_path / "twice" / "train").mkdir()
+    for index in range(10):
+        image = render(0, "train", 60 + index, 3)
+        image.save(tmp_path / "twice" / "train" / f"{index}.png")
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "twice" / "train" / f"{index}_mirrored.png")
+    task = load_task(options_of(inputs, dataset=str(tmp_path / "twice")), config(tmp_path / "out"))
+    train, validation = contents(task.data.train), contents(task.data.validation)
+    assert len(validation) == 4
+    assert 0 < task.selection.held_out == 16 - len(train)
+    assert not any(np.array_equal(one, other[:, ::-1]) for one in train for other in validation)
+
+
 def test_a_share_is_held_out_where_there_is_no_test_split(inputs, tmp_path):
     train = str(inputs / "mine" / "train")
     task = load_task(options_of(inputs, dataset=train, test_fraction=0.2), config(tmp_path / "out"))
     assert len(task.data.test) == 6
     assert task.data.test_split == "held out of train"
+    again = load_task(options_of(inputs, dataset=train, test_fraction=0.2), config(tmp_path / "out", seed=8))
+    for one, other in zip(contents(again.data.test), contents(task.data.test), strict=True):
+        assert np.array_equal(one, other)  # whatever the seed: figures of several are of the same images
     with pytest.raises(DataError, match=r"has no test or validation split.*--test_fraction"):
         load_task(options_of(inputs, dataset=train), config(tmp_path / "out"))
 

@@ -7,6 +7,7 @@ from helpers import CLASS_IDS, processor, teacher_resnet, views
 from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.pairing import LayerPair
+from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.errors import DistillationError, SubspaceError
 from subdistill_hf.teacher import fitting
@@ -51,6 +52,13 @@ def test_subspaces_have_the_dimensions_of_the_students_or_all(teacher):
     }
     whole = fit_pairs(teacher, PAIRS, views(), COLLATE, request(), "identity", full_width=True)
     assert [each.dimensions for each in whole.values()] == [12, 28]
+
+
+def test_each_layer_draws_a_random_basis_of_its_own(teacher):
+    fitted = fit_pairs(teacher, PAIRS, views(), COLLATE, request(seed=5), "random")
+    moments = fit_moments(teacher, LAYERS, views(), COLLATE, request(), with_context=False)
+    for name, dimensions, seed in ((STAGES[0], 5, 5), (STAGES[2], 9, 6)):
+        assert torch.equal(fitted[name].basis, Subspace.fit(moments[name], dimensions, "random", seed).basis)
 
 
 def test_the_energy_of_a_pooled_layer_is_that_of_the_target_where_it_is_compared(teacher):
