@@ -8,6 +8,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from helpers import assert_equal_weights, resnet, teacher_resnet, trainer, views, weights_of
+from subdistill_hf.core.activations import Features
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.errors import DistillationError, SubspaceError
@@ -199,6 +200,73 @@ def test_changed_arguments_give_what_a_fresh_trainer_gives(tmp_path, changed):
     assert last_loss(run) == pytest.approx(last_loss(fresh), rel=1e-6)
     assert last_loss(run) != pytest.approx(before, rel=1e-3)
     assert run.plan.identity(run.model) == fresh.plan.identity(fresh.model)
+
+
+def costs(run):
+    """What each layer loss says of the same features of student and teacher."""
+    found = []
+    for loss, pair in zip(run.prepare_distillation().alignments, run.pairs, strict=True):
+        random = torch.Generator().manual_seed(0)
+        student, teacher = (
+            Features(torch.randn(5, layer.width, 4, generator=random), (2, 2))
+            for layer in (pair.student, pair.teacher)
+        )
+        found.append(loss(student, loss.make_target(teacher)).item())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        ("subdistill", {"normalise_energy": False}),
+        ("subdistill", {"centring": "mean"}),
+        ("subdistill", {"rotation": "procrustes"}),
+        ("subdistill", {"target_scale": "unit"}),
+        ("subdistill", {"basis": "pca"}),
+        ("subdistill", {"method": "fitnet"}),
+        ("fitnet", {"method": "vid"}),
+    ],
+    ids=str,
+)
+def test_a_changed_argument_makes_new_layer_losses_for_the_student_that_there_is(tmp_path, method, changed):
+    run, fresh = trainer(tmp_path, method=method), trainer(tmp_path, **{"method": method} | changed)
+    student, before = run.model, costs(run)
+    for name, value in changed.items():
+        setattr(run.args, name, value)
+    after = costs(run)
+    assert run.distillation.student is student
+    assert after == pytest.approx(costs(fresh), rel=1e-6)
+    for one, other in zip(after, before, strict=True):
+        assert one != pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ({"basis": "random"}, {"seed": 7}),
+        ({"positions": 2}, {"seed": 7}),
+        ({"positions": 2}, {"positions": 3}),
+        ({}, {"basis": "pca"}),
+    ],
+    ids=str,
+)
+def test_subspaces_are_fitted_again_where_an_argument_changes_them_and_only_there(tmp_path, options, changed):
+    run, fresh = trainer(tmp_path, **options), trainer(tmp_path, **options | changed)
+    before = run.fit_subspaces()
+    assert run.fit_subspaces() is before
+    for name, value in changed.items():
+        setattr(run.args, name, value)
+    after, expected = run.fit_subspaces(), fresh.fit_subspaces()
+    for name in STAGES:
+        assert after[name].digest == expected[name].digest
+    assert after[STAGES[0]].digest != before[STAGES[0]].digest  # of 64 positions; the last layer has one
+
+
+def test_a_seed_changes_no_subspaces_for_which_nothing_is_drawn(tmp_path):
+    run = trainer(tmp_path)
+    before = run.fit_subspaces()
+    run.args.seed = 7
+    assert run.fit_subspaces() is before
 
 
 class Scaled(nn.Module):
