@@ -123,7 +123,7 @@ def test_everything_that_follows_from_the_images_is_decided(tmp_path):
     assert (found.options.mix, found.options.cutmix) == (0.4, 0.3)
     decided = ["num_train_epochs", "teacher_cache", "augmentation", "flip", "mix", "cutmix"]
     assert [choice.option for choice in found.choices] == decided
-    assert str(found.choices[0]) == "--num_train_epochs 93.0: at least 60 passes over the images, and 1200 steps"
+    assert str(found.choices[0]) == "--num_train_epochs 93: at least 60 passes over the images, and 1200 steps"
 
 
 def test_what_was_given_stays_and_is_no_choice(tmp_path):
@@ -297,6 +297,7 @@ def test_a_weight_that_falls_is_that_of_the_main_method(tmp_path):
 
 def test_a_choice_is_told_as_an_option_with_its_reason():
     assert str(Choice("classes", ["cat", "dog"], "two")) == "--classes cat dog: two"
+    assert str(Choice("layer_weight", 1000.0, "early")) == "--layer_weight 1000: early"
     assert str(Choice("learning_rate", 4e-3, "few images", "kd")) == "--learning_rate 0.004 for kd: few images"
 
 

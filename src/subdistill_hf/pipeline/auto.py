@@ -89,6 +89,7 @@ class Choice:
 
     def __str__(self) -> str:
         value = " ".join(self.value) if isinstance(self.value, list | tuple) else self.value
+        value = f"{value:g}" if isinstance(value, float) else value
         return f"--{self.option} {value}{f' for {self.method}' if self.method else ''}: {self.reason}"
 
 
