@@ -16,6 +16,7 @@ from subdistill_hf.metrics import (
     SubtaskAccuracy,
     TeacherAgreement,
     auroc,
+    auroc_error,
     calibration_bins,
     compute_metrics,
     confusion_matrix,
@@ -129,6 +130,13 @@ def test_calibration_bins_are_those_of_the_error():
     error = CalibrationError().compute(predictions=probabilities, references=references, bins=7)
     summed = (images * np.abs(accuracies - confidences)).sum() / 300
     assert error["expected_calibration_error"] == pytest.approx(summed)
+
+
+def test_bins_are_closed_on_the_right():
+    images, confidences, accuracies = calibration_bins(np.array([[0.5, 0.5], [0.4, 0.6]]), [0, 1], bins=2)
+    assert images.tolist() == [1, 1]
+    assert confidences.tolist() == [0.5, 0.6]
+    assert accuracies.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("metric", [SubtaskAccuracy, TeacherAgreement])
@@ -275,6 +283,17 @@ def test_an_infinite_score_has_an_order():
     assert SubtaskAccuracy().compute(predictions=[[-np.inf, 0.0]], references=[1])["accuracy"] == 1.0
     with pytest.raises(ValueError, match="found NaN for 1 of 1 images"):
         share_reaching([1.0], np.nan)
+
+
+@pytest.mark.parametrize(("known", "unknown", "error"), [(10, 100, 0.0662130), (100, 10, 0.0358285)])
+def test_the_error_of_an_area_is_its_spread_over_samples(known, unknown, error):
+    """Hanley and McNeil's formula is that of exponential scores, of which it is no approximation."""
+    area = 0.9
+    random = np.random.default_rng(0)
+    mean_of_known = area / (1 - area)  # times that of unknown images, so that P(known > unknown) is the area
+    areas = [auroc(random.exponential(mean_of_known, known), random.exponential(1, unknown)) for _ in range(2000)]
+    assert auroc_error(area, known, unknown) == pytest.approx(error, abs=1e-7)
+    assert error == pytest.approx(np.std(areas), rel=0.05)
 
 
 @pytest.mark.parametrize("share", ["0.07", "0.1", "0.14", "0.28", "0.55", "0.56", "0.7", "0.9", "0.95", "1"])

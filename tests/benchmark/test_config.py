@@ -114,6 +114,10 @@ def test_lists_of_values_make_every_combination(tmp_path):
             {"tuning": TUNING | {"subtasks": {"other": "superclass:dice"}}},
             "'other' is among the tuning subtasks and the final ones",
         ),
+        (
+            {"tuning": TUNING | {"subtasks": {"dice": "superclass:planet_signs"}}},
+            "'dice' is among the tuning subtasks and the final ones",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, changes, message):

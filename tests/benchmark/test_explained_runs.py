@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from scipy import stats
 
 from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
 from light_jobs import job
@@ -99,6 +100,26 @@ def test_a_method_that_does_not_hold_is_told_and_ends_no_run(inputs, monkeypatch
     (comparison,) = compare(rows, list(grid.methods))
     lines = explanation_section(grid, comparison)
     assert lines[0] == "Explanations: 4 runs could not be explained. it does not hold for the student."
+
+
+def test_differences_of_similarity_are_those_of_runs_to_the_reference(inputs):
+    figures = {"ceiling_cosine": 0.875, "ceiling_rank": 0.75, "explanation_rank": 0.125, "explained_images": 4}
+    cosines = {"kd": [0.2, 0.3], "subdistill": [0.5, 0.7]}
+    grid = read_benchmark(write_grid(inputs))
+    rows = [
+        {**each.described(), "test": 0.5, "seconds": 1.0, "teacher_test": 0.5, **figures}
+        | {"explanation_cosine": cosines[each.method][each.seed]}
+        for each in untuned_jobs(grid)
+    ]
+    (comparison,) = compare(rows, list(grid.methods))
+    lines = "\n".join(explanation_section(grid, comparison)).splitlines()
+    teacher, kd, ours = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[-3:])
+    assert teacher[1:4] == ["0.875", "–", "0.750"]  # noqa: RUF001
+    low, high = stats.t.interval(0.95, 1, loc=0.25, scale=stats.sem([0.2, 0.3]))
+    assert kd[1:3] == [f"0.250 ({low:.3f} to {high:.3f})", "–"]  # noqa: RUF001
+    low, high = stats.t.interval(0.95, 1, loc=0.35, scale=stats.sem([0.3, 0.4]))
+    assert ours[2] == f"+0.350 ({low:+.3f} to {high:+.3f})"
+    assert ours[1].startswith("0.600 (")
 
 
 @pytest.mark.parametrize(

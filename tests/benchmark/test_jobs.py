@@ -162,6 +162,21 @@ def test_the_best_on_validation_wins_stage_by_stage():
         assert job.training["learning_rate"] == 0.2
 
 
+def test_a_trial_is_judged_by_its_mean_over_all_tuning_seeds():
+    benchmark = grid(elsewhere(stages=STAGES[:1], seeds=[3, 5], train_images=10, student="small"))
+    runs = Runs(lambda job: {3: 0.5 + job.tuned["learning_rate"], 5: 0.9 - 2 * job.tuned["learning_rate"]}[job.seed])
+    assert {options["learning_rate"] for options in tune(benchmark, runs).values()} == {0.1}
+    assert Counter(job.seed for job in runs.jobs) == dict.fromkeys([3, 5], 3 * 3 * 2)
+    assert {job.seed for job in untuned_jobs(benchmark)} == {0, 1, 2, 3, 5}
+
+
+def test_a_later_stage_tries_an_option_anew():
+    stages = [{"all": {"learning_rate": [0.1, 0.2], "max_steps": [7]}}, {"all": {"learning_rate": [0.25, 0.3]}}]
+    runs = Runs(lambda job: job.tuned["learning_rate"])
+    chosen = tune(grid(elsewhere(stages=stages, train_images=10, student="small")), runs)
+    assert list(chosen.values()) == [{"learning_rate": 0.3, "max_steps": 7}] * 3
+
+
 def test_each_size_and_student_is_tuned_by_itself_unless_one_is_named():
     small_likes_large_rates = Runs(lambda job: job.tuned["learning_rate"] * (1 if job.student == "small" else -1))
     chosen = tune(grid(elsewhere()), small_likes_large_rates)
@@ -186,11 +201,15 @@ def test_without_tuning_subtasks_each_final_one_is_tuned_by_itself():
 def test_a_trial_that_failed_does_not_win_and_all_failing_is_said():
     class Failing(Runs):
         def __call__(self, jobs):
-            rows = super().__call__(jobs)
-            return [row | {"validation": None} if row["tuned"]["learning_rate"] > self.limit else row for row in rows]
+            for row in (rows := super().__call__(jobs)):
+                if row["tuned"]["learning_rate"] > self.limit and row["subtask"] in self.subtasks:
+                    row["validation"] = None
+            return rows
 
     runs = Failing(lambda job: job.tuned["learning_rate"])
-    runs.limit = 0.25
+    runs.limit, runs.subtasks = 0.25, {"t", "u"}
+    assert all(options["learning_rate"] == 0.2 for options in tune(grid(elsewhere()), runs).values())
+    runs.subtasks = {"t"}  # of two runs of a trial one failed
     assert all(options["learning_rate"] == 0.2 for options in tune(grid(elsewhere()), runs).values())
     runs.limit = 0.0
     with pytest.raises(BenchmarkError, match="no trial of kd could be trained"):

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
+from PIL import Image
 from scipy import stats
 
 from subdistill_hf.benchmark import plots
@@ -24,6 +26,7 @@ ACCURACIES = {  # a row a method, a column a block
     "subdistill": [0.60, 0.60, 0.55, 0.65],
     "PCA | basis": [0.60, 0.50, 0.65, 0.60],
 }
+SECONDS = [100.0, 1.0, 3.0, 2.0]  # of the blocks
 BLOCKS = [("dice", 0), ("dice", 1), ("chess", 0), ("chess", 1)]
 
 
@@ -54,11 +57,11 @@ def rows(size=10, student="small"):
             "test": accuracy,
             "validation": accuracy,
             "teacher_test": 0.9 if subtask == "dice" else 0.8,
-            "seconds": 1.5,
+            "seconds": seconds,
             "machine": "a machine",
         }
         for method, accuracies in ACCURACIES.items()
-        for (subtask, seed), accuracy in zip(BLOCKS, accuracies, strict=True)
+        for (subtask, seed), accuracy, seconds in zip(BLOCKS, accuracies, SECONDS, strict=True)
     ]
 
 
@@ -131,10 +134,26 @@ def test_the_table_says_what_was_measured_and_how():
     error = 100 * stats.sem(ACCURACIES["subdistill"])
     (ours,) = [line for line in lines if line.startswith("| SubDistill |")]
     assert ours.startswith(f"| SubDistill | 60.0 ± {error:.1f} | +32.5 (+")
-    assert ours.endswith("| 1.50 | 1.5 | 60.0 | 60.0 |")
+    assert ours.endswith("| 1.50 | 2.5 | 60.0 | 60.0 |")
     assert any(line.startswith("| PCA \\| basis |") for line in lines)
     assert "- SubDistill and the best of the other layer methods, FitNet: +12.5 (" in text
     assert "| Logit distillation (KD) | 10 | learning_rate 0.004, temperature 1 |" in lines
+
+
+@pytest.mark.parametrize("change", [-0.3, 0.02])
+def test_subdistill_is_compared_with_the_best_of_the_other_layer_methods(change):
+    """Also where that is not the method that the table compares all with."""
+    given = [*rows(), *({**row, "method": "vid", "test": row["test"] + change} for row in rows()[4:8])]
+    methods = {**METHODS, "vid": {}}
+    text = markdown(grid(methods=methods), compare(given, list(methods)), {}, [], "make it", "2026-01-01")
+    best, theirs = ("FitNet", 0.0) if change < 0 else ("VID", change)
+    differences = np.subtract(ACCURACIES["subdistill"], ACCURACIES["fitnet"]) - theirs
+    error = stats.sem(differences)
+    low, high = 100 * np.array(stats.t.interval(0.95, 3, loc=differences.mean(), scale=error))
+    assert (
+        f"- SubDistill and the best of the other layer methods, {best}: {100 * differences.mean():+.1f} "
+        f"({low:+.1f} to {high:+.1f}) (standard error {100 * error:.1f})"
+    ) in text.splitlines()
 
 
 def test_an_unfinished_grid_says_so():
@@ -160,7 +179,9 @@ def test_every_figure_is_drawn_where_there_is_something_to_draw(tmp_path):
     several = compare([*rows(), *rows(20)], list(METHODS))
     names = [path.name for path in plot_benchmark(grid(train_images=[10, 20]), several, tmp_path)]
     assert names[0] == "accuracy_against_training_images.png"
-    assert all((tmp_path / name).stat().st_size > 5000 for name in names)
+    for name in names:
+        with Image.open(tmp_path / name) as image:
+            assert len(image.convert("L").getcolors()) > 50
     assert plot_benchmark(grid(), compare(rows()[:3], list(METHODS)), tmp_path) == []
 
 
@@ -183,6 +204,47 @@ def figures(monkeypatch):
 
     monkeypatch.setattr(plots, "save_figure", drawn)
     return figures
+
+
+def bars_of(ax):
+    """Of each curve of a panel its points, and the ends of the bars through them, `(N, 2)` each."""
+    curves = []
+    for container in ax.containers:
+        points, _, (bars,) = container.lines
+        ends = np.array(bars.get_segments())  # (N, 2, 2), one end after the other
+        along = int(not container.has_xerr)
+        curves.append((points.get_xydata(), ends[:, :, along]))
+    return curves
+
+
+def test_differences_are_drawn_with_their_intervals_and_every_run(tmp_path, figures):
+    plot_benchmark(grid(), compare(rows(), list(METHODS)), tmp_path)
+    (ax,) = (ax for ax in figures[0].axes if ax.containers)
+    methods = ["PCA | basis", "subdistill", "fitnet"]
+    runs = [one.get_offsets() for one in ax.collections if isinstance(one, PathCollection)]
+    for place, (method, (points, ends), every) in enumerate(zip(methods, bars_of(ax), runs, strict=True)):
+        found = stats.ttest_rel(ACCURACIES[method], ACCURACIES["kd"]).confidence_interval(0.95)
+        differences = np.subtract(ACCURACIES[method], ACCURACIES["kd"])
+        np.testing.assert_allclose(points, [[differences.mean(), place]])
+        np.testing.assert_allclose(ends, [[found.low, found.high]])
+        np.testing.assert_allclose(every, [[difference, place] for difference in differences])
+    assert [label.get_text() for label in ax.get_yticklabels()][1] == "SubDistill"
+
+
+def test_accuracies_are_drawn_with_their_standard_errors(tmp_path, figures):
+    sizes = [20, 10]
+    plot_benchmark(grid(train_images=sizes), compare([*rows(20), *rows(10)], list(METHODS)), tmp_path)
+    _, costs, of_sizes = figures
+    (ax,) = of_sizes.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["10", "20"]
+    for method, (points, ends) in zip(METHODS, bars_of(ax), strict=True):
+        mean, error = np.mean(ACCURACIES[method]), stats.sem(ACCURACIES[method])
+        np.testing.assert_allclose(points, [[0, mean], [1, mean]])
+        np.testing.assert_allclose(ends, [[mean - error, mean + error]] * 2)
+        for panel in costs.axes:
+            points, ends = bars_of(panel)[list(METHODS).index(method)]
+            np.testing.assert_allclose(points, [[2.5, mean]])  # at the median of the seconds
+            np.testing.assert_allclose(ends, [[mean - error, mean + error]])
 
 
 def texts_of(figure):
@@ -291,11 +353,18 @@ def test_the_tidy_table_has_the_columns_of_conditions_and_marks_where_there_are_
     assert (found[0]["condition"], float(found[0]["mark_followed"])) == ("all", 0.9)
 
 
-def test_who_learned_the_mark_is_drawn_over_the_conditions(tmp_path):
-    found = compare([*marked_rows("none", 0.3), *marked_rows("all", 0.9)], list(METHODS))
-    names = [path.name for path in plot_benchmark(grid(), found, tmp_path)]
+def test_who_learned_the_mark_is_drawn_over_the_conditions(tmp_path, figures):
+    given = [*marked_rows("none", 0.3), *marked_rows("all", 0.9)]
+    names = [path.name for path in plot_benchmark(grid(), compare(given, list(METHODS)), tmp_path)]
     assert names[-1] == "who_learned_the_mark.png"
-    assert (tmp_path / names[-1]).stat().st_size > 5000
+    for ax, column in zip(figures[-1].axes, ("test", "clean_accuracy", "mark_followed"), strict=True):
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["none", "all"]
+        for method, (points, ends) in zip(METHODS, bars_of(ax), strict=True):
+            for place, condition in enumerate(("none", "all")):
+                values = [row[column] for row in given if (row["method"], row["condition"]) == (method, condition)]
+                mean, error = np.mean(values), stats.sem(values)
+                np.testing.assert_allclose(points[place], [place, mean])
+                np.testing.assert_allclose(ends[place], [mean - error, mean + error])
 
 
 # The file of runs

@@ -97,6 +97,17 @@ def test_the_steps_of_a_processor(name, expected):
     assert described(expected)[0]["step"] == "Resize"
 
 
+@pytest.mark.parametrize(("edge", "cut"), [(383, True), (384, False)])
+def test_from_a_side_of_384_on_images_of_convnext_are_not_cut(edge, cut):
+    processor = ConvNextImageProcessor(size={"shortest_edge": edge})
+    steps = steps_of(processor)
+    assert any(isinstance(step, CentreCrop) for step in steps) == cut
+    image = np.tile(np.linspace(0, 255, 90, dtype=np.uint8)[None, :, None], (40, 1, 3))
+    expected = process(processor, [torch.from_numpy(image).permute(2, 0, 1)])[0].numpy()
+    levels = np.abs(pixels_of_steps(steps)(image) - expected) * 255 * np.array(processor.image_std)[:, None, None]
+    assert levels.max() < 2.01
+
+
 def scaled(image, size, resample, first=None):
     """Bytes scaled by Pillow: in one call, or the sides one after the other."""
     sizes = {"vertical": [(image.width, size[1])], "horizontal": [(size[0], image.height)]}.get(first, [])

@@ -114,6 +114,15 @@ def test_what_is_drawn(report, figures, tmp_path):
     assert [ax.get_xlabel() for ax in figures[0].axes] == ["epoch"] * 4
 
 
+def test_the_colours_of_the_confusion_are_shares_of_the_true_class(report, figures, tmp_path):
+    report["classes"] = ["many", "few", "none"]
+    report["results"][-1] |= {"confusion": [[60, 30, 10], [1, 2, 1], [0, 0, 0]], "per_class_accuracy": {}}
+    plot_confusion(parsed(report), tmp_path / "confusion.png")
+    (image,) = figures[0].axes[0].images
+    np.testing.assert_allclose(image.get_array(), [[0.6, 0.3, 0.1], [0.25, 0.5, 0.25], [0, 0, 0]])
+    assert image.get_clim() == (0, 1)
+
+
 def test_only_part_repeats_no_total_and_steps_without_epochs(report, figures, tmp_path):
     log = [{"step": step, "loss": 1 / step, "loss_kd": 1 / step} for step in range(1, 400)]
     plot_training(parsed(report | {"histories": {"kd": log}}), tmp_path / "a.png")

@@ -15,6 +15,7 @@ from reporting.test_markdown import cells
 from subdistill_hf.hub.clean import check_clean
 from subdistill_hf.reporting.explained import EXPLANATIONS_FOLDER, Explanations
 from subdistill_hf.reporting.model_card import render_card
+from subdistill_hf.reporting.page.headline import cost_shares
 from subdistill_hf.reporting.page.page import PAGE_FILE, render_page, renew_page, write_page
 from subdistill_hf.reporting.page.pictures import Pictures
 from subdistill_hf.reporting.page.sections import SECTIONS
@@ -113,6 +114,16 @@ def test_the_headlines_are_cells_of_the_table():
     table = [one["text"].replace("\u00a0", " ") for one in made.all("td")]
     for value in ("95.6 ± 0.9 %", "95.8 %", "42,913", "4.32 MFLOPs"):
         assert value in table
+
+
+def test_what_the_student_takes_is_a_share_of_what_the_teacher_takes():
+    parameters, work, time = cost_shares(parsed(full_report()))
+    assert parameters.share == pytest.approx(42_913 / 11_223_140)
+    assert work.share == pytest.approx(4.318 / 1113)
+    assert time.share == pytest.approx(1.52 / 20.4)
+    assert (time.student, time.teacher) == ("1.52 ms", "20.4 ms")
+    cost = Page(section(render_page(parsed(full_report())), "cost"))
+    assert [one["text"].replace("\u00a0", " ") for one in cost.all("b")] == ["0.4 %", "0.4 %", "7.5 %"]
 
 
 def test_the_page_has_landmarks_headings_in_order_and_sections():
