@@ -4,11 +4,23 @@ import csv
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from scipy import stats
+from torch import nn
 
-from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
+from helpers import (
+    CLASS_IDS,
+    NAMES,
+    processor,
+    resnet,
+    save_teacher,
+    teacher_resnet,
+    with_confident_head,
+    write_image_folder,
+)
 from light_jobs import job
 from subdistill_hf.benchmark import explained_runs, explanation_tables
 from subdistill_hf.benchmark.command import benchmark
@@ -17,7 +29,10 @@ from subdistill_hf.benchmark.explanation_tables import EXPLANATION_COLUMN, expla
 from subdistill_hf.benchmark.jobs import untuned_jobs
 from subdistill_hf.benchmark.statistics import compare
 from subdistill_hf.config.commands import BenchmarkOptions
+from subdistill_hf.config.options import DataOptions
+from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.pipeline.evaluation import Classifier
 
 
 def write_grid(folder, **changes):
@@ -75,6 +90,53 @@ def test_runs_are_explained_where_the_file_asks_for_it(inputs, tmp_path, monkeyp
     assert len({row["ceiling_cosine"] for row in rows}) == 1, (
         "seeds change no test image, and the method draws nothing"
     )
+
+
+def test_the_figures_of_a_run_are_those_of_heat_maps_made_by_hand(inputs):
+    explained_runs._kept.cache_clear()
+    options = DataOptions(str(inputs / "images"), list(NAMES), mark="plus", mark_share=1.0)
+    data = load_subtask(options)
+    teacher, student = teacher_resnet(widths=(8, 12)), with_confident_head(resnet(widths=(4, 6)))
+    task = SimpleNamespace(
+        data=data,
+        teacher_classifier=Classifier(teacher, processor(), CLASS_IDS),
+        teacher=SimpleNamespace(identity="the teacher"),
+        has_other=False,
+    )
+    row = explained_runs.explanation_figures(
+        ExplainedRuns("gradient_x_input", 9), task, Classifier(student, processor())
+    )
+    views, plain = data.views("test"), data.views("test", marked=None)
+    images = torch.stack([views.image(place) for place in range(9)])
+    marks = torch.stack([(views.image(place) != plain.image(place)).any(dim=0) for place in range(9)])
+
+    def relevance(model, outputs, images, targets=None):
+        """The pixels minus grey, times the gradient of the margin; and the classes."""
+        pixels = (images / 127.5 - 1).requires_grad_()
+        logits = model.eval()(pixel_values=pixels).logits[:, outputs]
+        targets = logits.argmax(dim=1) if targets is None else targets
+        own = nn.functional.one_hot(targets, 3).bool()
+        evidence = logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
+        (gradient,) = torch.autograd.grad(evidence.sum(), pixels)
+        return ((pixels - (128 / 127.5 - 1)) * gradient).sum(dim=1).detach().double(), targets
+
+    theirs, targets = relevance(teacher, list(CLASS_IDS), images)
+    again = relevance(teacher, list(CLASS_IDS), images.flip(3), targets)[0].flip(2)
+    ours, _ = relevance(student, [0, 1, 2], images, targets)
+    maps = [one.reshape(9, 8, 4, 8, 4).sum(dim=(2, 4)).reshape(9, 64) for one in (theirs, ours, again)]
+
+    def alike(first, second):
+        return [
+            nn.functional.cosine_similarity(first, second).mean().item(),
+            np.mean([stats.spearmanr(one, other).statistic for one, other in zip(first, second, strict=True)]),
+        ]
+
+    names = ("explanation_cosine", "explanation_rank", "ceiling_cosine", "ceiling_rank")
+    expected = dict(zip(names, alike(maps[0], maps[1]) + alike(maps[0], maps[2]), strict=True))
+    for name, one in (("relevance_on_mark", ours), ("teacher_relevance_on_mark", theirs)):
+        shares = (one.abs() * marks).sum(dim=(1, 2)) / one.abs().sum(dim=(1, 2))
+        expected[name] = float(shares.mean())
+    assert row == pytest.approx(expected | {"explained_images": 9}, rel=1e-3, abs=1e-4)
 
 
 def test_runs_that_are_not_explained_keep_their_keys_and_their_table(inputs):

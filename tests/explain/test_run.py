@@ -3,22 +3,41 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from helpers import NAMES, processor, resnet, save_teacher, teacher_resnet, with_confident_head, write_image_folder
+from analysis.test_projected_accuracy import with_varied_answers
+from helpers import (
+    NAMES,
+    config,
+    processor,
+    resnet,
+    save_teacher,
+    teacher_resnet,
+    with_confident_head,
+    write_checkpoint,
+    write_image_folder,
+)
 from reporting.samples import make_report, make_subspace
 from subdistill_hf import ExplainOptions, explain_student
+from subdistill_hf.config.output_folder import RUNS_FOLDER
+from subdistill_hf.core.moments import collect_moments
+from subdistill_hf.core.relevance import activations_and_contexts
+from subdistill_hf.core.subspaces import Subspace, save_subspaces
+from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.explain import run
+from subdistill_hf.explain import run, subspaces
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.subspaces import angles_between, excitations, teacher_of
 from subdistill_hf.explain.summary import summary
 from subdistill_hf.reporting.explained import Explanations
 from subdistill_hf.reporting.report import RunReport
+from subdistill_hf.teacher.fitting import FitRequest, fit_pairs
+from subdistill_hf.teacher.teacher import Teacher
 
 STAGES = [f"resnet.encoder.stages.{number}" for number in range(2)]
 OTHERS = CLASS_NAMES[20:22]
@@ -28,7 +47,7 @@ OTHERS = CLASS_NAMES[20:22]
 def folder(tmp_path_factory):
     """A folder with a student, its teacher beside it, and the report of a run on images with a mark."""
     folder = tmp_path_factory.mktemp("explained")
-    save_teacher(folder / "teacher", teacher_resnet(widths=(8, 12)))
+    save_teacher(folder / "teacher", with_varied_answers(teacher_resnet(widths=(8, 12))))
     write_image_folder(folder / "images", (10, 11, 12, 20, 21), train=8, test=3)
     student = folder / "student"
     with_confident_head(resnet(widths=(4, 6))).save_pretrained(student)
@@ -113,22 +132,20 @@ def test_faithfulness_stands_beside_random_orders(found):
 
 def test_each_compared_layer_is_shown_with_the_places_that_excite_it(folder, found):
     assert [layer.teacher_layer for layer in found.subspaces] == STAGES
-    for layer, dimensions in zip(found.subspaces, (4, 6), strict=True):
-        assert layer.dimensions == dimensions
-        assert [one.dimensions for one in layer.accuracies] == [1, 2, 4, 6][: len(layer.accuracies)]
+    for layer, counts in zip(found.subspaces, ([1, 2, 4], [1, 2, 4, 6]), strict=True):
+        assert layer.dimensions == counts[-1]
+        assert [one.dimensions for one in layer.accuracies] == counts
         assert len(layer.directions) == 3
         for direction in layer.directions:
-            largest = [place.coordinate for place in direction.most]
-            assert largest == sorted(largest, reverse=True)
-            assert largest[-1] >= [place.coordinate for place in direction.least][-1]
-            assert len({place.image for place in direction.most}) == 3
+            for places in (direction.most, direction.least):
+                assert len({place.image for place in places}) == 3
             for place in (*direction.most, *direction.least):
                 assert (folder / "student" / "explanations" / place.picture).is_file()
             assert Image.open(folder / "student" / "explanations" / direction.picture).width > 3 * 160
         (angles,) = layer.angles
         assert angles.subtask == ", ".join(OTHERS)
-        assert len(angles.degrees) == dimensions
-        assert angles.overlap >= angles.by_chance - 0.3
+        assert len(angles.degrees) == layer.dimensions
+        assert angles.by_chance == 0.5
     text = summary(found, "here")
     assert f"overlap of the subspace of {STAGES[0]}" in text
     assert text.endswith("The explanations are in here")
@@ -138,13 +155,10 @@ def test_coordinates_and_relevance_are_those_of_their_definition(folder):
     options = ExplainOptions(teacher=str(folder / "teacher"))
     pair = run.load_pair(folder / "student", options)
     teacher, data = teacher_of(pair.teacher), pair.data
-    from subdistill_hf.data.collate import ViewCollator
-    from subdistill_hf.explain import subspaces as module
-
-    layers = module.layer_pairs(pair, teacher, pair.report.subspaces, data)
+    layers = subspaces.layer_pairs(pair, teacher, pair.report.subspaces, data)
     collate = ViewCollator(processor())
-    fitted = module.fitted(pair.report, teacher, layers, data.views("train"), collate)
-    images = module._some(data.views("test"))
+    fitted = subspaces.fitted(pair.report, teacher, layers, data.views("train"), collate)
+    images = subspaces._some(data.views("test"))
     excited = excitations(teacher, [layer.teacher for layer in layers], fitted, images, collate)[STAGES[1]]
     kept = {}
     hook = teacher.model.get_submodule(STAGES[1]).register_forward_hook(
@@ -165,6 +179,113 @@ def test_coordinates_and_relevance_are_those_of_their_definition(folder):
     same = angles_between("itself", subspace, subspace)
     assert max(same.degrees) < 0.1
     assert same.overlap == pytest.approx(1)
+
+
+def subspaces_again(folder):
+    """The pair of a folder, its teacher, the layers, and the run's subspaces of them."""
+    pair = run.load_pair(folder / "student", ExplainOptions(teacher=str(folder / "teacher")))
+    teacher = teacher_of(pair.teacher)
+    layers = subspaces.layer_pairs(pair, teacher, pair.report.subspaces, pair.data)
+    collate = ViewCollator(pair.teacher.classifier.processor)
+    return pair, teacher, layers, subspaces.fitted(pair.report, teacher, layers, pair.data.views("taught"), collate)
+
+
+def test_accuracies_and_places_are_those_of_the_layers_projected_by_hand(folder, found):
+    pair, teacher, _, fitted = subspaces_again(folder)
+    images = pair.data.views("test")
+    pixels = pair.teacher.pixels([images.image(place) for place in range(9)])
+    labels = torch.tensor(images.labels)
+
+    def answers(layer, replaced):
+        hook = teacher.model.get_submodule(layer).register_forward_hook(lambda module, inputs, a: replaced(a))
+        with torch.no_grad():
+            logits = teacher.logits(pixels)
+        hook.remove()
+        return logits.argmax(dim=1)
+
+    for layer in found.subspaces:
+        subspace, kept = fitted[layer.teacher_layer], []
+        own = answers(layer.teacher_layer, kept.append)
+        centred = kept[0] - (mean := subspace.mean.float()[:, None, None])
+        assert layer.unprojected_accuracy == pytest.approx(float((own == labels).double().mean()))
+        for one in layer.accuracies:
+            u = subspace.basis[:, : one.dimensions].float()
+            projected = torch.einsum("dk,ek,behw->bdhw", u, u, centred) + mean
+            found_again = answers(layer.teacher_layer, lambda a, projected=projected: projected)
+            assert one.accuracy == pytest.approx(float((found_again == labels).double().mean()))
+        for number, direction in enumerate(layer.directions):
+            coordinates = torch.einsum("d,bdhw->bhw", subspace.basis[:, number].float(), centred)
+            for sign, places in ((1, direction.most), (-1, direction.least)):
+                largest, at = (sign * coordinates).flatten(1).max(dim=1)
+                order = largest.argsort(descending=True)[:3].tolist()
+                assert [place.image for place in places] == [f"test image {image}" for image in order]
+                assert [place.label for place in places] == [NAMES[labels[image]] for image in order]
+                told = [(place.row, place.column) for place in places]
+                assert told == [divmod(int(at[image]), coordinates.shape[2]) for image in order]
+                values = [sign * place.coordinate for place in places]
+                assert values == pytest.approx(largest[order].tolist(), rel=1e-4, abs=1e-5)
+    assert len({one.accuracy for layer in found.subspaces for one in layer.accuracies}) > 1
+
+
+def test_angles_are_those_to_the_subspaces_of_the_other_images_without_the_mark(folder, found):
+    pair, teacher, _, fitted = subspaces_again(folder)
+    entry = ", ".join(OTHERS)
+    options = ExplainOptions(teacher=str(folder / "teacher"), subspaces=True, other_subtasks=[entry])
+    others = subspaces.other_subtasks(pair, options)[entry]
+    assert others.marking is None
+    assert pair.data.marking is not None
+    assert others.subtask.teacher_ids == (20, 21)
+    images = others.views("train")
+    pixels = pair.teacher.pixels([images.image(place) for place in range(len(images))])
+    restricted = Teacher(teacher.model, (20, 21))
+    moments = collect_moments(activations_and_contexts(restricted.logits, teacher.model, STAGES, [pixels]))
+    for layer, dimensions in zip(found.subspaces, (4, 6), strict=True):
+        own = fitted[layer.teacher_layer].basis.double()
+        other = Subspace.fit(moments[layer.teacher_layer], dimensions, "prca").basis.double()
+        shared = torch.trace(own @ own.T @ other @ other.T) / dimensions
+        assert layer.angles[0].overlap == pytest.approx(float(shared), abs=1e-4)
+        assert float(torch.tensor(layer.angles[0].degrees).deg2rad().cos().square().mean()) == pytest.approx(
+            float(shared), abs=1e-4
+        )
+        assert shared < 0.99
+
+
+@pytest.mark.parametrize("basis", ["prca", "random"])
+def test_subspaces_that_are_gone_are_fitted_again_as_the_run_fitted_them(folder, tmp_path, basis):
+    pair, teacher, layers, _ = subspaces_again(folder)
+    images, collate = pair.data.views("taught"), ViewCollator(pair.teacher.classifier.processor)
+    reported = tuple(replace(one, kind=basis) for one in pair.report.subspaces)
+    digests = set()
+    for positions, seed in [(None, 1), (2, 1), (2, 5)]:
+        given = {} if positions is None else {"positions": positions}
+        report = replace(
+            pair.report,
+            hyperparameters=given,
+            image_options={**pair.report.image_options, "seed": seed},
+            subspaces=reported,
+        )
+        request = FitRequest.for_training(config(tmp_path, seed=seed, per_device_eval_batch_size=5, **given))
+        expected = fit_pairs(teacher, layers, images, collate, request, basis)
+        again = subspaces.fitted(report, teacher, layers, images, collate)
+        for name in STAGES:
+            torch.testing.assert_close(again[name].basis, expected[name].basis, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(again[name].energies, expected[name].energies, rtol=1e-4, atol=1e-5)
+        digests.add(str(again[STAGES[1]].basis.round(decimals=2)))
+    assert len(digests) == 3 - (basis == "random")  # a random basis does not depend on positions
+
+
+def test_the_subspaces_of_the_last_checkpoint_are_those_of_the_run(folder, tmp_path):
+    pair, teacher, layers, fitted = subspaces_again(folder)
+    images, collate = pair.data.views("test"), ViewCollator(pair.teacher.classifier.processor)
+    place = tmp_path / RUNS_FOLDER / pair.report.published_result.method
+    kept = {name: replace(one, count=7) for name, one in fitted.items()}
+    save_subspaces(kept, write_checkpoint(place / "checkpoint-3", 3))
+    again = subspaces.subspaces_of(tmp_path, pair.report, teacher, layers, images, collate)
+    assert {one.count for one in again.values()} == {7}
+    save_subspaces({STAGES[0]: kept[STAGES[0]]}, place / "checkpoint-3")  # of another run
+    again = subspaces.subspaces_of(tmp_path, pair.report, teacher, layers, images, collate)
+    assert [*again] == STAGES
+    assert 7 not in {one.count for one in again.values()}
 
 
 def test_images_of_the_users_own_and_another_class(folder, tmp_path):
