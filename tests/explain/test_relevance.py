@@ -1,5 +1,8 @@
 """Relevances of many images: measured, and refused where a method does not hold."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,8 +13,9 @@ from subdistill_hf.errors import MissingExtraError
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.explain.explainers import Explainer, Relevance
 from subdistill_hf.explain.networks import ExplainedNetwork
-from subdistill_hf.explain.relevance import BOUND, completeness_of, explain_images
+from subdistill_hf.explain.relevance import BOUND, check_completeness, completeness_of, explain_images
 from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.reporting.explained import Completeness
 
 IMAGES = [torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(n)).byte() for n in range(3)]
 TARGETS = [0, 2, 1]
@@ -67,6 +71,34 @@ def test_a_network_for_which_a_method_does_not_hold_is_refused(monkeypatch):
     )
     monkeypatch.setitem(EXPLAINERS, "half", ExplainerEntry("half of it", Half, complete=False))
     assert explain_images(network(), IMAGES, TARGETS, "half", show=False).completeness.error == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.01, False), (0.0101, True)])
+def test_up_to_one_percent_is_let_pass(error, refused):
+    found = Completeness(error=error, bound=BOUND, evaluations=16)
+    with pytest.raises(ExplainError, match=r"are 1\.0 % off") if refused else nullcontext():
+        check_completeness("student", "integrated_gradients", found)
+
+
+def test_the_figures_of_images_are_their_own(monkeypatch):
+    class Counted(Half):
+        """Takes most evaluations for the first image."""
+
+        def explain(self, evidence, inputs):
+            return replace(super().explain(evidence, inputs), evaluations=len(inputs.pixels) + self.seed)
+
+    monkeypatch.setitem(EXPLAINERS, "counted", ExplainerEntry("counted", Counted, complete=False))
+    small = network()
+    found = explain_images(small, IMAGES, TARGETS, "counted", seed=5, batch_size=2, show=False)
+    assert found.completeness.evaluations == 2 + 5
+    logits = small.logits(small.pixels(IMAGES))
+    grey = small.logits(small.pixels([torch.full((3, 32, 32), 128, dtype=torch.uint8)]))[0]
+    torch.testing.assert_close(found.logits, logits.double(), rtol=0, atol=1e-5)
+    for place, target in enumerate(TARGETS):
+        others = [output for output in range(3) if output != target]
+        evidence, baseline = (float(row[target] - row[others].max()) for row in (logits[place], grey))
+        assert float(found.evidence[place]) == pytest.approx(evidence, abs=1e-5)
+        assert float(found.baseline_evidence[place]) == pytest.approx(baseline, abs=1e-5)
 
 
 def test_logits_that_are_not_finite_are_refused():

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from analysis.test_projected_accuracy import with_varied_answers
 from helpers import (
@@ -31,7 +32,11 @@ from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.explain import run, subspaces
+from subdistill_hf.explain.agreement import cosines
+from subdistill_hf.explain.comparison import heatmaps_of, share_on_mark
 from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.explain.images import test_images as images_to_explain
+from subdistill_hf.explain.relevance import explain_images
 from subdistill_hf.explain.subspaces import angles_between, excitations, teacher_of
 from subdistill_hf.explain.summary import summary
 from subdistill_hf.reporting.explained import Explanations
@@ -103,6 +108,53 @@ def test_every_image_has_its_figures(found):
     assert set(found.agreement.by_class) == {image.target for image in found.images}
     assert found.agreement.ceiling_from == "mirrored images"
     assert found.teacher_completeness.bound is None
+
+
+def test_the_figures_of_an_image_are_those_of_its_heat_maps_and_answers(folder, found):
+    pair = run.load_pair(folder / "student", ExplainOptions(teacher=str(folder / "teacher")))
+    chosen = images_to_explain(pair.data, 100)
+    targets = [NAMES.index(image.target) for image in found.images]
+    maps = [torch.tensor([getattr(image, side).heatmap for image in found.images]) for side in ("teacher", "student")]
+    for image, ours, theirs in zip(found.images, *maps, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)
+        assert image.cosine == pytest.approx(float(cosine), abs=1e-4)
+        ranked = stats.spearmanr(ours.flatten(), theirs.flatten()).statistic
+        assert image.rank_correlation == pytest.approx(ranked, abs=1e-4)
+    for side, network in (("teacher", pair.teacher), ("student", pair.student)):
+        told = [getattr(image, side) for image in found.images]
+        logits = network.logits(network.pixels(chosen.images)).double()
+        probabilities = logits.softmax(dim=1)[range(9), targets].tolist()
+        assert [one.probability for one in told] == pytest.approx(probabilities, abs=1e-5)
+        assert [one.answer for one in told] == [NAMES[place] for place in logits.argmax(dim=1).tolist()]
+        own = torch.nn.functional.one_hot(torch.tensor(targets), 3).bool()
+        evidence = logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
+        assert [one.evidence for one in told] == pytest.approx(evidence.tolist(), abs=1e-4)
+        explained = explain_images(network, chosen.images, targets, "gradient_x_input", show=False)
+        shares = map(share_on_mark, [network] * 9, explained.relevance, chosen.marks)
+        assert [one.on_mark for one in told] == pytest.approx(list(shares), rel=1e-3)
+    agreement = found.agreement
+    for name in agreement.by_class:
+        alike = [image.cosine for image in found.images if image.target == name]
+        assert agreement.by_class[name].cosine.mean == pytest.approx(sum(alike) / len(alike))
+    assert len(agreement.by_class) > 1
+    mirrored = [image.flip(2) for image in chosen.images]
+    again = explain_images(pair.teacher, mirrored, targets, "gradient_x_input", show=False).relevance.flip(2)
+    ceiling = cosines(maps[0], heatmaps_of(pair.teacher, again, chosen.images)).mean()
+    assert agreement.ceiling.cosine.mean == pytest.approx(ceiling, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("worst", "expected"),
+    [([5, 2, 7, 1], [0, 2, 5, 8]), ([0, 8, 3], [0, 1, 2, 8])],
+)
+def test_half_of_the_pictures_are_of_what_differs_most_and_the_others_are_spread(worst, expected):
+    assert run._pictured(worst, 9, 4) == expected
+
+
+def test_subspaces_are_shown_on_images_spread_over_all():
+    assert subspaces._some(range(9)).indices == list(range(9))
+    shown = subspaces._some(range(1500)).indices
+    assert (len(shown), shown[0], shown[-1]) == (subspaces.MOST_IMAGES, 0, 1499)
 
 
 def test_some_images_have_pictures_of_one_scale(folder, found):

@@ -36,6 +36,32 @@ def test_an_adapter_needs_a_base_that_others_have(tmp_path):
     check_clean({"adapter_config.json": remote}, tmp_path)
 
 
+def test_the_base_of_an_adapter_in_a_checkpoint_is_looked_at(tmp_path):
+    given = {"last-checkpoint/adapter_config.json": json.dumps({"base_model_name_or_path": str(tmp_path)}).encode()}
+    with pytest.raises(UncleanError, match="is for a model in a folder of this machine"):
+        check_clean(given, tmp_path / "student")
+
+
+def test_only_long_values_with_a_digit_that_are_no_files_are_secrets_of_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "token-of-2026.txt"
+    file.touch()
+    values = {"SHORT_TOKEN": "resnet50", "GIT_PASSWORD_STORE": "kept in the key ring", "SSO_TOKEN_FILE": str(file)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    check_clean({"README.md": b"a resnet50, kept in the key ring"}, tmp_path / "student")
+    with pytest.raises(UncleanError, match="holds a path of this machine"):
+        check_clean({"README.md": f"in {file}".encode()}, tmp_path / "student")
+
+
+@pytest.mark.parametrize("place", ["home", "cache"])
+def test_the_folders_of_this_machine_are_known_whatever_their_shape(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(Path, "home", lambda: Path("/work7/home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", "/work7/cache")
+    with pytest.raises(UncleanError, match=f"holds a path of this machine, /work7/{place}: take it out"):
+        check_clean({"README.md": f"from /work7/{place}/x".encode()}, tmp_path)
+    check_clean({"README.md": b"from /work7/other/x"}, tmp_path)
+
+
 def test_what_only_looks_like_a_secret_is_fine(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "my own secret")
     monkeypatch.chdir("/")
@@ -136,6 +162,8 @@ def test_names_of_classes_are_no_paths(tmp_path):
     check_clean(files, tmp_path)
     with pytest.raises(UncleanError, match="/home/jane"):
         check_clean(files | {"a.md": b"/home/inside and /home/jane/x"}, tmp_path)
+    of_page = {"student.json": json.dumps({"labels": list(names.values())}).encode()}
+    check_clean(files | of_page | {"config.json": b"{}"}, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/", "//", "\\", "/home", "/home/anna", "a/b", "home/anna", "C:\\Users\\x", "c/h"])

@@ -83,6 +83,13 @@ def test_folders_for_devices_go_along_and_others_stay(tmp_path):
     assert set(student_files(tmp_path)) == set(of_executorch)
 
 
+def test_weights_under_another_name_are_others(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"same")
+    before = weights_identity(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    assert weights_identity(tmp_path) != before
+
+
 @pytest.mark.parametrize("weights", ["model.safetensors", "adapter_model.safetensors"])
 def test_a_folder_for_devices_of_other_weights_stays(tmp_path, weights):
     (tmp_path / weights).write_bytes(b"first")

@@ -13,7 +13,9 @@ from subdistill_hf.reporting.card_notes import (
     closed_world,
     mark_warning,
     other_answer_note,
+    unlabelled_fact,
 )
+from subdistill_hf.reporting.card_tables import class_rows, unknown_rows
 from subdistill_hf.reporting.page.headline import headlines
 
 ADAPTATION = {
@@ -174,6 +176,10 @@ def test_a_card_says_which_images_get_the_answer_none_of_these():
     for result in report["results"]:
         result |= {"accuracy_of_classes": 0.999, "other_shift": -1.5}
     text = str(model_card.render_card(parsed(report)))
+    assert "This output was trained with 200 images of 76 other classes." in text
+    header, row = (next(line for line in text.splitlines() if start in line) for start in ("| Model |", "| **SubDist"))
+    place = [cell.strip() for cell in header.split("|")].index('Without "none of these"')
+    assert row.split("|")[place].strip() == "**99.9 %**"
     assert "so that 95 % of 100 validation images of the classes get a class" in text
     assert "It gives one to 94.4 % of the test images, 12.0 % of near unknown images and 20.0 % of far" in text
     assert "For each model, the teacher too, 95 % of the validation images" in text
@@ -185,3 +191,61 @@ def test_a_card_says_which_images_get_the_answer_none_of_these():
     closed = closed_world(parsed(report))
     assert "threshold for the largest probability, 0.457, that keeps 95 % of 100 test images, every second" in closed
     assert "reached by 94.4 % of the other test images, 12.0 % of near" in closed
+
+
+def test_a_card_says_how_images_without_labels_were_chosen():
+    report = make_report()
+    report["dataset"]["unlabelled"] = {
+        "name": "more",
+        "found": 5000,
+        "damaged": 3,
+        "held_out": 20,
+        "copies": 40,
+        "threshold": 0.85,
+        "kept": 1200,
+        "kept_per_class": {"club": 700, "heart": 500},
+    }
+    shown = "those that show one of the classes with a probability of at least 0.85 by the teacher"
+    answers = "By the teacher's answer: club 700 and heart 500"
+    said = (
+        f"1,200 of 5,000 of `more`: {shown}, without 20 near-duplicates of validation or test images, 40 "
+        f"near-duplicates of training images and 3 damaged. {answers}"
+    )
+    assert unlabelled_fact(parsed(report).dataset) == said
+    assert f"- Training images without labels: {said}\n" in str(model_card.render_card(parsed(report)))
+    report["dataset"]["unlabelled"] |= {"kept_as_other": 300, "damaged": 0, "held_out": 0, "copies": 0}
+    assert unlabelled_fact(parsed(report).dataset) == (
+        f'1,200 of 5,000 of `more`: 900 are {shown}, and 300 with less, for the answer "none of these". {answers}'
+    )
+
+
+def test_a_card_says_how_well_unknown_images_are_told():
+    report = make_report()
+    figures = {"auroc": 0.9126, "auroc_error": 0.0134, "false_positives": 0.253}
+    report["results"][-1]["unknown"] = [{"kind": "near", "score": "energy", "images": 1500, **figures}]
+    assert unknown_rows(parsed(report)) == [
+        {
+            "Model": "SubDistill",
+            "Score": "energy",
+            "Unknown images": "near, 1,500",
+            "AUROC": "0.913 ± 0.013",
+            "Taken for known, with 95 % of the known kept": "25.3 %",
+        }
+    ]
+
+
+def test_a_card_says_what_a_teacher_whose_body_is_unchanged_was_fitted_to():
+    for views, told in ((0, ""), (3, " and 3 augmented views of each")):
+        said = card(ADAPTATION | {"method": "head", "rank": None, "changed_modules": 0, "augmented_views": views})
+        assert (
+            f"a new head alone (103,224 trained parameters), from what its body, unchanged, gives for 200 training "
+            f"images{told}: 40 epochs at a learning rate of 0.002, after which the validation loss was lowest\n"
+        ) in said
+
+
+def test_all_classes_that_an_image_is_most_often_taken_for_are_named():
+    report = make_report()
+    report["results"][-1]["confusion"][0] = [90, 3, 4, 2, 1]
+    assert class_rows(parsed(report))[0]["Most often taken for"] == "heart (4)"
+    report["results"][-1]["confusion"][0] = [90, 4, 4, 2, 0]
+    assert class_rows(parsed(report))[0]["Most often taken for"] == "diamond, heart (4 each)"
