@@ -85,12 +85,15 @@ def test_the_figures_of_images_are_their_own(monkeypatch):
         """Takes most evaluations for the first image."""
 
         def explain(self, evidence, inputs):
+            tolerances.add(self.tolerance)
             return replace(super().explain(evidence, inputs), evaluations=len(inputs.pixels) + self.seed)
 
     monkeypatch.setitem(EXPLAINERS, "counted", ExplainerEntry("counted", Counted, complete=False))
-    small = network()
+    small, tolerances = network(), set()
     found = explain_images(small, IMAGES, TARGETS, "counted", seed=5, batch_size=2, show=False)
     assert found.completeness.evaluations == 2 + 5
+    scale = float((found.evidence - found.baseline_evidence).abs().mean())
+    assert [*tolerances] == [pytest.approx(0.01 * scale)]
     logits = small.logits(small.pixels(IMAGES))
     grey = small.logits(small.pixels([torch.full((3, 32, 32), 128, dtype=torch.uint8)]))[0]
     torch.testing.assert_close(found.logits, logits.double(), rtol=0, atol=1e-5)
