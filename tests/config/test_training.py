@@ -23,7 +23,7 @@ from subdistill_hf.errors import SubDistillError
         ("centring", "batchnorm", "centring='batchnorm': expected one of mean, batch_norm, none"),
         ("rotation", "cayley", "rotation='cayley': expected one of orthogonal, linear, procrustes, full_width"),
         ("layer_weight", -1.0, "layer_weight=-1.0: expected at least 0"),
-        ("layer_weight_end", -0.5, "layer_weight_end=-0.5: expected at least 0"),
+        ("layer_weight_end", 0.0, "layer_weight_end=0.0: expected a positive number"),
         ("kd_weight", -0.5, "kd_weight=-0.5"),
         ("task_weight", float("nan"), "task_weight=nan"),
         ("adam_epsilon", 0.0, "adam_epsilon=0.0: expected a positive number"),

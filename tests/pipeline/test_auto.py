@@ -22,7 +22,6 @@ from subdistill_hf.pipeline.auto import (
     options_for_teacher,
     resolve,
     resolve_adaptation,
-    resolve_layer_weight,
     resolve_learning_rate,
     suited_learning_rate,
 )
@@ -262,37 +261,13 @@ def test_a_learning_rate_is_chosen_once_for_each_method_and_not_written_back(tmp
 
 
 def test_weights_that_were_given_are_those_of_the_main_method(tmp_path):
-    shared = config(tmp_path, method="subdistill", layer_weight=7.0, task_weight=0.5, kd_weight=0.25)
+    shared = config(
+        tmp_path, method="subdistill", layer_weight=7.0, layer_weight_end=0.5, task_weight=0.5, kd_weight=0.25
+    )
+    assert config_of_method(shared, "subdistill", tmp_path).weights(1.0)["layer"] == 3.5
+    assert config_of_method(shared, "fitnet", tmp_path).weights(1.0)["layer"] == 100.0
     assert config_of_method(shared, "subdistill", tmp_path).weights() == {"task": 0.5, "kd": 0.25, "layer": 7.0}
     assert config_of_method(shared, "fitnet", tmp_path).weights() == {"task": 0.0, "kd": 1.0, "layer": 100.0}
-
-
-@pytest.mark.parametrize(
-    ("given", "weight", "end", "told"),
-    [
-        ({"method": "subdistill"}, 1000.0, 1e-3, ["layer_weight", "layer_weight_end"]),
-        ({"method": "subdistill", "layer_weight": 30.0}, 30.0, 1.0, []),
-        ({"method": "fitnet"}, None, 1.0, []),
-        ({"method": "kd"}, None, 1.0, []),
-        ({"method": "subdistill", "layer_weight_end": 0.5}, None, 0.5, []),
-        ({"method": "subdistill", "layer_weight_end": 1.0}, None, 1.0, []),
-    ],
-)
-def test_the_weight_of_subdistills_layers_falls_unless_something_is_given(tmp_path, given, weight, end, told):
-    open_end = {"layer_weight_end": 0.0}  # as the command line has it
-    shared = config(tmp_path, **open_end | given)
-    before = copy.deepcopy(shared)
-    found, choices = resolve_layer_weight(shared)
-    assert (found.layer_weight, found.layer_weight_end) == (weight, end)
-    assert [(choice.option, choice.method) for choice in choices] == [(name, "subdistill") for name in told]
-    assert shared == before
-
-
-def test_a_weight_that_falls_is_that_of_the_main_method(tmp_path):
-    shared = config(tmp_path, method="fitnet", layer_weight=7.0, layer_weight_end=0.5)
-    assert resolve_layer_weight(config_of_method(shared, "fitnet", tmp_path))[0].weights(1.0)["layer"] == 3.5
-    assert resolve_layer_weight(config_of_method(shared, "vid", tmp_path))[0].weights(1.0)["layer"] == 1000.0
-    assert resolve_layer_weight(config_of_method(shared, "subdistill", tmp_path))[0].weights(1.0)["layer"] == 1.0
 
 
 def test_a_choice_is_told_as_an_option_with_its_reason():

@@ -361,12 +361,6 @@ def test_a_learning_rate_of_zero_is_refused(tmp_path):
         trainer(tmp_path, learning_rate=0.0).train()
 
 
-def test_a_weight_that_would_fall_to_nothing_at_once_is_refused(tmp_path):
-    with pytest.raises(DistillationError, match="layer_weight_end=0: expected a share above 0"):
-        trainer(tmp_path, layer_weight_end=0.0).train()
-    trainer(tmp_path, method="kd", layer_weight_end=0.0, max_steps=1).train()
-
-
 def test_batch_norms_without_running_statistics_are_told(tmp_path, caplog):
     student = resnet()
     norm = student.resnet.embedder.embedder.normalization

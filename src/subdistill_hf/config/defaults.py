@@ -11,7 +11,6 @@ VALIDATION_FRACTION = 0.2
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
     "learning_rate": 0.0,  # what suits student and method, see `auto.suited_learning_rate`
-    "layer_weight_end": 0.0,  # what suits the method, see `auto.resolve_layer_weight`
     "num_train_epochs": 0.0,  # as many as make a whole training, see `auto.enough_epochs`
     "teacher_cache": "auto",  # see `auto.enough_views`
     "cuda_graphs": "all",

@@ -83,8 +83,7 @@ class DistillationOptions:
         default=1.0,
         metadata={
             "help": "Share of layer_weight that is left at the end of the training: the weight falls by the same "
-            "factor in each step, so that the layers teach early and the logits late. 1 keeps it (0, the command "
-            "line's default, is what suits the method)."
+            "factor in each step, so that the layers teach early and the logits late. 1 keeps it."
         },
     )
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})

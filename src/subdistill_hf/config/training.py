@@ -27,7 +27,6 @@ LEAST = {
     "seed": 0,
     "data_seed": 0,
     "layer_weight": 0,
-    "layer_weight_end": 0,
     "kd_weight": 0,
     "task_weight": 0,
     "dkd_beta": 0,
@@ -117,7 +116,7 @@ def check_values(args: SubDistillConfig) -> None:
     _check_settings(args)
     check_choices(args, DistillationOptions)
     check_ranges(args, LEAST, BETWEEN)
-    for name in ("temperature", "adam_epsilon"):
+    for name in ("temperature", "adam_epsilon", "layer_weight_end"):
         if not (value := getattr(args, name)) > 0:
             raise SubDistillError(f"{name}={value}: expected a positive number")
     if not any(args.weights().values()):

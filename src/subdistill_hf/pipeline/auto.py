@@ -19,7 +19,6 @@ from torch import nn
 
 from subdistill_hf.acceleration.threads import Threads, suited_threads
 from subdistill_hf.config.defaults import VALIDATION_FRACTION
-from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.data.augmentation import mirroring
@@ -55,10 +54,7 @@ MIX, CUTMIX = 0.4, 0.3  # shares of the views
 MOST_VIEWS = 32
 CACHED_PASSES = 8000  # of the teacher
 CACHED_IMAGES = 1000
-WEIGHTS = ("layer_weight", "task_weight", "kd_weight")  # of one method
-OPEN = 0.0  # the layer_weight_end that is chosen for each method
-EARLY_LAYERS = {"layer_weight": 1000.0, "layer_weight_end": 1e-3}
-"""The weight of SubDistill's layers at the beginning of a training, and the share of it that is left at the end."""
+WEIGHTS = ("layer_weight", "layer_weight_end", "task_weight", "kd_weight")  # of one method
 
 CAREFUL = 1e-3
 LEARNING_RATES: dict[tuple[Start, str], tuple[float, float]] = {
@@ -339,29 +335,9 @@ def config_of_method(config: SubDistillConfig, method: str, folder: Path) -> Sub
     """
     weights: dict[str, Any] = {}
     if method != config.method:
-        weights = {name: getattr(SubDistillConfig, name) for name in WEIGHTS} | {"layer_weight_end": OPEN}
+        weights = {name: getattr(SubDistillConfig, name) for name in WEIGHTS}
     # the finished student is pushed once, when the run is over
     return with_arguments(config, method=method, output_dir=str(folder), push_to_hub=False, **weights)
-
-
-def resolve_layer_weight(config: SubDistillConfig) -> tuple[SubDistillConfig, list[Choice]]:
-    """Choose how the weight of the layer losses falls, if nothing was given.
-
-    SubDistill's falls from `EARLY_LAYERS`, unless a weight was given; any other stays as it is (docs/defaults.md).
-
-    Args:
-        config: the training arguments of a method.
-
-    Returns:
-        A copy of the arguments, and what was chosen.
-    """
-    if config.layer_weight_end != OPEN:
-        return with_arguments(config), []
-    if config.layer_weight is not None or not METHODS[config.method].uses_subspaces:
-        return with_arguments(config, layer_weight_end=1.0), []
-    reason = "the layers teach early, and the logits late"
-    choices = [Choice(name, value, reason, config.method) for name, value in EARLY_LAYERS.items()]
-    return with_arguments(config, **EARLY_LAYERS), choices
 
 
 def resolve_learning_rate(

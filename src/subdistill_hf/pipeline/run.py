@@ -45,7 +45,6 @@ from subdistill_hf.pipeline.auto import (
     Choice,
     Start,
     config_of_method,
-    resolve_layer_weight,
     resolve_learning_rate,
     with_steps_of_all,
 )
@@ -369,8 +368,7 @@ def build_trainer(
         heads_with_bias(student.model)  # refused before the training, see `_with_settled_other`
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
-    config, weights = resolve_layer_weight(config)
-    config, rates = resolve_learning_rate(config, student.model, start)
+    config, choices = resolve_learning_rate(config, student.model, start)
     if not METHODS[config.method].needs_teacher:
         config = with_steps_of_all(config, len(task.data.rows("taught")), len(task.data.train))
     trainer = SubDistillTrainer(
@@ -384,4 +382,4 @@ def build_trainer(
         processing_class=student.processor,
     )
     show_progress(trainer, label, "agreement" if task.data.labels_by_teacher else "accuracy")
-    return trainer, student, [*weights, *rates]
+    return trainer, student, choices

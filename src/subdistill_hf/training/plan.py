@@ -160,8 +160,6 @@ class DistillationPlan:
         check_batches(args, length_of(images.train))
         if not (args.learning_rate or self.own_optimizer):
             raise DistillationError("learning_rate=0: no weight would change; give a positive one")
-        if not args.layer_weight_end and args.weights()["layer"]:
-            raise DistillationError("layer_weight_end=0: expected a share above 0; 1 keeps the weight of the layers")
         if views is not None:
             check_views(images.train, views)
         if teacher is not None:
