@@ -1,10 +1,14 @@
 """What the layer losses learn is in the optimiser, also in one that the user made."""
 
+import warnings
+
 import pytest
 import torch
+from transformers import Adafactor
 
-from helpers import resnet, trainer, weights_of
+from helpers import assert_equal_weights, resnet, trainer, weights_of
 from subdistill_hf.errors import DistillationError
+from subdistill_hf.training.optimizers import rates_of, same_rate, shown_rate
 
 
 def test_the_users_optimizer_gets_the_rotations_too(tmp_path):
@@ -96,3 +100,29 @@ def test_an_optimiser_that_is_set_after_construction_is_used(tmp_path):
     run.optimizer = mine = torch.optim.SGD(run.model.parameters(), lr=1e-3)
     run.train()
     assert run.optimizer.optimizer is mine
+
+
+@pytest.mark.parametrize("optim", ["adafactor", "adagrad"])
+def test_a_run_of_any_optimiser_is_saved_and_resumed_without_a_notice(tmp_path, optim):
+    def made(**changed):
+        return trainer(tmp_path, method="kd", optim=optim, save_strategy="steps", save_steps=2, **changed)
+
+    whole, again = made(), made()
+    whole.train()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert_equal_weights(weights_of(again.model), weights_of(whole.model))
+    assert not [each for each in caught if "stays that of the checkpoint" in str(each.message)]
+    with pytest.warns(UserWarning, match=r"the learning rate stays that of the checkpoint.* 0\.001: for 0\.005 start"):
+        made(learning_rate=5e-3).prepare_distillation(str(tmp_path / "checkpoint-2"))
+
+
+def test_numbers_of_an_optimiser_that_come_as_several_are_kept_and_told_entry_by_entry():
+    layer = torch.nn.Linear(1, 1)
+    optimizer = Adafactor(layer.parameters(), lr=1e-3, relative_step=False)
+    assert rates_of(optimizer)["adam_epsilon"] == [1e-30, 1e-3]
+    assert same_rate([1e-30, 1e-3], [1e-30, 1e-3 * (1 + 1e-12)])
+    for other in ([1e-20, 1e-3], [1e-30], 1e-3, None):
+        assert not same_rate([1e-30, 1e-3], other)
+    assert shown_rate([1e-30, 1e-3]) == "(1e-30, 0.001)"

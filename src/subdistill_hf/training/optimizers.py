@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Trainer
 
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
 
+Rate = float | list[float]
 KIND = ("optim", "optim_args", "optim_target_modules")
 RATES = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 """The arguments that an optimiser is made of: its kind, and the numbers that its state keeps."""
@@ -52,13 +55,50 @@ class OptimizerOrigin:
         return optimizer
 
 
-def rates_of(optimizer: Any) -> dict[str, float]:
-    """The arguments that a resumed optimiser keeps, whatever their new values, by name."""
+def rates_of(optimizer: Any) -> dict[str, Rate]:
+    """The arguments that a resumed optimiser keeps, whatever their new values, by name.
+
+    Some optimisers take several numbers where others take one, such as the `eps` of Adafactor: these are a list.
+    """
     group = optimizer.param_groups[0]
     rates = {"learning_rate": group.get("initial_lr", group["lr"]), "weight_decay": group.get("weight_decay")}
-    rates["adam_beta1"], rates["adam_beta2"] = group.get("betas", (None, None))[:2]
+    rates["adam_beta1"], rates["adam_beta2"] = (*group.get("betas", ()), None, None)[:2]
     rates["adam_epsilon"] = group.get("eps")
-    return {name: float(value) for name, value in rates.items() if value is not None}
+    return {name: _rate(value) for name, value in rates.items() if value is not None}
+
+
+def _rate(value: Any) -> Rate:
+    return [float(each) for each in value] if isinstance(value, list | tuple) else float(value)
+
+
+def rates_of_arguments(args: SubDistillConfig) -> dict[str, Rate]:
+    """`rates_of` of the optimiser that arguments ask for: not all of them have an `eps`, or that of the arguments."""
+    given: dict[str, Rate] = {name: getattr(args, name) for name in RATES}
+    layer = nn.Linear(1, 1)
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, layer)
+        made = rates_of(kind(layer.parameters(), **{**options, "lr": args.learning_rate}))
+    except (TypeError, ValueError, LookupError):  # of optimisers that look for layers of the real model
+        return given
+    return made | {
+        name: given[name] for name in ("learning_rate", "weight_decay")
+    }  # of which the Trainer makes groups
+
+
+def same_rate(first: Rate | None, second: Rate | None) -> bool:
+    """Whether two rates are the same but for rounding, entry by entry where there are several."""
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(math.isclose, first, second))
+    if isinstance(first, list) or isinstance(second, list) or first is None or second is None:
+        return first == second
+    return math.isclose(first, second)
+
+
+def shown_rate(rate: Rate | None) -> str:
+    """A rate as notices show it."""
+    if isinstance(rate, list):
+        return f"({', '.join(f'{each:g}' for each in rate)})"
+    return str(rate) if rate is None else f"{rate:g}"
 
 
 def add_learned(optimizer: torch.optim.Optimizer, schedule: Any | None, losses: nn.Module) -> None:

@@ -205,6 +205,7 @@ def run_identity(
     identity["order"]["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     counted = "max_steps" if args.max_steps > 0 else "num_train_epochs"
     identity["length"] = {counted: identity["length"][counted]}
+    identity[RATES] = optimizers.rates_of_arguments(args)
     if own_optimizer:
         identity["optimizer"], identity[RATES] = {"made_by": "the user"}, {}
     return identity
@@ -272,11 +273,12 @@ def _tell(part: Part, there: dict[str, Any], now: dict[str, Any]) -> None:
     names = [name for name in now if name in there] if part.name == RATES else sorted(there | now)
     for name in names:
         before, after = there.get(name), now.get(name)
-        if before == after or (before and after and part.name == RATES and math.isclose(before, after)):
+        if before == after or (part.name == RATES and optimizers.same_rate(before, after)):
             continue
         if part.name == RATES:
             label = "the learning rate" if name == "learning_rate" else name
-            text = f"{label} stays that of the checkpoint, which began with {before:g}: for {after:g} start a new run"
+            first, asked = optimizers.shown_rate(before), optimizers.shown_rate(after)
+            text = f"{label} stays that of the checkpoint, which began with {first}: for {asked} start a new run"
         else:
             text = f"{name} is {after}, and was {before} in the run that is resumed: {part.then}"
         warnings.warn(text, stacklevel=4)
