@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
+"""The exit status after Ctrl-C, as shells have it, and of a training that a signal stopped."""
 
 
 class SubDistillError(ValueError):
@@ -42,6 +42,10 @@ class DivergedError(SubDistillError):
 
 class NonFiniteLossError(DivergedError):
     """A part of the loss became NaN or infinite."""
+
+
+class InterruptedTrainingError(SubDistillError):
+    """A training that a signal stopped once its checkpoint was written: there is no student yet."""
 
 
 class DataError(SubDistillError):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import utils as hub
+from transformers.utils import logging as transformers_logging
 
 from helpers import (
     assert_equal_weights,
@@ -17,9 +19,13 @@ from helpers import (
     write_task,
 )
 from subdistill_hf.acceleration.threads import Threads
+from subdistill_hf.config.commands import AdaptOptions
 from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.pipeline import adaptation
+from subdistill_hf.pipeline.adapted_teacher import adapt_teacher
+from subdistill_hf.pipeline.quiet import hidden_weight_bars
 from subdistill_hf.pipeline.run import MethodRun, announce_resumed, build_run, distill, methods_of, teacher_of
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.teacher import teacher
@@ -169,6 +175,30 @@ def test_a_run_says_how_many_threads_it_uses_and_leaves_as_many_as_before(inputs
 def test_the_threads_of_a_run_are_chosen_once_by_its_teacher_and_its_student(finished, asked_in_finished):
     assert len(asked_in_finished) == 2  # three methods train the student
     assert min(asked_in_finished) > 0
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("shown_by_client", [True, False])
+def test_a_run_leaves_bars_of_other_libraries_as_they_were(tmp_path, shown, shown_by_client):
+    def switch(ours, client):
+        (transformers_logging.enable_progress_bar if ours else transformers_logging.disable_progress_bar)()
+        (hub.enable_progress_bars if client else hub.disable_progress_bars)()
+
+    def state():
+        return transformers_logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+
+    before = state()
+    try:
+        switch(shown, shown_by_client)
+        refused = config(tmp_path, remove_unused_columns=True)
+        for run, options in ((distill, TaskOptions()), (adapt_teacher, AdaptOptions())):
+            with pytest.raises(SubDistillError, match="remove_unused_columns"):
+                run(options, refused)
+        assert state() == (shown, shown_by_client)
+        with hidden_weight_bars():
+            assert state() == (False, False)
+    finally:
+        switch(*before)
 
 
 def test_compared_methods_have_weights_of_their_own(inputs, tmp_path):

@@ -26,7 +26,13 @@ from subdistill_hf.cli import (
     serve,
 )
 from subdistill_hf.config.output_folder import disk_fault
-from subdistill_hf.errors import INTERRUPTED, PushError, SubDistillError, with_causes
+from subdistill_hf.errors import (
+    INTERRUPTED,
+    InterruptedTrainingError,
+    PushError,
+    SubDistillError,
+    with_causes,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "distill": distill,
@@ -93,7 +99,8 @@ def run_command(words: Sequence[str]) -> int:
 
     Returns:
         The exit status: 0; 1 for a student that did not get to the Hub; 2 for options that do not fit, or a disk that
-        is full; 130 after Ctrl-C. All but the first come with a message, and no traceback.
+        is full; 130 after Ctrl-C, or a training that a signal stopped. All but the first come with a message, and no
+        traceback.
     """
     try:
         return _status_of(words)
@@ -143,7 +150,7 @@ def _run(command: str, given: dict[str, Any], words: Sequence[str]) -> None:
 
 def _failed(error: SubDistillError) -> int:
     _say(f"error: {error}")
-    if _comes_of_an_interruption(error):
+    if isinstance(error, InterruptedTrainingError) or _comes_of_an_interruption(error):
         return INTERRUPTED
     return 1 if isinstance(error, PushError) else 2
 

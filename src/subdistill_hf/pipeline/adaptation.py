@@ -19,6 +19,7 @@ from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions, TaskOptions
+from subdistill_hf.config.output_folder import how_to_go_on
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.collate import ViewCollator
@@ -59,6 +60,7 @@ from subdistill_hf.teacher.head_inputs import (
 from subdistill_hf.teacher.head_training import train_heads
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
+from subdistill_hf.training.interruption import train_to_its_end
 from subdistill_hf.training.trainer import SubDistillTrainer
 
 ADAPTER_FOLDER = "teacher-adapter"
@@ -363,7 +365,8 @@ def _trained(adaptation: Adaptation, adapted: Any, folder: Path) -> tuple[dict[s
     """Train a model with an adapter; what is known of that, and the model."""
     trainer = _trainer(adaptation, adapted, folder)
     set_seed(adaptation.task.config.seed)
-    trainer.train(resume_from_checkpoint=adaptation.checkpoint)
+    output = adaptation.task.folder
+    train_to_its_end(trainer, adaptation.checkpoint, "the teacher", lambda: f"To go on: {how_to_go_on(output)}")
     seconds = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
     measured = {
         "validation_accuracy": trainer.evaluate()["eval_accuracy"],

@@ -8,8 +8,6 @@ import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
-
 from subdistill_hf.acceleration.threads import restored_threads
 from subdistill_hf.config.commands import AdaptOptions
 from subdistill_hf.config.options import TaskOptions
@@ -21,6 +19,7 @@ from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.models.loading import count_parameters, input_size_of, weights_digest
 from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
 from subdistill_hf.pipeline.evaluation import Classifier, predict, score
+from subdistill_hf.pipeline.quiet import hidden_weight_bars
 from subdistill_hf.pipeline.report import reported_dataset, reported_teacher, versions
 from subdistill_hf.pipeline.run_folder import check_run_folder, remove_empty_folders, remove_old_run, resumed_from
 from subdistill_hf.pipeline.student_folder import save_card, save_model
@@ -33,6 +32,7 @@ TEST_BATCH = 32
 
 
 @restored_threads()
+@hidden_weight_bars()
 def adapt_teacher(
     options: AdaptOptions, config: SubDistillConfig, command: str | None = None
 ) -> AdaptedTeacher | None:
@@ -53,7 +53,6 @@ def adapt_teacher(
         SubDistillError: for options that do not fit together, or a teacher that knows the classes, before anything is
             trained or written; when another run is writing to the folder; or when the disk is full.
     """
-    transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     known = {field.name for field in fields(TaskOptions)}
     given = {name: value for name, value in vars(options).items() if name in known}
     of_task = TaskOptions(**given, mix=0.0, cutmix=0.0)  # a teacher learns from labels, which mixed images lack

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from transformers import set_seed
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.acceleration.threads import restored_threads
 from subdistill_hf.config.methods import METHODS
@@ -50,6 +50,7 @@ from subdistill_hf.pipeline.auto import (
 )
 from subdistill_hf.pipeline.energy import Energy, measured_energy
 from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.pipeline.quiet import hidden_weight_bars
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
 from subdistill_hf.pipeline.run_folder import (
     check_run_folder,
@@ -70,6 +71,7 @@ from subdistill_hf.reporting.report import RunReport
 from subdistill_hf.teacher.remote_cache import check_cache_place
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training.callbacks import show_progress
+from subdistill_hf.training.interruption import train_to_its_end
 from subdistill_hf.training.optimizers import initial_rate
 from subdistill_hf.training.trainer import SubDistillTrainer
 
@@ -111,6 +113,7 @@ class MethodRun:
 
 
 @restored_threads()
+@hidden_weight_bars()
 def distill(
     options: TaskOptions, config: SubDistillConfig, command: str | None = None, teacher: LoadedModel | None = None
 ) -> RunReport | None:
@@ -133,8 +136,8 @@ def distill(
             run is writing to the folder; or when the disk is full, saying what is kept.
         PushError: when the Hub can not be written, before anything is trained; or when the push fails at the end,
             which leaves the folder whole.
+        InterruptedTrainingError: when SIGTERM stopped a training (`enable_jit_checkpoint`), saying how to go on.
     """
-    transformers_logging.disable_progress_bar()  # its bars for reading and writing weights would break up ours
     validate_options(options, config)
     folder, main = Path(config.output_dir), config.process_index == 0
     with held_for_this_run(folder if main else None):
@@ -153,10 +156,10 @@ def _run(
     destination = _destination(options, config) if main and config.push_to_hub else None
     task, teacher, runs = _prepare(load_task(options, config, loaded), methods_of(options, config), destination)
     _push_checkpoints(config, destination, runs[config.method].trainer)
-    for run in runs.values():
+    for method, run in runs.items():
         set_seed(config.seed)
         with measured_energy(main) as run.energy:
-            run.trainer.train(resume_from_checkpoint=run.checkpoint)
+            train_to_its_end(run.trainer, run.checkpoint, f"method {method}", partial(kept_in, task.folder, method))
     if not main:
         return None
     report = _leave_student(task, runs, teacher.digest, command)
