@@ -1,12 +1,23 @@
 """What checkpoints and saved students hold, and that the best one is restored with its layer losses."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback
 
-from helpers import assert_equal_weights, processor, resnet, trainer, views, vit, weights_of
-from subdistill_hf.training.checkpoints import ALIGNMENTS_FILE
+from helpers import assert_equal_weights, config, processor, resnet, trainer, views, vit, weights_of
+from subdistill_hf.errors import DistillationError
+from subdistill_hf.training.checkpoints import (
+    ALIGNMENTS_FILE,
+    INCOMPLETE_FILE,
+    STATE_FILE,
+    last_complete_checkpoint,
+    make_room,
+    missing_files,
+)
+from subdistill_hf.training.trainer import SubDistillTrainer
 from trainings import BEST_IS_KEPT, Scripted
 
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -110,3 +121,56 @@ def test_a_block_with_two_names_is_saved_restored_and_resumed(tmp_path):
     assert_equal_weights(weights_of(resumed.model), weights_of(whole.model))
     assert resumed.model.again is resumed.model.blocks[1]
     assert resumed.model.again.weight is resumed.model.blocks[1].weight
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("place", ["_save", "_save_optimizer_and_scheduler", "_save_rng_state"])
+def test_a_checkpoint_in_place_of_an_earlier_runs_is_never_a_mixture_of_both(tmp_path, place):
+    class Dies(SubDistillTrainer):
+        pass
+
+    def die(*given, **options):
+        raise KilledError
+
+    setattr(Dies, place, die)
+    options = {"method": "kd", "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path, **options).train()
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    with pytest.raises(KilledError):
+        trainer(tmp_path, trainer_class=Dies, learning_rate=1e-4, **options).train()
+    assert (tmp_path / "checkpoint-1" / STATE_FILE).is_file()
+    assert "trainer_state.json" in missing_files(tmp_path / "checkpoint-1")
+    assert last_complete_checkpoint(tmp_path) is None
+
+
+def test_nothing_of_an_earlier_run_stays_in_a_checkpoint(tmp_path):
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path, **options).train()
+    assert (tmp_path / "checkpoint-1" / ALIGNMENTS_FILE).is_file()
+    trainer(tmp_path, method="kd", **options).train()
+    assert not (tmp_path / "checkpoint-1" / ALIGNMENTS_FILE).exists()
+    again = trainer(tmp_path, method="kd", **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_checkpoint_that_transformers_calls_incomplete_is_passed_over(tmp_path):
+    run = trainer(tmp_path, method="kd", max_steps=2, save_strategy="steps", save_steps=1)
+    run.train()
+    (tmp_path / "checkpoint-2" / INCOMPLETE_FILE).write_text("in progress")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    with pytest.raises(DistillationError, match=r"has no end of its writing \(checkpoint-is-incomplete.txt\): its"):
+        run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    make_room(str(tmp_path), 2, run.args)  # as transformers does it, which has written its file by then
+    assert [path.name for path in (tmp_path / "checkpoint-2").iterdir()] == [INCOMPLETE_FILE]
+
+
+def test_a_process_takes_away_its_own_random_state_and_others_may_have_written_theirs(tmp_path):
+    args = config(tmp_path)
+    for name in ("trainer_state.json", "model.safetensors", "rng_state.pth", "rng_state_1.pth"):
+        (tmp_path / "checkpoint-3").mkdir(exist_ok=True)
+        (tmp_path / "checkpoint-3" / name).write_text("")
+    assert make_room(str(tmp_path), 3, args) == tmp_path / "checkpoint-3"
+    assert [path.name for path in (tmp_path / "checkpoint-3").iterdir()] == ["rng_state_1.pth"]

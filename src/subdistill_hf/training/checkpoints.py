@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import (
@@ -34,6 +36,7 @@ from subdistill_hf.training.module import StudentWithAlignments
 
 ALIGNMENTS_FILE = "alignments.safetensors"
 STATE_FILE = "subdistill.json"
+INCOMPLETE_FILE = "checkpoint-is-incomplete.txt"  # of transformers, while it writes one on SIGTERM
 FILES = "files"  # in it: what belongs to the checkpoint beside it
 ENERGIES = "energies"  # in it: of teacher layers without subspaces, where they were measured
 WEIGHTS_FILES = (
@@ -49,12 +52,53 @@ TRAINING_FILES = {"optimizer.pt": "optimizer.*", "scheduler.pt": "scheduler.pt",
 SHARDED_FOLDERS = ("global_step", "optimizer", "pytorch_model_fsdp")
 
 
+def make_room(output_dir: str, step: int, args: TrainingArguments) -> Path:
+    """The folder of a new checkpoint, without an earlier one that it replaces.
+
+    A process that ended in between would leave a mixture of both, which must not count as whole: what tells a whole
+    checkpoint goes first. Each process takes away its own random state, which it may write before others.
+
+    Args:
+        output_dir: of the run, where an earlier one may have left a checkpoint of the same step.
+        step: of the checkpoint.
+        args: of the run.
+    """
+    folder = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+    if not folder.is_dir():
+        return folder
+    if args.should_save:
+        (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+    (folder / _random_state_file(args.process_index, args.world_size)).unlink(missing_ok=True)
+    if not args.should_save:
+        return folder
+    for path in folder.iterdir():
+        if path.is_file() and path.name != INCOMPLETE_FILE and not path.match(TRAINING_FILES["rng_state.pth"]):
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def random_state_files(args: TrainingArguments) -> list[str]:
+    """The names of the random states in a checkpoint: of each process that writes to this machine's output folder."""
+    if args.save_only_model:
+        return []
+    ranks = range(args.world_size)
+    if args.save_on_each_node:
+        first = args.process_index - args.local_process_index
+        ranks = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size)))
+    return [_random_state_file(rank, args.world_size) for rank in ranks]
+
+
+def _random_state_file(rank: int, processes: int) -> str:
+    return "rng_state.pth" if processes == 1 else f"rng_state_{rank}.pth"
+
+
 def save_distillation(
     folder: Path,
     state: Mapping[str, Any],
     subspaces: Mapping[str, Subspace],
     trained: StudentWithAlignments,
     energies: Mapping[str, float],
+    args: TrainingArguments,
 ) -> None:
     """Write a run's identity, and where it has them its subspaces or energies and the state of its layer losses.
 
@@ -64,9 +108,10 @@ def save_distillation(
         subspaces: teacher layer name to subspace.
         trained: the losses of all layer pairs, and the student, whose weights the Trainer writes.
         energies: teacher layer name to energy.
+        args: of the run, which tell the random states that the Trainer will write.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files: list[str] = []
+    files: list[str] = random_state_files(args)
     if isinstance(trained.student, PeftModel):
         files += [(place / ADAPTER_FILE).as_posix() for place in adapter_folders(trained.student).values()]
     if subspaces:
@@ -204,6 +249,8 @@ def missing_files(checkpoint: str | Path) -> list[str]:
     """
     folder = Path(checkpoint)
     sharded = any(path.is_dir() and path.name.startswith(SHARDED_FOLDERS) for path in folder.glob("*"))
+    if (folder / INCOMPLETE_FILE).is_file():
+        return [f"end of its writing ({INCOMPLETE_FILE})"]
     missing = [] if _step_of(folder) is not None else [TRAINER_STATE_NAME]
     listed = _listed_files(folder)
     missing += [name for name in listed if not (folder / name).is_file()]
@@ -211,7 +258,7 @@ def missing_files(checkpoint: str | Path) -> list[str]:
     if not (sharded or known or any((folder / name).is_file() for name in WEIGHTS_FILES)):
         missing.append(SAFE_WEIGHTS_NAME)
     for name, pattern in TRAINING_FILES.items():
-        if not sharded and not any(folder.glob(pattern)):
+        if not (sharded or any(folder.glob(pattern)) or any(fnmatch(one, pattern) for one in missing)):
             missing.append(name)
     return missing
 

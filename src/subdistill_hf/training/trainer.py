@@ -13,7 +13,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import PushInProgress
 
 from subdistill_hf.acceleration.cuda_graphs import GraphsOf
@@ -371,9 +370,9 @@ class SubDistillTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
         self.loss_log.note_checkpoint(self.state.global_step)
+        folder = checkpoints.make_room(self._get_output_dir(trial=trial), self.state.global_step, self.args)
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            parts = self.plan.compared_subspaces, self.distillation, self.plan.energies
+            parts = self.plan.compared_subspaces, self.distillation, self.plan.energies, self.args
             checkpoints.save_distillation(folder, self.plan.identity(self.model, self.optimizer), *parts)
         super()._save_checkpoint(model, trial)
 
