@@ -5,10 +5,12 @@ import random
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import TrainerCallback
 
 from helpers import (
     REPOSITORY,
@@ -383,3 +385,61 @@ def test_weights_in_parts_are_all_there(tmp_path, checkpoint):
     index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
     (copy / checkpoints.SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
     assert missing_files(copy) == ["model-2-of-2.safetensors"]
+
+
+class Saves(TrainerCallback):
+    """Asks for a checkpoint, as a user's callback may without a save_strategy."""
+
+    def on_step_end(self, args, state, control, **given):
+        control.should_save = state.global_step == 2
+
+
+@pytest.mark.parametrize("images", [lambda: views(**IMAGES), Images], ids=["views", "others"])
+def test_a_checkpoint_that_a_callback_asked_for_is_resumed(tmp_path, images):
+    options = {"save_strategy": "no", "teacher_cache": "off", "images": images, "parts": {"callbacks": [Saves()]}}
+    if images is Images:
+        options["parts"] |= {"data_collator": torch.utils.data.default_collate, "eval_dataset": None}
+        options["parts"] |= {"fit_dataset": None}
+    whole, again = run(tmp_path, **options), run(tmp_path, **options)
+    whole.train()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    again.train(resume_from_checkpoint=True)
+    assert_equal_weights(weights_of(again.model), weights_of(whole.model))
+    saved = json.loads((tmp_path / "checkpoint-2" / STATE_FILE).read_text(encoding="utf-8"))
+    assert saved["images"]["images"] == 24
+
+
+def test_the_random_state_of_each_process_is_needed(tmp_path, checkpoint):
+    copy = tmp_path / "checkpoint-2"
+    shutil.copytree(checkpoint, copy)
+    (copy / "rng_state.pth").rename(copy / "rng_state_0.pth")
+    state = json.loads((copy / STATE_FILE).read_text(encoding="utf-8"))
+    state["files"] = [name for name in state["files"] if name != "rng_state.pth"] + [
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    ]
+    (copy / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    assert missing_files(copy) == ["rng_state_1.pth"]
+    (copy / "rng_state_1.pth").write_bytes(b"")
+    assert missing_files(copy) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"world_size": 1, "process_index": 0, "local_process_index": 0}, ["rng_state.pth"]),
+        (
+            {"world_size": 3, "process_index": 0, "local_process_index": 0},
+            ["rng_state_0.pth", "rng_state_1.pth", "rng_state_2.pth"],
+        ),
+        (
+            {"world_size": 4, "process_index": 2, "local_process_index": 0, "save_on_each_node": True},
+            ["rng_state_2.pth", "rng_state_3.pth"],
+        ),
+        ({"world_size": 2, "process_index": 0, "local_process_index": 0, "save_only_model": True}, []),
+    ],
+)
+def test_a_checkpoint_lists_the_random_states_of_its_processes(monkeypatch, options, names):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    args = SimpleNamespace(**{"save_only_model": False, "save_on_each_node": False} | options)
+    assert checkpoints.random_state_files(args) == names

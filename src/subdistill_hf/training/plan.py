@@ -130,6 +130,7 @@ class DistillationPlan:
         self._module: Made[ModuleInputs, StudentWithAlignments] | None = None
         self._targets: Made[TargetInputs, ComputedTargets | CachedTargets] | None = None
         self._frozen: Made[Same, str] | None = None
+        self._images: TrainingImages | None = None  # that the training reads
         self._described: Made[tuple[Same, Same], Described] | None = None
 
     def prepare(
@@ -165,7 +166,9 @@ class DistillationPlan:
         if teacher is not None:
             teacher.freeze()
         self.match(student, example)
-        self._describe(images, checkpoint is not None)
+        self._images = images
+        if checkpoint is not None or args.save_strategy != SaveStrategy.NO:
+            self._describe()  # now, since examples of some datasets are read
         if checkpoint is not None:
             check_resumable(checkpoint, self.identity(student), args.max_steps, args.num_train_epochs)
             if args.ignore_data_skip:
@@ -391,7 +394,7 @@ class DistillationPlan:
             optimizer: that trains it already; of a resumed run its rates count, not those of the arguments.
         """
         frozen = self._frozen_digest(student) if isinstance(student, PeftModel) else None
-        images, views = (None, None) if self._described is None else self._described.product
+        images, views = self._describe()  # also where a callback saves one without a save_strategy
         identity = run_identity(
             self.args, self.teacher, student, self.pairs, self.rotation, images, views, frozen, self.own_optimizer
         )
@@ -399,10 +402,10 @@ class DistillationPlan:
             identity[RATES] = rates_of(optimizer)
         return identity
 
-    def _describe(self, images: TrainingImages, resumes: bool) -> None:
-        """Note which images these are, where a checkpoint will say so, or one is compared."""
-        if not resumes and self.args.save_strategy == SaveStrategy.NO:
-            return
+    def _describe(self) -> Described:
+        """Which images these are, as a checkpoint says, or one is compared."""
+        if (images := self._images) is None:
+            return None, None
 
         def describe() -> Described:
             known = None if images.train is None else described_images(images.train, images.collate)
@@ -410,6 +413,7 @@ class DistillationPlan:
             return known, {**shown.described(), "views": shown.views} if isinstance(shown, ViewDataset) else None
 
         self._described = up_to_date(self._described, (Same(images.train), Same(images.collate)), describe)
+        return self._described.product
 
     def _frozen_digest(self, student: PeftModel) -> str:
         """Digest of the weights under an adapter, which stay as they are and which checkpoints do not hold."""
