@@ -104,6 +104,19 @@ def weighted_terms(
     if weights["kd"] and teacher_logits is not None:
         terms["kd"] = weights["kd"] * logit_loss(args, logits, teacher_logits, labels)
     layer_losses = weights["layer"] * outputs["layer_losses"]
+    if not terms and _needs_all_gradients(args):
+        layer_losses = layer_losses + logits.float().sum() * 0
     for pair, loss in zip(pairs, layer_losses.unbind(), strict=True):
         terms[f"layer/{pair.teacher.name}"] = loss
     return terms
+
+
+def _needs_all_gradients(args: SubDistillConfig) -> bool:
+    """Whether processes wait for the gradient of each weight, also of a head that no part of the loss reaches.
+
+    They look for weights without one unless the arguments, or recomputed activations, say that there are none.
+    """
+    if args.ddp_find_unused_parameters is not None:
+        return args.world_size > 1 and not args.ddp_find_unused_parameters
+    recomputed = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
+    return args.world_size > 1 and bool(recomputed)
