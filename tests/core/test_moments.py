@@ -215,3 +215,26 @@ def test_two_processes_see_the_moments_of_all_images(tmp_path):
         moments = Moments(*torch.load(tmp_path / f"{rank}.pt"))
         for field in dataclasses.fields(Moments):
             torch.testing.assert_close(getattr(moments, field.name), getattr(expected, field.name))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_positions_sampled_by_several_processes_are_those_of_one(processes):
+    activation, context = draw(positions=40)
+    whole = collect_moments(stream_of(activation, context, [12]), positions=20, seed=5)["layer"]
+    shards = []
+    for rank in range(processes):
+        own = slice(rank, None, processes)
+        images = len(activation[own])
+        stream = stream_of(activation[own], context[own], [2, images - 2])
+        shards.append(collect_moments(stream, positions=20, seed=5, rank=rank, processes=processes)["layer"])
+    merged = Moments.merged(shards)
+    assert merged.count == whole.count
+    for name in ("mean", "scatter", "context_sum", "context_scatter", "cross_scatter"):
+        torch.testing.assert_close(getattr(merged, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
+
+
+def test_moments_are_compared_by_identity_and_are_keys():
+    first, second = (Moments.of(*draw()) for _ in range(2))
+    assert first == first
+    assert first != second
+    assert {first: "layer"}[first] == "layer"

@@ -14,7 +14,7 @@ from subdistill_hf.core.distributed import several_processes
 from subdistill_hf.errors import SubspaceError
 
 
-@dataclass
+@dataclass(eq=False)  # tensors have no single answer to `==`
 class Moments:
     """First and second moments of one layer's activations a and contexts c, in float64.
 
@@ -152,11 +152,19 @@ def _columns(values: Tensor) -> Tensor:
     return values.to(torch.float64)
 
 
+def _drawn(images: int, places: int, positions: int, generator: torch.Generator, rank: int, processes: int) -> Tensor:
+    """Positions of each image `(B, positions)`; for the images of other processes they are drawn too, and left out."""
+    orders = [torch.randperm(places, generator=generator)[:positions] for _ in range(images * processes)]
+    return torch.stack(orders[rank::processes])
+
+
 def collect_moments(
     stream: Iterable[Mapping[str, tuple[Features, Features | None]]],
     without_prefix: Collection[str] = (),
     positions: int | None = None,
     seed: int = 0,
+    rank: int = 0,
+    processes: int = 1,
 ) -> dict[str, Moments]:
     """Accumulate the moments of every layer over a stream of activations and contexts.
 
@@ -166,7 +174,9 @@ def collect_moments(
         without_prefix: layers whose class and register tokens are left out, because the loss leaves them out.
         positions: how many positions to draw per image, without replacement and the same for a and c (the
             released code draws 20); all of them with `None`.
-        seed: of the draw; it does not depend on how the images are batched.
+        seed: of the draw; it depends neither on how the images are batched nor on the number of processes.
+        rank: number of this process, whose images are those of numbers rank, rank + processes, and so on.
+        processes: that share the images.
 
     Raises:
         SubspaceError: when the stream is empty, or has values that are not finite.
@@ -181,9 +191,7 @@ def collect_moments(
             a, c = activation.values, None if context is None else context.values
             if positions is not None and positions < a.shape[2]:
                 generator = generators.setdefault(name, torch.Generator().manual_seed(seed))
-                drawn = torch.stack(
-                    [torch.randperm(a.shape[2], generator=generator)[:positions] for _ in range(a.shape[0])]
-                )
+                drawn = _drawn(a.shape[0], a.shape[2], positions, generator, rank, processes)
                 index = drawn.to(a.device)[:, None, :].expand(-1, a.shape[1], -1)
                 a, c = a.gather(2, index), None if c is None else c.gather(2, index)
             at_once = a.device.type == "cpu"

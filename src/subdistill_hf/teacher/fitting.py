@@ -124,7 +124,8 @@ def fit_moments(
 
     def moments(batch_size: int) -> dict[str, Moments]:
         found = _with_pooled(stream(batch_size, share, request.show), pooled or {}, without_prefix)
-        return collect_moments(found, without_prefix, request.positions, request.seed + request.rank)
+        drawn = request.positions, request.seed, request.rank, request.processes
+        return collect_moments(found, without_prefix, *drawn)
 
     batch_size = request.batch_size
     if teacher.is_sharded:  # a process that began again with smaller batches would leave the others alone
