@@ -1,7 +1,7 @@
 """Each epoch has its views, whoever loads them; the bar says what is trained and how well."""
 
 import pytest
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import PrinterCallback, ProgressCallback
 
 from helpers import trainer, views
@@ -68,3 +68,21 @@ def test_the_bar_shows_the_latest_loss_and_validation_accuracy(tmp_path, capsys)
     written = capsys.readouterr().err
     assert "subdistill" in written
     assert "validation accuracy" in written
+
+
+class Holder(Dataset):
+    """A dataset of the user, with attributes of its own under the names by which others hold datasets."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def test_attributes_of_a_dataset_that_are_no_datasets_have_no_epochs():
+    images = views(augmentation="pad_crop")
+    circle = Holder()
+    circle.dataset, circle.datasets = circle, [circle, images]
+    for other in (None, 3, "images", ["a", "b"], {"a": None}):
+        assert with_epochs(Holder(datasets=other, dataset=other)) == []
+    assert with_epochs(circle) == [images]
+    assert with_epochs(Holder(datasets={"train": images}, dataset=images)) == [images]
+    assert with_epochs(Holder(set_epoch=None, dataset=images)) == [images]

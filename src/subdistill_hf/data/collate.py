@@ -129,11 +129,26 @@ def divided_for_teacher(
 
 
 def with_epochs(dataset: Any) -> list[Any]:
-    """The datasets in a dataset that have other views in each epoch: itself, or what a `Subset` or others hold."""
-    if hasattr(dataset, "set_epoch"):
-        return [dataset]
-    inner = [*getattr(dataset, "datasets", ()), *([dataset.dataset] if hasattr(dataset, "dataset") else ())]
-    return [found for each in inner for found in with_epochs(each)]
+    """The datasets in a dataset that have other views in each epoch: itself, or what a `Subset` or others hold.
+
+    They hold them as `dataset` or `datasets`, names that a dataset of the user may have for anything else.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    left = [dataset]
+    while left:
+        each = left.pop(0)
+        if id(each) in seen or isinstance(each, str | bytes | type(None)):
+            continue
+        seen.add(id(each))
+        if callable(getattr(each, "set_epoch", None)):
+            found.append(each)
+            continue
+        several = getattr(each, "datasets", None)
+        several = list(several.values()) if isinstance(several, Mapping) else several
+        left += several if isinstance(several, list | tuple) else []
+        left.append(getattr(each, "dataset", None))
+    return found
 
 
 def is_stream(dataset: Any) -> bool:
