@@ -129,3 +129,23 @@ def test_two_classes_are_enough_for_kd_and_too_few_for_dkd():
     assert student.grad.isfinite().all()
     with pytest.raises(ValueError, match="at least 3 classes, found 2: its second part compares"):
         decoupled_distillation(student, teacher, torch.zeros(6, dtype=torch.long))
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [((4, 3), (4, 1)), ((4, 3), (3,)), ((4, 3), (1, 3)), ((4, 3, 2), (4, 3, 2)), ((3,), (3,)), ((0, 3), (0, 3))],
+)
+def test_logits_that_are_not_of_the_same_images_and_classes_are_refused(student, teacher):
+    logits = torch.randn(student), torch.randn(teacher)
+    for loss in (logit_distillation, lambda *both: decoupled_distillation(*both, torch.zeros(4, dtype=torch.long))):
+        with pytest.raises(ValueError, match="expected logits"):
+            loss(*logits)
+
+
+@pytest.mark.parametrize("labels", [(1,), (4, 1), (4, 3)])
+def test_labels_that_are_not_one_for_each_image_are_refused(labels):
+    with pytest.raises(ValueError, match=r"expected the class of each image as labels \(4,\), found labels"):
+        decoupled_distillation(torch.randn(4, 3), torch.randn(4, 3), torch.zeros(labels, dtype=torch.long))

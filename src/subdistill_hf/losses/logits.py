@@ -18,7 +18,11 @@ def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.
         student: logits of the subtask's classes `(B, C)`.
         teacher: the teacher's logits restricted to the same classes, in the same order, `(B, C)`.
         temperature: T.
+
+    Raises:
+        ValueError: for logits of other shapes.
     """
+    _check_logits(student, teacher)
     divergence = F.kl_div(
         F.log_softmax(student.float() / temperature, dim=1),
         F.log_softmax(teacher.float() / temperature, dim=1),
@@ -45,8 +49,13 @@ def decoupled_distillation(
         beta: weight of the other classes' part.
 
     Raises:
-        ValueError: for fewer than three classes.
+        ValueError: for fewer than three classes, and for logits or labels of other shapes.
     """
+    _check_logits(student, teacher)
+    if labels.shape != student.shape[:1]:
+        raise ValueError(
+            f"expected the class of each image as labels ({len(student)},), found labels {tuple(labels.shape)}"
+        )
     classes = student.shape[1]
     if classes < MIN_DKD_CLASSES:
         raise ValueError(
@@ -57,6 +66,17 @@ def decoupled_distillation(
         _decoupled(student, labels, temperature), _decoupled(teacher, labels, temperature), strict=True
     )
     return temperature**2 * (alpha * _divergence(*target_class) + beta * _divergence(*other_classes))
+
+
+def _check_logits(student: Tensor, teacher: Tensor) -> None:
+    """Refuse logits that are not of the same images and classes: they would be stretched to a common shape."""
+    if student.dim() != 2 or student.shape != teacher.shape:
+        raise ValueError(
+            "expected logits (B, C) of the same images and classes, found "
+            f"{tuple(student.shape)} of the student and {tuple(teacher.shape)} of the teacher"
+        )
+    if not student.numel():
+        raise ValueError(f"expected logits of at least one image and class, found {tuple(student.shape)}")
 
 
 def _decoupled(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
