@@ -228,3 +228,9 @@ def test_no_image_of_a_stream_is_looked_at_before(teacher, monkeypatch):
     monkeypatch.setattr(fitting, "BATCH_BYTES", 1)
     sizes, _ = batch_sizes_of_a_fit(teacher, monkeypatch, Stream())
     assert sizes == [7, 2]
+
+
+def test_fitting_leaves_the_random_numbers_of_the_training_as_they_are(teacher):
+    before = torch.random.get_rng_state()
+    fit_moments(teacher, LAYERS, views(), COLLATE, request(positions=4))
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import huggingface_hub.utils
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 
@@ -16,7 +16,7 @@ def hidden_weight_bars() -> Iterator[None]:
     transformers switches the bars of the Hub's client with its own, and both may have been hidden apart.
     """
     shown = transformers_logging.is_progress_bar_enabled()
-    shown_by_client = not huggingface_hub.utils.are_progress_bars_disabled()
+    shown_by_client = not are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
@@ -24,6 +24,6 @@ def hidden_weight_bars() -> Iterator[None]:
         if shown:
             transformers_logging.enable_progress_bar()
         if shown and not shown_by_client:
-            huggingface_hub.utils.disable_progress_bars()
+            disable_progress_bars()
         elif shown_by_client and not shown:
-            huggingface_hub.utils.enable_progress_bars()
+            enable_progress_bars()

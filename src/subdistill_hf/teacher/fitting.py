@@ -302,7 +302,8 @@ def _batches(
     total = len(share) if hasattr(share, "__len__") else None
     gather, pixels_of = divided_for_teacher(collate, device)
     with tqdm(total=total, desc="subspaces", unit=" images", disable=not show, leave=False) as bar:
-        for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=gather):
+        own = torch.Generator()  # the loader would draw from that of the training, whose dropout would be another
+        for batch in torch.utils.data.DataLoader(share, batch_size=batch_size, collate_fn=gather, generator=own):
             pixels = pixels_of(batch)
             yield {"pixel_values": pixels}
             bar.update(len(pixels))

@@ -65,7 +65,8 @@ def _listening(manager: Any) -> Iterator[None]:
         yield
         return
     present = signal.getsignal(signal.SIGTERM)
-    if _is_requested(other := _listener(present)) and other is not manager:
+    other = _listener(present)
+    if other is not None and other is not manager and other.is_checkpoint_requested:
         other.is_checkpoint_requested, manager.is_checkpoint_requested = False, True
     signal.signal(signal.SIGTERM, manager._sigterm_handler)
     try:
@@ -81,7 +82,3 @@ def _listener(handler: Any) -> Any | None:
     """The manager of a trainer that a signal's handler belongs to, if it does."""
     owner = getattr(handler, "__self__", None)
     return owner if hasattr(owner, "is_checkpoint_requested") else None
-
-
-def _is_requested(manager: Any | None) -> bool:
-    return manager is not None and bool(manager.is_checkpoint_requested)

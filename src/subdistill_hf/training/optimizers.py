@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from transformers import Trainer
 
 from subdistill_hf.config.training import SubDistillConfig
@@ -74,7 +75,7 @@ def _rate(value: Any) -> Rate:
 def rates_of_arguments(args: SubDistillConfig) -> dict[str, Rate]:
     """`rates_of` of the optimiser that arguments ask for: not all of them have an `eps`, or that of the arguments."""
     given: dict[str, Rate] = {name: getattr(args, name) for name in RATES}
-    layer = nn.Linear(1, 1)
+    layer: nn.Module = skip_init(nn.Linear, 1, 1)  # type: ignore[no-untyped-call]  # draws nothing
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, layer)
         made = rates_of(kind(layer.parameters(), **{**options, "lr": args.learning_rate}))
