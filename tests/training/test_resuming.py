@@ -29,7 +29,7 @@ from subdistill_hf.errors import DistillationError
 from subdistill_hf.training import checkpoints
 from subdistill_hf.training.checkpoints import STATE_FILE, last_complete_checkpoint, missing_files
 from subdistill_hf.training.resuming import PARTS, resume_table
-from trainings import STAGES
+from trainings import STAGES, InOrder
 
 OPTIONS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "teacher_cache": "2"}
 IMAGES = {"augmentation": "pad_crop", "seed": 5, "views": 2}
@@ -99,7 +99,7 @@ REFUSED = {
     "task_weight": {"task_weight": 0.5},
     "temperature": {"temperature": 2.0},
     "dkd_beta": {"dkd_beta": 2.0},
-    "label_smoothing_factor": {"label_smoothing_factor": 0.1},
+    "label_smoothing_factor": {"label_smoothing_factor": 0.1, "task_weight": 0.5},
     "seed": {"seed": 4},
     "data_seed": {"data_seed": 4},
     "dataloader_drop_last": {"dataloader_drop_last": True},
@@ -443,3 +443,22 @@ def test_a_checkpoint_lists_the_random_states_of_its_processes(monkeypatch, opti
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     args = SimpleNamespace(**{"save_only_model": False, "save_on_each_node": False} | options)
     assert checkpoints.random_state_files(args) == names
+
+
+def test_a_stream_that_was_read_more_than_once_is_told(tmp_path):
+    images = views()
+    for length, told in ((24, True), (64, False)):  # three batches in a pass, or eight
+
+        def streamed(folder=tmp_path / str(length), length=length):
+            order = [index % 24 for index in range(length)]
+            parts = {"fit_dataset": images}
+            steps = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+            return trainer(folder, train=InOrder(images, order), parts=parts, method="kd", **steps)
+
+        streamed().train()
+        for step in (2, 4):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                streamed().prepare_distillation(str(tmp_path / str(length) / f"checkpoint-{step}"))
+            found = [each for each in caught if "the training stream was read more than once" in str(each.message)]
+            assert len(found) == (told and step == 4)

@@ -6,7 +6,6 @@ hyper-parameter search changes arguments and makes new students, and a trainer m
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -44,7 +43,13 @@ from subdistill_hf.training.made import Made, Same, up_to_date
 from subdistill_hf.training.matching import check_subspaces, inputs_of, match_models
 from subdistill_hf.training.module import StudentWithAlignments
 from subdistill_hf.training.optimizers import rates_of
-from subdistill_hf.training.resuming import RATES, check_given_subspaces, check_resumable, run_identity
+from subdistill_hf.training.resuming import (
+    RATES,
+    check_given_subspaces,
+    check_resumable,
+    run_identity,
+    tell_other_images,
+)
 from subdistill_hf.training.start import TrainingImages
 
 Described = tuple[dict[str, Any] | None, dict[str, Any] | None]  # which images, and what is done to them
@@ -171,12 +176,7 @@ class DistillationPlan:
             self._describe()  # now, since examples of some datasets are read
         if checkpoint is not None:
             check_resumable(checkpoint, self.identity(student), args.max_steps, args.num_train_epochs)
-            if args.ignore_data_skip:
-                warnings.warn(
-                    "ignore_data_skip: the run goes on with other images than it would have seen, and ends with other "
-                    "weights than a run that was not interrupted",
-                    stacklevel=3,
-                )
+            tell_other_images(checkpoint, args, images.train)
         self.fit_subspaces(images, checkpoint)
         self._fit_energies(images, checkpoint)
         module = self.make_module(student)

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
+from subdistill_hf.data.collate import is_stream
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import base_of
 from subdistill_hf.models.heads import names_of
@@ -31,6 +32,7 @@ from subdistill_hf.training.checkpoints import STATE_FILE, missing_files, why_in
 
 Change = Literal["refused", "noticed", "free"]
 RATES = "rates"
+ROUNDING = 1e-6  # of the share of a training that is over
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,29 @@ def _check_end(checkpoint: str | Path, max_steps: int, epochs: float) -> None:
         raise DistillationError(
             f"the checkpoint is of step {step}, epoch {epoch:g}, later than {asked}: ask for more, or start a new run "
             "in another folder"
+        )
+
+
+def tell_other_images(checkpoint: str | Path, args: SubDistillConfig, images: Any) -> None:
+    """Warn where a resumed run sees other images than it would have seen.
+
+    A stream without a length has no epochs for transformers, which skips the images of all steps within one pass:
+    where it was read more than once, the run begins at the start of a pass.
+
+    Args:
+        checkpoint: the checkpoint's folder.
+        args: of the run that resumes it.
+        images: the training dataset.
+    """
+    state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    share = state["global_step"] / max(state.get("max_steps") or 0, 1)
+    again = is_stream(images) and not hasattr(images, "__len__") and (state.get("epoch") or 0) > share + ROUNDING
+    if args.ignore_data_skip or again:
+        why = "ignore_data_skip" if args.ignore_data_skip else "the training stream was read more than once"
+        warnings.warn(
+            f"{why}: the run goes on with other images than it would have seen, and ends with other weights than a "
+            "run that was not interrupted",
+            stacklevel=4,
         )
 
 
