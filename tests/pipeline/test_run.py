@@ -28,6 +28,7 @@ from subdistill_hf.pipeline.adapted_teacher import adapt_teacher
 from subdistill_hf.pipeline.quiet import hidden_weight_bars
 from subdistill_hf.pipeline.run import MethodRun, announce_resumed, build_run, distill, methods_of, teacher_of
 from subdistill_hf.pipeline.task import load_task
+from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.teacher import teacher
 from subdistill_hf.training import plan
 from subdistill_hf.training.trainer import SubDistillTrainer
@@ -175,6 +176,21 @@ def test_a_run_says_how_many_threads_it_uses_and_leaves_as_many_as_before(inputs
 def test_the_threads_of_a_run_are_chosen_once_by_its_teacher_and_its_student(finished, asked_in_finished):
     assert len(asked_in_finished) == 2  # three methods train the student
     assert min(asked_in_finished) > 0
+
+
+def test_smoothed_labels_are_of_the_methods_that_learn_from_labels(inputs, tmp_path):
+    options = task_options(inputs, compare=["scratch", "ce_kd"])
+    settings = config(tmp_path, method="kd", label_smoothing_factor=0.1)
+    validate_options(options, settings)
+    task = load_task(options, settings)
+    methods = methods_of(options, settings)
+    smoothed = {method: build_run(task, method, teacher_of(task)).trainer.args for method in methods}
+    assert {method: args.label_smoothing_factor for method, args in smoothed.items()} == {
+        "scratch": 0.1,
+        "kd": 0.0,
+        "ce_kd": 0.1,
+    }
+    assert settings.label_smoothing_factor == 0.1
 
 
 @pytest.mark.parametrize("shown", [True, False])

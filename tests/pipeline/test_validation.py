@@ -34,6 +34,8 @@ def untouched(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "training", "message"),
     [
+        ({}, {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 has no meaning for method 'subdistill'"),
+        ({"compare": ["kd"]}, {"method": "vid", "label_smoothing_factor": 0.1}, "has no meaning for method 'vid'"),
         ({"train_images_per_class": "ten"}, {}, "train_images_per_class='ten': expected a whole number"),
         ({"validation_fraction": 1}, {}, "validation_fraction=1: expected a share of 0 or more, and below 1"),
         (

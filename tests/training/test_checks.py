@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import ViTModel
+from transformers.trainer_utils import HPSearchBackend
 
 from helpers import CLASS_IDS, resnet, teacher_resnet, trainer, views, vit
 from subdistill_hf.errors import DistillationError, SubDistillError
@@ -424,3 +425,50 @@ def test_columns_of_which_a_transform_makes_the_pixels_are_not_removed(tmp_path)
     parts = {"data_collator": collate, "eval_dataset": None}
     with pytest.raises(DistillationError, match="remove_unused_columns would remove columns before the dataset's tra"):
         trainer(tmp_path, train=rows, method="kd", remove_unused_columns=True, parts=parts)
+
+
+def test_smoothed_labels_are_refused_where_nothing_learns_from_labels(tmp_path):
+    for method in ("kd", "subdistill"):
+        with pytest.raises(
+            DistillationError, match=f"label_smoothing_factor=0.1 has no meaning for method '{method}'"
+        ):
+            trainer(tmp_path, method=method, label_smoothing_factor=0.1)
+        trainer(tmp_path, method=method, label_smoothing_factor=0.1, task_weight=0.5)
+    for method in ("scratch", "ce_kd"):
+        trainer(tmp_path, method=method, label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("method", "nonsense", "method='nonsense': expected one of "),
+        ("layer_weight", -5.0, "layer_weight=-5.0: expected at least 0"),
+        ("temperature", 0.0, "temperature=0.0: expected a positive number"),
+        ("per_device_train_batch_size", 0, "per_device_train_batch_size=0: expected at least 1"),
+        ("lr_scheduler_type", "cosine_with_min_lr", "min_lr or min_lr_rate should be set"),
+        ("label_smoothing_factor", 0.1, "has no meaning for method 'subdistill'"),
+    ],
+)
+def test_values_of_a_trial_are_refused_as_others_are(tmp_path, name, value, message):
+    run = trainer(tmp_path)
+    run.hp_search_backend, run.hp_space = HPSearchBackend.RAY, None
+    with pytest.raises(SubDistillError, match=message):
+        run._hp_search_setup({name: value})
+
+
+def test_arguments_that_were_changed_after_the_trainer_was_made_are_refused(tmp_path):
+    run = trainer(tmp_path, method="scratch")
+    run.args.method = "kd"
+    with pytest.raises(DistillationError, match="method 'kd' needs a teacher: make the trainer with teacher="):
+        run.train()
+    run.args.method, run.args.task_weight = "scratch", -1.0
+    with pytest.raises(SubDistillError, match=r"task_weight=-1\.0: expected at least 0"):
+        run.train()
+
+
+def test_checks_and_the_identity_of_a_run_draw_no_random_numbers(tmp_path):
+    run = trainer(tmp_path, method="kd")
+    before = torch.random.get_rng_state()
+    run._hp_search_setup(None)
+    run.plan.identity(run.model)
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -46,6 +46,7 @@ from subdistill_hf.pipeline.auto import (
     Start,
     config_of_method,
     resolve_learning_rate,
+    with_arguments,
     with_steps_of_all,
 )
 from subdistill_hf.pipeline.energy import Energy, measured_energy
@@ -372,6 +373,8 @@ def build_trainer(
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
     config, choices = resolve_learning_rate(config, student.model, start)
+    if not config.weights()["task"]:
+        config = with_arguments(config, label_smoothing_factor=0.0)  # which is of the methods beside it
     if not METHODS[config.method].needs_teacher:
         config = with_steps_of_all(config, len(task.data.rows("taught")), len(task.data.train))
     trainer = SubDistillTrainer(

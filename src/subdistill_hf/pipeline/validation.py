@@ -15,7 +15,7 @@ from subdistill_hf.hub.names import check_repository
 from subdistill_hf.models.students import check_recipe, check_student_lora
 from subdistill_hf.pipeline.auto import config_of_method
 from subdistill_hf.training.arguments import check_training_arguments
-from subdistill_hf.training.checks import check_student
+from subdistill_hf.training.checks import check_smoothing, check_student
 
 NEEDED = {
     "remove_unused_columns": (False, "the images are made into pixels from the dataset's own columns"),
@@ -40,6 +40,7 @@ def validate_options(options: TaskOptions, config: SubDistillConfig) -> None:
         check_student(student, config)
     check_student_lora(options)
     check_methods_without_labels(options, config)
+    _check_smoothing(options, config)
     for entry in [] if config.layers == [AUTO] else config.layers:
         split_entry(entry)
 
@@ -86,6 +87,14 @@ def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig)
                 f"method {method!r} needs the class of each image, and those of unlabelled={options.unlabelled} have "
                 "none: choose another method, such as kd or subdistill"
             )
+
+
+def _check_smoothing(options: TaskOptions, config: SubDistillConfig) -> None:
+    """Refuse smoothed labels where no method has a cross entropy with them, nor a teacher that is fitted."""
+    if config.label_smoothing_factor and options.adapt_teacher == "no":
+        folder, methods = Path(config.output_dir), (config.method, *options.compare)
+        if not any(config_of_method(config, method, folder).weights()["task"] for method in methods):
+            check_smoothing(config)
 
 
 def _check_sharded_teacher(options: TaskOptions, config: SubDistillConfig) -> None:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from subdistill_hf.config.options import NO_CLASS
-from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training import SubDistillConfig, check_values
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import PLAIN_ADAPTER, base_of
 from subdistill_hf.models.heads import ONE_CLASS, other_problem, several_classes_note
@@ -44,6 +44,40 @@ def check_arguments(args: Any, given: Mapping[str, Any], metrics: Metrics) -> No
     if given.get("compute_loss_func") is not None:
         raise DistillationError("compute_loss_func has no place in this loss: override loss_terms to change it")
     check_training_arguments(args, given.get("eval_dataset"), metrics)
+    check_smoothing(args)
+
+
+def check_smoothing(args: SubDistillConfig) -> None:
+    """Refuse smoothed labels where nothing is learned from labels by the cross entropy.
+
+    Raises:
+        DistillationError: saying which options go together.
+    """
+    if args.label_smoothing_factor and not args.weights()["task"]:
+        raise DistillationError(
+            f"label_smoothing_factor={args.label_smoothing_factor:g} has no meaning for method {args.method!r}: it "
+            "smooths the labels of the cross entropy, whose weight is 0. Leave it out, or give a task_weight"
+        )
+
+
+def check_trial(args: SubDistillConfig, teacher: Any | None, evaluated: Any, metrics: Metrics) -> None:
+    """Refuse arguments as they are when a training begins: a search, or the user, may have changed them since.
+
+    Args:
+        args: the arguments.
+        teacher: the teacher that the trainer has, if it has one.
+        evaluated: images of the evaluations.
+        metrics: what measures these.
+
+    Raises:
+        SubDistillError: naming the argument.
+    """
+    check_values(args)
+    check_training_arguments(args, evaluated, metrics)
+    check_smoothing(args)
+    weights = args.weights()
+    if teacher is None and (weights["kd"] or weights["layer"]):
+        raise DistillationError(f"method {args.method!r} needs a teacher: make the trainer with teacher=...")
 
 
 def check_student(student: Any, args: SubDistillConfig) -> None:

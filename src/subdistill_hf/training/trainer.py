@@ -34,7 +34,7 @@ from subdistill_hf.teacher.class_ids import ClassIds
 from subdistill_hf.teacher.targets import CachedTargets, ComputedTargets
 from subdistill_hf.teacher.teacher import Teacher
 from subdistill_hf.training import batch_norm, callbacks, checkpoints, loaders, optimizers, placement, pushes
-from subdistill_hf.training.checks import check_adapter_names, check_arguments, check_batch_labels
+from subdistill_hf.training.checks import check_adapter_names, check_arguments, check_batch_labels, check_trial
 from subdistill_hf.training.evaluation import outputs_per_image, predictions_of
 from subdistill_hf.training.loss_log import LossLog, naming_best
 from subdistill_hf.training.loss_terms import LabelledMean, label_loss, stacked, weighted_terms
@@ -297,6 +297,7 @@ class SubDistillTrainer(Trainer):
     def _hp_search_setup(self, trial: Any) -> None:
         """The parent's, after which student and arguments are those of the training: what it needs is made here."""
         super()._hp_search_setup(trial)
+        check_trial(self.args, self.teacher, self.eval_dataset, self.compute_metrics)
         self.prepare_distillation(self._checkpoint)
 
     def _prepare_for_training(
