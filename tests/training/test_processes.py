@@ -55,7 +55,7 @@ COMPARED = {
     "procrustes": {"rotation": "procrustes"},
     "cached": {"teacher_cache": "2", "teacher_cache_precision": "float32"},
     "positions": {"positions": 4},
-    "layers-alone": {"kd_weight": 0.0, "task_weight": 0.0, "ddp_find_unused_parameters": False},
+    "layers-alone": {"method": "vid", "kd_weight": 0.0, "task_weight": 0.0, "ddp_find_unused_parameters": False},
 }
 SHARDED = {"sharded": ("vit", False), "sharded-cached": ("resnet", True)}
 
