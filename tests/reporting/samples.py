@@ -22,7 +22,7 @@ def make_result(method, confusion, **other):
         "accuracy": correct / sum(map(sum, confusion)),
         "balanced_accuracy": sum(per_class.values()) / len(per_class),
         "per_class_accuracy": per_class,
-        "confusion": confusion,
+        "confusion": [list(row) for row in confusion],
         "parameters": 42_913,
         **other,
     }
