@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -14,8 +15,10 @@ from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.models.heads import new_classifier
 from subdistill_hf.models.loading import (
     ModelError,
+    check_teacher_is_there,
     count_parameters,
     input_size_of,
+    load_student,
     load_teacher,
     weights_digest,
 )
@@ -190,6 +193,28 @@ def test_names_of_outputs_that_do_not_fit_are_refused(tmp_path, labels, message)
     folder = save_teacher(tmp_path / "teacher", resnet(["a", "b", "c"]))
     with pytest.raises(ModelError, match=message):
         load_teacher(with_labels(folder, labels))
+
+
+def test_a_folder_of_students_is_refused_with_the_name_of_one(tmp_path):
+    for name in ("b", "a"):
+        resnet(["x", "y"]).save_pretrained(tmp_path / "family" / name)
+    with pytest.raises(
+        ModelError, match=r"holds no student: .* Folders in it do: give one of them, .*family/a$"
+    ):
+        load_student(tmp_path / "family")
+
+
+def test_a_folder_that_timm_saved_is_a_teacher_and_a_student(tmp_path):
+    """timm writes the arguments that the model was made with, the number of classes among them."""
+    made = timm.create_model("test_resnet", num_classes=3)
+    timm.models._hub.save_for_hf(made, tmp_path, model_config={"label_names": ["cat", "dog", "cow"]})
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model_args"]["num_classes"] == 3
+    teacher = load_teacher(str(tmp_path))
+    assert teacher.labels == {0: "cat", 1: "dog", 2: "cow"}
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(teacher.model(images).logits, made.eval()(images))
+    assert build_student(str(tmp_path), ["a", "b"], processor()).model(images).logits.shape == (2, 2)
+    check_teacher_is_there(str(tmp_path))
 
 
 def test_a_timm_teacher_is_loaded_without_a_word(tmp_path, capfd):

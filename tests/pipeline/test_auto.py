@@ -125,6 +125,14 @@ def test_everything_that_follows_from_the_images_is_decided(tmp_path):
     assert str(found.choices[0]) == "--num_train_epochs 93: at least 60 passes over the images, and 1200 steps"
 
 
+@pytest.mark.parametrize(("given", "other"), [("mix", "cutmix"), ("cutmix", "mix")])
+def test_where_one_way_to_mix_is_given_alone_it_is_told_that_the_other_is_off(tmp_path, given, other):
+    found = resolved(tmp_path, {given: 0.1})
+    assert (getattr(found.options, given), getattr(found.options, other)) == (0.1, 0.0)
+    assert f"--{other} 0: {given} was given alone" in map(str, found.choices)
+    assert not any(choice.option == given for choice in found.choices)
+
+
 def test_what_was_given_stays_and_is_no_choice(tmp_path):
     options = {"augmentation": "none", "flip": True, "mix": 0.1}
     found = resolved(tmp_path, options, size=(9, 99), num_train_epochs=3, teacher_cache="off")

@@ -144,6 +144,13 @@ def test_a_student_whose_weights_would_be_spread_is_refused(tmp_path, monkeypatc
         arguments.check_training_arguments(args)
 
 
+def test_processes_that_torch_does_not_count_on_a_cpu_are_told_of(tmp_path, monkeypatch):
+    args = SubDistillConfig(output_dir=str(tmp_path), use_cpu=True, shard_teacher=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SubDistillError, match="a single one, though several were started: on CPUs add --use_cpu"):
+        arguments.check_training_arguments(args)
+
+
 def test_a_sharded_teacher_beside_deepspeed_is_refused(tmp_path, monkeypatch):
     args = SubDistillConfig(output_dir=str(tmp_path), use_cpu=True, shard_teacher=True)
     monkeypatch.setattr(SubDistillConfig, "world_size", 2)

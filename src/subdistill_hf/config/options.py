@@ -262,7 +262,8 @@ class TaskOptions(WordsOptions, OtherOptions, UnlabelledOptions, AdaptationOptio
         metadata={
             "help": "Student: a new one by a recipe (resnet:widths=16-24-32-48, vit:hidden=72,layers=4, "
             "convnext:widths=16-32-48-64, mobilenetv2:width=0.35, timm/NAME:width=0.5,image=64), or a pretrained one "
-            "by its id on the Hub or its local folder. It gets one output per class of the subtask."
+            "by its id on the Hub or its local folder. It gets one output per class of the subtask. With a teacher "
+            "that is not embedded, and images that are not, a pretrained one of the Hub is the default."
         },
     )
     student_lora: bool = field(
@@ -292,14 +293,14 @@ class TaskOptions(WordsOptions, OtherOptions, UnlabelledOptions, AdaptationOptio
         default=None,
         metadata={
             "help": "Share, from 0 to 1, of the training views that are blended with a view of another image (mixup); "
-            "by default chosen by the images."
+            "by default chosen by the images, and 0 where --cutmix is given alone."
         },
     )
     cutmix: float | None = field(
         default=None,
         metadata={
             "help": "Share, from 0 to 1, of the training views that get a rectangle of a view of another image "
-            "(CutMix); by default chosen by the images."
+            "(CutMix); by default chosen by the images, and 0 where --mix is given alone."
         },
     )
     compare: list[str] = field(

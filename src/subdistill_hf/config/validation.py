@@ -158,7 +158,7 @@ def check_data_options(options: DataOptions) -> None:
         raise DataError(f"train_fraction={options.train_fraction}: expected a share above 0, at most 1")
     limit = options.train_images_per_class
     if limit is not None and limit < 2:
-        raise DataError(f"train_images_per_class={limit}: expected at least 2, for training and validation")
+        raise DataError(f"train_images_per_class={limit}: expected at least 2, of which some may be held out")
     if limit is not None and options.train_fraction is not None:
         raise DataError("train_images_per_class and train_fraction contradict each other: give one of them")
     if options.test_split is not None and options.test_fraction is not None:

@@ -127,7 +127,10 @@ def _seen_and_unseen(data: SubtaskData, options: TaskOptions, classes: int, seed
     unseen = sorted(order[: max(1, round(FAR_SHARE * len(order)))])
     seen = sorted(set(order) - set(unseen))
     if not seen:
-        raise DataError("other_class: expected at least two other classes in the dataset, to train and to test with")
+        raise DataError(
+            "other_class: expected at least two other classes in the dataset, to train and to test with. Take fewer "
+            "of its classes, or leave it out: the card's threshold, and --unknown_images, need none"
+        )
     return seen, unseen
 
 

@@ -13,12 +13,13 @@ import torch
 from huggingface_hub import snapshot_download
 from peft import PeftConfig, load_peft_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 from transformers.utils import extract_commit_hash, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE
 from subdistill_hf.models.adapters import AdapterError, head_modules, load_adapter, merged, put_on
+from subdistill_hf.models.configuration import read_configuration
 from subdistill_hf.models.heads import expect_one_class, in_order, name_outputs, names_of, of_unknown, say_of_unknown
 
 RECORD_FILE = "adaptation.json"
@@ -89,7 +90,7 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
         AdapterError: when adapter and base do not fit, or there is no trained head for the adapter's classes.
     """
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": place.base_revision}
-    config: Any = AutoConfig.from_pretrained(base, **where)
+    config = read_configuration(base, **where)
     with torch.device("meta"):
         heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
     names, brings_head = _labels(place.folder, heads, names_of(config))

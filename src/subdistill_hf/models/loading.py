@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.errors import SubDistillError
@@ -23,6 +23,7 @@ from subdistill_hf.hub.errors import HTTPError, explain, missing_place
 from subdistill_hf.hub.files import WEIGHTS
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
 from subdistill_hf.models.adapters import head_modules
+from subdistill_hf.models.configuration import read_configuration
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.words import Words
@@ -34,7 +35,7 @@ SHOWN = 3  # names in a message
 TEACHERS_FOLDER = Path(__file__).parent / "embedded_teachers"
 
 
-LOADING_ERRORS = (HTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+LOADING_ERRORS = (HTTPError, OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 
 
 class ModelError(SubDistillError):
@@ -114,10 +115,12 @@ def load_teacher(name: str, trust_remote_code: bool = False, adaptable: bool = F
     with _explained(name, path):
         adapter = find_adapter(path)
         if adapter is None:
-            check_labels(AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code), f"teacher {name!r}")
+            config = read_configuration(path, trust_remote_code)
+            check_labels(config, f"teacher {name!r}")
             with without_loading_reports():
                 model, loading = AutoModelForImageClassification.from_pretrained(
                     path,
+                    config=config,
                     trust_remote_code=trust_remote_code,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,
@@ -169,7 +172,7 @@ def check_teacher_is_there(name: str, trust_remote_code: bool = False) -> None:
     with _explained(name, path):
         adapter = find_adapter(path)
         source, revision = (path, None) if adapter is None else (_place(adapter.base)[0], adapter.base_revision)
-        AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, revision=revision)
+        read_configuration(source, trust_remote_code, revision)
 
 
 @contextmanager
@@ -185,6 +188,10 @@ def _explained(name: str, path: str) -> Iterator[None]:
         ) from error
 
 
+def _holds_weights(folder: Path) -> bool:
+    return folder.is_dir() and any(WEIGHTS.fullmatch(file.name) for file in folder.iterdir())
+
+
 def load_student(folder: str | Path) -> LoadedModel:
     """Load and freeze a finished student: evaluation mode, no gradients.
 
@@ -195,15 +202,20 @@ def load_student(folder: str | Path) -> LoadedModel:
         ModelError: when the folder holds no student, or one that cannot be loaded.
     """
     path = Path(folder)
-    if not (path.is_dir() and any(WEIGHTS.fullmatch(file.name) for file in path.iterdir())):
-        raise ModelError(f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it")
+    if not _holds_weights(path):
+        inner = sorted(one.name for one in path.iterdir() if _holds_weights(one)) if path.is_dir() else []
+        hint = f". Folders in it do: give one of them, such as {path / inner[0]}" if inner else ""
+        raise ModelError(
+            f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it{hint}"
+        )
     try:
         adapter = find_adapter(str(path))
         if adapter is None:
-            check_labels(AutoConfig.from_pretrained(path), f"student {path.name!r}")
+            config = read_configuration(path)
+            check_labels(config, f"student {path.name!r}")
             with without_loading_reports():
                 model, loading = AutoModelForImageClassification.from_pretrained(
-                    path, output_loading_info=True, dtype=torch.float32
+                    path, config=config, output_loading_info=True, dtype=torch.float32
                 )
             untrained = sorted(loading["missing_keys"])
         else:

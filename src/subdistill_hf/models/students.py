@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor
+from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.core.hooks import evaluation_mode
 from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, head_weights, lora_targets, replace_head, with_adapter
+from subdistill_hf.models.configuration import read_configuration
 from subdistill_hf.models.heads import expect_one_class, labels_of, name_outputs, names_of, new_classifier
 from subdistill_hf.models.loading import (
     LOADING_ERRORS,
@@ -87,7 +88,7 @@ def check_student_is_there(source: str, trust_remote_code: bool = False) -> None
     """
     if not is_new(source):
         with _explained(source):
-            AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+            read_configuration(source, trust_remote_code)
 
 
 def _new(recipe: str, names: Sequence[str], teacher_processor: Any) -> LoadedModel:
@@ -119,7 +120,7 @@ def _pretrained(source: str, names: list[str], trust_remote_code: bool) -> Loade
     """A model of the Hub or of a folder, with a new head where its classes are others."""
     local = Path(source).is_dir()
     with _explained(source):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = read_configuration(source, trust_remote_code)
         check_labels(config, f"student {source!r}")
         before = names_of(config)
         name_outputs(config, names)

@@ -217,8 +217,12 @@ def resolve(
 
 def _mixing(options: TaskOptions) -> list[Choice]:
     """The shares of mixed views of a user who gave none; where one is given, the other is 0."""
-    if options.augmentation == "none" or options.mix is not None or options.cutmix is not None:
+    if options.augmentation == "none":
         return []
+    given = [name for name in ("mix", "cutmix") if getattr(options, name) is not None]
+    if given:
+        others = [name for name in ("mix", "cutmix") if name not in given]
+        return [Choice(name, 0.0, f"{given[0]} was given alone") for name in others]
     return [
         Choice("mix", MIX, "blended images are new ones, and the teacher says what it sees in them"),
         Choice("cutmix", CUTMIX, "so are images with a rectangle of another"),

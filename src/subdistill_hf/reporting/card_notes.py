@@ -116,7 +116,7 @@ def closed_world(report: RunReport) -> str:
     if others is not None and answered:
         said = (
             f'**It may answer "none of these".** This output was trained with {count(others.train_images)} images of '
-            f"{count(others.seen)} other classes."
+            f"{count(others.seen)} other {'class' if others.seen == 1 else 'classes'}."
         )
     else:
         said = (

@@ -96,9 +96,11 @@ def _check_sharded_teacher(args: TrainingArguments) -> None:
     if not getattr(args, "shard_teacher", False):
         return
     if args.world_size < 2:
+        started = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        how = "on CPUs add --use_cpu" if started else "start it with torchrun or accelerate launch"
         raise SubDistillError(
-            "shard_teacher spreads the teacher over several processes, and this is a single one: start it with "
-            "torchrun or accelerate launch, or leave --shard_teacher out"
+            "shard_teacher spreads the teacher over several processes, and this is a single one"
+            f"{', though several were started' if started else ''}: {how}, or leave --shard_teacher out"
         )
     if args.deepspeed_plugin is not None:
         raise SubDistillError(
