@@ -198,9 +198,7 @@ def test_names_of_outputs_that_do_not_fit_are_refused(tmp_path, labels, message)
 def test_a_folder_of_students_is_refused_with_the_name_of_one(tmp_path):
     for name in ("b", "a"):
         resnet(["x", "y"]).save_pretrained(tmp_path / "family" / name)
-    with pytest.raises(
-        ModelError, match=r"holds no student: .* Folders in it do: give one of them, .*family/a$"
-    ):
+    with pytest.raises(ModelError, match=r"holds no student: .* Folders in it do: give one of them, .*family/a$"):
         load_student(tmp_path / "family")
 
 

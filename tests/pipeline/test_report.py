@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,7 @@ from subdistill_hf.pipeline.evaluation import Classifier, predict, score, share_
 from subdistill_hf.pipeline.report import (
     changed_options,
     classifiers_of,
+    image_options,
     measured_results,
     predicted_logits,
     reported_dataset,
@@ -100,6 +103,18 @@ def test_the_table_tells_the_accuracy_without_the_answer_none_of_these():
 def test_what_is_done_to_the_training_images_is_in_the_report(datasets_cache, tmp_path, mix, said):
     options = task_options(write_task(tmp_path), augmentation="pad_crop", flip=False, mix=mix)
     assert reported_dataset(load_task(options, config(tmp_path / "out"))).augmentation == said
+
+
+def test_the_images_of_a_run_are_found_from_another_folder(datasets_cache, tmp_path, monkeypatch):
+    """Where a folder of the same name may hold other images."""
+    given = task_options(write_task(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    relative = replace(given, dataset=str(Path(given.dataset).relative_to(tmp_path)))
+    options = image_options(load_task(relative, config(tmp_path / "out")))
+    assert options["dataset"] == str(Path(given.dataset))
+    embedded = replace(given, dataset="digits", teacher="glyphs-resnet", classes=["0", "1"])
+    (tmp_path / "digits").mkdir()
+    assert image_options(SimpleNamespace(options=embedded, config=config(tmp_path / "out")))["dataset"] == "digits"
 
 
 def measured_alone(task):

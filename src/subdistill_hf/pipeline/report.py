@@ -7,6 +7,7 @@ import datetime
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.loading import OtherImages
+from subdistill_hf.data.sources import is_local
 from subdistill_hf.formatting import format_percent, table
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of
 from subdistill_hf.pipeline.answers import calibration_of, worst_answers
@@ -174,8 +176,14 @@ def versions() -> dict[str, str]:
 
 
 def image_options(task: Task) -> dict[str, Any]:
-    """The options that the images of a run were loaded with, and the seed."""
-    return {one.name: getattr(task.options, one.name) for one in fields(DataOptions)} | {"seed": task.config.seed}
+    """The options that the images of a run were loaded with, and the seed.
+
+    The place of a folder is whole: a later command may run elsewhere, where its name is that of another folder.
+    """
+    given = {one.name: getattr(task.options, one.name) for one in fields(DataOptions)} | {"seed": task.config.seed}
+    if is_local(task.options.dataset):
+        given["dataset"] = str(Path(task.options.dataset).absolute())
+    return given
 
 
 def _version(package: str) -> str:
