@@ -45,8 +45,12 @@ def generated_pages() -> dict[str, str]:
 
 
 def write_generated_pages() -> None:
-    """Write the pages that have changed; Sphinx reads anew only those."""
-    for name, text in generated_pages().items():
+    """Write the pages that have changed; Sphinx reads anew only those. Pages of reports that are gone go too."""
+    pages = generated_pages()
+    for page in (DOCS / "reports").glob("*.md"):
+        if page.relative_to(DOCS).as_posix() not in pages:
+            page.unlink()
+    for name, text in pages.items():
         path = DOCS / name
         path.parent.mkdir(exist_ok=True)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
