@@ -14,8 +14,8 @@ from subdistill_hf.training.checkpoints import (
     INCOMPLETE_FILE,
     STATE_FILE,
     last_complete_checkpoint,
-    make_room,
     missing_files,
+    without_earlier,
 )
 from subdistill_hf.training.trainer import SubDistillTrainer
 from trainings import BEST_IS_KEPT, Scripted
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_transformers_calls_incomplete_is_passed_over(tmp_path
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
     with pytest.raises(DistillationError, match=r"has no end of its writing \(checkpoint-is-incomplete.txt\): its"):
         run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    make_room(str(tmp_path), 2, run.args)  # as transformers does it, which has written its file by then
+    without_earlier(str(tmp_path), 2, run.args)  # as transformers does it, which has written its file by then
     assert [path.name for path in (tmp_path / "checkpoint-2").iterdir()] == [INCOMPLETE_FILE]
 
 
@@ -172,5 +172,5 @@ def test_a_process_takes_away_its_own_random_state_and_others_may_have_written_t
     for name in ("trainer_state.json", "model.safetensors", "rng_state.pth", "rng_state_1.pth"):
         (tmp_path / "checkpoint-3").mkdir(exist_ok=True)
         (tmp_path / "checkpoint-3" / name).write_text("")
-    assert make_room(str(tmp_path), 3, args) == tmp_path / "checkpoint-3"
+    assert without_earlier(str(tmp_path), 3, args) == tmp_path / "checkpoint-3"
     assert [path.name for path in (tmp_path / "checkpoint-3").iterdir()] == ["rng_state_1.pth"]

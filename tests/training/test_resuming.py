@@ -291,26 +291,30 @@ def test_a_checkpoint_of_an_older_version_is_resumed_with_a_word(tmp_path, check
         run(tmp_path).train(resume_from_checkpoint=True)
 
 
-def test_a_checkpoint_from_before_targets_were_scaled_is_resumed(tmp_path, checkpoint):
+@pytest.mark.parametrize(
+    ("part", "option", "before", "other", "told"),
+    [
+        ("method", "target_scale", "teacher", "unit", r"'teacher'\} there, \{'target_scale': 'unit'\} now"),
+        (
+            "weights",
+            "layer_weight_end",
+            1.0,
+            0.5,
+            r"'layer_weight_end': 1.0\} there, \{'layer_weight_end': 0.5\} now",
+        ),
+    ],
+)
+def test_a_checkpoint_from_before_an_option_is_resumed_as_it_was(
+    tmp_path, checkpoint, part, option, before, other, told
+):
     old = tmp_path / "checkpoint-2"
     shutil.copytree(checkpoint, old)
     state = json.loads((old / STATE_FILE).read_text(encoding="utf-8"))
-    del state["method"]["target_scale"]
+    del state[part][option]
     (old / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-    run(tmp_path, target_scale="teacher").prepare_distillation(str(old))
-    with pytest.raises(DistillationError, match=r"'teacher'\} there, \{'target_scale': 'unit'\} now"):
-        run(tmp_path, target_scale="unit").prepare_distillation(str(old))
-
-
-def test_a_checkpoint_from_before_the_weight_of_the_layers_could_fall_is_resumed(tmp_path, checkpoint):
-    old = tmp_path / "checkpoint-2"
-    shutil.copytree(checkpoint, old)
-    state = json.loads((old / STATE_FILE).read_text(encoding="utf-8"))
-    del state["weights"]["layer_weight_end"]
-    (old / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-    run(tmp_path).prepare_distillation(str(old))
-    with pytest.raises(DistillationError, match=r"'layer_weight_end': 1.0\} there, \{'layer_weight_end': 0.5\} now"):
-        run(tmp_path, layer_weight_end=0.5).prepare_distillation(str(old))
+    run(tmp_path, **{option: before}).prepare_distillation(str(old))
+    with pytest.raises(DistillationError, match=told):
+        run(tmp_path, **{option: other}).prepare_distillation(str(old))
 
 
 # Files

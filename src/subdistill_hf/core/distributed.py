@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ def several_processes() -> bool:
     """Whether the process group of a launcher is open, whose processes share their statistics."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def processes_of_machine(processes: int) -> int:
+    """The number of processes on this machine, as a launcher says; all of them where none says it.
+
+    Args:
+        processes: on all machines.
+    """
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
 
 
 def average_over_processes(statistic: Tensor) -> Tensor:

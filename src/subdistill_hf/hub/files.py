@@ -26,6 +26,20 @@ EXPORTED: Final = (".json", ".py", *(known.suffix for known in EXPORT_FORMATS.va
 TRAINER_STATE: Final = "trainer_state.json"
 
 
+def why_no_student(folder: str | Path) -> str | None:
+    """Why a folder is none of a student, and which folder in it is one; `None` for one of a student."""
+    folder = Path(folder)
+    if _holds_weights(folder):
+        return None
+    inner = sorted(path for path in folder.iterdir() if _holds_weights(path)) if folder.is_dir() else []
+    hint = f". Folders in it do: give one of them, such as {inner[0]}" if inner else ""
+    return f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it{hint}"
+
+
+def _holds_weights(folder: Path) -> bool:
+    return folder.is_dir() and any(WEIGHTS.fullmatch(path.name) for path in folder.iterdir())
+
+
 def student_files(folder: str | Path) -> dict[str, bytes]:
     """The files of a student, by name; read now, whatever comes later.
 

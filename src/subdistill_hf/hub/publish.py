@@ -20,7 +20,7 @@ from subdistill_hf.formatting import file_size, slug
 from subdistill_hf.hub.clean import UncleanError, check_clean
 from subdistill_hf.hub.client import limit_waiting, longest_wait
 from subdistill_hf.hub.errors import HUB_ERRORS, explain
-from subdistill_hf.hub.files import CARD_FILE, WEIGHTS, checkpoint_files, student_files
+from subdistill_hf.hub.files import CARD_FILE, checkpoint_files, student_files, why_no_student
 from subdistill_hf.hub.names import LONGEST_NAME, check_repository, repository_name, shortened
 from subdistill_hf.hub.snippet import ANSWERS, hub_code, local_code
 
@@ -222,8 +222,8 @@ def push_folder(
         PushError: when anything fails; nothing of the folder was changed.
     """
     folder = Path(folder)
-    if not (folder.is_dir() and any(WEIGHTS.fullmatch(path.name) for path in folder.iterdir())):
-        raise PushError(f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it")
+    if (why := why_no_student(folder)) is not None:
+        raise PushError(why)
     with _retryable(folder, repo, private, revision):
         destination = sign_in(repo or _name_of(folder), private, revision)
         open_repository(destination)

@@ -20,7 +20,7 @@ from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.errors import HTTPError, explain, missing_place
-from subdistill_hf.hub.files import WEIGHTS
+from subdistill_hf.hub.files import why_no_student
 from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
 from subdistill_hf.models.adapters import head_modules
 from subdistill_hf.models.configuration import read_configuration
@@ -188,10 +188,6 @@ def _explained(name: str, path: str) -> Iterator[None]:
         ) from error
 
 
-def _holds_weights(folder: Path) -> bool:
-    return folder.is_dir() and any(WEIGHTS.fullmatch(file.name) for file in folder.iterdir())
-
-
 def load_student(folder: str | Path) -> LoadedModel:
     """Load and freeze a finished student: evaluation mode, no gradients.
 
@@ -202,12 +198,8 @@ def load_student(folder: str | Path) -> LoadedModel:
         ModelError: when the folder holds no student, or one that cannot be loaded.
     """
     path = Path(folder)
-    if not _holds_weights(path):
-        inner = sorted(one.name for one in path.iterdir() if _holds_weights(one)) if path.is_dir() else []
-        hint = f". Folders in it do: give one of them, such as {path / inner[0]}" if inner else ""
-        raise ModelError(
-            f"{folder} holds no student: expected a folder with model.safetensors, as distill leaves it{hint}"
-        )
+    if (why := why_no_student(path)) is not None:
+        raise ModelError(why)
     try:
         adapter = find_adapter(str(path))
         if adapter is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from subdistill_hf.acceleration.threads import Threads, suited_threads
 from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.distributed import processes_of_machine
 from subdistill_hf.data.augmentation import mirroring
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.teacher.head_training import steps_of_a_pass
@@ -54,7 +54,7 @@ MIX, CUTMIX = 0.4, 0.3  # shares of the views
 MOST_VIEWS = 32
 CACHED_PASSES = 8000  # of the teacher
 CACHED_IMAGES = 1000
-WEIGHTS = ("layer_weight", "layer_weight_end", "task_weight", "kd_weight")  # of one method
+OF_ONE_METHOD = ("layer_weight", "layer_weight_end", "task_weight", "kd_weight")
 
 CAREFUL = 1e-3
 LEARNING_RATES: dict[tuple[Start, str], tuple[float, float]] = {
@@ -339,7 +339,7 @@ def config_of_method(config: SubDistillConfig, method: str, folder: Path) -> Sub
     """
     weights: dict[str, Any] = {}
     if method != config.method:
-        weights = {name: getattr(SubDistillConfig, name) for name in WEIGHTS}
+        weights = {name: getattr(SubDistillConfig, name) for name in OF_ONE_METHOD}
     # the finished student is pushed once, when the run is over
     return with_arguments(config, method=method, output_dir=str(folder), push_to_hub=False, **weights)
 
@@ -420,7 +420,7 @@ def resolve_threads(config: SubDistillConfig, networks: Sequence[tuple[nn.Module
         count * config.per_device_train_batch_size / max(1, sum(map(_has_products, network.modules())))
         for network, count in networks
     ]
-    return suited_threads(max(operations), int(os.environ.get("LOCAL_WORLD_SIZE", str(config.world_size))))
+    return suited_threads(max(operations), processes_of_machine(config.world_size))
 
 
 def _has_products(module: nn.Module) -> bool:

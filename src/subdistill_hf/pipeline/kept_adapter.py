@@ -17,7 +17,7 @@ from subdistill_hf.models.adapter_loading import RECORD_FILE
 from subdistill_hf.models.adapters import ADAPTER_FILE
 from subdistill_hf.pipeline.auto import images_of_a_step
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
-from subdistill_hf.training.resuming import PARTS, RATES, argument_of
+from subdistill_hf.training.resuming import OF_DISTILLATION, PARTS, RATES, WEIGHTS, argument_of
 
 TRAINING: Final = "training"
 """The entry of an adapter's identity with the arguments of its training, where it was trained inside the model."""
@@ -25,15 +25,7 @@ ADDED: Final = ("processor", "architecture", TRAINING)
 """Entries that the identity of an adapter of an earlier version lacks."""
 TRAINED_BY: Final = ("weights", "order", "optimizer", "schedule", RATES, "clipping", "precision", "split")
 """Those of `resuming.PARTS` that change what the training of a teacher gives."""
-OF_STUDENTS: Final = (
-    "layer_weight",
-    "layer_weight_end",
-    "kd_weight",
-    "task_weight",
-    "temperature",
-    "dkd_beta",
-    "teacher_cache_precision",
-)
+OF_STUDENTS: Final = (*WEIGHTS, *OF_DISTILLATION, "teacher_cache_precision")
 """Arguments of these parts that the training of a teacher does not have."""
 ELSEWHERE: Final = ("seed", "learning_rate")
 """Arguments of these parts that have an entry of their own, which is that of the adaptation."""

@@ -75,8 +75,7 @@ def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig)
     Raises:
         SubDistillError: naming the method.
     """
-    for method in (config.method, *options.compare):
-        weights = config_of_method(config, method, Path(config.output_dir)).weights()
+    for method, weights in _weights_of_methods(options, config).items():
         if options.label_column == NO_LABELS and (METHODS[method].logit_labels or weights["task"]):
             raise SubDistillError(
                 f"method {method!r} learns from labels, and with label_column={NO_LABELS} there are none: choose kd, "
@@ -91,10 +90,15 @@ def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig)
 
 def _check_smoothing(options: TaskOptions, config: SubDistillConfig) -> None:
     """Refuse smoothed labels where no method has a cross entropy with them, nor a teacher that is fitted."""
-    if config.label_smoothing_factor and options.adapt_teacher == "no":
-        folder, methods = Path(config.output_dir), (config.method, *options.compare)
-        if not any(config_of_method(config, method, folder).weights()["task"] for method in methods):
-            check_smoothing(config)
+    weights = _weights_of_methods(options, config).values()
+    if options.adapt_teacher == "no" and not any(each["task"] for each in weights):
+        check_smoothing(config)
+
+
+def _weights_of_methods(options: TaskOptions, config: SubDistillConfig) -> dict[str, dict[str, float]]:
+    """Each method of a run, and the weights of its losses."""
+    folder, methods = Path(config.output_dir), (config.method, *options.compare)
+    return {method: config_of_method(config, method, folder).weights() for method in methods}
 
 
 def _check_sharded_teacher(options: TaskOptions, config: SubDistillConfig) -> None:

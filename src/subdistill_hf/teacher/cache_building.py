@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 from subdistill_hf.acceleration.batch_size import within_memory
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import Features
-from subdistill_hf.core.distributed import largest_of_processes, several_processes
+from subdistill_hf.core.distributed import largest_of_processes, processes_of_machine, several_processes
 from subdistill_hf.data.collate import Collate, divided_for_teacher, is_stream, teacher_pixels
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.formatting import memory
@@ -68,7 +67,7 @@ class CacheRequest:
             precision=args.teacher_cache_precision,
             batch_size=args.per_device_train_batch_size,
             local_rank=args.local_process_index,
-            local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", str(args.world_size))),
+            local_processes=processes_of_machine(args.world_size),
             show=args.process_index == 0 and not args.disable_tqdm,
         )
 

@@ -10,9 +10,8 @@ from typing import Any, Final
 import torch
 from accelerate.utils import DynamoBackend
 from torch import nn
-from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import ParallelMode
@@ -21,6 +20,7 @@ from subdistill_hf.config.extras import EXTRAS
 from subdistill_hf.config.training import CHECKPOINTING, LABELS
 from subdistill_hf.errors import SubDistillError, install_command
 from subdistill_hf.metrics import LOGGED_METRICS, compute_metrics
+from subdistill_hf.training.optimizers import sample_optimizer
 
 Metrics = Callable[..., Any] | None
 
@@ -127,12 +127,9 @@ def _check_optimizer(args: TrainingArguments) -> None:
     for pair in (args.optim_args or "").split(","):
         if args.optim_args and pair.count("=") != 1:
             raise SubDistillError(f"optim_args={args.optim_args!r}: expected name=value,name=value")
-    layer: nn.Module = skip_init(nn.Linear, 1, 1)  # type: ignore[no-untyped-call]  # draws nothing
     asked = f"optim={_value(args.optim)!r}"
     try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, layer)
-        rate = args.learning_rate or TRIAL_LEARNING_RATE
-        optimizer = kind(layer.parameters(), **{**options, "lr": rate})
+        optimizer = sample_optimizer(args, args.learning_rate or TRIAL_LEARNING_RATE)
     except ImportError as error:
         raise SubDistillError(f"{asked}: {error}") from error
     except (TypeError, ValueError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,6 +28,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
+from subdistill_hf.core.distributed import processes_of_machine
 from subdistill_hf.core.subspaces import SUBSPACES_FILE, Subspace, save_subspaces
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import ADAPTER_FILE, adapter_folders, load_adapters, save_adapter
@@ -52,7 +52,7 @@ TRAINING_FILES = {"optimizer.pt": "optimizer.*", "scheduler.pt": "scheduler.pt",
 SHARDED_FOLDERS = ("global_step", "optimizer", "pytorch_model_fsdp")
 
 
-def make_room(output_dir: str, step: int, args: TrainingArguments) -> Path:
+def without_earlier(output_dir: str, step: int, args: TrainingArguments) -> Path:
     """The folder of a new checkpoint, without an earlier one that it replaces.
 
     A process that ended in between would leave a mixture of both, which must not count as whole: what tells a whole
@@ -64,16 +64,13 @@ def make_room(output_dir: str, step: int, args: TrainingArguments) -> Path:
         args: of the run.
     """
     folder = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-    if not folder.is_dir():
-        return folder
     if args.should_save:
         (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
     (folder / _random_state_file(args.process_index, args.world_size)).unlink(missing_ok=True)
-    if not args.should_save:
-        return folder
-    for path in folder.iterdir():
-        if path.is_file() and path.name != INCOMPLETE_FILE and not path.match(TRAINING_FILES["rng_state.pth"]):
-            path.unlink(missing_ok=True)
+    if args.should_save and folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_file() and path.name != INCOMPLETE_FILE and not path.match(TRAINING_FILES["rng_state.pth"]):
+                path.unlink(missing_ok=True)
     return folder
 
 
@@ -84,7 +81,7 @@ def random_state_files(args: TrainingArguments) -> list[str]:
     ranks = range(args.world_size)
     if args.save_on_each_node:
         first = args.process_index - args.local_process_index
-        ranks = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size)))
+        ranks = range(first, first + processes_of_machine(args.world_size))
     return [_random_state_file(rank, args.world_size) for rank in ranks]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.errors import DistillationError
@@ -72,18 +72,27 @@ def _rate(value: Any) -> Rate:
     return [float(each) for each in value] if isinstance(value, list | tuple) else float(value)
 
 
+def sample_optimizer(args: TrainingArguments, rate: float) -> torch.optim.Optimizer:
+    """The optimiser that arguments ask for, of a weight of its own; draws no random numbers.
+
+    Args:
+        args: the arguments.
+        rate: the learning rate.
+    """
+    layer: nn.Module = skip_init(nn.Linear, 1, 1)  # type: ignore[no-untyped-call]
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(args, layer)
+    optimizer: torch.optim.Optimizer = kind(layer.parameters(), **{**options, "lr": rate})
+    return optimizer
+
+
 def rates_of_arguments(args: SubDistillConfig) -> dict[str, Rate]:
     """`rates_of` of the optimiser that arguments ask for: not all of them have an `eps`, or that of the arguments."""
     given: dict[str, Rate] = {name: getattr(args, name) for name in RATES}
-    layer: nn.Module = skip_init(nn.Linear, 1, 1)  # type: ignore[no-untyped-call]  # draws nothing
     try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, layer)
-        made = rates_of(kind(layer.parameters(), **{**options, "lr": args.learning_rate}))
+        made = rates_of(sample_optimizer(args, args.learning_rate))
     except (TypeError, ValueError, LookupError):  # of optimisers that look for layers of the real model
         return given
-    return made | {
-        name: given[name] for name in ("learning_rate", "weight_decay")
-    }  # of which the Trainer makes groups
+    return made | {name: given[name] for name in ("learning_rate", "weight_decay")}  # the Trainer makes groups of them
 
 
 def same_rate(first: Rate | None, second: Rate | None) -> bool:

@@ -32,6 +32,9 @@ from subdistill_hf.training.checkpoints import STATE_FILE, missing_files, why_in
 
 Change = Literal["refused", "noticed", "free"]
 RATES = "rates"
+WEIGHTS = ("layer_weight", "kd_weight", "task_weight")
+OF_DISTILLATION = ("layer_weight_end", "temperature", "dkd_beta")
+OF_LABELS = "label_smoothing_factor"
 ROUNDING = 1e-6  # of the share of a training that is over
 
 
@@ -69,15 +72,7 @@ PARTS = (
     Part(
         "weights",
         "the weights of the losses, and what shapes them",
-        (
-            "layer_weight",
-            "layer_weight_end",
-            "kd_weight",
-            "task_weight",
-            "temperature",
-            "dkd_beta",
-            "label_smoothing_factor",
-        ),
+        (*WEIGHTS, *OF_DISTILLATION, OF_LABELS),
     ),
     Part(
         "order",
@@ -202,8 +197,7 @@ def run_identity(
     identity["classes"] = {"teacher_ids": class_ids, "names": names_of(getattr(student, "config", None))}
     identity["images"], identity["views"], identity["layers"] = images, views, [str(pair) for pair in pairs]
     identity["method"] |= {"rotation": rotation, "target_scale": args.scale_of_targets()}
-    shaping = ("layer_weight_end", "temperature", "dkd_beta", "label_smoothing_factor")
-    identity["weights"] = args.weights() | {name: argument_of(args, name) for name in shaping}
+    identity["weights"] = args.weights() | {name: argument_of(args, name) for name in (*OF_DISTILLATION, OF_LABELS)}
     identity["order"]["batch"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     counted = "max_steps" if args.max_steps > 0 else "num_train_epochs"
     identity["length"] = {counted: identity["length"][counted]}

@@ -371,7 +371,7 @@ class SubDistillTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The parent's checkpoint, with alignments, subspaces and the run's identity in files of their own."""
         self.loss_log.note_checkpoint(self.state.global_step)
-        folder = checkpoints.make_room(self._get_output_dir(trial=trial), self.state.global_step, self.args)
+        folder = checkpoints.without_earlier(self._get_output_dir(trial=trial), self.state.global_step, self.args)
         if self.args.should_save:
             parts = self.plan.compared_subspaces, self.distillation, self.plan.energies, self.args
             checkpoints.save_distillation(folder, self.plan.identity(self.model, self.optimizer), *parts)
