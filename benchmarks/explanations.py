@@ -289,7 +289,8 @@ def similarity_tables(given: argparse.Namespace, rows: Sequence[Row]) -> str:
         "",
         f"Made by `benchmarks/explanations.py similarity --config {given.config.name}` on {today}; {label}, "
         f"{given.images} test images of each run. Cosine of the heat maps of student and teacher on a grid of 8 x 8, "
-        "mean with its 95 % confidence interval over runs (subtasks x seeds). The teacher is compared with itself "
+        "mean with its 95 % confidence interval over subtasks, the seeds of each averaged first (over runs where "
+        "there are fewer than three subtasks). The teacher is compared with itself "
         f"{again}, once for each subtask and seed.",
     ]
     if not explainer.sampled:
@@ -312,13 +313,15 @@ def method_table(rows: Sequence[Row]) -> list[str]:
     marked = any("relevance_on_mark" in row for row in rows)
     lines = [f"{header} relevance on the mark, % |", f"{rule}---|"] if marked else [header, rule]
     teachers = list({(row["subtask"], row["seed"]): row for row in rows}.values())
-    ceiling = Estimate.of([row["ceiling_cosine"] for row in teachers])
+    ceiling = over_subtasks([row["ceiling_cosine"] for row in teachers], teachers)
     first = f"| Teacher, explained twice | {len(teachers)} | | {interval(ceiling)} | |"
     lines.append(f"{first} {mark(teachers, 'teacher_')} |" if marked else first)
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
-        figures = [Estimate.of([row[name] for row in own]) for name in ("explanation_cosine", "explanation_rank")]
-        accuracy = Estimate.of([row["accuracy"] for row in own]).mean
+        figures = [
+            over_subtasks([row[name] for row in own], own) for name in ("explanation_cosine", "explanation_rank")
+        ]
+        accuracy = over_subtasks([row["accuracy"] for row in own], own).mean
         told = " | ".join(map(interval, figures))
         line = f"| {method_label(method)} | {len(own)} | {100 * accuracy:.1f} % | {told} |"
         lines.append(f"{line} {mark(own)} |" if marked else line)
@@ -343,10 +346,19 @@ def equal_accuracy(rows: Sequence[Row], method: str) -> list[str]:
         both = list(zip(ours, theirs, strict=True))
         at_end = [our["explanation_cosine"] - their["explanation_cosine"] for our, their in both]
         then = [(at_accuracy(our, their["accuracy"]), their["explanation_cosine"]) for our, their in both]
-        equal = [early - cosine for early, cosine in then if early is not None]
-        cells = [f"{len(each)} | {interval(Estimate.of(each), '+') if each else ''}" for each in (at_end, equal)]
+        there = [
+            (early - cosine, their) for (early, cosine), their in zip(then, theirs, strict=True) if early is not None
+        ]
+        cells = []
+        for values, of_rows in ((at_end, theirs), ([value for value, _ in there], [row for _, row in there])):
+            cells.append(f"{len(values)} | {interval(over_subtasks(values, of_rows), '+') if values else ''}")
         lines.append(f"| {method_label(other)} | {' | '.join(cells)} |")
     return lines
+
+
+def over_subtasks(values: Sequence[float], rows: Sequence[Row]) -> Estimate:
+    """The estimate from a value of each row, the seeds of a subtask averaged first."""
+    return Estimate.over_subtasks(values, [(row["subtask"], row["seed"]) for row in rows])
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
@@ -359,7 +371,7 @@ def interval(estimate: Estimate, sign: str = "") -> str:
 
 def mark(rows: Sequence[Row], whose: str = "") -> str:
     """The mean share of relevance on the mark."""
-    return interval(Estimate.of([100 * row[f"{whose}relevance_on_mark"] for row in rows]))
+    return interval(over_subtasks([100 * row[f"{whose}relevance_on_mark"] for row in rows], rows))
 
 
 def write(place: Path, values: Any, text: str) -> None:

@@ -52,15 +52,15 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str) ->
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """Means over subtasks and seeds, with 95 % confidence intervals."""
+    """Means over subtasks, with 95 % confidence intervals."""
     lines: list[Sequence[str]] = [
         ("test images, %", "runs", "accuracy", "agreement", "the teacher's accuracy", "training images")
     ]
     for method in RATES:
         own = [row for row in rows if row["method"] == method]
         if own:
-            figures = [mean([row[name] for row in own]) for name in ("accuracy", "agreement", "teacher_accuracy")]
-            images = mean([row["train_images"] for row in own], 0, 1)
+            figures = [mean([row[name] for row in own], own) for name in ("accuracy", "agreement", "teacher_accuracy")]
+            images = mean([row["train_images"] for row in own], own, 0, 1)
             lines.append((method_label(method), str(len(own)), *figures, images))
     return table(lines, numbers_from=1)
 

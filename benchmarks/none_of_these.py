@@ -97,7 +97,7 @@ def summary(rows: Sequence[Row]) -> str:
         for figure in ("accuracy", "accuracy_of_classes", "accuracy_as_trained", "known_kept"):
             own, theirs = ([row[figure] for row in each] for each in (opened, closed))
             gaps = [one - other for one, other in zip(own, theirs, strict=True)]
-            accuracies.append((figure.replace("_", " "), mean(theirs), mean(own), mean(gaps)))
+            accuracies.append((figure.replace("_", " "), mean(theirs, closed), mean(own, closed), mean(gaps, closed)))
         scores: list[Sequence[str]] = [
             ("AUROC", "closed, largest", "closed, energy", "open, none of these", "less largest", "less energy")
         ]
@@ -106,7 +106,7 @@ def summary(rows: Sequence[Row]) -> str:
             baselines = [aurocs(closed, kind, name) for name in (LARGEST, ENERGY)]
             if own:
                 gaps = [[one - other for one, other in zip(own, each, strict=True)] for each in baselines]
-                cells = [mean(each, 3, 1) for each in (*baselines, own, *gaps)]
+                cells = [mean(each, closed, 3, 1) for each in (*baselines, own, *gaps)]
                 scores.append([kind, *cells])
         title = f"{method_label(method)}: {len(both)} closed and open, test images in %, ± 95 % confidence"
         lines += [title, table(accuracies, numbers_from=1), "", table(scores, numbers_from=1), ""]

@@ -121,7 +121,8 @@ def run_all(
     return rows
 
 
-def mean(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
-    """A mean with its 95 % confidence interval, over subtasks and seeds."""
-    found = Estimate.of([scale * value for value in values])
+def mean(values: Sequence[float], rows: Sequence[dict[str, Any]], digits: int = 1, scale: float = 100) -> str:
+    """The mean of a value of each row with its 95 % confidence interval, over subtasks: see `over_subtasks`."""
+    blocks = [(row["superclass"], row["seed"]) for row in rows]
+    found = Estimate.over_subtasks([scale * value for value in values], blocks)
     return f"{found.mean:.{digits}f}" + ("" if len(values) < 2 else f" ± {found.interval:.{digits}f}")

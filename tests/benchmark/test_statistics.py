@@ -88,6 +88,42 @@ def test_differences_are_paired_by_run():
     assert difference.mean + difference.interval == pytest.approx(interval.high)
 
 
+def test_intervals_are_over_subtasks_whose_seeds_are_averaged_first():
+    blocks = [(subtask, seed) for subtask in ("dice", "chess", "suits") for seed in (0, 1)]
+    accuracies = {"kd": [0.2, 0.3, 0.5, 0.6, 0.1, 0.2], "fitnet": [0.4, 0.6, 0.6, 0.6, 0.5, 0.3]}
+    given = [
+        {**rows()[0], "method": method, "subtask": subtask, "seed": seed, "test": accuracy}
+        for method, values in accuracies.items()
+        for (subtask, seed), accuracy in zip(blocks, values, strict=True)
+    ]
+    (comparison,) = compare(given, list(accuracies))
+    difference = comparison.difference("fitnet", "kd")
+    found = stats.ttest_rel([0.5, 0.6, 0.4], [0.25, 0.55, 0.15]).confidence_interval(0.95)
+    assert (difference.mean - difference.interval, difference.mean + difference.interval) == pytest.approx(found)
+    assert comparison.accuracy("kd").error == pytest.approx(stats.sem([0.25, 0.55, 0.15]))
+    methods = {name: METHODS[name] for name in accuracies}
+    text = markdown(grid(methods=methods), [comparison], {}, [], "make it", "2026-01-01")
+    assert "Errors and intervals are over the 3 subtasks; seeds of one are averaged first." in text
+
+
+def test_two_subtasks_say_nothing_of_others():
+    (comparison,) = compare(rows(), list(METHODS))
+    assert comparison.accuracy("kd").error == pytest.approx(stats.sem(ACCURACIES["kd"]))
+    text = markdown(grid(), [comparison], {}, [], "make it", "2026-01-01")
+    assert "are over the runs of these 2 subtasks, and say nothing of others." in text
+
+
+def test_intervals_hold_the_mean_over_subtasks_where_seeds_of_one_resemble_each_other():
+    draw = np.random.default_rng(0)
+    blocks = [(subtask, seed) for subtask in "abcde" for seed in range(5)]
+    held = 0
+    for _ in range(2000):
+        values = np.repeat(draw.normal(size=5), 5) + draw.normal(size=25)
+        estimate = Estimate.over_subtasks(values.tolist(), blocks)
+        held += abs(estimate.mean) <= estimate.interval
+    assert 0.93 <= held / 2000 <= 0.97  # of independent runs it would hold 71 %
+
+
 def test_ranks_are_averaged_over_runs_and_ties_share_theirs():
     (comparison,) = compare(rows(), list(METHODS))
     ours, pca = (1.5 + 1 + 2.5 + 1) / 4, (1.5 + 2 + 1 + 2) / 4

@@ -10,7 +10,7 @@ from typing import Final
 from subdistill_hf.benchmark.config import Benchmark
 from subdistill_hf.benchmark.jobs import Row
 from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison, Estimate
-from subdistill_hf.benchmark.wording import label_of
+from subdistill_hf.benchmark.wording import label_of, resampled
 from subdistill_hf.config.explainers import EXPLAINERS
 from subdistill_hf.reporting.markdown import table as markdown_table
 from subdistill_hf.reporting.markdown import text
@@ -39,7 +39,8 @@ def similarity_column(comparison: Comparison, method: str) -> dict[str, str | No
     """The column of the main table: the mean cosine over the runs of a method; none where runs were not explained."""
     if not has_explanations(comparison):
         return {}
-    return {EXPLANATION_COLUMN: _with_error(_values(comparison.rows[method], "explanation_cosine"))}
+    cosines = _values(comparison.rows[method], "explanation_cosine")
+    return {EXPLANATION_COLUMN: _with_error(comparison.estimate(cosines))}
 
 
 def ceiling_column(comparison: Comparison) -> dict[str, str | None]:
@@ -77,13 +78,13 @@ def explanation_section(benchmark: Benchmark, comparison: Comparison) -> list[st
     for method in benchmark.methods:
         own, other = comparison.rows[method], comparison.rows[reference]
         pairs = zip(_values(own, "explanation_cosine"), _values(other, "explanation_cosine"), strict=True)
-        difference = Estimate.of([ours - theirs for ours, theirs in pairs])
+        difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
         rows.append(
             {
                 "method": text(label_of(benchmark, method)),
-                "cosine": _with_interval(Estimate.of(_values(own, "explanation_cosine"))),
+                "cosine": _with_interval(comparison.estimate(_values(own, "explanation_cosine"))),
                 "difference": None if method == reference else _with_interval(difference, "+"),
-                "rank correlation": _with_interval(Estimate.of(_values(own, "explanation_rank"))),
+                "rank correlation": _with_interval(comparison.estimate(_values(own, "explanation_rank"))),
                 "relevance on the mark": _percent(own, "relevance_on_mark"),
             }
         )
@@ -91,8 +92,8 @@ def explanation_section(benchmark: Benchmark, comparison: Comparison) -> list[st
     note = (
         f"How alike the heat maps of student and teacher are ({entry.label}, the teacher's answer to "
         f"{_images_in_words(comparison, explained.images)} of each run): mean with its {100 * CONFIDENCE:.0f} % "
-        f"confidence interval over runs, and the difference to {text(label_of(benchmark, reference))}, paired by run. "
-        f"The teacher is compared with itself, explained again {again}."
+        f"confidence interval, and the difference to {text(label_of(benchmark, reference))}, paired by run. "
+        f"The teacher is compared with itself, explained again {again}. {resampled(comparison)}"
     )
     return [note, "", markdown_table(rows), ""]
 
@@ -110,8 +111,7 @@ def _values(rows: Sequence[Row], name: str) -> list[float]:
     return [row[name] for row in rows]
 
 
-def _with_error(values: Sequence[float]) -> str:
-    estimate = Estimate.of(values)
+def _with_error(estimate: Estimate) -> str:
     error = "unknown" if math.isnan(estimate.error) else f"{estimate.error:.2f}"
     return f"{estimate.mean:.2f} ± {error}"
 

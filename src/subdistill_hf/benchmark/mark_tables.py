@@ -8,8 +8,8 @@ from typing import Final
 
 from subdistill_hf.benchmark.config import Benchmark
 from subdistill_hf.benchmark.jobs import Row
-from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison, Estimate
-from subdistill_hf.benchmark.wording import label_of, with_error, with_interval
+from subdistill_hf.benchmark.statistics import CONFIDENCE, Comparison
+from subdistill_hf.benchmark.wording import label_of, resampled, with_error, with_interval
 from subdistill_hf.reporting.markdown import table as markdown_table
 from subdistill_hf.reporting.markdown import text
 
@@ -45,11 +45,11 @@ def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
     ]
     for method in benchmark.methods:
         pairs = zip(_followed(runs[method]), _followed(runs[reference]), strict=True)
-        difference = Estimate.of([ours - theirs for ours, theirs in pairs])
+        difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
         rows.append(
             {
                 "method": text(label_of(benchmark, method)),
-                **{name: with_error(Estimate.of(values)) for name, values in _figures(runs[method]).items()},
+                **{name: with_error(comparison.estimate(values)) for name, values in _figures(runs[method]).items()},
                 "difference in following": None if method == reference else with_interval(difference),
             }
         )
@@ -58,7 +58,7 @@ def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         "test images of other classes that are taken for the marked ones, with the mark on them and without; all in "
         "%, mean ± standard error. The last column is the difference in that share, with the mark, to "
         f"{text(label_of(benchmark, reference))}, paired by run, with its {100 * CONFIDENCE:.0f} % confidence "
-        "interval."
+        f"interval. {resampled(comparison)}"
     )
     return [note, "", markdown_table(rows), ""]
 

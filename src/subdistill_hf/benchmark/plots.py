@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from subdistill_hf.benchmark.config import Benchmark, is_share
 from subdistill_hf.benchmark.jobs import size_in_words
 from subdistill_hf.benchmark.mark_tables import has_mark
-from subdistill_hf.benchmark.statistics import Comparison, Estimate
+from subdistill_hf.benchmark.statistics import Comparison
 from subdistill_hf.benchmark.wording import images_in_words, label_of
 from subdistill_hf.reporting.colours import INK, SOFT, distinct_colours
 from subdistill_hf.reporting.drawing import (
@@ -168,7 +168,7 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
         for (column, heading), ax in zip(headings.items(), panels, strict=False):
             ends = []
             for method in benchmark.methods:
-                estimates = [Estimate.of([row[column] for row in one.rows[method]]) for one in of_group]
+                estimates = [one.estimate([row[column] for row in one.rows[method]]) for one in of_group]
                 means = [estimate.mean for estimate in estimates]
                 errors = np.nan_to_num([estimate.error for estimate in estimates])
                 ax.errorbar(places, means, errors, color=colours[method], linewidth=1.3, marker="o", ms=3.5)

@@ -12,6 +12,8 @@ from scipy.stats import rankdata, t
 from subdistill_hf.benchmark.jobs import Row
 
 CONFIDENCE = 0.95
+LEAST_SUBTASKS = 3
+"""How many subtasks say something of others."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Estimate:
         mean: of the values.
         error: its standard error; NaN for one value.
         interval: half the width of its 95 % confidence interval (Student's t); NaN for one value.
-        count: number of values.
+        count: number of independent values.
     """
 
     mean: float
@@ -37,6 +39,34 @@ class Estimate:
         error = statistics.stdev(values) / math.sqrt(count) if count > 1 else math.nan
         quantile = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) if count > 1 else math.nan
         return cls(statistics.mean(values), error, quantile * error, count)
+
+    @classmethod
+    def over_subtasks(cls, values: Sequence[float], blocks: Sequence[tuple[str, int]]) -> Estimate:
+        """The estimate from runs, for subtasks that were not run.
+
+        Runs of one subtask with several seeds resemble each other, and do not count as independent: they are averaged
+        first. Of fewer than `LEAST_SUBTASKS` nothing is known of others: then the runs count, and the estimate is for
+        these subtasks alone.
+
+        Args:
+            values: one of each run.
+            blocks: subtask and seed of each run.
+        """
+        means = list(means_by_subtask(values, blocks).values())
+        return cls.of(means if len(means) >= LEAST_SUBTASKS else values)
+
+
+def means_by_subtask(values: Sequence[float], blocks: Sequence[tuple[str, int]]) -> dict[str, float]:
+    """The mean of the runs of each subtask.
+
+    Args:
+        values: one of each run.
+        blocks: subtask and seed of each run.
+    """
+    found: dict[str, list[float]] = {}
+    for (subtask, _), value in zip(blocks, values, strict=True):
+        found.setdefault(subtask, []).append(value)
+    return {subtask: statistics.mean(of_subtask) for subtask, of_subtask in found.items()}
 
 
 @dataclass(frozen=True)
@@ -68,13 +98,17 @@ class Comparison:
     condition: str | None = None
 
     def accuracy(self, method: str) -> Estimate:
-        """Of a method, over all blocks."""
-        return Estimate.of(self.accuracies[method])
+        """Of a method, over all subtasks."""
+        return self.estimate(self.accuracies[method])
 
     def difference(self, method: str, reference: str) -> Estimate:
         """Of a method to another, paired by subtask and seed."""
         pairs = zip(self.accuracies[method], self.accuracies[reference], strict=True)
-        return Estimate.of([ours - theirs for ours, theirs in pairs])
+        return self.estimate([ours - theirs for ours, theirs in pairs])
+
+    def estimate(self, values: Sequence[float]) -> Estimate:
+        """Of one value a block, over all subtasks; see `Estimate.over_subtasks`."""
+        return Estimate.over_subtasks(values, self.blocks)
 
     def mean_ranks(self) -> dict[str, float]:
         """Each method's rank among all, 1 for the best, averaged over the blocks; ties share theirs."""
@@ -84,10 +118,7 @@ class Comparison:
 
     def by_subtask(self, method: str) -> dict[str, float]:
         """Mean accuracy of a method on each subtask."""
-        found: dict[str, list[float]] = {}
-        for (subtask, _), value in zip(self.blocks, self.accuracies[method], strict=True):
-            found.setdefault(subtask, []).append(value)
-        return {subtask: statistics.mean(values) for subtask, values in found.items()}
+        return means_by_subtask(self.accuracies[method], self.blocks)
 
 
 def compare(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:

@@ -23,6 +23,7 @@ from subdistill_hf.benchmark.wording import (
     label_of,
     options_in_words,
     points,
+    resampled,
     with_error,
     with_interval,
 )
@@ -156,9 +157,10 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         )
     runs = f"{len(comparison.blocks)} of {comparison.planned} runs a method (subtasks x seeds)"
     note = (
-        f"Test accuracy in %, mean ± standard error over {runs}; difference to "
+        f"Test accuracy in %, mean ± standard error of {runs}; difference to "
         f"{text(label_of(benchmark, benchmark.reference))}, paired by run, with its {100 * CONFIDENCE:.0f} % "
-        "confidence interval; rank among the methods of a run, 1 the best; median seconds of the training steps."
+        f"confidence interval; rank among the methods of a run, 1 the best; median seconds of the training steps. "
+        f"{resampled(comparison)}"
     )
     if comparison.failed:
         told = ", ".join(f"{text(label_of(benchmark, method))} {count}" for method, count in comparison.failed.items())

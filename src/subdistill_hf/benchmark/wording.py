@@ -6,7 +6,7 @@ import math
 
 from subdistill_hf.benchmark.config import Benchmark, Options, is_share
 from subdistill_hf.benchmark.jobs import size_in_words
-from subdistill_hf.benchmark.statistics import Estimate
+from subdistill_hf.benchmark.statistics import LEAST_SUBTASKS, Comparison, Estimate
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.reporting.local_paths import without_folders
 
@@ -46,3 +46,12 @@ def with_interval(estimate: Estimate) -> str:
         return f"{100 * estimate.mean:+.1f}"
     low, high = estimate.mean - estimate.interval, estimate.mean + estimate.interval
     return f"{100 * estimate.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def resampled(comparison: Comparison) -> str:
+    """What errors and intervals are over."""
+    subtasks = len({subtask for subtask, _ in comparison.blocks})
+    if subtasks >= LEAST_SUBTASKS:
+        return f"Errors and intervals are over the {subtasks} subtasks; seeds of one are averaged first."
+    these = "this subtask" if subtasks == 1 else f"these {subtasks} subtasks"
+    return f"Errors and intervals are over the runs of {these}, and say nothing of others."
