@@ -193,6 +193,28 @@ def test_a_card_says_which_images_get_the_answer_none_of_these():
     assert "reached by 94.4 % of the other test images, 12.0 % of near" in closed
 
 
+def test_a_card_says_what_the_answer_for_other_classes_was_trained_with():
+    report = make_report()
+    others = {"answered": True, "train_images": 8, "seen": 6, "unseen": 91, "near_images": 60, "far_images": 500}
+    report["dataset"]["others"] = others
+    said = 'It may answer "none of these".** This output was trained with 8 images of 6 other classes'
+    assert f"{said}.\n" in str(model_card.render_card(parsed(report)))
+    report["dataset"]["unlabelled"] = {"name": "more", "found": 50, "threshold": 0.85, "kept": 20, "kept_as_other": 7}
+    more = "and with 7 images without a label, to which the teacher gives a probability below 0.85 of showing one of"
+    assert f"{said}, {more} the classes." in closed_world(parsed(report))
+    report["dataset"]["others"] |= {"train_images": 1, "seen": 1}
+    assert "trained with 1 image of 1 other class, and" in closed_world(parsed(report))
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_world_is_called_closed_where_there_is_no_answer_for_the_rest(answered):
+    report = make_report()
+    report["dataset"]["others"] = {"answered": answered, "train_images": 8 * answered, "seen": 6, "unseen": 3}
+    limitations = str(model_card.render_card(parsed(report))).split("## Limitations")[1]
+    assert ("Closed world" in limitations) == (not answered)
+    assert ("may still get a class" in limitations) == answered
+
+
 def test_a_card_says_how_images_without_labels_were_chosen():
     report = make_report()
     report["dataset"]["unlabelled"] = {

@@ -114,10 +114,7 @@ def closed_world(report: RunReport) -> str:
     rejection, others = report.rejection, report.dataset.others
     answered = others is not None and others.answered
     if others is not None and answered:
-        said = (
-            f'**It may answer "none of these".** This output was trained with {count(others.train_images)} images of '
-            f"{count(others.seen)} other {'class' if others.seen == 1 else 'classes'}."
-        )
+        said = f'**It may answer "none of these".** This output was trained with {_other_training(report.dataset)}.'
     else:
         said = (
             "**It knows nothing else.** Any other image, whatever it shows, is forced into one of these classes: "
@@ -138,6 +135,35 @@ def closed_world(report: RunReport) -> str:
     return (
         f"{said} `config.json` has a threshold for the {rejection.score}, {rejection.threshold:.3f}, that keeps 95 % "
         f"of {count(rejection.validation_images)} {chosen_on}. It is reached by {joined([known, *kept])}."
+    )
+
+
+def _other_training(dataset: ReportedDataset) -> str:
+    """The images that the answer "none of these" was trained with."""
+    others, unlabelled = dataset.others, dataset.unlabelled
+    assert others is not None
+    said = f"{_images(others.train_images)} of {count(others.seen)} other {'class' if others.seen == 1 else 'classes'}"
+    if unlabelled is not None and unlabelled.kept_as_other:
+        said += (
+            f", and with {_images(unlabelled.kept_as_other)} without a label, to which the teacher gives a probability "
+            f"below {unlabelled.threshold:g} of showing one of the classes"
+        )
+    return said
+
+
+def _images(number: int) -> str:
+    return f"{count(number)} image{'' if number == 1 else 's'}"
+
+
+def world_limitation(report: RunReport) -> str:
+    """What the student does with an image of none of its classes, in one sentence."""
+    where = 'see "What it recognises, and what it does not"'
+    others = report.dataset.others
+    if others is None or not others.answered:
+        return f"Closed world: {where}."
+    return (
+        'Its answer "none of these" was learned from the images that it was trained with: what looks unlike all of them '
+        f"may still get a class; {where}."
     )
 
 
