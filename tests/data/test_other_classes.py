@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from helpers import CLASS_IDS, task_options, write_colour_folder, write_image_folder
 from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES, UNKNOWN_KINDS
@@ -66,8 +67,38 @@ def test_glyphs_of_other_classes_alone_are_made():
     options = task_options(Path("x"), dataset="glyphs-100", train_images_per_class=3, other_class=True)
     data = load_subtask(options, 0)
     data = with_other_classes(data, options, 0)
-    assert (len(data.others.seen), len(data.others.unseen)) == (78, 19)
+    assert (len(data.others.seen), len(data.others.unseen)) == (5, 92)
     assert data.others.train_images == 5
+
+
+def test_near_images_are_of_the_classes_of_the_training_images(folder):
+    """Four images are drawn, one of each class that may be trained with, and one of them is held out."""
+    data = loaded(folder, other_class=True, other_images=4)
+    assert (data.others.train_images, len(data.others.seen), len(data.others.unseen)) == (3, 3, 2)
+    trained = data.train.select([place for place, label in enumerate(data.train["label"]) if label == 3])
+    assert classes_shown(trained, folder) == set(data.others.seen)
+    assert classes_shown(data.others.near, folder) == set(data.others.seen)
+    assert classes_shown(data.others.far, folder) == set(data.others.unseen)
+    more = loaded(folder, other_class=True)
+    assert classes_shown(more.others.near, folder) == set(more.others.seen)
+
+
+def test_a_class_is_far_once_its_training_images_turn_out_to_be_test_images(folder, tmp_path):
+    shutil.copytree(folder / "images", tmp_path / "images")
+    known = loaded(folder, other_class=True).others.seen[0]
+    for path in (tmp_path / "images" / "train" / known).iterdir():
+        shutil.copy(tmp_path / "images" / "test" / known / "0.png", path)
+    others = loaded(tmp_path, other_class=True).others
+    assert known in others.unseen
+    assert known not in classes_shown(others.near, folder)
+    assert known in classes_shown(others.far, folder)
+
+
+def classes_shown(rows, folder):
+    """The classes of images that were written to the folder, told by their contents."""
+    paths = (folder / "images").glob("*/*/*.png")
+    names = {Image.open(path).convert("RGB").tobytes(): path.parent.name for path in paths}
+    return {names[image.convert("RGB").tobytes()] for image in rows["image"]}
 
 
 def test_a_glance_is_at_some_classes_that_the_seed_chooses(folder, monkeypatch):

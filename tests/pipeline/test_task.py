@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from helpers import NAMES, config, resnet, save_teacher, task_options, teacher_resnet, write_image_folder, write_task
+from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.data import tables
 from subdistill_hf.data.loading import SubtaskData
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.models.students import build_student
 from subdistill_hf.pipeline.run import build_run, teacher_of
 from subdistill_hf.pipeline.task import load_task
@@ -31,6 +33,13 @@ def test_labels_of_dataset_teacher_and_student_are_matched(inputs, tmp_path):
     run = build_run(task, "kd", teacher_of(task))
     assert run.trainer.model.config.id2label == {0: NAMES[2], 1: NAMES[0]}
     assert run.trainer.teacher.class_ids.tolist() == [12, 10]
+
+
+@pytest.mark.parametrize("asked", [{"other_class": True}, {"test_unknown": True}])
+def test_other_classes_that_are_not_there_are_asked_for_in_vain_before_an_image_is_made(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "load_glyphs", lambda *given, **further: pytest.fail("images were made"))
+    with pytest.raises(DataError, match=r"all classes of 'glyphs-100' are in the subtask"):
+        load_task(TaskOptions(dataset="glyphs-100", classes=["all"], **asked), config(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

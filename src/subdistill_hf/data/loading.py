@@ -54,12 +54,12 @@ class OtherImages:
     """Images of none of the classes: of a dataset's other classes, or from elsewhere.
 
     Attributes:
-        near: test images of classes that the student saw as "none of these"; `None` where it saw none.
-        far: test images of classes that it never saw.
+        near: test images of classes that the student is trained with as "none of these"; `None` where there are none.
+        far: test images of the other ones.
         elsewhere: images of another dataset.
         elsewhere_name: the name of that dataset.
-        seen: the names of the classes of which training images are there.
-        unseen: the names of those that it never saw.
+        seen: the names of the classes that are among its training images.
+        unseen: the names of those that are not.
         train_images: number of training images of the first.
         answered: whether the student has an answer for them.
     """
@@ -173,7 +173,12 @@ class Classes:
     labels: tuple[Label, ...]
 
 
-def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = None) -> SubtaskData:
+def load_subtask(
+    options: DataOptions,
+    seed: int = 0,
+    processes: int | None = None,
+    check: Callable[[Subtask, Sequence[str]], None] = lambda subtask, names: None,
+) -> SubtaskData:
     """Load the images of the subtask's classes only; others are dropped before anything is decoded.
 
     Training and validation images are chosen per class, the same for a seed; those of a smaller share or number are
@@ -183,6 +188,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         options: dataset, classes, columns and splits.
         seed: of the choice of training and validation images.
         processes: how many processes generate or read images.
+        check: refuses some classes among all class names of the dataset, before any image is read.
 
     Raises:
         SubtaskError: for classes that are unknown or have no images.
@@ -197,6 +203,7 @@ def load_subtask(options: DataOptions, seed: int = 0, processes: int | None = No
         return _superclasses(source, columns, classes, options.train_split)
 
     subtask = resolve_classes(options.classes, classes.names, superclasses)
+    check(subtask, classes.names)
     marked = _marked_outputs(options, subtask, classes, superclasses)
     rows, tested, test = _rows_of(source, columns, classes, subtask, options, notices)
     outputs = np.asarray(rows[columns.label][:], dtype=np.int64)

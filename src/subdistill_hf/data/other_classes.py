@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import datasets
@@ -13,18 +13,21 @@ from subdistill_hf.config.options import EMBEDDED_DATASETS, TaskOptions
 from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES, UNKNOWN_KINDS
 from subdistill_hf.config.validation import LEAST_OTHER_IMAGES
 from subdistill_hf.data.class_names import unique_names
-from subdistill_hf.data.columns import ImageColumns, Label
-from subdistill_hf.data.labelled_rows import as_images, with_names
-from subdistill_hf.data.loading import OTHER, OtherImages, SubtaskData, all_classes
+from subdistill_hf.data.columns import ImageColumns
+from subdistill_hf.data.labelled_rows import as_images, with_names, with_outputs
+from subdistill_hf.data.loading import OTHER, Classes, OtherImages, SubtaskData, all_classes
 from subdistill_hf.data.notices import Notices
 from subdistill_hf.data.repeated_images import without_copies
 from subdistill_hf.data.sources import open_source
+from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.data.tables import Source
 from subdistill_hf.data.unlabelled import draw_images
 from subdistill_hf.errors import DataError
 
 FAR_SHARE: Final = 0.2
 """Share of the other classes that is kept from training, to be tested with."""
+LEAST_OTHER_CLASSES: Final = 2
+"""Other classes that an answer for them needs: one to train with, and one to test with."""
 MOST_TESTED: Final = 50
 """Other classes that are tested with, at most, of each kind."""
 GLANCED: Final = 200
@@ -39,12 +42,107 @@ NEAR, FAR, ELSEWHERE = (UNKNOWN_IMAGES[kind] for kind in UNKNOWN_KINDS)
 TRAINED: Final = "training images of other classes"
 
 
+def check_other_classes(options: TaskOptions, subtask: Subtask, names: Sequence[str]) -> None:
+    """Refuse a dataset without the other classes that the options ask for; no image is needed for it.
+
+    Args:
+        options: whether images of other classes are trained or tested with.
+        subtask: the classes.
+        names: of all classes of the dataset.
+
+    Raises:
+        DataError: when there are too few, or one of the subtask has the name of the answer for them.
+    """
+    if not (options.other_class or (options.test_unknown and options.unknown_images is None)):
+        return
+    if options.other_class and OTHER in subtask.names:
+        raise DataError(
+            f"other_class: {OTHER!r} is a class of the subtask already: give that class another name, or leave out "
+            "one of both"
+        )
+    others = len(names) - len(subtask.names)
+    if not others:
+        raise DataError(
+            f"{'other_class' if options.other_class else 'test_unknown'}: all classes of {options.dataset!r} are in "
+            "the subtask: expected others beside them"
+        )
+    if options.other_class and others < LEAST_OTHER_CLASSES:
+        raise DataError(
+            "other_class: expected at least two other classes in the dataset, to train and to test with. Take fewer "
+            "of its classes, or leave it out: the card's threshold, and --unknown_images, need none"
+        )
+
+
+@dataclass(frozen=True)
+class _OtherClasses:
+    """The other classes of a dataset, and what draws images of them.
+
+    Attributes:
+        source: the dataset.
+        columns: its columns.
+        classes: all its classes.
+        places: those that are not of the subtask, by their places among all.
+        seed: of the choice of classes and images.
+    """
+
+    source: Source
+    columns: ImageColumns
+    classes: Classes
+    places: tuple[int, ...]
+    seed: int
+
+    @classmethod
+    def of(cls, data: SubtaskData, options: TaskOptions, seed: int) -> _OtherClasses:
+        """Those of the dataset of a subtask."""
+        source = open_source(options)
+        classes = all_classes(source, data.columns, options.train_split)
+        places = tuple(place for place in range(len(classes.names)) if place not in data.subtask.dataset_ids)
+        return cls(source, data.columns, classes, places, seed)
+
+    def names(self, places: Collection[int]) -> tuple[str, ...]:
+        """The names of some, in the order of the dataset."""
+        return tuple(self.classes.names[place] for place in self.places if place in places)
+
+    def to_train_with(self) -> list[int]:
+        """Those of which training images may be drawn; the others are kept from training."""
+        order = np.random.default_rng([self.seed, len(self.places)]).permutation(self.places).tolist()
+        return sorted(order[max(1, round(FAR_SHARE * len(order))) :])
+
+    def some(
+        self, split: str, places: Collection[int], most: int, most_classes: int | None = None
+    ) -> datasets.Dataset:
+        """About so many images of some classes, spread evenly over them; their labels are the places of these.
+
+        Args:
+            split: that they are of.
+            places: of the classes.
+            most: how many images.
+            most_classes: of how many classes, at most.
+        """
+        wanted = sorted(places)
+        if most_classes is not None:
+            wanted = sorted(np.random.default_rng(self.seed).permutation(wanted)[:most_classes].tolist())
+        labels = [self.classes.labels[place] for place in wanted]
+        rows = self.source.some_rows(split, self.columns, labels, -(-most // len(labels)), self.seed)
+        if len(rows) > most:
+            rows = rows.select(sorted(np.random.default_rng(self.seed).permutation(len(rows))[:most].tolist()))
+        own = dict(zip(labels, wanted, strict=True))
+        every = Subtask(self.classes.names, tuple(range(len(self.classes.names))))
+        outputs = [own[label] for label in rows[self.columns.label][:]]
+        return with_outputs(as_images(rows, self.columns.image), self.columns, every, outputs)
+
+    def of_classes(self, rows: datasets.Dataset, places: Collection[int]) -> datasets.Dataset:
+        """Those of some images that are of these classes."""
+        labels = rows[self.columns.label][:]
+        return rows.select([place for place, label in enumerate(labels) if label in places])
+
+
 def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:
     """Add images of the dataset's other classes.
 
-    One class in five is never trained with: its test images are far unknowns, those of the others near ones. Without
-    an answer for them all are far. There are about as many test images of each kind as of the subtask, at most. Near
-    unknowns need a test split of the dataset's own.
+    At least one class in five is never trained with. Test images of classes that are among the training images are
+    near unknowns, those of the others far ones. Without an answer for them all are far. There are about as many test
+    images of each kind as of the subtask, at most. Near unknowns need a test split of the dataset's own.
 
     Args:
         data: the images of the subtask.
@@ -57,81 +155,92 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     Raises:
         DataError: when the dataset has no other classes, or no images of them.
     """
-    source = open_source(options)
-    columns = data.columns
-    classes = all_classes(source, columns, options.train_split)
-    seen, unseen = _seen_and_unseen(data, options, len(classes.names), seed)
-    names = _names_with_other(data)
-
-    def labels(places: Sequence[int]) -> list[Label]:
-        return [classes.labels[place] for place in places]
-
-    def tested(places: Sequence[int]) -> datasets.Dataset | None:
-        split = data.test_split if data.official_test else options.train_split
-        chosen = sorted(np.random.default_rng(seed).permutation(places)[:MOST_TESTED].tolist())
-        return _some(source, split, columns, labels(chosen), len(data.test), seed, names) if chosen else None
-
-    # without a test split of its own, test images of these classes could be training images
-    drawn = {NEAR: tested(seen) if data.official_test else None, FAR: tested(unseen), TRAINED: None}
+    others = _OtherClasses.of(data, options, seed)
+    check_other_classes(replace(options, unknown_images=None), data.subtask, others.classes.names)
+    trained, taught, held_back = None, set[int](), set(others.places)
     if options.other_class:
         per_class = (len(data.train) + len(data.validation)) / len(data.subtask.names)
         wanted = options.other_images or max(LEAST_OTHER_IMAGES, round(CLASSES_WORTH * per_class))
-        drawn[TRAINED] = _some(source, options.train_split, columns, labels(seen), wanted, seed, names)
+        trained = others.some(options.train_split, others.to_train_with(), wanted)
+        taught = _shown(_divided(trained, options, seed)[0], others)
+        # without a test split of its own, test images of these classes could be training or validation images
+        held_back -= taught if data.official_test else _shown(trained, others)
+
+    def tested(places: set[int]) -> datasets.Dataset | None:
+        split = data.test_split if data.official_test else options.train_split
+        return others.some(split, places, len(data.test), MOST_TESTED) if places else None
+
+    drawn = {NEAR: tested(taught) if data.official_test else None, FAR: tested(held_back), TRAINED: trained}
     data, once = _used_once(data, drawn, options.dataset)
-    if FAR not in once:
+    return _with_drawn(data, once, others, options, seed)
+
+
+def _with_drawn(
+    data: SubtaskData,
+    drawn: Mapping[str, datasets.Dataset],
+    others: _OtherClasses,
+    options: TaskOptions,
+    seed: int,
+) -> SubtaskData:
+    """The images of the subtask with those of other classes; near are those of classes that are trained with."""
+    rows, names = drawn.get(TRAINED, ()), _names_with_other(data)
+    train = validation = None
+    if options.other_class:
+        if len(rows) < LEAST_OTHER_IMAGES:
+            raise DataError(
+                f"expected at least {LEAST_OTHER_IMAGES} images of other classes in the {options.train_split} split "
+                f"of {options.dataset!r}, found {len(rows)}"
+            )
+        train, validation = _divided(rows, options, seed)
+    taught = set() if train is None else _shown(train, others)
+    parts = [drawn[kind] for kind in (NEAR, FAR) if kind in drawn]
+    # copies that were left out of the training may have been all that it had of a class
+    near, far = (
+        [part for rows in parts if len(part := others.of_classes(rows, places))]
+        for places in (taught, set(others.places) - taught)
+    )
+    if not far:
         raise DataError(f"the {data.test_split} split of {options.dataset!r} has no images of other classes")
+
+    def as_others(parts: Sequence[datasets.Dataset]) -> datasets.Dataset:
+        return with_names(datasets.concatenate_datasets(parts), data.columns, names, len(names) - 1)
+
     found = OtherImages(
-        near=once.get(NEAR),
-        far=once[FAR],
-        seen=tuple(classes.names[place] for place in seen),
-        unseen=tuple(classes.names[place] for place in unseen),
+        near=as_others(near) if near else None,
+        far=as_others(far),
+        seen=others.names(taught),
+        unseen=others.names(set(others.places) - taught),
+        train_images=0 if train is None else len(train),
         answered=options.other_class,
     )
-    if not options.other_class:
-        return replace(data, others=found)
-    rows = once.get(TRAINED, ())
-    if len(rows) < LEAST_OTHER_IMAGES:
-        raise DataError(
-            f"expected at least {LEAST_OTHER_IMAGES} images of other classes in the {options.train_split} split of "
-            f"{options.dataset!r}, found {len(rows)}"
-        )
-    found = replace(found, train_images=len(rows) - max(1, round(options.validation_share * len(rows))))
-    return _trained_with(replace(data, others=found), rows, names, seed)
+    data = replace(data, others=found)
+    if train is None or validation is None:
+        return data
+    own = {"train": with_names(data.train, data.columns, names)}
+    own["validation"] = with_names(data.validation, data.columns, names)
+    return replace(
+        data,
+        train=datasets.concatenate_datasets([own["train"], as_others([train])]),
+        validation=datasets.concatenate_datasets([own["validation"], as_others([validation])]),
+    )
+
+
+def _shown(rows: datasets.Dataset, others: _OtherClasses) -> set[int]:
+    """The classes of some images."""
+    return set(rows[others.columns.label][:])
+
+
+def _divided(rows: datasets.Dataset, options: TaskOptions, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Images of other classes for training and for validation."""
+    held_out = max(1, round(options.validation_share * len(rows)))
+    shuffled = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
+    validation, train = (rows.select(sorted(part.tolist())) for part in (shuffled[:held_out], shuffled[held_out:]))
+    return train, validation
 
 
 def _names_with_other(data: SubtaskData) -> tuple[str, ...]:
     """The names of the labels of images of the classes and of others."""
     return unique_names((*data.subtask.names, OTHER))  # a class may have that name
-
-
-def _seen_and_unseen(data: SubtaskData, options: TaskOptions, classes: int, seed: int) -> tuple[list[int], list[int]]:
-    """The other classes, by their place among all: those that are trained with, and those that are tested with alone.
-
-    Raises:
-        DataError: when there are too few, or one of the subtask has the name of the answer for them.
-    """
-    if options.other_class and OTHER in data.subtask.names:
-        raise DataError(
-            f"other_class: {OTHER!r} is a class of the subtask already: give that class another name, or leave out "
-            "one of both"
-        )
-    others = [place for place in range(classes) if place not in data.subtask.dataset_ids]
-    if not others:
-        raise DataError(
-            f"{'other_class' if options.other_class else 'test_unknown'}: all classes of {options.dataset!r} are in "
-            "the subtask: expected others beside them"
-        )
-    if not options.other_class:
-        return [], others
-    order = np.random.default_rng([seed, len(others)]).permutation(others).tolist()
-    unseen = sorted(order[: max(1, round(FAR_SHARE * len(order)))])
-    seen = sorted(set(order) - set(unseen))
-    if not seen:
-        raise DataError(
-            "other_class: expected at least two other classes in the dataset, to train and to test with. Take fewer "
-            "of its classes, or leave it out: the card's threshold, and --unknown_images, need none"
-        )
-    return seen, unseen
 
 
 def _used_once(
@@ -157,19 +266,6 @@ def _used_once(
     return data, {name: rows for name, rows in parts.items() if len(rows)}
 
 
-def _trained_with(data: SubtaskData, rows: datasets.Dataset, names: Sequence[str], seed: int) -> SubtaskData:
-    """The images of the subtask with some of other classes among those for training and validation."""
-    assert data.others is not None
-    held_out = len(rows) - data.others.train_images
-    shuffled = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
-    validation, train = (rows.select(sorted(part.tolist())) for part in (shuffled[:held_out], shuffled[held_out:]))
-    return replace(
-        data,
-        train=datasets.concatenate_datasets([with_names(data.train, data.columns, names), train]),
-        validation=datasets.concatenate_datasets([with_names(data.validation, data.columns, names), validation]),
-    )
-
-
 def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> OtherImages | None:
     """A few test images of the dataset's other classes, where they cost next to nothing.
 
@@ -188,18 +284,17 @@ def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> 
     read = data.test.info.download_size or 0
     if options.streaming or data.labels_by_teacher or data.marking is not None or read > GLANCED_BYTES:
         return None
-    source, columns = open_source(options), data.columns
-    split = data.test_split if data.official_test else options.train_split
-    classes = all_classes(source, columns, options.train_split)
-    others = [place for place in range(len(classes.names)) if place not in data.subtask.dataset_ids]
-    if not others:
+    others = _OtherClasses.of(data, options, seed)
+    if not others.places:
         return None
-    chosen = sorted(np.random.default_rng(seed).permutation(others)[:GLANCED_CLASSES].tolist())
-    labels = [classes.labels[place] for place in chosen]
-    rows = _some(source, split, columns, labels, min(GLANCED, len(data.test)), seed, _names_with_other(data))
+    split = data.test_split if data.official_test else options.train_split
+    rows = others.some(split, others.places, min(GLANCED, len(data.test)), GLANCED_CLASSES)
     _, once = _used_once(data, {FAR: rows}, options.dataset)
-    unseen = tuple(classes.names[place] for place in others)
-    return OtherImages(far=once[FAR], unseen=unseen) if FAR in once else None
+    if FAR not in once:
+        return None
+    names = _names_with_other(data)
+    far = with_names(once[FAR], data.columns, names, len(names) - 1)
+    return OtherImages(far=far, unseen=others.names(others.places))
 
 
 def with_images_from_elsewhere(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:
@@ -222,21 +317,3 @@ def with_images_from_elsewhere(data: SubtaskData, options: TaskOptions, seed: in
     data = replace(data, others=others)
     data.views("elsewhere").check_images()
     return data
-
-
-def _some(
-    source: Source,
-    split: str,
-    columns: ImageColumns,
-    labels: Sequence[Label],
-    most: int,
-    seed: int,
-    names: Sequence[str],
-) -> datasets.Dataset:
-    """About so many images of some classes, spread evenly over them, with the label of the last output."""
-    each = -(-most // len(labels))
-    rows = source.some_rows(split, columns, labels, each, seed)
-    if len(rows) > most:
-        rows = rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:most].tolist()))
-    images = as_images(rows, columns.image)
-    return with_names(images, columns, names, len(names) - 1)

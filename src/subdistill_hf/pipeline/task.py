@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.loading import SubtaskData, load_subtask
-from subdistill_hf.data.other_classes import with_images_from_elsewhere, with_other_classes
+from subdistill_hf.data.other_classes import check_other_classes, with_images_from_elsewhere, with_other_classes
 from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.data.subtask import MissingClassesError, Subtask, match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
@@ -147,7 +148,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
         data, selection = load_without_labels(options, config, teacher)
     else:
         with config.main_process_first(desc="loading images"):
-            data = load_subtask(options, config.seed)
+            data = load_subtask(options, config.seed, check=partial(check_other_classes, options))
         teacher = load_teacher_of(options, data.subtask.names, loaded)
     lacks_classes = teacher.without_head
     if not lacks_classes:
@@ -272,9 +273,7 @@ def announce(task: Task) -> None:
         counts += "" if data.labels_by_teacher else f", {task.selection.kept} without labels to train"
     print(f"images   {data.name}: {counts}")
     if data.labels_by_teacher:
-        print(
-            "labels   none: the teacher's answers stand for them, and each accuracy is the agreement with the teacher"
-        )
+        print("labels   none: the teacher's answers stand for them, and each figure is the agreement with the teacher")
     if (others := data.others) is not None:
         tested = ", ".join(f"{count} {kind}" for kind, count in others.counts().items())
         print(f"unknown  {others.train_images} images of other classes to train; {tested} to test")
