@@ -37,6 +37,6 @@ def test_splits_that_are_not_used_are_counted_where_the_count_is_known():
 def test_classes_without_test_images_are_named():
     subtask = Subtask(names=("cat", "dog", "hen"), dataset_ids=(0, 1, 2))
     assert untested_classes(subtask, [1, 1]) == [
-        "no test images of cat, hen: the accuracy is that of the other classes"
+        "no test images of cat, hen: each figure is that of the other classes"
     ]
     assert untested_classes(subtask, [2, 0, 1]) == []

@@ -1,6 +1,8 @@
 """Datasets without labels: the teacher chooses the images, and every figure is called the agreement with it."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,15 +10,22 @@ from huggingface_hub import metadata_load
 from PIL import Image
 
 from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
+from subdistill_hf import ExplainOptions, explain_student
+from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.subtask import SubtaskError
 from subdistill_hf.errors import DataError, SubDistillError
-from subdistill_hf.pipeline.report import results_table
+from subdistill_hf.explain.errors import ExplainError
+from subdistill_hf.export.run import export_student
+from subdistill_hf.export.summary import summary
+from subdistill_hf.pipeline.report import image_options, results_table
 from subdistill_hf.pipeline.run import distill
+from subdistill_hf.pipeline.student_images import load_of_run
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.pipeline.validation import validate_options
+from subdistill_hf.reporting.report import RunReport
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
@@ -162,10 +171,61 @@ def test_classes_that_no_image_shows_are_named(inputs, tmp_path, caplog):
     absent = ", ".join(name for name in NAMES if name != shown)
     expected = (
         f"no training images of {absent}, by the teacher's answers",
-        f"no test images of {absent}: the accuracy is that of the other classes",
+        f"no test images of {absent}: each figure is that of the other classes",
     )
     assert data.notices == expected
     assert set(expected) <= {record.getMessage() for record in caplog.records}
+
+
+def test_a_report_tells_which_images_the_teacher_chose_and_they_are_loaded_again(inputs, finished, tmp_path):
+    _, folder = finished
+    told = RunReport.load(folder).image_options
+    again = load_of_run(told)
+    data = load_task(options_of(inputs), config(tmp_path / "out")).data
+    for split in ("train", "validation", "test"):
+        assert again.rows(split)["label"][:] == data.rows(split)["label"][:]
+        pairs = zip(contents(again.rows(split)), contents(data.rows(split)), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs)
+    assert again.subtask.names == NAMES
+    assert (again.test_split, again.official_test, again.labels_by_teacher) == ("test", True, True)
+
+
+def test_a_held_out_share_is_loaded_again_without_the_teacher(inputs, tmp_path):
+    given = {"dataset": str(inputs / "mine" / "train"), "test_fraction": 0.2, "unlabelled_images": 20}
+    task = load_task(options_of(inputs, **given), config(tmp_path / "out"))
+    told = json.loads(json.dumps(image_options(task)))
+    again = load_of_run(told)
+    assert again.test["label"][:] == task.data.test["label"][:]
+    assert again.chosen == task.data.chosen
+    assert all(map(np.array_equal, contents(again.test), contents(task.data.test)))
+    with pytest.raises(DataError, match=r"is another one now: the run drew 20 images of its split train.* are 30"):
+        load_of_run(told | {"unlabelled_images": 50})
+    del told["chosen"]
+    with pytest.raises(DataError, match="does not say which of them the teacher chose"):
+        load_of_run(told)
+
+
+def test_a_student_is_exported_with_the_images_of_its_run(finished):
+    _, folder = finished
+    exported = export_student(folder, ExportOptions(int8=True, max_loss=100))
+    assert exported.images == "the 8 test images of mine, without labels"
+    assert (exported.image_count, exported.calibration_images) == (8, 23)
+    assert exported.chosen_on == "validation images"
+    assert exported.torch_accuracy is None
+    assert all(file.accuracy is None and file.agreement is not None for file in exported.files)
+    assert "accuracy" not in summary(exported, folder)
+    assert "as torch" in summary(exported, folder)
+
+
+def test_a_student_is_explained_on_the_images_of_its_run(inputs, finished):
+    _, folder = finished
+    options = ExplainOptions(teacher=str(inputs / "teacher"), most_images=4, pictures=1, subspaces=True)
+    found = explain_student(folder, options)
+    assert found.described == "4 of the 8 test images of mine, without labels: the classes are the teacher's answers"
+    assert all(image.label == image.target for image in found.images)
+    assert found.subspaces[0].unprojected_accuracy == 1
+    with pytest.raises(ExplainError, match=r"other_subtasks: .* has no labels, .*leave them out"):
+        explain_student(folder, replace(options, other_subtasks=["owl, crane"]))
 
 
 def test_tables_say_agreement_and_the_teachers_own_is_left_out(finished):

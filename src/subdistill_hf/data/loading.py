@@ -101,6 +101,7 @@ class SubtaskData:
         notices: what of the dataset is not used, or should be known of it.
         others: images of none of the classes, if there is an answer for them or they are to be tested with.
         labels_by_teacher: whether the labels are the teacher's answers, since the dataset has none.
+        chosen: then of each split the number of images that were `drawn`, and class name to `places` among them.
         taught: the training images, and those without labels behind them; the same as `train` where there are none.
         store: keeps decoded images once for all views of them.
     """
@@ -122,6 +123,7 @@ class SubtaskData:
     notices: tuple[str, ...] = ()
     others: OtherImages | None = None
     labels_by_teacher: bool = False
+    chosen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     taught: datasets.Dataset | None = None
     store: ImageStore = field(default_factory=ImageStore, compare=False)
 

@@ -49,7 +49,7 @@ def untrained_classes(subtask: Subtask, outputs: Sequence[int]) -> list[str]:
 def untested_classes(subtask: Subtask, outputs: Sequence[int]) -> list[str]:
     """The classes that no test image shows, by the outputs of these images."""
     names = _without_images(subtask, outputs)
-    return [f"no test images of {', '.join(names)}: the accuracy is that of the other classes"] if names else []
+    return [f"no test images of {', '.join(names)}: each figure is that of the other classes"] if names else []
 
 
 def _without_images(subtask: Subtask, outputs: Sequence[int]) -> list[str]:

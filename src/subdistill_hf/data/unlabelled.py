@@ -143,14 +143,19 @@ class UnlabelledDataset:
     test: UnlabelledImages | None
     test_split: str | None
 
+    def of_parts(self) -> tuple[UnlabelledImages, UnlabelledImages, UnlabelledImages]:
+        """The images that those for training, validation and test are chosen of."""
+        return self.train, self.train, self.test or self.train
+
 
 def load_dataset_without_labels(
-    options: TaskOptions, subtask: Subtask, seed: int = 0, processes: int | None = None
+    options: DataOptions, most: int, subtask: Subtask, seed: int = 0, processes: int | None = None
 ) -> UnlabelledDataset:
     """Draw images of the splits for training and test of a dataset, whatever they show, with `COLUMNS`.
 
     Args:
-        options: the dataset, its splits, and how many images of each.
+        options: the dataset and its splits.
+        most: how many images of each, at most.
         subtask: the classes.
         seed: of the draw.
         processes: how many processes generate or read images.
@@ -172,7 +177,7 @@ def load_dataset_without_labels(
     image = image_column(source.features, options.image_column)
 
     def drawn(split: str) -> UnlabelledImages:
-        return _drawn(source, split, image, options.dataset, options.unlabelled_images, COLUMNS, subtask.names, seed)
+        return _drawn(source, split, image, options.dataset, most, COLUMNS, subtask.names, seed)
 
     held_out = options.test_fraction is not None
     return UnlabelledDataset(

@@ -13,7 +13,7 @@ from torch import Tensor
 from subdistill_hf.data.folder_source import is_image_file
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.explain.errors import ExplainError
-from subdistill_hf.pipeline.student_images import evenly_spread, load_for_student, options_of_run, read_image
+from subdistill_hf.pipeline.student_images import evenly_spread, load_for_student, load_of_run, read_image
 
 GIVE_IMAGES: Final = "give --images, files or folders"
 """What to do where the images of a run cannot be loaded."""
@@ -74,7 +74,7 @@ def images_of_paths(paths: Sequence[str], classes: Sequence[str], most: int) -> 
 
 
 def data_of_run(image_options: Mapping[str, Any], classes: Sequence[str], hint: str = GIVE_IMAGES) -> SubtaskData:
-    """The images that a run was trained and tested with.
+    """The images that a run was trained and tested with; without labels, its teacher's answers are their classes.
 
     Args:
         image_options: of its report; empty for a student without one.
@@ -86,8 +86,7 @@ def data_of_run(image_options: Mapping[str, Any], classes: Sequence[str], hint: 
     """
     if not image_options:
         raise ExplainError(f"the student's folder does not say which images it was tested with: {hint}")
-    options, seed = options_of_run(image_options)
-    return load_for_student(options, seed, classes, "the images of the run", hint, ExplainError)
+    return load_for_student(lambda: load_of_run(image_options), classes, "the images of the run", hint, ExplainError)
 
 
 def test_images(data: SubtaskData, most: int) -> ImagesToExplain:
@@ -111,7 +110,8 @@ def test_images(data: SubtaskData, most: int) -> ImagesToExplain:
         names=tuple(f"test image {place}" for place in places),
         labels=tuple(data.subtask.names[views.labels[place]] for place in places),
         marks=marks,
-        described=f"{count} test image{'' if len(views) == 1 else 's'} of {data.name}",
+        described=f"{count} test image{'' if len(views) == 1 else 's'} of {data.name}"
+        + (", without labels: the classes are the teacher's answers" if data.labels_by_teacher else ""),
     )
 
 

@@ -50,11 +50,17 @@ def other_subtasks(pair: Pair, options: ExplainOptions) -> dict[str, SubtaskData
         options: of them the other subtasks.
 
     Raises:
-        ExplainError: for a run that compares no subspaces, or whose images cannot be loaded.
+        ExplainError: for a run that compares no subspaces, or whose images cannot be loaded, or have no labels that
+            tell other subtasks.
         SubDistillError: for other subtasks that images or teacher lack.
     """
     _report_of(pair)
-    _ = pair.data  # before the others, which are of the same dataset
+    data = pair.data  # before the others, which are of the same dataset
+    if options.other_subtasks and data.labels_by_teacher:
+        raise ExplainError(
+            f"other_subtasks: the dataset of this run, {data.name}, has no labels, and images of other classes are "
+            "told by labels: leave them out"
+        )
     return {entry: _other_subtask(pair, entry) for entry in options.other_subtasks}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.folder_source import is_image_file
-from subdistill_hf.data.loading import SubtaskData
+from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.snippet import EXAMPLE_FILE
-from subdistill_hf.pipeline.student_images import evenly_spread, load_for_student, options_of_run, read_image
+from subdistill_hf.pipeline.student_images import evenly_spread, load_for_student, load_of_run, read_image
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -65,7 +65,7 @@ class ExportImages:
 
 
 def images_of_run(options: Mapping[str, Any], classes: Sequence[str]) -> ExportImages:
-    """The images that a run trained, validated and tested its student with.
+    """The images that a run trained, validated and tested its student with; of one without labels, without classes.
 
     Args:
         options: `image_options` of its report.
@@ -74,7 +74,7 @@ def images_of_run(options: Mapping[str, Any], classes: Sequence[str]) -> ExportI
     Raises:
         ExportError: when they cannot be loaded any more, or are of other classes.
     """
-    return _of_dataset(*options_of_run(options), classes, "the images of the run", "give --calibration")
+    return _of_dataset(lambda: load_of_run(options), classes, "the images of the run", "give --calibration")
 
 
 def calibration_images(place: str, classes: Sequence[str]) -> ExportImages:
@@ -99,7 +99,7 @@ def calibration_images(place: str, classes: Sequence[str]) -> ExportImages:
         return ExportImages(calibration, test, test, which)
     options = DataOptions(dataset=place, classes=list(classes))
     hint = "expected images of the student's classes, in folders of these names"
-    return _of_dataset(options, 0, classes, f"calibration={place!r}", hint)
+    return _of_dataset(lambda: load_subtask(options), classes, f"calibration={place!r}", hint)
 
 
 def made_up_images(folder: Path) -> ExportImages:
@@ -118,8 +118,8 @@ def made_up_images(folder: Path) -> ExportImages:
     return ExportImages(ImageSet(()), test, test, described)
 
 
-def _of_dataset(options: DataOptions, seed: int, classes: Sequence[str], what: str, hint: str) -> ExportImages:
-    data = load_for_student(options, seed, classes, what, hint, ExportError)
+def _of_dataset(load: Callable[[], SubtaskData], classes: Sequence[str], what: str, hint: str) -> ExportImages:
+    data = load_for_student(load, classes, what, hint, ExportError)
     test, total = _set_of(data, "test", MOST_IMAGES), len(data.test)
     count = f"{len(test.images):,} of the {total:,}" if len(test.images) < total else f"the {total:,}"
     choosing = "validation" if len(data.validation) else "train"  # of a run that has held out none
@@ -127,7 +127,7 @@ def _of_dataset(options: DataOptions, seed: int, classes: Sequence[str], what: s
         _set_of(data, "train", MOST_CALIBRATION_IMAGES),
         _set_of(data, choosing, MOST_IMAGES),
         test,
-        f"{count} test images of {data.name}",
+        f"{count} test images of {data.name}{', without labels' if data.labels_by_teacher else ''}",
         "validation images" if choosing == "validation" else "training images",
     )
 
@@ -138,7 +138,8 @@ def _set_of(data: SubtaskData, split: str, most: int) -> ImageSet:
     first = views.image(0)
     places = evenly_spread(len(views), max(1, min(most, MOST_BYTES // first.numel())))
     images = tuple(np.ascontiguousarray(views.image(place).permute(1, 2, 0).numpy()) for place in places)
-    return ImageSet(images, tuple(int(views.labels[place]) for place in places))
+    labels = None if data.labels_by_teacher else tuple(int(views.labels[place]) for place in places)
+    return ImageSet(images, labels)
 
 
 def _image_files(folder: Path) -> list[Path]:

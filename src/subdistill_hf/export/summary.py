@@ -9,16 +9,19 @@ from subdistill_hf.reporting.exported import ExportedFile, ReportedExport
 
 
 def summary(result: ReportedExport, folder: str | Path) -> str:
-    """A table of the files, where they lie, and what was left out.
+    """A table of the files, where they lie, and what was left out; without labels it has no accuracy.
 
     Args:
         result: see `run.export_student`.
         folder: of the student.
     """
-    unknown = ("", "", "", "", "")
-    rows: list[tuple[str, ...]] = [("", "size", "accuracy", "as torch", "logits within", "ms/image", "memory")]
-    rows.append(("torch", "", format_percent(result.torch_accuracy) or "", *unknown[:4]))
-    rows += [_row(file) for file in result.files]
+    labelled = result.torch_accuracy is not None
+    of_torch = [format_percent(result.torch_accuracy) or ""] if labelled else []
+    rows: list[tuple[str, ...]] = [
+        ("", "size", *(["accuracy"] if labelled else []), "as torch", "logits within", "ms/image", "memory"),
+        ("torch", "", *of_torch, "", "", "", ""),
+        *(_row(file, labelled) for file in result.files),
+    ]
     lines = [
         "",
         table(rows, numbers_from=1),
@@ -37,12 +40,12 @@ def summary(result: ReportedExport, folder: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _row(file: ExportedFile) -> tuple[str, ...]:
+def _row(file: ExportedFile, labelled: bool) -> tuple[str, ...]:
     latency, peak = file.latency_ms, file.peak_memory_bytes
     return (
         f"{file.name}{f' ({file.scheme})' if file.scheme else ''}",
         file_size(file.size_bytes),
-        format_percent(file.accuracy) or "",
+        *([format_percent(file.accuracy) or ""] if labelled else []),
         format_percent(file.agreement) or "",
         f"{file.largest_difference:.2g}",
         f"{milliseconds(latency.median)} ({latency.low:.2g} to {latency.high:.2g})",

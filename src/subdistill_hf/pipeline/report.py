@@ -17,6 +17,7 @@ from subdistill_hf.config.distillation import DistillationOptions, Rotation
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import DataOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.loading import OtherImages
@@ -176,13 +177,15 @@ def versions() -> dict[str, str]:
 
 
 def image_options(task: Task) -> dict[str, Any]:
-    """The options that the images of a run were loaded with, and the seed.
+    """The options that the images of a run were loaded with, and the seed; without labels, which the teacher chose.
 
     The place of a folder is whole: a later command may run elsewhere, where its name is that of another folder.
     """
     given = {one.name: getattr(task.options, one.name) for one in fields(DataOptions)} | {"seed": task.config.seed}
     if is_local(task.options.dataset):
         given["dataset"] = str(Path(task.options.dataset).absolute())
+    if task.options.label_column == NO_LABELS:
+        given |= {"unlabelled_images": task.options.unlabelled_images, "chosen": task.data.chosen}
     return given
 
 

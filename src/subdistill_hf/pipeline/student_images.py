@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from subdistill_hf.config.options import DataOptions
+from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.images import as_rgb
 from subdistill_hf.data.loading import SubtaskData, load_subtask
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import DataError, SubDistillError
+from subdistill_hf.pipeline.without_labels import load_chosen
 
 
 def options_of_run(image_options: Mapping[str, Any]) -> tuple[DataOptions, int]:
@@ -28,14 +30,30 @@ def options_of_run(image_options: Mapping[str, Any]) -> tuple[DataOptions, int]:
     return DataOptions(**given), int(image_options.get("seed", 0))
 
 
+def load_of_run(image_options: Mapping[str, Any]) -> SubtaskData:
+    """Load the images of a run; of one without labels, those that its teacher chose, with its answers as labels.
+
+    Args:
+        image_options: of its report.
+
+    Raises:
+        SubDistillError: when they cannot be loaded any more.
+    """
+    options, seed = options_of_run(image_options)
+    if options.label_column != NO_LABELS:
+        return load_subtask(options, seed)
+    if "chosen" not in image_options:
+        raise DataError("the report, of an earlier version, does not say which of them the teacher chose")
+    return load_chosen(options, int(image_options["unlabelled_images"]), image_options["chosen"], seed)
+
+
 def load_for_student(
-    options: DataOptions, seed: int, classes: Sequence[str], what: str, hint: str, error: type[SubDistillError]
+    load: Callable[[], SubtaskData], classes: Sequence[str], what: str, hint: str, error: type[SubDistillError]
 ) -> SubtaskData:
     """Load images that must be of the student's classes.
 
     Args:
-        options: of the images.
-        seed: of what is drawn.
+        load: loads them.
         classes: of the student, without an answer for unknown images.
         what: the images in messages.
         hint: how to mend it.
@@ -45,7 +63,7 @@ def load_for_student(
         SubDistillError: of the given kind, when they cannot be loaded or are of other classes.
     """
     try:
-        data = load_subtask(options, seed)
+        data = load()
     except SubDistillError as reason:
         raise error(f"{what}: {str(reason).rstrip('.')}: {hint}") from reason
     if list(data.subtask.names) != list(classes):

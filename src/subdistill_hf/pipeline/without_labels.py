@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from subdistill_hf.config.options import TaskOptions
+from subdistill_hf.config.options import DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.distributed import several_processes
 from subdistill_hf.data.image_facts import image_facts
@@ -25,6 +25,8 @@ from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, Unlabelled
 from subdistill_hf.errors import DataError
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.pipeline.selection import Looked, Selection, look_at, masses_of, nothing_kept
+
+SPLITS: Final = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def load_without_labels(
     names = tuple(teacher.labels[output] for output in range(len(teacher.labels)))
     subtask = _subtask_of(teacher, names, options.classes)
     with config.main_process_first(desc="loading images without labels"):
-        found = load_dataset_without_labels(options, subtask, config.seed)
+        found = load_dataset_without_labels(options, options.unlabelled_images, subtask, config.seed)
     teacher.model.to(config.device)
     shared: list[Any] = [None]
     if config.process_index == 0:
@@ -79,31 +81,80 @@ def load_without_labels(
     if several_processes():  # see `selection.add_unlabelled`
         broadcast_object_list(shared)
     parts, selection = shared[0]
-    train, validation, test = (
-        _rows_of(images, part, subtask)
-        for images, part in zip((found.train, found.train, found.test or found.train), parts, strict=True)
-    )
-    facts = [image_facts(rows, COLUMNS.image) for rows in (train, test)]
+    data = _data_of(found, subtask, [(part.places, part.answers) for part in parts], options)
     notices = Notices(found.train.notices)
-    notices.add(untrained_classes(subtask, train[COLUMNS.label][:]))
-    notices.add(untested_classes(subtask, test[COLUMNS.label][:]))
+    notices.add(untrained_classes(subtask, parts[0].answers))
+    notices.add(untested_classes(subtask, parts[2].answers))
+    return replace(data, class_names=names, notices=tuple(notices.said)), selection
+
+
+def load_chosen(
+    options: DataOptions, most: int, chosen: Mapping[str, Mapping[str, Any]], seed: int = 0
+) -> SubtaskData:
+    """Load the images that the teacher of a run chose of a dataset without labels, with its answers as labels.
+
+    Args:
+        options: the dataset and its splits.
+        most: how many images of each split were looked at, at most.
+        chosen: which of them it took for which class, see `SubtaskData.chosen`.
+        seed: of the run.
+
+    Raises:
+        DataError: for a dataset that cannot be loaded, or has other images now.
+    """
+    names = tuple(chosen[SPLITS[0]]["places"])
+    subtask = Subtask(names, tuple(range(len(names))))
+    found = load_dataset_without_labels(options, most, subtask, seed)
+    parts = []
+    for split, images in zip(SPLITS, found.of_parts(), strict=True):
+        if len(images.rows) != chosen[split]["drawn"]:
+            raise DataError(
+                f"dataset {options.dataset!r} is another one now: the run drew {chosen[split]['drawn']} images of its "
+                f"split {images.split}, and there are {len(images.rows)}"
+            )
+        answered = [(place, output) for output, name in enumerate(names) for place in chosen[split]["places"][name]]
+        parts.append(([place for place, _ in sorted(answered)], [output for _, output in sorted(answered)]))
+    return _data_of(found, subtask, parts, options)
+
+
+def _data_of(
+    found: UnlabelledDataset,
+    subtask: Subtask,
+    parts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    options: DataOptions,
+) -> SubtaskData:
+    """The images of a run: of each of `SPLITS` some places among those that were drawn, and the answers to them."""
+    own = list(zip(SPLITS, found.of_parts(), parts, strict=True))
+    rows = {
+        split: with_outputs(images.rows.select(list(places)), COLUMNS, subtask, answers)
+        for split, images, (places, answers) in own
+    }
+    facts = [image_facts(rows[split], COLUMNS.image) for split in ("train", "test")]
     return SubtaskData(
         name=found.train.name,
         hub_id=found.train.hub_id,
         subtask=subtask,
-        class_names=names,
-        train=train,
-        validation=validation,
-        test=test,
+        class_names=subtask.names,
+        **rows,
         test_split=found.test_split or f"held out of {options.train_split}",
         columns=COLUMNS,
         official_test=found.test_split is not None,
         revision=found.train.revision,
         sizes=tuple(sorted({size for each in facts for size in each.sizes})),
         typical_side=facts[1].typical_side or 0,
-        notices=tuple(notices.said),
+        notices=found.train.notices,
         labels_by_teacher=True,
-    ), selection
+        chosen={
+            split: {
+                "drawn": len(images.rows),
+                "places": {
+                    name: [place for place, answer in zip(places, answers, strict=True) if answer == output]
+                    for output, name in enumerate(subtask.names)
+                },
+            }
+            for split, images, (places, answers) in own
+        },
+    )
 
 
 def _subtask_of(teacher: LoadedModel, names: tuple[str, ...], classes: list[str]) -> Subtask:
@@ -177,8 +228,3 @@ def _kept(looked: Looked, subtask: Subtask, threshold: float) -> _Part:
     kept = looked.usable & (masses_of(looked.logits, subtask) >= threshold)
     answers = looked.logits[:, list(subtask.teacher_ids or ())].argmax(dim=1)[kept]
     return _Part(tuple(torch.nonzero(kept).flatten().tolist()), tuple(answers.tolist()), looked.thumbs[kept])
-
-
-def _rows_of(images: UnlabelledImages, part: _Part, subtask: Subtask) -> datasets.Dataset:
-    """The rows of a part, with the teacher's answers as their labels."""
-    return with_outputs(images.rows.select(list(part.places)), COLUMNS, subtask, part.answers)

@@ -145,8 +145,8 @@ def _other_training(dataset: ReportedDataset) -> str:
     said = f"{_images(others.train_images)} of {count(others.seen)} other {'class' if others.seen == 1 else 'classes'}"
     if unlabelled is not None and unlabelled.kept_as_other:
         said += (
-            f", and with {_images(unlabelled.kept_as_other)} without a label, to which the teacher gives a probability "
-            f"below {unlabelled.threshold:g} of showing one of the classes"
+            f", and with {_images(unlabelled.kept_as_other)} without a label, to which the teacher gives a "
+            f"probability below {unlabelled.threshold:g} of showing one of the classes"
         )
     return said
 
@@ -162,8 +162,8 @@ def world_limitation(report: RunReport) -> str:
     if others is None or not others.answered:
         return f"Closed world: {where}."
     return (
-        'Its answer "none of these" was learned from the images that it was trained with: what looks unlike all of them '
-        f"may still get a class; {where}."
+        'Its answer "none of these" was learned from the images that it was trained with: what looks unlike all of '
+        f"them may still get a class; {where}."
     )
 
 

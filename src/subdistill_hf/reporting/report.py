@@ -268,7 +268,8 @@ class RunReport:
         wrong_answers: of the published student, those that it is most sure of, some of each class, the surest first.
         rejection: the published student's threshold for unknown images, if it was measured.
         usage: the card's snippet; `None` until the student is written.
-        image_options: the options that the images were loaded with, those of `DataOptions`, and the seed.
+        image_options: the options that the images were loaded with, those of `DataOptions`, and the seed; without
+            labels also `unlabelled_images`, and `chosen`, see `data.loading.SubtaskData`.
         exports: the student in formats for devices, each format once.
         command: how to run this again.
     """
