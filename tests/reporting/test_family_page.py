@@ -14,6 +14,7 @@ from subdistill_hf.reporting.family_page import (
     told_result,
     write_index,
 )
+from subdistill_hf.reporting.reported_images import ReportedOthers
 
 
 @pytest.fixture
@@ -67,6 +68,13 @@ def test_agreement_stands_alone_where_there_are_no_labels(report):
     page = render_index(index_of(unlabelled))
     assert "Difference" not in page
     assert "The students have" in page
+
+
+def test_experts_with_an_answer_for_other_images_are_told(report):
+    others = ReportedOthers(answered=True, train_images=8, seen=4, unseen=2)
+    answered = replace(report, dataset=replace(report.dataset, others=others))
+    assert 'may get one of them, or the answer "none of these".' in render_index(index_of(answered))
+    assert "takes every image for one of them" in render_index(index_of(report))
 
 
 def test_the_index_is_written_with_a_plot(report, tmp_path):

@@ -400,7 +400,7 @@ def results_table(report: RunReport) -> str:
         lines += '\n\nan answer "none of these" counts as wrong; \'without "none"\' takes the best of the classes'
     count = report.dataset.test_images
     if report.dataset.labels_by_teacher:
-        lines += "\n\nno image had a label: agreement is with the teacher's answers, right or wrong"
+        lines += "\n\nno image had a label: agreement is with the teacher's answers, whether they are true or not"
     return (
         f"\n{lines}\n\n{len(report.classes)} classes, {count} test images; {report.latency_machine}\n{_chance(report)}"
     )

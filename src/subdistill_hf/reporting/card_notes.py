@@ -202,7 +202,26 @@ def agreement_note(report: RunReport) -> str | None:
         return None
     return (
         "**No image had a label.** Each figure is the agreement with the teacher: the share of the images to which "
-        "the student gives the teacher's answer, right or wrong. How often either is right was not measured."
+        "the student gives the teacher's answer, whether that is true or not. How often either answer is true was not "
+        "measured."
+    )
+
+
+def without_deviation_note(report: RunReport) -> str:
+    """Why some shares of a class have no standard error, for the end of a sentence."""
+    return f"where all images of a class, or none, {'agree' if report.dataset.labels_by_teacher else 'were right'}"
+
+
+def difference_note(report: RunReport) -> str:
+    """How the standard errors of differences between models are to be read."""
+    if report.dataset.labels_by_teacher:
+        return (
+            "The ± of a difference is computed as if the models had been tested on different images, which is "
+            "cautious when they differ from the teacher on the same ones."
+        )
+    return (
+        "The error of a difference is computed as if the models had been tested on different images, which is "
+        "cautious when they err on the same ones."
     )
 
 

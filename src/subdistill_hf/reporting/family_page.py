@@ -73,7 +73,8 @@ def write_index(index: FamilyIndex, folder: Path) -> None:
         with plot_is_optional(PLOT_FILE):
             from subdistill_hf.reporting.family_plot import plot_family  # only who plots needs matplotlib
 
-            plot_family({name: accuracies_of(one) for name, one in index.reports.items()}, folder / PLOT_FILE)
+            accuracies = {name: accuracies_of(one) for name, one in index.reports.items()}
+            plot_family(accuracies, folder / PLOT_FILE, next(iter(index.reports.values())).figure)
             _write(index, folder, plot=PLOT_FILE)
 
 
@@ -106,6 +107,7 @@ def render_index(index: FamilyIndex, plot: str | None = None) -> str:
         rows=[_row(entry) for entry in index.entries if entry.report is not None],
         mean=_means(reports),
         figure=first.figure if first is not None else "accuracy",
+        answered=first is not None and first.dataset.others is not None and first.dataset.others.answered,
         failed={entry.name: _reason(entry) for entry in index.entries if entry.report is None},
         plot=plot,
         command="\n".join(commands),

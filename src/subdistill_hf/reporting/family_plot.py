@@ -15,12 +15,15 @@ ROW: Final = 0.24  # inches
 MOST_NAMED: Final = 120
 
 
-def plot_family(accuracies: Mapping[str, tuple[float | None, float]], path: str | os.PathLike[str]) -> Path:
+def plot_family(
+    accuracies: Mapping[str, tuple[float | None, float]], path: str | os.PathLike[str], figure_name: str = "accuracy"
+) -> Path:
     """Draw two points for each expert, the teacher's accuracy and the student's.
 
     Args:
         accuracies: name to both; that of the teacher is `None` where it says nothing.
         path: the PNG file to write.
+        figure_name: what is drawn: see `RunReport.figure`.
 
     Returns:
         The path.
@@ -40,6 +43,6 @@ def plot_family(accuracies: Mapping[str, tuple[float | None, float]], path: str 
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(visible=False, axis="y")
     ax.xaxis.set_major_formatter(Percent())
-    ax.set_xlabel("accuracy on the test images")
+    ax.set_xlabel(f"{figure_name} on the test images")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=TEXT_SIZE, borderaxespad=0.2)
     return save_figure(figure, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from subdistill_hf.formatting import count, format_percent
-from subdistill_hf.reporting.card_tables import Row
+from subdistill_hf.reporting.card_tables import Row, capitalised
 from subdistill_hf.reporting.colours import METHOD_COLOURS, SOFT
 from subdistill_hf.reporting.explained import (
     EXPLANATIONS_FILE,
@@ -162,18 +162,20 @@ def layer_of(found: Explanations | None, teacher_layer: str) -> ExplainedLayer |
     return next((layer for layer in layers if layer.teacher_layer == teacher_layer), None)
 
 
-def accuracy_figure(layer: ExplainedLayer) -> Figure | None:
-    """The teacher's accuracy with the layer projected on the first K directions; `None` where it was not measured."""
+def accuracy_figure(layer: ExplainedLayer, labels_by_teacher: bool) -> Figure | None:
+    """The teacher's accuracy with the layer projected on the first K directions; `None` where it was not measured.
+
+    Args:
+        layer: what was found.
+        labels_by_teacher: whether no image had a label, so that this is how often the answer stays the teacher's.
+    """
     if not layer.accuracies:
         return None
     dimensions = [one.dimensions for one in layer.accuracies]
     accuracies = [one.accuracy for one in layer.accuracies]
-    plot = Plot(
-        linear_axis(0, max(dimensions), whole=True),
-        SHARES,
-        "directions K",
-        "accuracy of the teacher",
-    )
+    short = "agreement" if labels_by_teacher else "accuracy"
+    figure = "agreement with the teacher" if labels_by_teacher else "accuracy of the teacher"
+    plot = Plot(linear_axis(0, max(dimensions), whole=True), SHARES, "directions K", figure)
     keys = [Key("projected", style_of(METHOD_COLOURS["subdistill"]), "", last=format_percent(accuracies[-1]))]
     if layer.unprojected_accuracy is not None:
         whole = layer.unprojected_accuracy
@@ -183,11 +185,12 @@ def accuracy_figure(layer: ExplainedLayer) -> Figure | None:
     for dimension, accuracy in zip(dimensions, accuracies, strict=True):
         plot.dot(dimension, accuracy, 3, f"K = {dimension}: {format_percent(accuracy)}", style=keys[0].style)
     rows: list[Row] = [
-        {"Directions K": str(one.dimensions), "Accuracy of the teacher": format_percent(one.accuracy)}
+        {"Directions K": str(one.dimensions), capitalised(figure): format_percent(one.accuracy)}
         for one in layer.accuracies
     ]
     described = "; ".join(f"K = {one.dimensions}: {format_percent(one.accuracy)}" for one in layer.accuracies)
-    return Figure("Accuracy against K", plot.drawn(f"Accuracy of the teacher. {described}."), keys, rows)
+    title = f"{capitalised(short)} against K"
+    return Figure(title, plot.drawn(f"{capitalised(figure)}. {described}."), keys, rows)
 
 
 def angle_rows(layer: ExplainedLayer) -> list[Row]:

@@ -186,7 +186,8 @@ def _of_curves(
 def calibration_figure(report: RunReport) -> Figure:
     """Accuracy against the probability of the answer, of the published student and its teacher."""
     results = _student_and_teacher(report)
-    plot = Plot(SHARES, SHARES, "probability of the answer", "share that is right", width=400, height=400)
+    right = "the teacher's" if report.dataset.labels_by_teacher else "right"
+    plot = Plot(SHARES, SHARES, "probability of the answer", f"share that is {right}", width=400, height=400)
     plot.line([0, 1], [0, 1], style=f"--c: {both_papers(SOFT)}", stroke_dasharray="3 4")
     rows: list[Row] = []
     keys: list[Key] = []
@@ -201,7 +202,7 @@ def calibration_figure(report: RunReport) -> Figure:
                 continue
             radius = LEAST_DOT + (LARGEST_DOT - LEAST_DOT) * math.sqrt(one.images / most)
             said = f"{short_label(result.method)}: {count(one.images)} images at {format_percent(one.confidence)}, "
-            said += f"{format_percent(one.accuracy)} right"
+            said += f"{format_percent(one.accuracy)} {right}"
             mark(one.confidence, one.accuracy, radius, said, style=style, class_="dot hollow" if teacher else "dot")
         keys.insert(0, Key(short_label(result.method), style, None, square=teacher))
     for place, one in enumerate(results[0].calibration.bins if results[0].calibration else ()):
@@ -211,7 +212,7 @@ def calibration_figure(report: RunReport) -> Figure:
             of, name = result.calibration.bins[place], short_label(result.method)
             row[f"{name}: images"] = count(of.images)
             row[f"{name}: mean probability"] = format_percent(of.confidence)
-            row[f"{name}: right"] = format_percent(of.accuracy)
+            row[f"{name}: {right}"] = format_percent(of.accuracy)
         rows.append(row)
     described = "Reliability diagram. " + " ".join(
         f"{short_label(one.method)}: expected calibration error {format_percent(one.calibration.expected_error)}."
@@ -219,14 +220,14 @@ def calibration_figure(report: RunReport) -> Figure:
         if one.calibration
     )
     note = (
-        "On the dashed line, answers are right as often as they are sure. Below it they are too sure, above it not "
+        f"On the dashed line, answers are {right} as often as they are sure. Below it they are too sure, above it not "
         "sure enough. The area of a point goes with its number of images."
     )
     return Figure("Reliability diagram", plot.drawn(described), keys, rows, note)
 
 
 def calibration_rows(report: RunReport) -> list[Row]:
-    """One row a model: how sure it is, how often it is right, and how far the two are apart."""
+    """One row a model: how sure it is, its accuracy, and how far the two are apart."""
     rows: list[Row] = []
     for result in report.results:
         if result.calibration is None or not report.measures(result):

@@ -20,11 +20,17 @@ class Section:
         name: of its template, and in the page's addresses.
         title: its heading.
         absent: why a report has nothing for it; `None` where it has something. Of explanations the folder knows.
+        without_labels: its heading where no image had a label, if that is another one.
     """
 
     name: str
     title: str
     absent: Callable[[RunReport], str | None] = lambda report: None
+    without_labels: str | None = None
+
+    def title_of(self, report: RunReport) -> str:
+        """The heading in the page of a report."""
+        return self.without_labels or self.title if report.dataset.labels_by_teacher else self.title
 
 
 def _without_curves(report: RunReport) -> str | None:
@@ -56,7 +62,7 @@ SECTIONS: Final = (
     Section("results", "Results"),
     Section("training", "Training curves", _without_curves),
     Section("confusion", "Confusion", _without_confusion),
-    Section("classes", "Classes and worst errors"),
+    Section("classes", "Classes and worst errors", without_labels="Classes and other answers than the teacher's"),
     Section("calibration", "Calibration", _without_calibration),
     Section("cost", "Cost"),
     Section("device", "On a device", _without_exports),
