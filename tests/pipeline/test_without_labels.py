@@ -20,6 +20,7 @@ from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.explain.errors import ExplainError
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.summary import summary
+from subdistill_hf.family.subtasks import experts_of
 from subdistill_hf.pipeline.report import image_options, results_table
 from subdistill_hf.pipeline.run import distill
 from subdistill_hf.pipeline.student_images import load_of_run
@@ -153,7 +154,7 @@ def test_a_small_share_is_an_image_and_one_image_is_too_few(inputs, tmp_path):
     assert len(load_task(options_of(inputs, **given), config(tmp_path / "out")).data.test) == 1
     for number in range(1, 6):
         (few / f"{number}.png").unlink()
-    with pytest.raises(DataError, match=r"no training images are left: the 1 of 1 .* held out to validate or test"):
+    with pytest.raises(DataError, match=r"are left: the 1 of 1 .* held out to validate or test. Give more images$"):
         load_task(options_of(inputs, **given), config(tmp_path / "out"))
 
 
@@ -263,6 +264,25 @@ def test_methods_that_learn_from_labels_are_refused(inputs, tmp_path, method):
 def test_options_that_need_labels_are_refused(inputs, given):
     with pytest.raises(SubDistillError, match="has no meaning with label_column=none"):
         options_of(inputs, **given)
+
+
+def test_superclasses_need_labels_and_no_column_is_asked_for(inputs, tmp_path):
+    options = options_of(inputs, classes=["superclass:dice"])
+    for refuse in (validate_options, load_task):
+        with pytest.raises(SubtaskError, match=r"told by labels\. Give the classes by their names$"):
+            refuse(options, config(tmp_path / "out"))
+    with pytest.raises(SubtaskError, match=r"told by labels\. Give the classes by their names$"):
+        experts_of(options, ["superclass:all"])
+
+
+def test_a_lower_threshold_is_advised_where_it_keeps_more(inputs, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(inputs / "mine" / "test", tmp_path / "same" / split)
+    masses = masses_in(inputs, tmp_path / "same" / "test", tmp_path)
+    given = {"dataset": str(tmp_path / "same"), "validation_fraction": 0.0}
+    for threshold, advice in ((0.0, "Give more images$"), (masses[-1], "or a lower --unlabelled_threshold$")):
+        with pytest.raises(DataError, match=advice):
+            load_task(options_of(inputs, unlabelled_threshold=threshold, **given), config(tmp_path / "out"))
 
 
 def test_other_commands_need_labels(inputs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.class_names import (
     IMAGENET_SUBTASKS,
     LETTER_BY_LETTER,
@@ -184,6 +185,28 @@ def _classes_of_superclass(wanted: str, names: Sequence[str], superclasses: Supe
             f"superclass {wanted!r} may be one of several: {', '.join(map(repr, found))}. Give it letter by letter"
         )
     return [names.index(name) for name in superclasses[found[0]]]
+
+
+def no_superclasses() -> Superclasses:
+    """The superclasses of a dataset without labels, as `resolve_classes` asks for them.
+
+    Raises:
+        SubtaskError: always, for there are none.
+    """
+    raise SubtaskError(
+        f"'{SUPERCLASS_PREFIX}NAME' has no meaning with label_column={NO_LABELS}: superclasses are told by labels. "
+        "Give the classes by their names"
+    )
+
+
+def check_superclasses(classes: Sequence[str | int], label_column: str | None) -> None:
+    """Refuse entries `superclass:NAME` of a dataset without labels.
+
+    Raises:
+        SubtaskError: for the first.
+    """
+    if label_column == NO_LABELS and any(str(entry).strip().startswith(SUPERCLASS_PREFIX) for entry in classes):
+        no_superclasses()
 
 
 def check_paper_subtasks(classes: Sequence[str | int]) -> None:

@@ -15,7 +15,14 @@ from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.config.yaml_text import read_texts
 from subdistill_hf.data.class_names import IMAGENET_SUBTASKS
 from subdistill_hf.data.loading import classes_of_dataset
-from subdistill_hf.data.subtask import ALL_CLASSES, SUBTASK_PREFIX, SUPERCLASS_PREFIX, Superclasses, resolve_classes
+from subdistill_hf.data.subtask import (
+    ALL_CLASSES,
+    SUBTASK_PREFIX,
+    SUPERCLASS_PREFIX,
+    Superclasses,
+    no_superclasses,
+    resolve_classes,
+)
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import slug
 
@@ -52,7 +59,7 @@ def experts_of(options: TaskOptions, subtasks: Sequence[str]) -> list[Expert]:
         FamilyError: for no subtask, a file that cannot be read, or two experts of one name.
         SubDistillError: for classes that the dataset lacks.
     """
-    unread: tuple[tuple[str, ...], Callable[[], Superclasses]] = ((), dict)
+    unread: tuple[tuple[str, ...], Callable[[], Superclasses]] = ((), no_superclasses)
     names, superclasses = unread if options.label_column == NO_LABELS else classes_of_dataset(options)
     found = [Expert(name, classes) for name, classes in _named(subtasks, superclasses)]
     if not found:

@@ -266,9 +266,10 @@ def nothing_kept(selection: Selection, images: str = "images") -> str:
         )
     if reached := sum(mass >= selection.threshold for mass in selection.masses):
         gone = "near-duplicates of validation or test images" if selection.held_out else "held out to validate or test"
+        advice = ", or a lower --unlabelled_threshold" if reached < len(selection.masses) else ""
         return (
             f"{selection.name}: no {images} are left: the {reached} of {selection.found} that show one of the classes "
-            f"by the teacher are {gone}. Give more images, or a lower --unlabelled_threshold"
+            f"by the teacher are {gone}. Give more images{advice}"
         )
     best = max(selection.masses)
     lower = np.floor(10 * best) / 10 if best >= 0.1 else 0

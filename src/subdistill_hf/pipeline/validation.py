@@ -9,7 +9,7 @@ from subdistill_hf.config.options import AUTO, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, check_values
 from subdistill_hf.config.validation import NO_LABELS, check_task_options, check_teacher_is_adapted
 from subdistill_hf.core.pairing import split_entry
-from subdistill_hf.data.subtask import check_paper_subtasks
+from subdistill_hf.data.subtask import check_paper_subtasks, check_superclasses
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.names import check_repository
 from subdistill_hf.models.students import check_recipe, check_student_lora
@@ -67,6 +67,7 @@ def validate_options_of_teacher(options: TaskOptions, config: SubDistillConfig) 
     _check_held_out(options, config)
     _check_sharded_teacher(options, config)
     check_paper_subtasks(options.classes)
+    check_superclasses(options.classes, options.label_column)
 
 
 def check_methods_without_labels(options: TaskOptions, config: SubDistillConfig) -> None:
