@@ -161,7 +161,7 @@ def test_classes_without_test_images_are_named(tmp_path, caplog):
     folder = write_image_folder(tmp_path / "images")
     shutil.rmtree(folder / "test" / CLASS_NAMES[CLASS_IDS[1]])
     load_subtask(DataOptions(str(folder), ["all"]))
-    assert f"no test images of {CLASS_NAMES[CLASS_IDS[1]]}: the accuracy is that of the other classes" in caplog.text
+    assert f"no test images of {CLASS_NAMES[CLASS_IDS[1]]}: each figure is that of the other classes" in caplog.text
 
 
 def table_with(column, values):

@@ -175,11 +175,12 @@ class Classes:
     labels: tuple[Label, ...]
 
 
+ClassCheck = Callable[[Subtask, Sequence[str]], None]
+"""Refuses a subtask among all class names of its dataset."""
+
+
 def load_subtask(
-    options: DataOptions,
-    seed: int = 0,
-    processes: int | None = None,
-    check: Callable[[Subtask, Sequence[str]], None] = lambda subtask, names: None,
+    options: DataOptions, seed: int = 0, processes: int | None = None, check: ClassCheck | None = None
 ) -> SubtaskData:
     """Load the images of the subtask's classes only; others are dropped before anything is decoded.
 
@@ -190,7 +191,7 @@ def load_subtask(
         options: dataset, classes, columns and splits.
         seed: of the choice of training and validation images.
         processes: how many processes generate or read images.
-        check: refuses some classes among all class names of the dataset, before any image is read.
+        check: of the classes, before any image is read.
 
     Raises:
         SubtaskError: for classes that are unknown or have no images.
@@ -205,7 +206,8 @@ def load_subtask(
         return _superclasses(source, columns, classes, options.train_split)
 
     subtask = resolve_classes(options.classes, classes.names, superclasses)
-    check(subtask, classes.names)
+    if check is not None:
+        check(subtask, classes.names)
     marked = _marked_outputs(options, subtask, classes, superclasses)
     rows, tested, test = _rows_of(source, columns, classes, subtask, options, notices)
     outputs = np.asarray(rows[columns.label][:], dtype=np.int64)
