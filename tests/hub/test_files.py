@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from subdistill_hf.hub.files import student_files, weights_identity
+from subdistill_hf.hub.files import (
+    CARD_FILE,
+    CARD_PICTURES,
+    PLOT_FILES,
+    stale_files,
+    student_files,
+    weights_identity,
+)
+from subdistill_hf.reporting.plots import PLOTS
 
 STUDENT = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "example.png", "confusion.png")
 
@@ -101,3 +109,48 @@ def test_a_folder_for_devices_of_other_weights_stays(tmp_path, weights):
     (tmp_path / "executorch" / "export.json").write_text(json.dumps({"weights": weights_identity(tmp_path)}))
     with pytest.warns(UserWarning, match=r"onnx was exported from other weights .* --format onnx again"):
         assert set(student_files(tmp_path)) == {weights, *of_executorch}
+
+
+# What an earlier push has left
+
+OF_THE_USER = {".gitattributes", "LICENSE", "holiday.png", "modeling_mine.py", "notes.json", "teacher.safetensors"}
+OF_THE_USER |= {"mine/model.onnx", "runs/kd/model.safetensors", "pytorch_model.bin", "model.fp16.safetensors"}
+MERGED = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+ADAPTER = MERGED - {"model.safetensors"} | {"adapter_config.json", "adapter_model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("there", "pushed", "stale"),
+    [
+        (ADAPTER, MERGED, ADAPTER - MERGED),
+        (MERGED, ADAPTER, MERGED - ADAPTER),
+        ({"model-00001-of-00002.safetensors", "model.safetensors.index.json"}, MERGED, None),
+        ({"onnx/model_quantized.onnx", "onnx/transformers_js/config.json"}, MERGED | {"onnx/model.onnx"}, None),
+        ({"executorch/model.pte", "onnx/export.json"}, MERGED, None),
+        ({"processor_config.json"}, MERGED, None),
+        ({"preprocessor_config.json"}, {"model.safetensors"}, set()),  # which the student there may be used with
+        ({*CARD_PICTURES}, MERGED | {"confusion.png"}, {*CARD_PICTURES} - {"confusion.png"}),
+        ({CARD_FILE, *CARD_PICTURES}, MERGED - {CARD_FILE}, set()),  # a checkpoint: the card there stays whole
+        (MERGED, set(), set()),
+        (
+            {"model.onnx", "examples/000-teacher.png", "examples/012.png"},
+            {"student.json", "model_quantized.onnx"},
+            None,
+        ),
+        ({"examples/mine.png", "model.safetensors", "onnx/a.onnx"}, {"student.json"}, set()),
+    ],
+)
+def test_files_of_an_earlier_student_are_stale_and_the_users_are_not(there, pushed, stale):
+    """`None` stands for all that was there."""
+    assert set(stale_files(there | OF_THE_USER, pushed)) == (there if stale is None else stale)
+
+
+def test_a_folder_that_is_replaced_holds_what_is_pushed_alone():
+    there = {"last-checkpoint/adapter_config.json", "last-checkpoint/model.safetensors", "last-checkpoints.txt"}
+    pushed = {"model.safetensors", "last-checkpoint/model.safetensors"}
+    assert stale_files(there, pushed, "last-checkpoint") == ["last-checkpoint/adapter_config.json"]
+    assert stale_files(there, pushed) == []
+
+
+def test_the_pictures_of_a_card_are_those_that_are_drawn():
+    assert list(PLOT_FILES) == list(PLOTS)

@@ -2,18 +2,22 @@
 
 import json
 import shlex
+import shutil
 from hashlib import sha256
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from helpers import NAMES, processor, resnet, save_teacher, write_image_folder
 from loopback_hub import LoopbackHub, Repo
 from programs import QUICK_REPORTS
 from subdistill_hf.cli.distill import make_parser
+from subdistill_hf.hub.files import EXPORT_FILE, weights_identity
 from subdistill_hf.hub.publish import PushError, push_folder
 from subdistill_hf.hub.snippet import hub_code, local_code
+from subdistill_hf.models.adapters import save_adapter
 
 SECRETS = ("report.json", "alignments.safetensors", "runs/kd/checkpoint-1/optimizer.pt", "runs/kd/model.safetensors")
 STUDENT = {"README.md", "config.json", "confusion.png", "example.png", "model.safetensors", "preprocessor_config.json"}
@@ -46,6 +50,16 @@ answers = {answer["label"]: answer["score"] for answer in classify(hf_hub_downlo
 from pathlib import Path
 exec(Path(hf_hub_download(repo, "README.md")).read_text().split("```python\\n")[1].split("```")[0])
 print(json.dumps({"logits": logits, "answers": answers, "ours": [m for m in sys.modules if m.startswith("subdist")]}))
+"""
+
+LOGITS = """
+import json, sys
+import torch
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1]).eval()
+with torch.no_grad():
+    print(json.dumps(model(torch.ones(1, 3, 32, 32)).logits.tolist()))
 """
 
 
@@ -149,6 +163,94 @@ def test_a_card_that_its_user_rewrote_is_pushed_as_it_is(hub):
     (hub.folder / "student" / "README.md").write_bytes(card)
     assert push(hub, ["student", "--repo", "mine"])[0][0] == 0
     assert hub.files("user/mine")["README.md"] == card
+
+
+def load_from_the_hub(hub, name):
+    """The logits of the student that plain transformers loads from a repository."""
+    return hub.answer(LOGITS, name, HF_HOME=str(hub.folder / "an_empty_cache"))
+
+
+def test_a_merged_student_takes_the_place_of_an_adapter(hub):
+    """Beside the old adapter's files, transformers would load the old adapter."""
+    base = resnet(widths=(8, 8, 12), seed=5)
+    base.save_pretrained(hub.folder / "base")
+    hub.put("user/base", hub.folder / "base")
+    write_student(hub.folder / "adapter")
+    (hub.folder / "adapter" / "model.safetensors").unlink()
+    settings = LoraConfig(target_modules=["classifier.1"], r=2, base_model_name_or_path="user/base")
+    adapter = get_peft_model(base, settings)
+    adapter.peft_config["default"].base_model_name_or_path = "user/base"
+    save_adapter(adapter, hub.folder / "adapter")
+    merged = write_student(hub.folder / "merged", seed=1)
+    with torch.no_grad():
+        expected = merged(torch.ones(1, 3, 32, 32)).logits.tolist()
+
+    assert push(hub, ["adapter", "--repo", "r"])[0][0] == 0
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= hub.files("user/r").keys()
+    hub.put("user/r", {"LICENSE": b"of the user", "notes.png": b"of the user"})
+    assert push(hub, ["merged", "--repo", "r"])[0][0] == 0
+    assert set(hub.files("user/r")) == STUDENT | {"LICENSE", "notes.png"}
+    assert ".gitattributes" in hub.commits("user/r")[-1].files
+    assert load_from_the_hub(hub, "user/r") == expected
+    assert push(hub, ["adapter", "--repo", "r"])[0][0] == 0
+    assert "model.safetensors" not in hub.files("user/r")
+
+
+def export(folder, *names):
+    """Files for devices of the student's weights, which nothing runs."""
+    shutil.rmtree(folder / "onnx", ignore_errors=True)
+    (folder / "onnx").mkdir()
+    for name in names:
+        (folder / "onnx" / name).write_bytes(f"{name} of {weights_identity(folder)}".encode())
+    (folder / "onnx" / EXPORT_FILE).write_text(json.dumps({"weights": weights_identity(folder)}), encoding="utf-8")
+
+
+def test_no_file_for_devices_of_an_earlier_student_stays(hub):
+    student, both = hub.folder / "student", ("model.onnx", "model_quantized.onnx")
+    exported = []
+    for seed, names in enumerate((both, both[:1], ())):
+        write_student(student, seed)
+        export(student, *names)
+        if not names:
+            shutil.rmtree(student / "onnx")
+        assert push(hub, ["student", "--repo", "r"])[0][0] == 0
+        exported.append({name for name in hub.files("user/r") if name.startswith("onnx/")})
+    assert exported == [
+        {f"onnx/{name}" for name in (*both, EXPORT_FILE)},
+        {"onnx/model.onnx", "onnx/export.json"},
+        set(),
+    ]
+    assert [len(commit.files) for commit in hub.commits("user/r")] == [1, 10, 9, 7]  # one commit each
+    write_student(student, 3)
+    (student / "README.md").write_text("# Mine, without pictures", encoding="utf-8")
+    assert push(hub, ["student", "--repo", "r"])[0][0] == 0
+    assert set(hub.files("user/r")) == STUDENT - {"confusion.png"}
+
+
+CHECKPOINTS = """
+import json, sys
+from pathlib import Path
+from subdistill_hf.hub.publish import Destination, push_checkpoint
+
+made = [push_checkpoint(Path(name), Destination("user/r"), name, whole="last-checkpoint") for name in sys.argv[1:]]
+print(json.dumps([push.result().commit_message for push in made]))
+"""
+
+
+def test_the_last_checkpoint_on_the_hub_is_one_checkpoint(hub):
+    """Both pushes are in the background: the second one sees what the first has left."""
+    hub.put("user/r", {"README.md": b"# Mine", "confusion.png": b"of the card"})
+    files = {
+        "first": ["adapter_config.json", "adapter_model.safetensors", "optimizer.pt"],
+        "second": ["model.safetensors", "config.json"],
+    }
+    for name, names in files.items():
+        (hub.folder / name).mkdir()
+        for one in names:
+            (hub.folder / name / one).write_text('{"base_model_name_or_path": "user/base"}', encoding="utf-8")
+    assert hub.answer(CHECKPOINTS, *files) == list(files)
+    second = {*files["second"], *(f"last-checkpoint/{one}" for one in files["second"])}
+    assert set(hub.files("user/r")) == second | {"README.md", "confusion.png"}
 
 
 # What fails

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import warnings
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +15,29 @@ from subdistill_hf.hub.snippet import EXAMPLE_FILE
 
 CARD_FILE: Final = "README.md"
 ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
-NAMED: Final = ("config.json", "preprocessor_config.json", "processor_config.json", ADAPTER_CONFIG_FILE, CARD_FILE)
+CONFIG_FILE: Final = "config.json"
+PROCESSOR_FILES: Final = ("preprocessor_config.json", "processor_config.json")
+NAMED: Final = (CONFIG_FILE, *PROCESSOR_FILES, ADAPTER_CONFIG_FILE, CARD_FILE)
 WEIGHTS: Final = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 EXPORT_FOLDERS: Final = tuple(EXPORT_FORMATS)
 """The folders of a student for devices, each with an `EXPORT_FILE` by which it is known."""
 EXPORT_FILE: Final = "export.json"
 OF_OTHER_WEIGHTS: Final = "was exported from other weights than the student has"
+SHEET_FILE: Final = "contact_sheet.png"
+PLOT_FILES: Final = ("training_curves.png", "subspaces.png", "scores.png", "confusion.png")
+CARD_PICTURES: Final = (
+    EXAMPLE_FILE,
+    SHEET_FILE,
+    *PLOT_FILES,
+    *(known.figure for known in EXPORT_FORMATS.values()),
+)
+"""The pictures that this package writes for a card; a card shows those that were made."""
 PAGE_FACTS_FILE: Final = "student.json"
 """What the page of a student knows of it."""
+PAGE_STUDENTS: Final = (EXPORT_FORMATS["onnx"].float_file, EXPORT_FORMATS["onnx"].int8_file)
+"""The student of a page is one of these files."""
+PAGE_PICTURES: Final = re.compile(r"examples/\d{3,}(-teacher|-student)?\.png")
+"""The pictures of a page's explained examples."""
 EXPORTED: Final = (".json", ".py", *(known.suffix for known in EXPORT_FORMATS.values()))
 TRAINER_STATE: Final = "trainer_state.json"
 
@@ -63,6 +79,35 @@ def student_files(folder: str | Path) -> dict[str, bytes]:
         or (path.suffix == ".py" and own_code)
     }
     return own | exported_files(folder)
+
+
+def stale_files(there: Iterable[str], pushed: Collection[str], replaced: str | None = None) -> list[str]:
+    """The files of an earlier push that do not belong to the student, or to the page, that is pushed now.
+
+    A program that reads the repository would take an old adapter, or an old file for devices, for the new student.
+    Only files that this package writes are among them, so files of the user stay.
+
+    Args:
+        there: names of the files in the repository.
+        pushed: names of the files that are pushed.
+        replaced: a folder in the repository that is to hold what is pushed, and nothing else.
+
+    Returns:
+        The names, sorted.
+    """
+    left = sorted(set(there) - set(pushed))
+    whole = [] if replaced is None else [name for name in left if name.startswith(f"{replaced}/")]
+    if PAGE_FACTS_FILE in pushed:
+        return whole + [name for name in left if name in PAGE_STUDENTS or PAGE_PICTURES.fullmatch(name)]
+    if not any(WEIGHTS.fullmatch(name) for name in pushed):
+        return whole
+    kinds = {CONFIG_FILE, ADAPTER_CONFIG_FILE}
+    if any(name in PROCESSOR_FILES for name in pushed):  # a student without one may be used with that which is there
+        kinds |= set(PROCESSOR_FILES)
+    if CARD_FILE in pushed:  # a checkpoint has no card: the one that is there stays, with what it shows
+        kinds |= set(CARD_PICTURES)
+    exported = tuple(f"{folder}/" for folder in EXPORT_FOLDERS)
+    return whole + [name for name in left if name in kinds or WEIGHTS.fullmatch(name) or name.startswith(exported)]
 
 
 def exported_files(folder: str | Path) -> dict[str, bytes]:

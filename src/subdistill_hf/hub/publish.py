@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from huggingface_hub import CommitOperationAdd, HfApi, create_commit
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, create_commit, run_as_future
 
 from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.formatting import file_size, slug
 from subdistill_hf.hub.clean import UncleanError, check_clean
 from subdistill_hf.hub.client import limit_waiting, longest_wait
 from subdistill_hf.hub.errors import HUB_ERRORS, explain
-from subdistill_hf.hub.files import CARD_FILE, checkpoint_files, student_files, why_no_student
+from subdistill_hf.hub.files import CARD_FILE, checkpoint_files, stale_files, student_files, why_no_student
 from subdistill_hf.hub.names import LONGEST_NAME, check_repository, repository_name, shortened
 from subdistill_hf.hub.snippet import ANSWERS, hub_code, local_code
 
@@ -143,8 +143,11 @@ def commit(
     folder: str | Path,
     message: str,
     in_background: bool = False,
+    replaced: str | None = None,
 ) -> Any:
     """Commit files to a repository that is there: the one way of this package's files to the Hub.
+
+    The same commit deletes what an earlier push has left, see `stale_files`.
 
     Args:
         destination: the repository.
@@ -152,6 +155,7 @@ def commit(
         folder: where they come from.
         message: of the commit.
         in_background: return at once.
+        replaced: a folder in the repository that is to hold these files, and nothing else.
 
     Returns:
         huggingface_hub's description of the commit, or a `Future` of it.
@@ -161,18 +165,25 @@ def commit(
     """
     check_clean(files, folder)
     limit_waiting()
-    options: dict[str, Any] = {"run_as_future": in_background}  # bool: neither of the overloads
-    return (
-        create_commit(  # not a new HfApi's: that of huggingface_hub does one thing in the background after the other
+    additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+
+    def send() -> Any:
+        there = HfApi(token=destination.token).list_repo_files(
+            destination.repo, revision=destination.revision, repo_type=destination.kind
+        )
+        stale = stale_files(there, files, replaced)
+        return create_commit(
             destination.repo,
-            [CommitOperationAdd(name, content) for name, content in files.items()],
+            [*additions, *(CommitOperationDelete(name, is_folder=False) for name in stale)],
             commit_message=message,
+            commit_description=f"Removed, as of an earlier push: {', '.join(stale)}" if stale else "",
             token=destination.token,
             revision=destination.revision,
             repo_type=destination.kind,
-            **options,
         )
-    )
+
+    # huggingface_hub does one thing in the background after the other, so `send` sees what the last push has left
+    return run_as_future(send) if in_background else send()
 
 
 def push_checkpoint(folder: Path, destination: Destination, message: str, whole: str | None = None) -> Future[Any]:
@@ -189,7 +200,7 @@ def push_checkpoint(folder: Path, destination: Destination, message: str, whole:
         files |= {f"{whole}/{name}": content for name, content in checkpoint_files(folder).items()}
     push: Future[Any] = Future()
     try:
-        push = commit(destination, files, folder, message, in_background=True)
+        push = commit(destination, files, folder, message, in_background=True, replaced=whole)
     except UncleanError as error:
         push.set_exception(error)
     push.add_done_callback(_log_failure)

@@ -19,15 +19,13 @@ from subdistill_hf.config.output_folder import written_whole
 from subdistill_hf.data.images import as_rgb
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.hub.files import CARD_FILE
+from subdistill_hf.hub.files import CARD_FILE, SHEET_FILE
 from subdistill_hf.hub.snippet import EXAMPLE_FILE, local_code
 from subdistill_hf.models.adapters import ADAPTER_FILE, save_adapter
 from subdistill_hf.pipeline.contact_sheet import contact_sheet
 from subdistill_hf.reporting.model_card import render_card
 from subdistill_hf.reporting.optional import plot_is_optional
 from subdistill_hf.reporting.report import RunReport, Usage
-
-SHEET_FILE = "contact_sheet.png"
 
 
 def write_student(
