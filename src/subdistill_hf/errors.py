@@ -65,3 +65,8 @@ def with_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def comes_of_an_interruption(error: BaseException) -> bool:
+    """Whether an error is what this package, or another library, made of Ctrl-C."""
+    return any(isinstance(each, KeyboardInterrupt) for each in with_causes(error))

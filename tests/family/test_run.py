@@ -10,12 +10,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from helpers import NAMES, assert_equal_weights, write_task
+from helpers import NAMES, assert_equal_weights, save_teacher, teacher_resnet, write_task
 from subdistill_hf.config.commands import FamilyOptions
 from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.subspaces import load_subspaces
+from subdistill_hf.errors import PushError, SubDistillError
 from subdistill_hf.family import experts
 from subdistill_hf.family.experts import ExpertRun, finished_report
 from subdistill_hf.family.run import FamilyRequest, distill_family
@@ -306,3 +307,125 @@ def test_a_run_of_other_classes_is_not_finished(family):
     run = ExpertRun(Expert("first", tuple(NAMES[:2])), str(folder), {}, {})
     assert finished_report(run) is not None
     assert finished_report(ExpertRun(Expert("first", tuple(NAMES[1:])), str(folder), {}, {})) is None
+
+
+@pytest.mark.parametrize("moment", ["student_folder.save_card", "student_folder._draw", "run.write_page"])
+def test_an_expert_that_is_cut_short_while_its_folder_is_written_is_not_finished(
+    inputs, patch_usage, tmp_path, monkeypatch, moment
+):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    subtasks = (str(write(inputs, {"first": SUBTASKS["first"]})),)
+    request = request_of(inputs, tmp_path / "out", subtasks=subtasks, max_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"subdistill_hf.pipeline.{moment}", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill_family(request)
+    assert (tmp_path / "out" / "first" / "report.json").is_file()
+    assert finished_experts(tmp_path / "out") == []
+    distill_family(request)
+    assert finished_experts(tmp_path / "out") == ["first"]
+    left = {path.name for path in (tmp_path / "out" / "first").iterdir()}
+    assert {"README.md", "confusion.png", "contact_sheet.png", "report.html"} <= left
+    assert "(confusion.png)" in (tmp_path / "out" / "first" / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_error_that_comes_of_an_interruption_is_no_failure_of_an_expert(inputs, tmp_path, monkeypatch):
+    def interrupted(*given):
+        raise SubDistillError("the images cannot be read") from KeyboardInterrupt()
+
+    monkeypatch.setattr(experts, "distill", interrupted)
+    run = ExpertRun(Expert("first", NAMES[:2]), str(tmp_path), task_of(inputs), TRAINING)
+    with pytest.raises(SubDistillError):
+        experts.train_expert(run)
+
+
+# Its teacher
+
+
+def test_a_teacher_that_was_fitted_anew_is_refused(inputs, tmp_path, monkeypatch):
+    """Its folder is called as before, so the options are the same."""
+    monkeypatch.setattr("subdistill_hf.family.run.train_expert", lambda run: experts.Outcome(0.0, "not tried"))
+    teacher_folder = save_teacher(tmp_path / "teacher")
+    request = request_of(inputs, tmp_path / "out", teacher=str(teacher_folder))
+    for _ in range(2):
+        with pytest.raises(FamilyError, match="not tried"):
+            distill_family(request)
+    save_teacher(teacher_folder, teacher_resnet(seed=9))
+    with pytest.raises(FamilyError, match=r"teacher has other weights than when the family in .* use --overwrite"):
+        distill_family(request)
+    known = json.loads((tmp_path / "out" / "family.json").read_text(encoding="utf-8"))
+    del known["teacher_weights"]  # as an earlier version left it
+    (tmp_path / "out" / "family.json").write_text(json.dumps(known), encoding="utf-8")
+    with pytest.raises(FamilyError, match="not tried"):
+        distill_family(request)
+
+
+# The Hub
+
+
+@pytest.fixture
+def pushes(monkeypatch):
+    """What was asked of a Hub, and the error that a push ends with, if any."""
+    asked = {"signed in": [], "pushed": [], "error": None}
+
+    def push_family(folder, **options):
+        asked["pushed"].append(options)
+        if asked["error"] is not None:
+            raise asked["error"]
+        return "the collection"
+
+    monkeypatch.setattr("subdistill_hf.family.run.sign_in", lambda name, **options: asked["signed in"].append(name))
+    monkeypatch.setattr("subdistill_hf.family.run.push_family", push_family)
+    monkeypatch.setattr("subdistill_hf.family.run.train_expert", lambda run: experts.Outcome(0.0, "no such class"))
+    return asked
+
+
+TOKEN = "a-token-of-the-user"
+
+
+def test_a_family_is_pushed_under_the_name_of_its_folder_and_as_private_as_asked(
+    family, inputs, pushes, tmp_path, capsys
+):
+    folder = shutil.copytree(family[0], tmp_path / "my family")
+    subtasks = (str(write(inputs, {"first": SUBTASKS["first"]})),)
+    for private in (True, False, None):
+        asked = {} if private is None else {"hub_private_repo": private}
+        distill_family(request_of(inputs, folder, subtasks, push_to_hub=True, hub_token=TOKEN, **asked))
+    assert pushes["signed in"] == ["my-family"] * 3
+    assert pushes["pushed"] == [{"private": private, "token": TOKEN} for private in (True, False, None)]
+    assert "the collection" in capsys.readouterr().out
+
+
+def test_no_file_of_a_family_holds_the_token(inputs, pushes, tmp_path, monkeypatch):
+    given = []
+    tried = lambda run: (given.append(run), experts.Outcome(0.0, "no such class"))[1]  # noqa: E731
+    monkeypatch.setattr("subdistill_hf.family.run.train_expert", tried)
+    request = request_of(inputs, tmp_path / "out", push_to_hub=True, hub_token=TOKEN, hub_private_repo=True)
+    with pytest.raises(FamilyError, match="3 of 3 experts failed"):
+        distill_family(request)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"family.json", "README.md"}
+    assert not any(TOKEN.encode() in path.read_bytes() for path in files)
+    options = json.loads((tmp_path / "out" / "family.json").read_text(encoding="utf-8"))["options"]
+    assert options.keys().isdisjoint({"hub_token", "hub_private_repo", "push_to_hub"})
+    assert len(given) == 3
+    assert all(TOKEN not in run.command for run in given)
+    assert all(run.training.keys().isdisjoint({"hub_token", "push_to_hub"}) for run in given)
+
+
+def test_a_push_hides_no_experts_that_failed(family, inputs, pushes, tmp_path):
+    """Where none is finished nothing is pushed, and where the push fails too both are told."""
+    failed = r"1 of 1 experts failed; .*\n  stranger: no such class"
+    alone = (str(write(inputs, {"stranger": SUBTASKS["stranger"]})),)
+    with pytest.raises(FamilyError, match=failed):
+        distill_family(request_of(inputs, tmp_path / "none", alone, push_to_hub=True))
+    assert pushes["pushed"] == []
+    folder = shutil.copytree(family[0], tmp_path / "some")
+    with pytest.raises(FamilyError, match=failed):
+        distill_family(request_of(inputs, folder, alone, push_to_hub=True))
+    assert len(pushes["pushed"]) == 1
+    pushes["error"] = PushError("the Hub was not reached")
+    with pytest.raises(PushError, match=rf"^the Hub was not reached\n{failed}"):
+        distill_family(request_of(inputs, folder, alone, push_to_hub=True))

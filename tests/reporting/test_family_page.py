@@ -40,6 +40,8 @@ def test_the_index_has_a_row_for_each_expert_that_is_there(report):
     assert f"{100 * (student - teacher):+.1f} points" in rows[0]
     assert "+0.0 points" in rows[1]
     assert f"the teacher has {50 * (teacher + 0.5):.1f} % and the students {50 * (student + 0.5):.1f} %" in page
+    assert student < teacher
+    assert f", a difference of {50 * (student - teacher):+.1f} points." in page
     assert "- none: the file 1.png is damaged" in page
     assert "\n2 of 3 experts for classes of " in page
     assert "![Teacher and student of each expert](accuracies.png)" in page
@@ -52,7 +54,10 @@ def test_experts_that_are_all_there_are_counted_and_each_command_is_told(report)
     page = render_index(index_of(report, entries=whole, commands=("subdistill family a", "subdistill family /b/c")))
     assert "\n2 experts for classes of " in page
     assert "subdistill family a\nsubdistill family c\n" in page
-    assert "\n1 expert for classes of " in render_index(index_of(report, entries=whole[:1]))
+    one = render_index(index_of(report, entries=whole[:1]))
+    assert "\n1 expert for classes of " in one
+    assert "In the mean" in page
+    assert "In the mean" not in one
 
 
 def test_the_index_of_a_family_without_experts(report):

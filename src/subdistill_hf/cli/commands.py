@@ -31,7 +31,7 @@ from subdistill_hf.errors import (
     InterruptedTrainingError,
     PushError,
     SubDistillError,
-    with_causes,
+    comes_of_an_interruption,
 )
 
 COMMANDS: dict[str, ModuleType] = {
@@ -107,7 +107,7 @@ def run_command(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _interrupted(words)
     except Exception as error:
-        if _comes_of_an_interruption(error):
+        if comes_of_an_interruption(error):
             return _interrupted(words)
         if (fault := disk_fault(error)) is None:
             raise
@@ -150,7 +150,7 @@ def _run(command: str, given: dict[str, Any], words: Sequence[str]) -> None:
 
 def _failed(error: SubDistillError) -> int:
     _say(f"error: {error}")
-    if isinstance(error, InterruptedTrainingError) or _comes_of_an_interruption(error):
+    if isinstance(error, InterruptedTrainingError) or comes_of_an_interruption(error):
         return INTERRUPTED
     return 1 if isinstance(error, PushError) else 2
 
@@ -161,11 +161,6 @@ def _interrupted(words: Sequence[str]) -> int:
     advice = "nothing was done" if command is None else command.after_interruption(words[1:])
     _say(f"interrupted: {advice}")
     return INTERRUPTED
-
-
-def _comes_of_an_interruption(error: BaseException) -> bool:
-    """Whether an error is what another library made of Ctrl-C."""
-    return any(isinstance(each, KeyboardInterrupt) for each in with_causes(error))
 
 
 def _say(message: str) -> None:

@@ -18,7 +18,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import RUNS_FOLDER
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import refused_training_arguments
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import SubDistillError, comes_of_an_interruption
 from subdistill_hf.family.subtasks import Expert
 from subdistill_hf.models.loading import LoadedModel, load_teacher
 from subdistill_hf.models.zero_shot import is_zero_shot
@@ -106,7 +106,7 @@ def finished_report(run: ExpertRun) -> RunReport | None:
         report = RunReport.load(run.place)
     except ReportError:
         return None
-    whole = report.usage is not None  # the last that is written before the card
+    whole = report.usage is not None  # which is written last
     return report if whole and report.subtask == run.expert.classes else None
 
 
@@ -126,8 +126,12 @@ def train_expert(run: ExpertRun) -> Outcome:
             shared = None if is_zero_shot(options.teacher, options.trust_remote_code) else _teacher_of(options)
             distill(options, config, run.command, shared)
         except SubDistillError as error:
+            if comes_of_an_interruption(error):
+                raise
             return Outcome(time.perf_counter() - start, str(error))
         except Exception as error:
+            if comes_of_an_interruption(error):
+                raise
             traceback.print_exc(file=sys.stderr)  # a mistake of ours, or a machine's
             return Outcome(time.perf_counter() - start, f"{type(error).__name__}: {error}")
     return Outcome(time.perf_counter() - start)

@@ -15,13 +15,14 @@ from subdistill_hf.config.commands import FamilyOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.output_folder import held_for_this_run, refuse_other_files, written_whole
 from subdistill_hf.config.validation import with_home
+from subdistill_hf.errors import PushError
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
 from subdistill_hf.family.experts import LOGS_FOLDER, ExpertRun, finished_report, train_expert
 from subdistill_hf.family.subtasks import Expert, FamilyError, experts_of
 from subdistill_hf.formatting import duration
-from subdistill_hf.hub.family import FAMILY_FILE, push_family
-from subdistill_hf.hub.files import CARD_FILE
+from subdistill_hf.hub.family import FAMILY_FILE, finished_experts, name_of_family, push_family
+from subdistill_hf.hub.files import CARD_FILE, weights_identity
 from subdistill_hf.hub.publish import sign_in
 from subdistill_hf.pipeline.auto import options_for_teacher
 from subdistill_hf.pipeline.validation import validate_options
@@ -29,6 +30,8 @@ from subdistill_hf.reporting.family_page import PLOT_FILE, ExpertEntry, FamilyIn
 from subdistill_hf.training.resuming import PARTS
 
 FORMAT: Final = 1
+WEIGHTS_ENTRY: Final = "teacher_weights"
+"""The entry of `FAMILY_FILE` with the digest of the teacher's weights."""
 FOR_THE_HUB: Final = ("push_to_hub", "hub_private_repo", "hub_token")
 """Training arguments that are the family's, and none of its experts'."""
 NO_MEANING: Final = {
@@ -78,6 +81,12 @@ class FamilyRequest:
         found: dict[str, Any] = json.loads(json.dumps(kept))
         return found
 
+    @property
+    def teacher_weights(self) -> str | None:
+        """A digest of the weights of a teacher in a folder, which may be fitted anew; `None` for any other."""
+        name = self.task.get("teacher", EMBEDDED_TEACHERS[0])
+        return None if name in EMBEDDED_TEACHERS or not Path(name).is_dir() else weights_identity(name)
+
 
 def distill_family(request: FamilyRequest) -> Path:
     """Distil one expert for each subtask; those that are finished are kept, and one that was cut short is resumed.
@@ -94,7 +103,7 @@ def distill_family(request: FamilyRequest) -> Path:
     Raises:
         FamilyError: for options, subtasks or a folder that do not fit, before anything is trained; or at the end,
             when an expert has failed: the others are whole.
-        PushError: when the Hub cannot be written; the folder is whole.
+        PushError: when the Hub cannot be written; the folder is whole. It tells of experts that have failed, too.
     """
     _check(request)
     task = _with_student(request.task)
@@ -115,21 +124,30 @@ def distill_family(request: FamilyRequest) -> Path:
     executor = executor_of(request.options, request.options.workers, 0, torch.cuda.device_count())
     pushed = bool(request.training.get("push_to_hub"))
     if pushed:
-        sign_in(request.folder.resolve().name, token=request.training.get("hub_token"))
+        sign_in(name_of_family(request.folder), token=request.training.get("hub_token"))
     with held_for_this_run(request.folder):
         family, commands = _open_folder(request, experts)
         failed = _train_all(runs, executor)
         _write_index([ExpertRun(expert, str(request.folder), task, training) for expert in family], failed, commands)
-    if pushed:
-        private, token = request.training.get("hub_private_repo"), request.training.get("hub_token")
-        print(push_family(request.folder, private=private, token=token))
+    told = (
+        f"{len(failed)} of {len(runs)} experts failed; the others are whole. The same command, without --overwrite, "
+        "tries again:\n" + "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
+    )
+    if pushed and finished_experts(request.folder):
+        try:
+            _push(request)
+        except PushError as error:
+            raise PushError(f"{error}\n{told}" if failed else str(error)) from error
     if failed:
-        raise FamilyError(
-            f"{len(failed)} of {len(runs)} experts failed; the others are whole. The same command, without "
-            "--overwrite, tries again:\n" + "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
-        )
+        raise FamilyError(told)
     print(f"\nThe family is in {request.folder}; its index is {request.folder / 'README.md'}")
     return request.folder
+
+
+def _push(request: FamilyRequest) -> None:
+    """Push the finished experts of a family as its training arguments say, and print the collection's address."""
+    private, token = request.training.get("hub_private_repo"), request.training.get("hub_token")
+    print(push_family(request.folder, private=private, token=token))
 
 
 def _check(request: FamilyRequest) -> None:
@@ -170,6 +188,7 @@ def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> tuple[lis
     """
     path = request.folder / FAMILY_FILE
     classes = {expert.name: list(expert.classes) for expert in experts}
+    weights = request.teacher_weights
     earlier: dict[str, list[str]] = {}
     commands: list[str] = []
     if path.is_file() and request.task.get("overwrite"):
@@ -187,6 +206,12 @@ def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> tuple[lis
                 f"{request.folder} holds a family with another choice of {', '.join(differing)}: continue it with the "
                 "same options, or use --overwrite to replace it, or another --output_dir"
             )
+        if known.get(WEIGHTS_ENTRY, weights) != weights:
+            raise FamilyError(
+                f"the teacher {request.task['teacher']} has other weights than when the family in {request.folder} "
+                "was begun, and a family has one teacher: continue it with the earlier weights, or use --overwrite "
+                "to replace all experts, or another --output_dir"
+            )
         others = {name: of_expert for name, of_expert in known["experts"].items() if name not in classes}
         earlier = {name: of_expert for name, of_expert in others.items() if (request.folder / name).is_dir()}
         commands = known.get("commands", []) if earlier else []
@@ -194,7 +219,13 @@ def _open_folder(request: FamilyRequest, experts: Sequence[Expert]) -> tuple[lis
         refuse_other_files(request.folder, (), error=FamilyError)
     request.folder.mkdir(parents=True, exist_ok=True)
     commands = list(dict.fromkeys([*commands, *([request.command] if request.command else [])]))
-    content = {"format": FORMAT, "options": request.compared, "experts": earlier | classes, "commands": commands}
+    content = {
+        "format": FORMAT,
+        "options": request.compared,
+        WEIGHTS_ENTRY: weights,
+        "experts": earlier | classes,
+        "commands": commands,
+    }
     with written_whole(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return [*(Expert(name, tuple(of_expert)) for name, of_expert in earlier.items()), *experts], commands

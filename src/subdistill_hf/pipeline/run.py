@@ -256,6 +256,7 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     if task.options.html_report:
         with plot_is_optional(PAGE_FILE):
             write_page(task.folder)
+    report.save(task.folder)  # the last: with it the folder is whole
     return report
 
 

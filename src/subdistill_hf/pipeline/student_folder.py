@@ -47,7 +47,8 @@ def write_student(
         report: see `report.build_report`.
 
     Returns:
-        The report with what is known once the student is written: `usage`, and the student's `size_bytes`.
+        The report with what is known once the student is written: `usage`, and the student's `size_bytes`. It is
+        in the folder without `usage`, by which a whole folder is known: save it when all else is written.
 
     Raises:
         SubDistillError: when the saved student does not load in a fresh process.
@@ -64,7 +65,6 @@ def write_student(
     report.save(folder)
     as_rgb(example).save(folder / EXAMPLE_FILE)
     report = replace(report, usage=_run_usage(folder, adapter, report.threshold is not None))
-    report.save(folder)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         save_card(render_card(report), folder)

@@ -267,7 +267,7 @@ class RunReport:
         versions: package to version.
         wrong_answers: of the published student, those that it is most sure of, some of each class, the surest first.
         rejection: the published student's threshold for unknown images, if it was measured.
-        usage: the card's snippet; `None` until the student is written.
+        usage: the card's snippet; `None` until the folder of the student is whole, with all that belongs to it.
         image_options: the options that the images were loaded with, those of `DataOptions`, and the seed; without
             labels also `unlabelled_images`, and `chosen`, see `data.loading.SubtaskData`.
         exports: the student in formats for devices, each format once.
