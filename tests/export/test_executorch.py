@@ -143,6 +143,7 @@ def test_the_program_beside_the_files_takes_that_of_eight_bits(in_eight_bits, mo
 
 def test_eight_bits_that_cost_too_much_are_left_out(in_eight_bits, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "_too_costly", lambda *given: "it is bad")
+    monkeypatch.setattr(exporting, "_too_large", lambda *given: None)
     monkeypatch.setattr(ExecutorchFiles, "quantised", lambda files, network, scheme, pixels: network)
     student, images = TorchStudent(load_student(in_eight_bits[0])), made_up_images(in_eight_bits[0])
     images = replace(images, calibration=images.test)

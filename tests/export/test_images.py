@@ -54,6 +54,15 @@ def test_a_folder_of_images_alone_has_no_labels(tmp_path):
     assert images.test.accuracy(np.zeros((2, 3))) is None
 
 
+def test_what_a_file_manager_hides_in_a_folder_of_images_is_none_of_it(tmp_path):
+    for name in ("a.png", "b.png", ".c.png"):
+        Image.new("RGB", (20, 10)).save(tmp_path / name)
+    (tmp_path / ".thumbnails").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / ".thumbnails" / "a.png")
+    images = calibration_images(str(tmp_path), NAMES)
+    assert [len(images.calibration.images), len(images.test.images)] == [1, 1]
+
+
 def test_of_a_large_folder_images_of_all_kinds_are_taken(tmp_path):
     for kind, grey in (("cat", 10), ("dog", 240)):
         for number in range(300):

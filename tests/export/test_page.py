@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from browser import BROWSER, MISSING, browser
@@ -193,6 +195,44 @@ def test_the_server_gives_files_with_the_types_that_browsers_need(runtime):
         server.shutdown()
     assert types == ["text/javascript", "text/javascript", "application/wasm"]
     assert server.server_address[0] == "127.0.0.1"
+
+
+def test_a_browser_that_leaves_or_asks_for_nonsense_prints_nothing(tmp_path, capfd):
+    (tmp_path / "large.wasm").write_bytes(b"0" * 30_000_000)
+    with served(tmp_path) as server:
+        left = threading.Event()
+        usual = server.shutdown_request
+        server.shutdown_request = lambda request: (usual(request), left.set())
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(("127.0.0.1", server.server_port)) as browser:
+            browser.sendall(b"GET /large.wasm HTTP/1.1\r\n\r\n")
+            browser.recv(1000)
+        assert left.wait(30)
+        for path in ("%00", "large.wasm%00", "a" * 5000):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/{path}")
+        server.shutdown()
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_of_the_server_is_not_hidden(tmp_path, capfd):
+    with served(tmp_path) as server:
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            server.handle_error(None, None)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "letter", ["\x00", "\t", "\x7f", "\x80", "\x85", "\u2028", "\ud83d", "\ufeff", "\ufffe", "\uffff", "😀"]
+)
+def test_the_card_of_a_space_takes_every_name_of_a_class(letter):
+    for title in (f"a{letter}b", f'"{letter}\\', f"{letter} - a: #{letter}"):
+        card = page._space_card(title)
+        _, metadata, _ = card.split("---\n")
+        assert yaml.safe_load(metadata)["title"] == title
+        card.encode()
 
 
 def test_without_the_runtime_the_page_says_how_to_get_it(student, tmp_path):

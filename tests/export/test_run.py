@@ -25,6 +25,7 @@ from subdistill_hf.export.onnx_files import OnnxFiles
 from subdistill_hf.export.run import export_student
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.export.summary import summary
+from subdistill_hf.formatting import file_size
 from subdistill_hf.hub.files import weights_identity
 from subdistill_hf.models.loading import load_student
 from subdistill_hf.reporting.report import RunReport
@@ -177,6 +178,7 @@ def test_a_way_to_eight_bits_that_fails_leaves_the_other(network, folder, tmp_pa
     def fail(*given):
         raise RuntimeError("no such operator")
 
+    monkeypatch.setattr(exporting, "_too_large", lambda *given: None)  # as dynamic is for so small a network
     monkeypatch.setitem(onnx_quantisation.SCHEMES, "static", fail)
     result = export_files(student_of(folder), made_up(folder), ExportOptions(int8=True, max_loss=100), tmp_path)
     assert result.tried[0].failed == "no such operator"
@@ -207,6 +209,27 @@ def test_what_int8_may_cost(exported, accuracy, torch_accuracy, agreement, kept)
     file = replace(exported.files[1], accuracy=accuracy, agreement=agreement)
     expected = exporting._Expected(np.zeros((1, 3)), torch_accuracy)
     assert (exporting._too_costly(file, expected, 1.0) is None) == kept
+
+
+@pytest.mark.parametrize("right", range(1, 100))
+def test_int8_may_cost_all_the_points_that_are_allowed(exported, right):
+    """Though differences of shares are rounded: 0.99 - 0.98 is more than 0.01."""
+    expected = exporting._Expected(np.zeros((1, 3)), (right + 1) / 100)
+    file = replace(exported.files[0], accuracy=right / 100)
+    assert exporting._too_costly(file, expected, 1.0) is None
+    unlabelled = replace(file, accuracy=None, agreement=1 - right / 100)
+    assert exporting._too_costly(unlabelled, exporting._Expected(np.zeros((1, 3)), None), float(right)) is None
+    assert exporting._too_costly(file, expected, 0.999) is not None
+
+
+def test_an_int8_file_that_is_not_smaller_is_left_out_and_said(network, folder, tmp_path, monkeypatch):
+    """The programs beside the files would take it, as the smaller one."""
+    monkeypatch.setattr(OnnxFiles, "quantised", lambda files, network, scheme, pixels: network)
+    result = export_files(student_of(folder), made_up(folder), ExportOptions(int8=True, max_loss=100), tmp_path)
+    assert [file.name for file in result.files] == ["model.onnx"]
+    size = file_size(result.files[0].size_bytes)
+    assert result.left_out.startswith(f"it would have {size}, and the file in float32 has {size}: ")
+    assert not [name for name in written(tmp_path) if "quantized" in name]
 
 
 def test_outside_the_file_takes_processed_pixels(network, folder, tmp_path, monkeypatch, capsys):

@@ -53,6 +53,28 @@ def test_only_long_values_with_a_digit_that_are_no_files_are_secrets_of_the_envi
         check_clean({"README.md": f"in {file}".encode()}, tmp_path / "student")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "secret"),
+    [
+        ("SOME_API_KEY", "the-secret-0f-the-environment", True),
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI7K7MDENG/bPxRfiCYEXAMPLEKEY", True),
+        ("TOKENIZER_CHECKPOINT", "google/vit-base-patch16-224", False),
+        ("TOKENIZER_CACHE", "the-cache-0f-the-environment", False),
+        ("TEACHER_OF_TOKENS", "google/vit-base-patch16-224", False),
+    ],
+)
+def test_the_variable_is_named_that_a_secret_is_of(tmp_path, monkeypatch, variable, value, secret):
+    """A variable with the id of a model is none of a secret, whatever it is called."""
+    monkeypatch.setenv(variable, value)
+    files = {"README.md": f"distilled from {value}".encode()}
+    if not secret:
+        check_clean(files, tmp_path)
+        return
+    with pytest.raises(UncleanError, match=f"environment variable {variable}: take it out, or unset") as caught:
+        check_clean(files, tmp_path)
+    assert value not in str(caught.value)
+
+
 @pytest.mark.parametrize("place", ["home", "cache"])
 def test_the_folders_of_this_machine_are_known_whatever_their_shape(tmp_path, monkeypatch, place):
     monkeypatch.setattr(Path, "home", lambda: Path("/work7/home"))
@@ -111,7 +133,7 @@ FILES = [
 def test_tokens_of_every_known_shape_are_found(tmp_path, monkeypatch, name, secret):
     monkeypatch.setenv("SOME_API_KEY", "the-secret-0f-the-environment")
     for text in (secret, f"key: {secret}\n", json.dumps({"key": secret})):
-        with pytest.raises(UncleanError, match=f"{name} holds an access token: take it out") as caught:
+        with pytest.raises(UncleanError, match=f"{name} holds an access token.*: take it out") as caught:
             check_clean({name: text.encode()}, tmp_path)
         assert secret not in str(caught.value)
 

@@ -102,7 +102,8 @@ def test_an_interruption_stops_the_push_of_a_family(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("my family", "my-family"), ("Familie_Ä", "Familie_A"), ("a" * 97, "a" * 96), ("v1.git", "v1")]
+    ("folder", "name"),
+    [("my family", "my-family"), ("Familie_Ä", "Familie_A"), ("a" * 97, "a" * 96), ("v1.git", "v1")],
 )
 def test_a_family_is_called_after_its_folder_as_the_hub_takes_it(tmp_path, folder, name):
     assert family.name_of_family(tmp_path / folder) == name

@@ -19,11 +19,13 @@ from subdistill_hf.export.parity import agreement, check_preprocessing, logit_di
 from subdistill_hf.export.preprocessing import Step, in_words, steps_of
 from subdistill_hf.export.runtime import Measured, logits_of_images, measure, quartiles
 from subdistill_hf.export.student import TorchStudent
-from subdistill_hf.formatting import format_percent
+from subdistill_hf.formatting import file_size, format_percent
 from subdistill_hf.pipeline.evaluation import processor_name
 from subdistill_hf.reporting.exported import ExportedFile, Latency, ReportedExport, TriedScheme
 
 LATENCY_RUNS: Final = 50
+ROUNDING: Final = 1e-9
+"""By how many points a difference of two shares may be off."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def export_files(student: TorchStudent, images: ExportImages, options: ExportOpt
     network_difference = found[known.float_file].largest_difference
     if inside:
         network_difference = logit_difference(logits_of_images(files.runner(network), pixels), logits)
-    left_out = _left_out(int8, found.get(known.int8_file), expected, options.max_loss) if options.int8 else None
+    left_out = None
+    if options.int8:
+        left_out = _left_out(int8, found.get(known.int8_file), found[known.float_file], expected, options.max_loss)
     if left_out is not None and known.int8_file in found:
         paths[known.int8_file].unlink()
         del found[known.int8_file], networks[known.int8_file]
@@ -124,11 +128,23 @@ def _described(
     )
 
 
-def _left_out(int8: Int8, file: ExportedFile | None, expected: _Expected, most_points: float) -> str | None:
+def _left_out(
+    int8: Int8, file: ExportedFile | None, plain: ExportedFile, expected: _Expected, most_points: float
+) -> str | None:
     """Why there is no file of 8 bits; `None` where there is one."""
     if file is None:
         return "; ".join(f"{one.name} gave no file that runs ({one.failed})" for one in int8.tried)
-    return _too_costly(file, expected, most_points)
+    return _too_large(file, plain) or _too_costly(file, expected, most_points)
+
+
+def _too_large(file: ExportedFile, plain: ExportedFile) -> str | None:
+    """Why a file of 8 bits is of no use beside that in float32; `None` for one that is smaller."""
+    if file.size_bytes < plain.size_bytes:
+        return None
+    return (
+        f"it would have {file_size(file.size_bytes)}, and the file in float32 has {file_size(plain.size_bytes)}: what "
+        "describes the 8 bits takes more than they save in so small a student"
+    )
 
 
 def _too_costly(file: ExportedFile, expected: _Expected, most_points: float) -> str | None:
@@ -138,6 +154,6 @@ def _too_costly(file: ExportedFile, expected: _Expected, most_points: float) -> 
     else:
         lost = expected.accuracy - file.accuracy
         what = f"its accuracy is {format_percent(file.accuracy)} instead of {format_percent(expected.accuracy)}"
-    if 100 * lost <= most_points:
+    if 100 * lost <= most_points + ROUNDING:
         return None
     return f"{what}, which is more than the {most_points:g} points that int8 may cost (--max_loss)"

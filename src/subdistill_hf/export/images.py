@@ -143,8 +143,8 @@ def _set_of(data: SubtaskData, split: str, most: int) -> ImageSet:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """The images that lie in a folder itself, if no other folder lies in it."""
-    paths = sorted(folder.iterdir())
+    """The images that lie in a folder itself, if no other folder lies in it; what is hidden does not count."""
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if any(path.is_dir() for path in paths):
         return []
     return [path for path in paths if is_image_file(path)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +41,8 @@ NPM_PLACE: Final = Path("node_modules", "onnxruntime-web", "dist")
 TEMPLATES: Final = Path(__file__).parent / "templates" / "page"
 LOOPBACK: Final = "127.0.0.1"
 MOST_NAMED: Final = 8
+NOT_IN_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""Characters that JSON takes as they are; YAML refuses them, or reads them as line breaks, unless they are escaped."""
 
 
 def serve(student: str | Path, options: ServeOptions) -> None:
@@ -182,13 +187,22 @@ def served(folder: str | Path, port: int = 0) -> Iterator[ThreadingHTTPServer]:
         ExportError: when the port is taken.
     """
     try:
-        server = ThreadingHTTPServer((LOOPBACK, port), partial(_StaticFiles, directory=str(folder)))
+        server = _Server((LOOPBACK, port), partial(_StaticFiles, directory=str(folder)))
     except OSError as error:
         raise ExportError(f"port {port} cannot be used ({error.strerror or error}): give another --port") from error
     try:
         yield server
     finally:
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that says nothing of browsers that leave in the middle of a file."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the error of a request, unless it is that nobody reads the answer any more."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _StaticFiles(SimpleHTTPRequestHandler):
@@ -201,6 +215,14 @@ class _StaticFiles(SimpleHTTPRequestHandler):
         ".wasm": "application/wasm",
         ".json": "application/json",
     }
+
+    def send_head(self) -> Any:
+        """Begin the answer; a path that cannot be the name of a file, such as one with a null byte, is not there."""
+        try:
+            return super().send_head()
+        except ValueError:
+            self.send_error(HTTPStatus.NOT_FOUND, "File not found")
+            return None
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
@@ -238,4 +260,5 @@ def _runtime(given: str | Path | None) -> Path:
 
 def _space_card(title: str) -> str:
     """The README of a static Space."""
-    return f"---\ntitle: {json.dumps(title, ensure_ascii=False)}\nsdk: static\napp_file: index.html\n---\n"
+    quoted = NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(title, ensure_ascii=False))
+    return f"---\ntitle: {quoted}\nsdk: static\napp_file: index.html\n---\n"

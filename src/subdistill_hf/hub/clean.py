@@ -31,8 +31,10 @@ _TOKENS: Final = re.compile(
     """,
     re.VERBOSE,
 )
-_SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(r"TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
 _SHORTEST_SECRET: Final = 16
+_MODEL: Final = re.compile(r"(?=[^/]+/[^/]+$)[A-Za-z0-9]{1,15}([-_./][A-Za-z0-9]{1,15})+")
+"""An id of the Hub, `owner/name`, of words: a secret has longer runs of letters and digits."""
 
 _FOREIGN: Final = re.compile(
     r"""file:/+[^\s"'`<>)\]]+
@@ -72,7 +74,7 @@ def check_clean(files: Mapping[str, bytes | Path], folder: str | Path) -> None:
     """
     folder = Path(folder)
     _check_base(files, folder)
-    secrets, own = _secrets(), _own_paths(folder)
+    token, secrets, own = get_token(), _secrets(), _own_paths(folder)
     classes = [name for name in _class_names(files) if _path_in(name, own, is_text=True)]
     names = _as_written(classes) if classes else None
     for name, content in files.items():
@@ -80,8 +82,13 @@ def check_clean(files: Mapping[str, bytes | Path], folder: str | Path) -> None:
             continue
         data = _read(content)
         text = data.decode("utf-8", errors="replace")
-        if _TOKENS.search(text) or has_password(text) or any(secret in text for secret in secrets):
+        if _TOKENS.search(text) or has_password(text) or (token and token in text):
             raise UncleanError(f"{folder / name} holds an access token: take it out")
+        if (variable := next((one for one, value in secrets.items() if value in text), None)) is not None:
+            raise UncleanError(
+                f"{folder / name} holds an access token, the value of the environment variable {variable}: take it "
+                f"out, or unset {variable} if its value is no secret"
+            )
         if names:
             text = names.sub("", text)
         if path := _path_in(text, own, is_text=b"\0" not in data):
@@ -135,14 +142,17 @@ def _as_written(names: list[str]) -> re.Pattern[str]:
     return re.compile(rf"{_BEFORE}(?:{'|'.join(map(re.escape, longest_first))})(?![\w/\\-]|\.\w)")
 
 
-def _secrets() -> list[str]:
-    """The secrets that this machine knows: the token that it is signed in with, and those of its environment."""
-    named = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and not Path(value).exists()]
-    token = get_token()
-    return [
-        *([token] if token else []),
-        *(value for value in named if len(value) >= _SHORTEST_SECRET and re.search(r"\d", value)),
-    ]
+def _secrets() -> dict[str, str]:
+    """The secrets that the environment of this process knows, by the names of their variables."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name)
+        and len(value) >= _SHORTEST_SECRET
+        and re.search(r"\d", value)
+        and not _MODEL.fullmatch(value)
+        and not Path(value).exists()
+    }
 
 
 def _own_paths(folder: Path) -> list[str]:
