@@ -57,7 +57,7 @@ def push_family(
         raise PushError(
             f"the names of the repositories would be too long to differ: give a shorter one than {title!r}"
         )
-    failed = {}
+    failed: dict[str, str] = {}
     for expert, repo in repos.items():
         destination = Destination(repo, private, revision, token)
         try:
