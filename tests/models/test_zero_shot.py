@@ -11,7 +11,13 @@ from image_text import CLASSES, FAMILIES, clip, save_image_text_model, tokenizer
 from subdistill_hf.models import zero_shot
 from subdistill_hf.models.loading import ModelError
 from subdistill_hf.models.words import Words, phrases_of_names
-from subdistill_hf.models.zero_shot import as_classifier, is_zero_shot, load_zero_shot
+from subdistill_hf.models.zero_shot import (
+    OTHER_PROMPTS,
+    as_classifier,
+    is_zero_shot,
+    load_zero_shot,
+    usual_other_prompts,
+)
 
 WORDS = phrases_of_names(CLASSES)
 
@@ -111,3 +117,25 @@ def test_a_model_that_compares_otherwise_is_refused():
     model.forward = lambda **given: type("Output", (), {"logits_per_image": torch.tensor([[3.0]])})
     with pytest.raises(ModelError, match="by more than the cosine"):
         as_classifier(model, tokenizer(), Words(WORDS))
+
+
+@pytest.mark.parametrize(
+    ("classes", "left_out"),
+    [
+        (("a ripe tomato", "a rotten tomato"), set()),
+        (("a person", "a dog"), {"a photo of a person."}),
+        (("two people", "a Building"), {"a photo of a person.", "a photo of a building."}),
+        (("wild animals", "texture"), {"a photo of an animal.", "a texture."}),
+        (("a photo", "something else"), set()),
+    ],
+)
+def test_usual_texts_of_none_of_the_classes_name_none_of_them(classes, left_out):
+    assert usual_other_prompts(phrases_of_names(classes)) == tuple(
+        prompt for prompt in OTHER_PROMPTS if prompt not in left_out
+    )
+
+
+def test_a_text_of_none_of_the_classes_that_is_a_text_of_a_class_is_refused(folders):
+    given = Words(WORDS, ("a photo of {}.",), other_prompts=("a photo of a ripe tomato.",))
+    with pytest.raises(ModelError, match="is of none of the classes, and is that of the class 'a ripe tomato' too"):
+        load_zero_shot(str(folders["clip"]), given)

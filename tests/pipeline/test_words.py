@@ -1,17 +1,20 @@
 """A whole run from words to a pushed student, with a teacher that compares images with texts."""
 
 import json
+import re
 
 import pytest
 import torch
 
-from helpers import config, task_options, write_task
+from helpers import NAMES, config, task_options, write_task
 from image_text import CLASSES, save_image_text_model
-from subdistill_hf.config.commands import ExplainOptions
+from subdistill_hf.analysis.teacher_layers import load_teacher_layers
+from subdistill_hf.config.commands import ExplainOptions, InspectOptions
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.data.subtask import Subtask
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.explain.pair import load_pair
+from subdistill_hf.models.words import phrases_of_names
 from subdistill_hf.pipeline.run import distill
 from subdistill_hf.pipeline.task import load_task, load_teacher_of, matched
 from subdistill_hf.reporting.report import RunReport
@@ -59,6 +62,7 @@ def test_from_words_to_a_pushed_student(inputs, tmp_path, hub):
     assert len(report.subspaces) > 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "Classes in words, in: `a photo of {}.`" in card
+    assert "Texts of none of the classes: `a photo.`, `a photo of something else.`" in card
     assert "**No image had a label.**" in card
     names = hub.answer(PUSH, str(tmp_path / "out"))
     assert [*names.values()] == [*CLASSES]
@@ -76,7 +80,7 @@ def test_names_of_labelled_classes_are_the_words(inputs, tmp_path):
 
 def test_names_of_a_dataset_that_look_like_words_of_several_phrases_are_taken_as_they_are(inputs, tmp_path):
     names = ("red|rotten tomato", "a", "A", "none of these")
-    teacher = load_teacher_of(task_options(inputs, teacher=str(inputs / "siglip")), names)
+    teacher = load_teacher_of(task_options(inputs, teacher=str(inputs / "siglip")), phrases_of_names(names))
     subtask = matched(Subtask(names, (3, 1, 0, 2)), teacher, ["A", "a", "none of these", "red|rotten tomato"])
     assert subtask.teacher_ids == (0, 1, 2, 3)
     assert teacher.labels[4] == "none of these"  # of an image that shows nothing of all that
@@ -93,6 +97,53 @@ def test_phrases_of_a_run_are_those_of_its_explanation(inputs, tmp_path):
     pixels = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(pair.teacher.classifier.model(pixels)[:, :3], own.teacher.model(pixels)[:, :3])
     assert again.teacher.classes == report.teacher.classes
+
+
+def test_classes_with_labels_may_be_given_words_of_their_own(inputs, tmp_path):
+    first, *others = task_options(inputs).classes
+    options = task_options(
+        inputs, teacher=str(inputs / "clip"), classes=[f"{first} | a ripe tomato | a tomato", *others]
+    )
+    task = load_task(options, config(tmp_path / "out"))
+    plain = load_task(task_options(inputs, teacher=str(inputs / "clip")), config(tmp_path / "plain"))
+    assert task.teacher.words.names == task.data.subtask.names == plain.data.subtask.names
+    assert task.teacher.words.classes[0] == ("a ripe tomato", "a tomato")
+    assert task.teacher.words.classes[1:] == plain.teacher.words.classes[1:]
+    assert task.options.classes == plain.options.classes
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["a ripe tomato", "a rotten tomato"], "give 'LABEL | your words'"),
+        ([f"{NAMES[0]} | a tomato", f"{NAMES[1]} | a tomato"], "'a tomato' is given for two classes"),
+        (["superclass:fruit | a tomato", NAMES[1]], "words are for one class"),
+        ([NAMES[0], NAMES[0]], "is given twice"),
+    ],
+)
+def test_words_that_do_not_fit_labels_are_refused(inputs, tmp_path, classes, message):
+    options = task_options(inputs, teacher=str(inputs / "clip"), classes=classes)
+    with pytest.raises(SubDistillError, match=re.escape(message)):
+        load_task(options, config(tmp_path / "out"))
+
+
+def test_numbers_are_no_words_but_where_a_prompt_says_what_they_are(inputs, tmp_path):
+    with pytest.raises(SubDistillError, match="has no list of classes"):
+        load_task(words(inputs, classes=["0", "n02123045"]), config(tmp_path / "out"))
+    options = words(inputs, classes=["a", "7"], prompts=["a photo of the number {}."])
+    assert load_teacher_of(options, None).words.classes == (("a",), ("7",))
+
+
+def test_words_for_a_teacher_with_classes_of_its_own_are_refused_with_what_takes_them(inputs, tmp_path):
+    options = words(inputs, teacher="glyphs-resnet", classes=["a ripe tomato", "a rotten tomato"])
+    with pytest.raises(SubDistillError, match=r"'glyphs-resnet': unknown class 'a ripe tomato'.*takes any words"):
+        load_task(options, config(tmp_path / "out"))
+
+
+def test_a_command_that_needs_a_classifier_refuses_a_teacher_of_words(inputs):
+    options = InspectOptions(teacher=str(inputs / "clip"), dataset=str(inputs / "photos"))
+    with pytest.raises(SubDistillError, match="has no classes: expected a classifier"):
+        load_teacher_layers(options)
 
 
 def test_prompts_for_a_classifier_are_refused(inputs, tmp_path):

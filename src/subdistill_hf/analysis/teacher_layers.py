@@ -17,7 +17,8 @@ from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.subtask import match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
-from subdistill_hf.models.loading import LoadedModel, load_teacher
+from subdistill_hf.models.loading import LoadedModel, ModelError, load_teacher
+from subdistill_hf.models.zero_shot import is_zero_shot
 from subdistill_hf.teacher.fitting import FitRequest, fit_moments
 from subdistill_hf.teacher.teacher import Teacher
 
@@ -57,6 +58,7 @@ class TeacherLayers:
             with_context: `False` skips the backward pass, for bases that need no contexts.
         """
         process = PartialState()
+
         request = FitRequest(
             positions=None,
             seed=self.options.seed,
@@ -73,9 +75,14 @@ def load_teacher_layers(options: TeacherOptions) -> TeacherLayers:
     """Load images and teacher, match their classes, and find the layers.
 
     Raises:
-        SubDistillError: for options that do not fit together.
+        SubDistillError: for options that do not fit together, or a teacher that takes words.
     """
     process = PartialState()
+    if is_zero_shot(options.teacher, options.trust_remote_code):
+        raise ModelError(
+            f"the teacher {options.teacher!r} compares images with texts, and has no classes: expected a "
+            "classifier. `subdistill distill` takes such a teacher"
+        )
     if options.validation_fraction is None:
         options = replace(options, validation_fraction=0.0)  # nothing is chosen here
     with process.local_main_process_first():

@@ -137,7 +137,7 @@ def _load_teacher(
         return load_teacher(name, options.trust_remote_code)
     words = Words(phrases_of_names(classes))
     if own is not None and own.name in (name, last_part(name)):  # of a folder, a report has the last part
-        words = Words(own.classes or words.classes, own.prompts, own.other_prompts)
+        words = Words(own.classes or words.classes, own.prompts, own.other_prompts, classes)
     return load_zero_shot(name, words, options.trust_remote_code)
 
 

@@ -7,6 +7,7 @@ caches, subspaces and layer pairs treat it as any classifier.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from subdistill_hf.models.adapter_loading import without_loading_reports
 from subdistill_hf.models.heads import labels_of
 from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, freeze
 from subdistill_hf.models.provenance import hub_revision, license_of
-from subdistill_hf.models.words import Words
+from subdistill_hf.models.words import Phrases, Words
 
 USUAL_PROMPTS: Final = ("a photo of {}.", "a close-up photo of {}.", "a blurry photo of {}.", "a picture of {}.")
 PROMPTS: Final[dict[str, tuple[str, ...]]] = {
@@ -48,6 +49,12 @@ OTHER_PROMPTS: Final = (
     "a text.",
 )
 """What a photograph of none of the classes may be described as."""
+NO_SUBJECT: Final = frozenset({"a", "an", "of", "photo", "something", "else"})
+"""Words of these that say nothing of what is shown."""
+LIKE_PEOPLE: Final = frozenset(
+    {"people", "human", "man", "men", "woman", "women", "child", "children", "boy", "girl", "face"}
+)
+"""Words beside which "a photo of a person." would take images from a class."""
 NOTHING: Final = "none of these"
 SIGLIP_TOKENS: Final = 64
 PARITY: Final = 1e-4
@@ -127,7 +134,7 @@ def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> 
     except LOADING_ERRORS as error:
         reason = missing_place(name) or explain(error).rstrip(".")
         raise ModelError(f"zero-shot teacher {name!r} cannot be loaded: {reason}") from error
-    words = replace(words, prompts=prompts_of(model, words))
+    words = replace(words, prompts=prompts_of(model, words), other_prompts=other_prompts_of(model, words))
     classifier = as_classifier(model, tokenizer, words)
     revision = hub_revision(name)
     return LoadedModel(
@@ -169,11 +176,12 @@ def as_classifier(model: Any, tokenizer: Any, words: Words) -> ZeroShotClassifie
         for phrases in words.classes
     ]
     sigmoid = has_sigmoids(model)
-    others = () if sigmoid and not words.other_prompts else words.other_prompts or OTHER_PROMPTS
+    others = other_prompts_of(model, words)
     texts += [[text] for text in others]
     names = [*words.names, *(f"(other) {text}" for text in others)]
     scale, shift = _scale_and_bias(model)
     _check_texts(model, tokenizer, texts, words.names)
+    _check_other_texts(tokenizer, texts[: len(words.classes)], others, words.names)
     _check_cosine(model, tokenizer, texts[0][0], scale, shift)
     embeddings = torch.stack([_text_embedding(model, tokenizer, each) for each in texts])
     bias = torch.full((len(texts),), shift)
@@ -182,6 +190,43 @@ def as_classifier(model: Any, tokenizer: Any, words: Words) -> ZeroShotClassifie
         bias, names = torch.cat([bias, torch.zeros(1)]), [*names, NOTHING]
     _drop_text_side(model)
     return ZeroShotClassifier(model, embeddings, scale, bias, names)
+
+
+def other_prompts_of(model: Any, words: Words) -> tuple[str, ...]:
+    """The texts of none of the classes: those that were given, none for a model with sigmoids, or usual ones."""
+    return words.other_prompts or (() if has_sigmoids(model) else usual_other_prompts(words.classes))
+
+
+def usual_other_prompts(classes: Phrases) -> tuple[str, ...]:
+    """Those of `OTHER_PROMPTS` that name none of the classes: an image of one must not be one of "none of these".
+
+    Args:
+        classes: the phrases of each class.
+    """
+    named = {word for phrases in classes for phrase in phrases for word in re.findall(r"\w+", phrase.casefold())}
+    named |= {word.removesuffix("s") for word in named}
+    if named & LIKE_PEOPLE:
+        named.add("person")
+    return tuple(prompt for prompt in OTHER_PROMPTS if not named & (set(re.findall(r"\w+", prompt)) - NO_SUBJECT))
+
+
+def _check_other_texts(
+    tokenizer: Any, texts: Sequence[Sequence[str]], others: Sequence[str], names: Sequence[str]
+) -> None:
+    """Refuse texts of none of the classes that are the text of a class to the teacher.
+
+    Raises:
+        ModelError: naming both.
+    """
+    owners = {
+        tuple(tokenizer(text)["input_ids"]): name for name, each in zip(names, texts, strict=True) for text in each
+    }
+    for other in others:
+        if (name := owners.get(tuple(tokenizer(other)["input_ids"]))) is not None:
+            raise ModelError(
+                f"the text {other!r} is of none of the classes, and is that of the class {name!r} too: give "
+                "--other_prompts that show none of them"
+            )
 
 
 def has_sigmoids(model: Any) -> bool:
@@ -261,7 +306,11 @@ def _check_cosine(model: Any, tokenizer: Any, text: str, scale: float, shift: fl
         own = float(model(**tokens_of(model, tokenizer, [text]), pixel_values=image).logits_per_image)
         ours = float(scale * (image_embeddings(model, image)[0] @ _text_embedding(model, tokenizer, [text])) + shift)
     except (TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{type(model).__name__} cannot be a zero-shot teacher here: {error}") from error
+        raise ModelError(
+            f"{type(model).__name__} cannot be a zero-shot teacher here: it does not take images of one size, "
+            f"`pixel_values` (B, 3, H, W), and texts alone ({error}). Give a checkpoint of one image size, such as "
+            "google/siglip2-base-patch16-224 instead of google/siglip2-base-patch16-naflex"
+        ) from error
     if abs(own - ours) > PARITY * max(1.0, abs(own)):
         raise ModelError(
             f"{type(model).__name__} compares images and texts by more than the cosine of their embeddings: its logit "

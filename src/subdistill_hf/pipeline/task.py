@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,14 @@ from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.other_classes import check_other_classes, with_images_from_elsewhere, with_other_classes
 from subdistill_hf.data.preprocessing import check_fixed_size
-from subdistill_hf.data.subtask import MissingClassesError, Subtask, match_teacher, matching_table
+from subdistill_hf.data.subtask import (
+    MissingClassesError,
+    Subtask,
+    SubtaskError,
+    match_teacher,
+    matching_table,
+    outputs_of,
+)
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.heads import several_classes_note
@@ -31,7 +39,7 @@ from subdistill_hf.models.loading import (
     load_teacher,
 )
 from subdistill_hf.models.students import check_student_is_there
-from subdistill_hf.models.words import Words, phrases_of_names, phrases_of_words
+from subdistill_hf.models.words import Phrases, Words, check_no_ids, names_and_phrases, phrases_of_words
 from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
 from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads, with_arguments
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
@@ -147,9 +155,10 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
         _tell_several_classes(teacher, options, config)
         data, selection = load_without_labels(options, config, teacher)
     else:
-        with config.main_process_first(desc="loading images"):
+        options, phrases = _words_apart(options)
+        with config.main_process_first(desc="loading images"), _told_of_words(phrases is not None):
             data = load_subtask(options, config.seed, check=partial(check_other_classes, options))
-        teacher = load_teacher_of(options, data.subtask.names, loaded)
+        teacher = load_teacher_of(options, _phrases_of(data, phrases or {}), loaded, data.subtask.names)
     lacks_classes = teacher.without_head
     if not lacks_classes:
         try:
@@ -217,15 +226,44 @@ def _with_unknown(data: SubtaskData, options: TaskOptions, config: SubDistillCon
     return data
 
 
+def _words_apart(options: TaskOptions) -> tuple[TaskOptions, dict[str, tuple[str, ...]] | None]:
+    """The options with the names of classes alone, and the phrases beside them; `None` for a teacher without words."""
+    if not is_zero_shot(options.teacher, options.trust_remote_code):
+        return options, None
+    names, phrases = names_and_phrases([str(entry) for entry in options.classes])
+    return replace(options, classes=list(names)), phrases
+
+
+@contextmanager
+def _told_of_words(zero_shot: bool) -> Iterator[None]:
+    """Say of an unknown class how words are given where the images have labels, to a teacher that takes words."""
+    try:
+        yield
+    except SubtaskError as error:
+        if not zero_shot:
+            raise
+        raise SubtaskError(
+            f"{error}. These images have labels, and --classes names those: give 'LABEL | your words' for a class, or "
+            "--label_column none to leave the labels aside"
+        ) from error
+
+
+def _phrases_of(data: SubtaskData, phrases: Mapping[str, tuple[str, ...]]) -> Phrases:
+    """The phrases of each class of a dataset: those that were given, or its name."""
+    own = {outputs_of([name], data.subtask, data.class_names)[0]: each for name, each in phrases.items()}
+    return tuple(own.get(output, (name,)) for output, name in enumerate(data.subtask.names))
+
+
 def load_teacher_of(
-    options: TaskOptions, names: Sequence[str] | None, loaded: LoadedModel | None = None
+    options: TaskOptions, classes: Phrases | None, loaded: LoadedModel | None = None, names: Sequence[str] = ()
 ) -> LoadedModel:
     """Load a classifier, or an image-text model as a classifier of words.
 
     Args:
         options: the teacher, and for an image-text model the prompts.
-        names: of the subtask's classes in the dataset, which are their words; `None` where `options.classes` are.
+        classes: the phrases of the subtask's classes in the dataset; `None` where `options.classes` are the words.
         loaded: the classifier, where it is loaded already.
+        names: of these classes; where empty, the first phrase of each.
 
     Raises:
         SubDistillError: when it cannot be loaded, or prompts are given to a classifier.
@@ -235,8 +273,11 @@ def load_teacher_of(
             raise SubDistillError(
                 f"adapt_teacher={options.adapt_teacher}: the teacher {options.teacher!r} takes words, and lacks none"
             )
-        classes = phrases_of_words(options.classes) if names is None else phrases_of_names(names)
-        words = Words(classes, tuple(options.prompts), tuple(options.other_prompts))
+        if classes is None:
+            classes = phrases_of_words(options.classes)
+            if not options.prompts:
+                check_no_ids(classes)
+        words = Words(classes, tuple(options.prompts), tuple(options.other_prompts), tuple(names))
         return load_zero_shot(options.teacher, words, options.trust_remote_code)
     if options.prompts or options.other_prompts:
         raise SubDistillError(

@@ -20,7 +20,7 @@ from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.near_duplicates import near_duplicates
 from subdistill_hf.data.notices import Notices, untested_classes, untrained_classes
 from subdistill_hf.data.splits import TEST_SEED
-from subdistill_hf.data.subtask import Subtask, no_superclasses, resolve_classes
+from subdistill_hf.data.subtask import Subtask, SubtaskError, no_superclasses, resolve_classes
 from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, UnlabelledImages, load_dataset_without_labels
 from subdistill_hf.errors import DataError
 from subdistill_hf.models.loading import LoadedModel
@@ -160,7 +160,13 @@ def _data_of(
 def _subtask_of(teacher: LoadedModel, names: tuple[str, ...], classes: list[str]) -> Subtask:
     """Some of the teacher's classes, which have these names; or the words that a zero-shot teacher was made of."""
     if teacher.words is None:
-        subtask = resolve_classes(classes, names, no_superclasses)
+        try:
+            subtask = resolve_classes(classes, names, no_superclasses)
+        except SubtaskError as error:
+            raise SubtaskError(
+                f"the teacher {teacher.name!r}: {error}. Without labels, the classes are those of the teacher; one "
+                "that compares images with texts, such as openai/clip-vit-base-patch32, takes any words"
+            ) from error
     else:
         subtask = Subtask(teacher.words.names, tuple(range(len(teacher.words.names))))
     return subtask.with_teacher(subtask.dataset_ids)

@@ -165,6 +165,7 @@ def teacher_facts(report: RunReport) -> list[str]:
             "Parameters": count(teacher.parameters),
             "Classes it was trained for": count(teacher.teacher_classes),
             "Classes in words, in": joined([code(prompt) for prompt in teacher.prompts]) if teacher.prompts else None,
+            "Texts of none of the classes": joined([code(prompt) for prompt in teacher.other_prompts]) or None,
             "License": None if teacher.license is None else text(teacher.license),
         }
     )

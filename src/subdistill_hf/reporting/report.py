@@ -93,7 +93,7 @@ class ReportedTeacher:
         teacher_classes: number of classes that it was trained for.
         classes: the phrases of each class, for a teacher that takes words.
         prompts: the texts that these were put into.
-        other_prompts: those of images of none of the classes, where they were given.
+        other_prompts: those of images of none of the classes.
         base: what it is an adapter of, if it is one.
         adaptation: how it was fitted to the dataset, if it was.
     """
