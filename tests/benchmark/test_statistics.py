@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from subdistill_hf.benchmark import plots
-from subdistill_hf.benchmark.config import Benchmark, Tuning
+from subdistill_hf.benchmark.config import Benchmark, ExplainedRuns, Tuning
 from subdistill_hf.benchmark.jobs import Setting
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
 from subdistill_hf.benchmark.plots import plot_benchmark
@@ -142,6 +142,64 @@ def test_only_runs_that_all_methods_have_finished_are_compared():
     assert "1 of 4 runs a method" in text
     assert "left out for all methods: Logit distillation (KD) 1" in text
     assert "| SubDistill | 55.0 ± unknown | +30.0 | " in text
+
+
+def diverged(row):
+    return {name: row[name] for name in ("key", "method", "subtask", "student", "train_images", "seed", "tuned")} | {
+        "test": None,
+        "validation": None,
+        "error": "the loss of feature is NaN",
+    }
+
+
+@pytest.mark.parametrize("method", ["kd", "fitnet"])
+def test_a_method_that_diverged_in_every_run_leaves_the_figures_of_the_others(tmp_path, method):
+    """The first is also what others are compared with, and the row from which a block has the teacher's accuracy."""
+    given = [diverged(row) if row["method"] == method else row for row in rows()]
+    (comparison,) = compare(given, list(METHODS))
+    assert (comparison.left_out, comparison.failed, len(comparison.blocks)) == ([method], {method: 4}, 4)
+    lines = markdown(grid(), [comparison], {}, [], "make it", "2026-01-01").splitlines()
+    label = {"kd": "Logit distillation (KD)", "fitnet": "FitNet"}[method]
+    assert f"have no figures: {label} 4." in "".join(lines)
+    assert "left out for all methods" not in "".join(lines)
+    columns = 5 if method == "kd" else 6  # without what all are compared with there are no differences
+    assert f"| {label} |{' – |' * columns}" in lines  # noqa: RUF001
+    (ours,) = [line for line in lines if line.startswith("| SubDistill |")]
+    assert ours.startswith("| SubDistill | 60.0 ± ")
+    assert ours.endswith("| 60.0 | 60.0 |")
+    assert ("| +32.5 (" in ours) == (method != "kd")
+    names = [path.name for path in plot_benchmark(grid(), [comparison], tmp_path)]
+    assert ("paired_differences.png" in names) == (method != "kd")
+    assert "cost_against_accuracy.png" in names
+
+
+def test_a_method_without_figures_at_one_size_has_those_of_another(tmp_path, figures):
+    given = [diverged(row) if row["method"] == "fitnet" else row for row in rows(10)]
+    plot_benchmark(grid(train_images=[10, 20]), compare([*given, *rows(20)], list(METHODS)), tmp_path)
+    curves = [points[:, 0].tolist() for points, _ in bars_of(figures[-1].axes[0])]
+    assert curves == [[0, 1], [1], [0, 1], [0, 1]]
+
+
+def test_a_method_without_figures_is_in_no_table_of_marks_or_explanations():
+    for method in ("kd", "fitnet"):
+        explained = {"explanation_cosine": 0.5, "explanation_rank": 0.5, "ceiling_cosine": 1.0, "ceiling_rank": 1.0}
+        given = [diverged(row) if row["method"] == method else row | explained for row in marked_rows(None, 0.9)]
+        shown = grid(explanations=ExplainedRuns("gradient_x_input"))
+        text = markdown(shown, compare(given, list(METHODS)), {}, [], "make it", "2026-01-01")
+        _, of_marks, of_explanations = [part for part in text.split("\n\n") if part.startswith("| method |")]
+        for table in (of_marks, of_explanations):
+            assert len(table.splitlines()) == 2 + 1 + 3  # the heading, the teacher, and the other methods
+            assert "| SubDistill |" in table
+
+
+def test_what_diverged_is_told_where_nothing_can_be_compared():
+    given = [diverged(row) if (row["method"] == "kd") == (row["seed"] == 0) else row for row in rows()]
+    text = markdown(grid(), compare(given, list(METHODS)), {}, [], "make it", "2026-01-01")
+    assert "No subtask and seed is finished with all methods yet. Runs that diverged, and are left out for " in text
+    assert "all methods: Logit distillation (KD) 2, FitNet 2, SubDistill 2, PCA | basis 2." in text.replace("\\", "")
+    every = markdown(grid(), compare(list(map(diverged, rows())), list(METHODS)), {}, [], "make it", "2026-01-01")
+    assert "No subtask and seed is finished" in every
+    assert "have no figures: Logit distillation (KD) 4, FitNet 4, " in every
 
 
 def test_each_student_and_size_is_compared_by_itself():

@@ -75,15 +75,17 @@ def explanation_section(benchmark: Benchmark, comparison: Comparison) -> list[st
             "relevance on the mark": _percent(teacher, "teacher_relevance_on_mark"),
         }
     ]
-    for method in benchmark.methods:
-        own, other = comparison.rows[method], comparison.rows[reference]
-        pairs = zip(_values(own, "explanation_cosine"), _values(other, "explanation_cosine"), strict=True)
-        difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
+    for method, own in comparison.rows.items():
+        difference = None
+        if method != reference and reference in comparison.rows:
+            other = _values(comparison.rows[reference], "explanation_cosine")
+            pairs = zip(_values(own, "explanation_cosine"), other, strict=True)
+            difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
         rows.append(
             {
                 "method": text(label_of(benchmark, method)),
                 "cosine": _with_interval(comparison.estimate(_values(own, "explanation_cosine"))),
-                "difference": None if method == reference else _with_interval(difference, "+"),
+                "difference": None if difference is None else _with_interval(difference, "+"),
                 "rank correlation": _with_interval(comparison.estimate(_values(own, "explanation_rank"))),
                 "relevance on the mark": _percent(own, "relevance_on_mark"),
             }

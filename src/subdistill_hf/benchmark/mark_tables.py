@@ -43,14 +43,16 @@ def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
             "difference in following": None,
         }
     ]
-    for method in benchmark.methods:
-        pairs = zip(_followed(runs[method]), _followed(runs[reference]), strict=True)
-        difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
+    for method in runs:
+        difference = None
+        if method != reference and reference in runs:
+            pairs = zip(_followed(runs[method]), _followed(runs[reference]), strict=True)
+            difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
         rows.append(
             {
                 "method": text(label_of(benchmark, method)),
                 **{name: with_error(comparison.estimate(values)) for name, values in _figures(runs[method]).items()},
-                "difference in following": None if method == reference else with_interval(difference),
+                "difference in following": None if difference is None else with_interval(difference),
             }
         )
     note = (

@@ -31,6 +31,7 @@ from subdistill_hf.reporting.local_paths import file_name
 
 MARKERS: Final = "osD^vP*X"
 LINE: Final = 0.28  # inches a method
+End = tuple[float, float, str, str]  # of a curve: its place, label and colour
 LONGEST_STUDENT: Final = 48  # characters of its name
 
 
@@ -50,8 +51,9 @@ def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], fold
         return []
     colours = distinct_colours((method, benchmark.kind(method)) for method in benchmark.methods)
     drawn = []
-    if len(benchmark.methods) > 1:
-        drawn.append(_plot_differences(benchmark, found, colours, folder / "paired_differences.png"))
+    with_reference = [comparison for comparison in found if benchmark.reference in comparison.accuracies]
+    if len(benchmark.methods) > 1 and with_reference:
+        drawn.append(_plot_differences(benchmark, with_reference, colours, folder / "paired_differences.png"))
     drawn.append(_plot_costs(benchmark, found, colours, folder / "cost_against_accuracy.png"))
     if len({comparison.train_images for comparison in found}) > 1:
         path = folder / "accuracy_against_training_images.png"
@@ -84,27 +86,38 @@ def _plot_accuracies(
             key=lambda comparison: comparison.train_images,
         )
         sizes = [comparison.train_images for comparison in of_student]
-        places = np.arange(len(sizes), dtype=np.float64)
         teacher = [statistics.mean(comparison.teacher) for comparison in of_student]
-        ax.plot(places, teacher, color=INK, linewidth=1, linestyle=":")
-        ends = [(places[-1], teacher[-1], "Teacher", INK)]
+        ax.plot(range(len(sizes)), teacher, color=INK, linewidth=1, linestyle=":")
+        ends: list[End] = [(len(sizes) - 1, teacher[-1], "Teacher", INK)]
         for method in benchmark.methods:
-            estimates = [comparison.accuracy(method) for comparison in of_student]
-            means = [estimate.mean for estimate in estimates]
-            errors = np.nan_to_num([estimate.error for estimate in estimates])
+            found = [(place, one.accuracy(method)) for place, one in enumerate(of_student) if method in one.accuracies]
             ours = benchmark.kind(method) == "subdistill"
-            ax.errorbar(
-                places, means, errors, color=colours[method], linewidth=2.2 if ours else 1.3, marker="o", ms=3.5
-            )
-            ends.append((places[-1], means[-1], _label(benchmark, method), colours[method]))
+            ends += _curve(ax, found, _label(benchmark, method), colours[method], linewidth=2.2 if ours else 1.3)
         ax.yaxis.set_major_formatter(Percent())
         set_heading(
             ax, f"Test accuracy, {_student(student)}" + ("" if condition is None else f", {drawable(condition)}")
         )
         label_ends(ax, ends)
-        ax.set_xticks(places, [size_in_words(size) for size in sizes])
+        ax.set_xticks(range(len(sizes)), [size_in_words(size) for size in sizes])
         ax.set_xlabel("training images" if any(map(is_share, sizes)) else "training images a class")
     return save_figure(figure, path)
+
+
+def _curve(
+    ax: Axes, found: Sequence[tuple[int, Estimate]], label: str, colour: str, linewidth: float = 1.3
+) -> list[End]:
+    """Draw a method's means with their standard errors, from place to place.
+
+    Returns:
+        The end of the curve, to be labelled; nothing of a method without figures.
+    """
+    if not found:
+        return []
+    places, estimates = zip(*found, strict=True)
+    means = [estimate.mean for estimate in estimates]
+    errors = np.nan_to_num([estimate.error for estimate in estimates])
+    ax.errorbar(places, means, errors, color=colour, linewidth=linewidth, marker="o", ms=3.5)
+    return [(places[-1], means[-1], label, colour)]
 
 
 def _plot_differences(
@@ -117,6 +130,8 @@ def _plot_differences(
     figure, axes = figure_of_panels(-(-len(comparisons) // columns), columns, panel=(5.6, height))
     for ax, comparison in zip(axes, comparisons, strict=False):
         for place, method in enumerate(reversed(methods)):
+            if method in comparison.left_out:
+                continue
             estimate = comparison.difference(method, benchmark.reference)
             pairs = zip(comparison.accuracies[method], comparison.accuracies[benchmark.reference], strict=True)
             every = [ours - theirs for ours, theirs in pairs]
@@ -139,6 +154,8 @@ def _plot_costs(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
     for ax, comparison in zip(axes, comparisons, strict=False):
         ends = []
         for method, marker in zip(benchmark.methods, cycle(MARKERS), strict=False):
+            if method in comparison.left_out:
+                continue
             seconds, estimate = statistics.median(comparison.seconds[method]), comparison.accuracy(method)
             error = float(np.nan_to_num(estimate.error))
             ax.errorbar(seconds, estimate.mean, yerr=error, color=colours[method], marker=marker, markersize=5)
@@ -164,20 +181,20 @@ def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
     panels = iter(axes)
     for student, size in groups:
         of_group = [one for one in comparisons if (one.student, one.train_images) == (student, size)]
-        places = np.arange(len(of_group), dtype=np.float64)
         for (column, heading), ax in zip(headings.items(), panels, strict=False):
-            ends = []
+            ends: list[End] = []
             for method in benchmark.methods:
-                estimates = [one.estimate([row[column] for row in one.rows[method]]) for one in of_group]
-                means = [estimate.mean for estimate in estimates]
-                errors = np.nan_to_num([estimate.error for estimate in estimates])
-                ax.errorbar(places, means, errors, color=colours[method], linewidth=1.3, marker="o", ms=3.5)
-                ends.append((places[-1], means[-1], _label(benchmark, method), colours[method]))
+                found = [
+                    (place, one.estimate([row[column] for row in one.rows[method]]))
+                    for place, one in enumerate(of_group)
+                    if method in one.rows
+                ]
+                ends += _curve(ax, found, _label(benchmark, method), colours[method])
             ax.yaxis.set_major_formatter(Percent())
             told = "" if len(groups) == 1 else f"\n{images_in_words(size)}, {drawable(file_name(student))}"
             set_heading(ax, heading + told)
             label_ends(ax, ends)
-            ax.set_xticks(places, [drawable(str(one.condition)) for one in of_group])
+            ax.set_xticks(range(len(of_group)), [drawable(str(one.condition)) for one in of_group])
     return save_figure(figure, path)
 
 

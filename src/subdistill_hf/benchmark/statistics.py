@@ -76,12 +76,13 @@ class Comparison:
     Attributes:
         student: the student's recipe.
         train_images: training images a class, or a share of them.
-        accuracies: method to test accuracy of each block, in the blocks' order.
+        accuracies: method to test accuracy of each block, in the blocks' order; without those that are `left_out`.
         seconds: method to training time of each block.
         teacher: the teacher's accuracy of each block.
-        blocks: subtask and seed of the runs that all methods have finished.
+        blocks: subtask and seed of the runs that all methods have finished, but for those that are `left_out`.
         planned: number of blocks in the grid.
-        failed: method to number of runs that ended in a loss that was not finite.
+        failed: method to number of runs that diverged.
+        left_out: methods of which some runs diverged, and none was finished: they have no figures.
         rows: method to the row of each block, in the blocks' order.
         condition: the name of the condition, where the file has some.
     """
@@ -96,6 +97,7 @@ class Comparison:
     failed: Mapping[str, int]
     rows: Mapping[str, Sequence[Row]]
     condition: str | None = None
+    left_out: Sequence[str] = ()
 
     def accuracy(self, method: str) -> Estimate:
         """Of a method, over all subtasks."""
@@ -124,6 +126,8 @@ class Comparison:
 def compare(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
     """Group final rows by student, training images and condition, and keep the blocks that all methods have finished.
 
+    A method that diverged wherever it ended is left out: otherwise it would take the figures of all others along.
+
     Args:
         rows: of the final runs; `test` is None of those that failed or are not finished yet.
         methods: the methods, in the table's order.
@@ -134,27 +138,39 @@ def compare(rows: Sequence[Row], methods: Sequence[str]) -> list[Comparison]:
         group.setdefault((row["subtask"], row["seed"]), {})[row["method"]] = row
     comparisons = []
     for (student, size, condition), blocks in groups.items():
-        whole = {
-            block: found
-            for block, found in blocks.items()
-            if all(method in found and found[method]["test"] is not None for method in methods)
-        }
         failed = {
             method: sum(found.get(method, {}).get("error") is not None for found in blocks.values())
             for method in methods
+        }
+        left_out = [
+            method
+            for method in methods
+            if failed[method] and not any(_is_finished(found, method) for found in blocks.values())
+        ]
+        compared = [method for method in methods if method not in left_out]
+        whole = {
+            block: found
+            for block, found in blocks.items()
+            if compared and all(_is_finished(found, method) for method in compared)
         }
         comparisons.append(
             Comparison(
                 student=student,
                 train_images=size,
-                accuracies={method: [found[method]["test"] for found in whole.values()] for method in methods},
-                seconds={method: [found[method]["seconds"] for found in whole.values()] for method in methods},
-                teacher=[next(iter(found.values()))["teacher_test"] for found in whole.values()],
+                accuracies={method: [found[method]["test"] for found in whole.values()] for method in compared},
+                seconds={method: [found[method]["seconds"] for found in whole.values()] for method in compared},
+                teacher=[found[compared[0]]["teacher_test"] for found in whole.values()],
                 blocks=list(whole),
                 planned=len(blocks),
                 failed={method: count for method, count in failed.items() if count},
-                rows={method: [found[method] for found in whole.values()] for method in methods},
+                rows={method: [found[method] for found in whole.values()] for method in compared},
                 condition=condition,
+                left_out=left_out,
             )
         )
     return comparisons
+
+
+def _is_finished(block: Mapping[str, Row], method: str) -> bool:
+    """Whether a method has an accuracy in a block."""
+    return method in block and block[method]["test"] is not None

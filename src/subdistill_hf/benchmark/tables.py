@@ -137,18 +137,29 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         f"## {images_in_words(comparison.train_images)}, student {code(file_name(comparison.student))}{condition}"
     )
     if not comparison.blocks:
-        return [heading, "", "No subtask and seed is finished with all methods yet.", ""]
+        return [
+            heading,
+            "",
+            f"No subtask and seed is finished with all methods yet.{_failures(benchmark, comparison)}",
+            "",
+        ]
     subtasks = list(dict.fromkeys(subtask for subtask, _ in comparison.blocks))
     ranks = comparison.mean_ranks()
     rows: list[dict[str, str | None]] = [_teacher_row(comparison, subtasks)]
+    has_reference = benchmark.reference in comparison.accuracies
     for method in benchmark.methods:
+        if method in comparison.left_out:
+            rows.append({**dict.fromkeys(rows[0]), "method": text(label_of(benchmark, method))})
+            continue
         of_subtask = comparison.by_subtask(method)
-        difference = comparison.difference(method, benchmark.reference)
+        is_compared = has_reference and method != benchmark.reference
         rows.append(
             {
                 "method": text(label_of(benchmark, method)),
                 "accuracy": with_error(comparison.accuracy(method)),
-                "difference": None if method == benchmark.reference else with_interval(difference),
+                "difference": with_interval(comparison.difference(method, benchmark.reference))
+                if is_compared
+                else None,
                 "mean rank": f"{ranks[method]:.2f}",
                 "seconds": f"{statistics.median(comparison.seconds[method]):.1f}",
                 **similarity_column(comparison, method),
@@ -162,12 +173,24 @@ def _section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
         f"confidence interval; rank among the methods of a run, 1 the best; median seconds of the training steps. "
         f"{resampled(comparison)}"
     )
-    if comparison.failed:
-        told = ", ".join(f"{text(label_of(benchmark, method))} {count}" for method, count in comparison.failed.items())
-        note += f" Runs that ended in a loss that was not finite, and are left out for all methods: {told}."
+    note += _failures(benchmark, comparison)
     best = _best_layer_methods(benchmark, comparison)
     sections = [*mark_section(benchmark, comparison), *explanation_section(benchmark, comparison)]
     return [heading, "", note, "", markdown_table(rows), "", *best, *sections]
+
+
+def _failures(benchmark: Benchmark, comparison: Comparison) -> str:
+    """Sentences about the runs that diverged, each with a space before it."""
+
+    def counted(methods: Sequence[str]) -> str:
+        return ", ".join(f"{text(label_of(benchmark, method))} {comparison.failed[method]}" for method in methods)
+
+    some = [method for method in comparison.failed if method not in comparison.left_out]
+    said = f" Runs that diverged, and are left out for all methods: {counted(some)}." if some else ""
+    if comparison.left_out:
+        every = counted(comparison.left_out)
+        said += f" Methods that diverged in every run that they ended, and have no figures: {every}."
+    return said
 
 
 def _column(subtask: str) -> str:
@@ -192,10 +215,10 @@ def _teacher_row(comparison: Comparison, subtasks: Sequence[str]) -> dict[str, s
 
 def _best_layer_methods(benchmark: Benchmark, comparison: Comparison) -> list[str]:
     """SubDistill against the best of the other layer methods, where both are there."""
-    ours = [method for method in benchmark.methods if benchmark.kind(method) == "subdistill"]
+    ours = [method for method in comparison.accuracies if benchmark.kind(method) == "subdistill"]
     others = [
         method
-        for method in benchmark.methods
+        for method in comparison.accuracies
         if METHODS[benchmark.kind(method)].layer_weight is not None and method not in ours
     ]
     if not ours or not others:
