@@ -161,6 +161,20 @@ def test_a_loss_that_is_not_finite_is_a_result_and_does_not_win(inputs, datasets
     assert (second["tuned"], final["tuned"]) == ({"learning_rate": 1e-3}, {"learning_rate": 1e-3})
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_student_that_the_last_step_spoiled_has_no_accuracy(inputs, datasets_cache, tmp_path, steps):
+    """The loss before that step was finite, and none comes after it."""
+    spoil = {"optim": "sgd", "max_grad_norm": 0.0, "warmup_steps": 0, "lr_scheduler_type": "constant"}
+    training = {"max_steps": steps, "per_device_train_batch_size": 8, "use_cpu": True, "learning_rate": 1e30, **spoil}
+    changes = {"methods": ["kd"], "seeds": [0], "tuning": None}
+    grid = write_grid(inputs, tmp_path / "grid.yaml", training=training, **changes)
+    benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))
+    (row,) = lines_of(tmp_path / "out")
+    assert (row["validation"], row["test"]) == (None, None)
+    assert "NaN or infinite" in row["error"]
+    assert ("the student's logits of" in row["error"]) == (steps == 1)
+
+
 def test_a_grid_over_levels_of_a_mark_tells_who_follows_it(inputs, datasets_cache, tmp_path):
     task = {"teacher": str(inputs / "teacher"), "dataset": str(inputs / "images"), "mark": "plus"}
     grid = write_grid(

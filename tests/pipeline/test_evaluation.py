@@ -20,6 +20,7 @@ from subdistill_hf.config.options import DataOptions
 from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.views import ViewDataset
+from subdistill_hf.errors import DistillationError, DivergedError
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
     _median_and_quartiles,
@@ -68,6 +69,20 @@ def test_predictions_do_not_depend_on_the_batch_size(batch_size):
     logits = predict(classifier, images, batch_size)
     assert logits.shape == (12, 3)
     torch.testing.assert_close(logits, classifier.logits(pixels), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_not_finite_are_no_predictions(value):
+    """The largest of NaN is the first of them, which would be an accuracy at chance."""
+    images, model = views(4, "test"), teacher_resnet()
+    model.classifier[-1].bias.data[CLASS_IDS[1]] = value
+    with pytest.raises(DistillationError, match="the teacher's logits of 12 of 12 images are NaN or infinite: look"):
+        predict(Classifier(model, processor(40), CLASS_IDS), images)
+    student = (
+        r"the training has diverged: the student's logits of 12 of 12 .* infinite\. Likely causes: a learning rate"
+    )
+    with pytest.raises(DivergedError, match=student):
+        predict(Classifier(model, processor(40)), images)
 
 
 def test_predictions_are_the_same_whoever_loads_the_images():

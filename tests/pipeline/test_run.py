@@ -21,7 +21,7 @@ from helpers import (
 from subdistill_hf.acceleration.threads import Threads
 from subdistill_hf.config.commands import AdaptOptions
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import DivergedError, SubDistillError
 from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.pipeline import adaptation
 from subdistill_hf.pipeline.adapted_teacher import adapt_teacher
@@ -238,3 +238,12 @@ def test_a_training_without_a_checkpoint_is_told_when_a_run_is_resumed(capsys):
         "resumed  kd from its start: there is no complete checkpoint",
         "resumed  subdistill from checkpoint-3",
     ]
+
+
+def test_a_student_that_the_last_step_spoiled_is_refused_and_not_written(inputs, tmp_path):
+    """The loss before that step was finite, and none comes after it."""
+    spoil = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+    settings = config(tmp_path / "out", method="kd", max_steps=1, learning_rate=1e30, **spoil)
+    with pytest.raises(DivergedError, match=r"the student's logits of .* are NaN or infinite\. Likely causes"):
+        distill(task_options(inputs), settings)
+    assert not (tmp_path / "out" / "model.safetensors").exists()

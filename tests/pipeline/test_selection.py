@@ -13,7 +13,7 @@ from helpers import NAMES, config, task_options, write_image_folder, write_task
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
 from subdistill_hf.data.loading import OTHER
-from subdistill_hf.errors import DataError, SubDistillError
+from subdistill_hf.errors import DataError, DistillationError, SubDistillError
 from subdistill_hf.models.loading import load_teacher
 from subdistill_hf.pipeline import selection
 from subdistill_hf.pipeline.report import reported_dataset
@@ -137,6 +137,14 @@ def test_the_teachers_probability_decides(inputs, everything, tmp_path):
     assert task.selection.kept == sum(mass >= least for mass in task.selection.masses) == 4
     with pytest.raises(DataError, match=r"keeps none of 16 images.*--unlabelled_threshold 0.* would keep"):
         load_task(options_of(inputs, unlabelled_threshold=0.999), config(tmp_path / "out", disable_tqdm=True))
+
+
+def test_a_teacher_whose_logits_are_not_finite_chooses_nothing(inputs, tmp_path):
+    spoiled = load_teacher(str(inputs / "teacher"))
+    spoiled.model.classifier[-1].bias.data[0] = float("nan")
+    settings = config(tmp_path / "out", disable_tqdm=True)
+    with pytest.raises(DistillationError, match="the teacher's logits of 15 of 15 images are NaN or infinite"):
+        load_task(options_of(inputs), settings, spoiled)
 
 
 def test_moments_and_training_take_them_and_evaluation_and_labels_alone_do_not(everything, tmp_path):

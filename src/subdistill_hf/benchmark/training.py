@@ -122,7 +122,7 @@ def task_of(job: Job, folder: str) -> Task:
 
 
 def train_job(job: Job) -> Row:
-    """Train and measure; a loss that is not finite is a result too, without accuracies.
+    """Train and measure; a training that diverged is a result too, without accuracies.
 
     Returns:
         `job.described()` with accuracies of student and teacher, agreement, steps and parameters; where images carry
@@ -144,16 +144,18 @@ def train_job(job: Job) -> Row:
         start = time.perf_counter()
         try:
             trained = trainer.train().metrics
+            seconds = trained["train_runtime"]
+            preparation = time.perf_counter() - start - seconds
+            figures = _figures(job, task, Classifier(trainer.model, student.processor))
         except DivergedError as error:
             return {**job.described(), "validation": None, "test": None, "error": str(error)}
-        seconds = trained["train_runtime"]
         return {
             **job.described(),
             "seconds": round(seconds, 2),
-            "preparation_seconds": round(time.perf_counter() - start - seconds, 2),
+            "preparation_seconds": round(preparation, 2),
             "steps": trainer.state.global_step,
             "learning_rate": trainer.args.learning_rate,
-            **_figures(job, task, Classifier(trainer.model, student.processor)),
+            **figures,
             "parameters": count_parameters(trainer.model),
             "images": len(task.data.train),
             **({} if task.selection is None else {"unlabelled": task.selection.kept}),

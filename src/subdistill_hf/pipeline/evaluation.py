@@ -20,9 +20,11 @@ from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.preprocessing import process
 from subdistill_hf.data.views import ViewDataset
+from subdistill_hf.errors import DistillationError, DivergedError
 from subdistill_hf.metrics import SubtaskAccuracy, TeacherAgreement, confusion_matrix
 from subdistill_hf.reporting.exported import Latency
 from subdistill_hf.teacher.class_ids import subtask_logits
+from subdistill_hf.training.loss_log import CAUSES
 
 WARM_UP = 3
 FEWEST_RUNS = 5
@@ -45,6 +47,11 @@ class Classifier:
     class_ids: Sequence[int] | None = None
     other: bool = False
     other_shift: float = 0.0
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it is a teacher: all outputs of a student are the subtask's."""
+        return self.class_ids is not None
 
     @torch.no_grad()
     def logits(self, pixel_values: Tensor) -> Tensor:
@@ -93,11 +100,38 @@ def predict(classifier: Classifier, images: ViewDataset, batch_size: int = 128, 
 
     Returns:
         `(N, C)`, float32, on the CPU.
+
+    Raises:
+        DivergedError: when those of a student are not finite: its last step may spoil it, which no loss tells.
+        DistillationError: when those of a teacher are not finite.
     """
     device = next(classifier.model.parameters()).device
     collate = partial(process, classifier.processor)
     loader = torch.utils.data.DataLoader(PlainImages(images), batch_size, num_workers=workers, collate_fn=collate)
-    return torch.cat([classifier.logits(pixels.to(device)).cpu() for pixels in loader])
+    logits = torch.cat([classifier.logits(pixels.to(device)).cpu() for pixels in loader])
+    refuse_not_finite(logits, classifier.is_teacher)
+    return logits
+
+
+def refuse_not_finite(logits: Tensor, of_teacher: bool) -> None:
+    """Refuse logits that are no answer: where some are NaN, the largest is the first of them.
+
+    Args:
+        logits: `(N, C)`.
+        of_teacher: or of a trained student.
+
+    Raises:
+        DivergedError: when those of a student are not finite.
+        DistillationError: when those of a teacher are not finite.
+    """
+    if not (bad := int((~logits.isfinite()).any(dim=1).sum())):
+        return
+    found = f"logits of {bad} of {len(logits)} images are NaN or infinite"
+    if of_teacher:
+        raise DistillationError(
+            f"the teacher's {found}: look there for the cause, its weights or the precision in which they are computed"
+        )
+    raise DivergedError(f"the training has diverged: the student's {found}. Likely causes: {CAUSES}")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from subdistill_hf.data.unlabelled import UnlabelledImages, load_unlabelled
 from subdistill_hf.errors import DataError
 from subdistill_hf.formatting import count
 from subdistill_hf.models.loading import LoadedModel
-from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.pipeline.evaluation import Classifier, refuse_not_finite
 from subdistill_hf.teacher.class_ids import subtask_logits
 
 BINS: Final = 10
@@ -230,6 +230,7 @@ def _look(rows: datasets.Dataset, columns: ImageColumns, teacher: LoadedModel, s
             logits.append(classifier.logits(process(teacher.processor, shown).to(device)).cpu())
     if not thumbs:
         raise DataError(f"none of {len(rows)} images without labels can be decoded")
+    refuse_not_finite(torch.cat(logits), of_teacher=True)
     return Looked(_spread(thumbs, usable), _spread(logits, usable), usable)
 
 

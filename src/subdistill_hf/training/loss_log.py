@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 MOST_BATCHES = 100  # that are kept
 LAST_BATCHES = 20  # whose median is where a training ended
 DIVERGED = 100.0  # times the first loss
+CAUSES = "a learning rate or layer weight that is too large, or float16 overflow (use bf16)"  # of what is not finite
 
 
 class LossLog:
@@ -183,7 +184,7 @@ class LossLog:
                     f"{name} are NaN or infinite near step {step}, and so is the loss of {', '.join(bad)}: look there "
                     "for the cause, the weights that gave them or the precision in which they were computed"
                 )
-        causes = "a learning rate or layer weight that is too large, or float16 overflow (use bf16)"
+        causes = CAUSES
         if step == 0:  # no weight was changed yet
             causes = "the student's weights as they came, a layer weight that is too large, or float16 overflow"
         raise NonFiniteLossError(
