@@ -50,6 +50,44 @@ def refused(job):
     raise SubDistillError("no such class")
 
 
+def refused_beside_others(job):
+    """Seed 0 is refused while the others run; each leaves a file when it starts, and the others one when they end."""
+    Path(job.subtask, f"{job.seed}.started").touch()
+    if job.seed == 0:
+        wait_for(lambda: Path(job.subtask, "1.started").exists())
+        raise SubDistillError("an image cannot be decoded")
+    time.sleep(1.0)
+    Path(job.subtask, f"{job.seed}.ended").touch()
+    return job.seed
+
+
+def refused_together(job):
+    """Refused once two jobs run."""
+    Path(job.subtask, f"{job.seed}.started").touch()
+    wait_for(lambda: len(list(Path(job.subtask).glob("*.started"))) == 2)
+    refused(job)
+
+
+def long_unless_0(job):
+    """Seed 0 ends once another job runs, which does not end for minutes."""
+    if job.seed == 0:
+        wait_for(lambda: any(Path(job.subtask).glob("*.started")))
+    else:
+        Path(job.subtask, f"{job.seed}.started").touch()
+        time.sleep(300)
+    return job.seed
+
+
+def fault(job):
+    raise ZeroDivisionError(job.seed)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
 def note_process_and_wait(job):
     Path(job.subtask, f"{os.getpid()}.pid").touch()
     time.sleep(300)

@@ -11,7 +11,19 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from helpers import REPOSITORY, quiet_environment
-from light_jobs import PAGES, environment_of, faults_of_a_second_step, job, killed, note_process_and_wait, refused
+from light_jobs import (
+    PAGES,
+    environment_of,
+    fault,
+    faults_of_a_second_step,
+    job,
+    killed,
+    long_unless_0,
+    note_process_and_wait,
+    refused,
+    refused_beside_others,
+    refused_together,
+)
 from subdistill_hf.acceleration.freed_memory import USERS
 from subdistill_hf.executors.base import ExecutionError
 from subdistill_hf.executors.local import LocalPool, _device
@@ -43,6 +55,35 @@ def test_a_process_that_is_killed_or_refuses_is_named():
     for workers in (0, 1):
         with pytest.raises(ExecutionError, match=r"kd, a, 10 images, small, seed 7: no such class"):
             list(LocalPool(workers).run([job(7)], refused))
+
+
+def files_of(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_job_that_is_refused_takes_no_result_of_the_others_along(tmp_path):
+    """Those that run beside it end and are given; those that wait are not started."""
+    results = LocalPool(2).run([job(number, str(tmp_path)) for number in range(4)], refused_beside_others)
+    assert next(results)[1] == 1
+    with pytest.raises(ExecutionError, match="seed 0: an image cannot be decoded"):
+        next(results)
+    assert files_of(tmp_path) == ["0.started", "1.ended", "1.started"]
+
+
+def test_all_jobs_that_are_refused_are_named_and_a_fault_is_raised_as_it_is(tmp_path):
+    with pytest.raises(ExecutionError) as told:
+        list(LocalPool(2).run([job(number, str(tmp_path)) for number in (7, 8)], refused_together))
+    assert all(f"seed {number}: no such class" in str(told.value) for number in (7, 8))
+    with pytest.raises(ZeroDivisionError):
+        list(LocalPool(1).run([job(0)], fault))
+
+
+def test_processes_end_where_nobody_takes_the_results_any_more(tmp_path):
+    before = set(multiprocessing.active_children())
+    results = LocalPool(2).run([job(number, str(tmp_path)) for number in range(2)], long_unless_0)
+    assert next(results)[1] == 0
+    results.close()
+    wait_until(lambda: not set(multiprocessing.active_children()) - before)
 
 
 PARENT = """

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from helpers import REPOSITORY
-from light_jobs import environment_of, job, killed_if_odd, killed_the_first_time, refused
+from light_jobs import environment_of, job, killed_if_odd, killed_the_first_time, refused, refused_beside_others
 from subdistill_hf.config.extras import has_extra
 from subdistill_hf.executors.base import ExecutionError
 from subdistill_hf.executors.on_ray import RayExecutor
@@ -45,6 +45,14 @@ def test_a_job_that_is_killed_again_is_told_when_the_others_are_done():
     assert [next(results)[1] for _ in range(2)] == [0, 2]
     with pytest.raises(ExecutionError, match=r"killed 2 times \(out of memory\?\): kd, a, 10 images, small, seed 1"):
         next(results)
+
+
+def test_a_job_that_is_refused_takes_no_result_of_the_others_along(tmp_path):
+    results = RayExecutor(2).run([job(number, str(tmp_path)) for number in range(4)], refused_beside_others)
+    assert next(results)[1] == 1
+    with pytest.raises(ExecutionError, match="seed 0: an image cannot be decoded"):
+        next(results)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.started", "1.ended", "1.started"]
 
 
 def test_a_job_that_is_refused_is_named():

@@ -21,6 +21,33 @@ class ExecutionError(SubDistillError):
     """A run that was refused, or whose process was killed."""
 
 
+class Failures:
+    """The errors of jobs beside which others still run: kept until these have ended, so that no result is lost."""
+
+    def __init__(self) -> None:
+        self._kept: list[Exception] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep an error of the context."""
+        try:
+            yield
+        except Exception as error:
+            self._kept.append(error)
+
+    def tell(self) -> None:
+        """Raise what was kept, if anything was: all refusals together, but first what nobody foresaw."""
+        for error in self._kept:
+            if not isinstance(error, ExecutionError):
+                raise error
+        if self._kept:
+            first, *others = dict.fromkeys(map(str, self._kept))
+            raise ExecutionError("; ".join([first, *others])) from self._kept[0]
+
+
 class Executor(Protocol):
     """An engine that runs jobs, which do not depend on each other."""
 
@@ -30,6 +57,8 @@ class Executor(Protocol):
         Args:
             jobs: in the order in which they start; each is named by its `str` in errors.
             function: makes a job's result; a function of a module, so that a fresh process finds it.
+
+        After an error no further job is started; those that run beside it end first, and are given.
 
         Raises:
             ExecutionError: when a job is refused, or its process is killed.

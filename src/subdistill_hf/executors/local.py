@@ -7,15 +7,16 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from subdistill_hf.acceleration.freed_memory import keep_freed_memory
-from subdistill_hf.executors.base import KILLED, ExecutionError, Job, Result, naming
+from subdistill_hf.executors.base import KILLED, ExecutionError, Failures, Job, Result, naming
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class LocalPool:
         return f"{max(self.workers, 1)} at a time"
 
     def run(self, jobs: Sequence[Job], function: Callable[[Job], Result]) -> Iterator[tuple[Job, Result]]:
-        """Run jobs, see `Executor.run`; where a process is killed, those that run beside it end too."""
+        """Run jobs, see `Executor.run`; where a process is killed, those that run beside it are killed too."""
         if self.workers == 0:
             for job in jobs:
                 with naming(job):
@@ -52,13 +53,8 @@ class LocalPool:
         others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start, initargs=(devices,))
         try:
-            with _left_out_of_ctrl_c():
-                started = {pool.submit(function, job): job for job in jobs}
-            for future in as_completed(started):
-                with _told(started[future]):
-                    result = future.result()
-                yield started[future], result
-        except KeyboardInterrupt:
+            yield from self._run(pool, jobs, function)
+        except (KeyboardInterrupt, GeneratorExit):  # the latter where nobody takes the results any more
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
@@ -69,6 +65,28 @@ class LocalPool:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+    def _run(
+        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], function: Callable[[Job], Result]
+    ) -> Iterator[tuple[Job, Result]]:
+        """Give each result; the pool gets no more jobs than it has processes, since it starts what it was given."""
+        left, failures = deque(jobs), Failures()
+        running: dict[Future[Result], Job] = {}
+        ended: list[tuple[Job, Result]] = []
+        while True:
+            while left and not failures and len(running) < self.workers:
+                job = left.popleft()
+                with failures.kept(), _told(job), _left_out_of_ctrl_c():
+                    running[pool.submit(function, job)] = job
+            yield from ended  # the processes have their next jobs already
+            if not running:
+                break
+            ended = []
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                with failures.kept(), _told(job):
+                    ended.append((job, future.result()))
+        failures.tell()
 
 
 @contextmanager

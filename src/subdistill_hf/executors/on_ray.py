@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from subdistill_hf.config.extras import require_extra
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.executors.base import ExecutionError, Job, Result
+from subdistill_hf.executors.base import ExecutionError, Failures, Job, Result
 
 RETRIES: Final = 1
 """How often a job is run again whose process was killed."""
@@ -43,11 +43,11 @@ class RayExecutor:
         """Run jobs, see `Executor.run`; where a process is killed, the others go on, and its job is run once more."""
         with self._ray() as ray:
             task = ray.remote(function).options(num_cpus=1, num_gpus=int(self.gpu), max_retries=RETRIES)
-            left, killed = list(jobs), []
+            left, killed, failures = list(jobs), [], Failures()
             running: dict[Any, Job] = {}
             try:
-                while left or running:
-                    while left and (self.workers is None or len(running) < self.workers):
+                while (left and not failures) or running:
+                    while left and not failures and (self.workers is None or len(running) < self.workers):
                         job = left.pop(0)
                         running[task.remote(job)] = job
                     (ended,), _ = ray.wait(list(running), num_returns=1)
@@ -55,9 +55,11 @@ class RayExecutor:
                     try:
                         result = ray.get(ended)
                     except ray.exceptions.RayTaskError as error:
-                        if isinstance(error.cause, SubDistillError):
-                            raise ExecutionError(f"{job}: {error.cause}") from error
-                        raise
+                        with failures.kept():
+                            if isinstance(error.cause, SubDistillError):
+                                raise ExecutionError(f"{job}: {error.cause}") from error
+                            raise
+                        continue
                     except ray.exceptions.RayError as error:  # of the process or its machine
                         killed.append(f"{job}: {type(error).__name__}")
                         continue
@@ -66,10 +68,12 @@ class RayExecutor:
                 for reference in running:
                     ray.cancel(reference, force=True)
         if killed:
-            raise ExecutionError(
-                f"killed {1 + RETRIES} times (out of memory?): {'; '.join(killed)}. Start the command again; finished "
-                "runs are kept"
-            )
+            with failures.kept():
+                raise ExecutionError(
+                    f"killed {1 + RETRIES} times (out of memory?): {'; '.join(killed)}. Start the command again; "
+                    "finished runs are kept"
+                )
+        failures.tell()
 
     @contextmanager
     def _ray(self) -> Iterator[Any]:
