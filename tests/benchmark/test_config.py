@@ -1,5 +1,7 @@
 """What a benchmark's YAML file may say, and what is said of one that may not be."""
 
+import math
+
 import pytest
 import yaml
 
@@ -96,6 +98,10 @@ def test_lists_of_values_make_every_combination(tmp_path):
         ({"train_images": [2.5]}, "train_images has 2.5: expected numbers of images a class, or shares below 1"),
         ({"train_images": [0.5]}, "validation_images needs train_images in whole numbers, not shares"),
         ({"train_images": [1.0]}, "validation_images needs train_images in whole numbers, not shares"),
+        ({"train_images": [math.inf]}, "train_images has inf: expected numbers of images a class, or shares below 1"),
+        ({"train_images": [math.nan]}, "train_images has nan: expected numbers of images a class"),
+        ({"tuning": TUNING | {"train_images": math.inf}}, "train_images has inf: expected numbers of images a class"),
+        ({"tuning": TUNING | {"train_images": 0.5}}, "validation_images needs train_images in whole numbers"),
         ({"subtasks": "superclass:dice"}, "subtasks is 'superclass:dice': expected names with values"),
         ({"conditions": [0.5]}, "conditions is [0.5]: expected names with values"),
         ({"conditions": {"half": 0.5}}, "condition 'half' is 0.5: expected names with values"),
@@ -124,6 +130,49 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, changes, message)
     with pytest.raises(BenchmarkError) as refused:
         read(tmp_path, **changes)
     assert str(refused.value).startswith(f"{tmp_path / 'grid.yaml'}: ")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("classes", "subtasks"),
+        ("student", "students"),
+        ("train_images_per_class", "train_images"),
+        ("train_fraction", "train_images"),
+        ("validation_fraction", "validation_images"),
+        ("compare", "methods"),
+    ],
+)
+@pytest.mark.parametrize("where", ["task", "condition 'one'"])
+def test_what_a_key_of_the_file_says_is_no_option_of_the_task(tmp_path, name, key, where):
+    changes = {"task": {name: 1}} if where == "task" else {"conditions": {"one": {name: 1}}}
+    with pytest.raises(BenchmarkError) as refused:
+        read(tmp_path, **changes)
+    assert f"{where} has {name!r}: give {key!r} of the file instead" in str(refused.value)
+    if name == "validation_fraction":  # which is the share that is held out where the file says no number
+        assert read(tmp_path, **changes, validation_images=...).validation_images is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"seed": 3}}, "training has 'seed': give 'seeds' of the file instead"),
+        ({"training": {"method": "kd"}}, "training has 'method': give 'methods' of the file instead"),
+        ({"methods": {"kd": {"seed": 3}}}, "method 'kd' has 'seed': give 'seeds' of the file instead"),
+        (
+            {"tuning": TUNING | {"stages": [{"all": {"seed": [1, 2]}}]}},
+            "a trial of tuning has 'seed': give 'seeds' of the file instead",
+        ),
+        (
+            {"tuning": TUNING | {"stages": [{"all": [{"method": "kd"}]}]}},
+            "a trial of tuning has 'method': give 'methods' of the file instead",
+        ),
+    ],
+)
+def test_what_a_key_of_the_file_says_is_no_training_argument(tmp_path, changes, message):
+    with pytest.raises(BenchmarkError) as refused:
+        read(tmp_path, **changes)
     assert message in str(refused.value)
 
 

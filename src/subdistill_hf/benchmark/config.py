@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -21,6 +22,17 @@ Options = dict[str, Any]
 Value = TypeVar("Value")
 WEIGHT_FACTOR = "layer_weight_factor"
 SCIENTIFIC = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+
+KEYS_OF_TASK = {
+    "classes": "subtasks",
+    "student": "students",
+    "train_images_per_class": "train_images",
+    "train_fraction": "train_images",
+    "compare": "methods",
+}
+"""Options of what to distil that a run gets from a key of the file, and from nothing else."""
+KEYS_OF_TRAINING = {"seed": "seeds", "method": "methods"}
+"""The same for training arguments."""
 
 
 class BenchmarkError(SubDistillError):
@@ -170,11 +182,37 @@ def _benchmark(content: Any, written: Any) -> Benchmark:
         raise BenchmarkError(
             f"reference is {benchmark.reference!r}: expected one of the methods, {', '.join(benchmark.methods)}"
         )
-    if benchmark.validation_images is not None and any(map(is_share, benchmark.train_images)):
+    _refuse_options_of_keys(benchmark)
+    sizes = [*benchmark.train_images, *_tuning_sizes(benchmark)]
+    if benchmark.validation_images is not None and any(map(is_share, sizes)):
         raise BenchmarkError("validation_images needs train_images in whole numbers, not shares")
     if benchmark.tuning is not None:
         _check_tuning(benchmark, benchmark.tuning)
     return benchmark
+
+
+def _tuning_sizes(benchmark: Benchmark) -> list[float]:
+    """The training images of the tuning runs, where they are not those of the final runs."""
+    size = None if benchmark.tuning is None else benchmark.tuning.train_images
+    return [] if size is None else [size]
+
+
+def _refuse_options_of_keys(benchmark: Benchmark) -> None:
+    """Refuse options that keys of the file give each run: they would be ignored, or reported as something else."""
+    of_task = dict(KEYS_OF_TASK)
+    if benchmark.validation_images is not None:
+        of_task["validation_fraction"] = "validation_images"
+    of_method = {name: key for name, key in KEYS_OF_TRAINING.items() if name != "method"}
+    places = [("task", benchmark.task, of_task), ("training", benchmark.training, KEYS_OF_TRAINING)]
+    places += [(f"condition {name!r}", options, of_task) for name, options in benchmark.conditions.items()]
+    places += [(f"method {name!r}", options, of_method) for name, options in benchmark.methods.items()]
+    for stage in benchmark.tuning.stages if benchmark.tuning is not None else ():
+        trials = [trial for method in benchmark.methods for trial in benchmark.trials(stage, method)]
+        places += [("a trial of tuning", trial, KEYS_OF_TRAINING) for trial in trials]
+    for where, options, keys in places:
+        for name in options:
+            if name in keys:
+                raise BenchmarkError(f"{where} has {name!r}: give {keys[name]!r} of the file instead")
 
 
 def _check_tuning(benchmark: Benchmark, tuning: Tuning) -> None:
@@ -294,7 +332,7 @@ def is_share(size: float) -> bool:
 
 
 def _size(value: Any) -> float:
-    valid = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
     if not valid or (value > 1 and value != int(value)):
         raise BenchmarkError(f"train_images has {value!r}: expected numbers of images a class, or shares below 1")
     return int(value) if value > 1 or isinstance(value, int) else float(value)
