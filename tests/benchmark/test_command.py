@@ -1,18 +1,20 @@
 """The benchmark command on real runs: finished ones are kept through SIGKILL, processes end with their parent."""
 
 import json
+import shutil
 
 import pytest
 import yaml
 
 from helpers import NAMES, save_teacher, teacher_resnet, write_image_folder
 from programs import kill_when
-from subdistill_hf.benchmark import command, training
+from subdistill_hf.benchmark import command, runs, training
 from subdistill_hf.benchmark.command import benchmark
 from subdistill_hf.benchmark.config import BenchmarkError
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
 from subdistill_hf.cli import main
 from subdistill_hf.config.commands import BenchmarkOptions
+from subdistill_hf.config.output_folder import held_for_this_run
 from subdistill_hf.errors import SubDistillError
 
 TUNING = {
@@ -136,6 +138,59 @@ def test_a_grid_that_is_not_finished_can_be_told(inputs, finished, tmp_path, mon
     (out / "runs.jsonl").write_text("".join(lines[:5]), encoding="utf-8")
     with pytest.raises(BenchmarkError, match="1 of 6 runs that choose hyper-parameters are not finished"):
         benchmark(grid, options)
+
+
+def test_a_report_is_written_beside_a_grid_that_still_runs(inputs, finished, tmp_path):
+    """And leaves the file of runs as it is, of which the last line may be half written."""
+    grid, out = write_grid(inputs, tmp_path / "grid.yaml"), tmp_path / "out"
+    out.mkdir()
+    written = (finished / "runs.jsonl").read_bytes()
+    for ending in (-1, -40):  # without its newline, and cut
+        (out / "runs.jsonl").write_bytes(written[:ending])
+        with held_for_this_run(out):
+            benchmark(grid, BenchmarkOptions(str(out), workers=0, report_only=True))
+        assert (out / "runs.jsonl").read_bytes() == written[:ending]
+        runs_told = "2 of 2" if ending == -1 else "1 of 2"
+        assert f"{runs_told} runs a method" in (out / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("model", ["teacher", "student"])
+def test_runs_whose_teacher_or_student_was_replaced_are_made_anew(datasets_cache, tmp_path, capsys, model):
+    for name in ("teacher", "student"):
+        save_teacher(tmp_path / name, teacher_resnet())
+    write_image_folder(tmp_path / "images", train=10)
+    changes = {"methods": ["kd"], "seeds": [0], "tuning": None, "students": [str(tmp_path / "student")]}
+    grid, out = write_grid(tmp_path, tmp_path / "grid.yaml", **changes), tmp_path / "out"
+    options = BenchmarkOptions(str(out), workers=0)
+    benchmark(grid, options)
+    (before,) = lines_of(out)
+    shutil.rmtree(tmp_path / model)
+    benchmark(grid, BenchmarkOptions(str(out), workers=0, report_only=True))  # nobody can tell
+    save_teacher(tmp_path / model, teacher_resnet(seed=11))
+    with pytest.raises(BenchmarkError, match=r"report_only: 1 of 1 runs in .* had other weights of"):
+        benchmark(grid, BenchmarkOptions(str(out), workers=0, report_only=True))
+    capsys.readouterr()
+    benchmark(grid, options)
+    assert "1 runs had other weights" in capsys.readouterr().out
+    assert lines_of(out)[0] == before
+    (_, after) = lines_of(out)
+    benchmark(grid, BenchmarkOptions(str(tmp_path / "fresh"), workers=0))
+    assert without_times([after]) == without_times(lines_of(tmp_path / "fresh"))
+    assert {name for name in before["weights"] if before["weights"][name] != after["weights"][name]} == {model}
+    assert before["key"] == after["key"]
+    benchmark(grid, options)
+    assert len(lines_of(out)) == 2
+
+
+def test_a_run_that_does_not_tell_its_weights_counts(inputs, finished, tmp_path, monkeypatch):
+    """Those of earlier versions do not."""
+    out, rows = tmp_path / "out", lines_of(finished)
+    assert all(row.pop("weights").keys() == {"teacher"} for row in rows)
+    out.mkdir()
+    (out / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch.setattr(runs, "train_job", lambda job: pytest.fail("a run was made again"))
+    benchmark(write_grid(inputs, tmp_path / "grid.yaml"), BenchmarkOptions(str(out), workers=0))
+    assert lines_of(out) == rows
 
 
 def lines_of_whole(folder):
@@ -266,7 +321,7 @@ def test_a_benchmark_that_ended_before_its_first_run_goes_on(inputs, datasets_ca
     grid = write_grid(inputs, tmp_path / "grid.yaml", tuning=None, methods={"kd": {}}, seeds=[0])
     options = BenchmarkOptions(str(tmp_path / "out"), workers=0)
     with monkeypatch.context() as patch:
-        patch.setattr(command, "train_job", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(runs, "train_job", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             benchmark(grid, options)
     benchmark(grid, options)

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from subdistill_hf.benchmark import plots
-from subdistill_hf.benchmark.config import Benchmark, ExplainedRuns, Tuning
+from subdistill_hf.benchmark.config import Benchmark, BenchmarkError, ExplainedRuns, Tuning
 from subdistill_hf.benchmark.jobs import Setting
 from subdistill_hf.benchmark.mark_tables import MARK_COLUMNS
 from subdistill_hf.benchmark.plots import plot_benchmark
@@ -477,6 +477,31 @@ def test_rows_are_found_again_and_a_line_that_was_cut_short_is_dropped(tmp_path)
     again.add(rows()[3])
     assert list(Results(path).rows) == [row["key"] for row in rows()[:4]]
     assert path.read_text(encoding="utf-8").count("\n") == 4
+
+
+def test_a_whole_last_line_counts_without_its_newline(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"key": "a"}\n\n{"key": "b"}', encoding="utf-8")
+    results = Results(path)
+    assert list(results.rows) == ["a", "b"]
+    assert path.read_text(encoding="utf-8") == '{"key": "a"}\n\n{"key": "b"}'  # reading changes nothing
+    results.add({"key": "c"})
+    assert path.read_text(encoding="utf-8") == '{"key": "a"}\n\n{"key": "b"}\n{"key": "c"}\n'
+
+
+@pytest.mark.parametrize("line", ["<<<<<<< HEAD", '{"ke{"key": "b"}', "3", '{"method": "kd"}'])
+def test_a_line_that_is_no_run_is_named(tmp_path, line):
+    path = tmp_path / "runs.jsonl"
+    path.write_text(f'{{"key": "a"}}\n{line}\n{{"key": "b"}}\n', encoding="utf-8")
+    with pytest.raises(BenchmarkError) as refused:
+        Results(path)
+    assert str(refused.value).startswith(f"{path}, line 2: expected a run as JSON with its key, found {line!r}")
+
+
+def test_the_last_row_of_a_run_counts(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"key": "a", "test": 0.1}\n{"key": "a", "test": 0.2}\n', encoding="utf-8")
+    assert Results(path).rows["a"]["test"] == 0.2
 
 
 @pytest.mark.parametrize("text", ["", '{"key": "a'])

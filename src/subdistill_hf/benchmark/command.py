@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import torch
 import yaml
 
 from subdistill_hf.benchmark.config import Benchmark, BenchmarkError, Options, read_benchmark
-from subdistill_hf.benchmark.jobs import Job, Row, Setting, final_jobs, tune, untuned_jobs
+from subdistill_hf.benchmark.jobs import Row, Setting, final_jobs, tune, untuned_jobs
+from subdistill_hf.benchmark.runs import Runs
 from subdistill_hf.benchmark.statistics import compare
 from subdistill_hf.benchmark.store import Results
 from subdistill_hf.benchmark.tables import markdown, write_table
-from subdistill_hf.benchmark.training import check, train_job
+from subdistill_hf.benchmark.training import check
 from subdistill_hf.config.commands import BenchmarkOptions
-from subdistill_hf.config.output_folder import held_for_this_run, refuse_other_files
+from subdistill_hf.config.output_folder import check_output_folder, held_for_this_run, refuse_other_files
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
 from subdistill_hf.reporting.local_paths import file_name
@@ -27,7 +28,6 @@ RUNS_FILE = "runs.jsonl"
 TABLE_FILE = "results.csv"
 CHOSEN_FILE = "chosen.yaml"
 REPORT_FILE = "README.md"
-NOT_FINISHED: Row = {"test": None}  # what a failed run has too, beside its error
 
 
 def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "subdistill benchmark") -> Path:
@@ -51,7 +51,9 @@ def benchmark(config: str | Path, options: BenchmarkOptions, command: str = "sub
     folder = Path(options.output_dir or f"benchmark-{Path(config).stem}")
     gpus = torch.cuda.device_count()
     executor = executor_of(options, options.workers, gpus or torch.multiprocessing.cpu_count(), gpus)
-    with held_for_this_run(folder):
+    if options.report_only:  # beside a run that is not finished, which holds the folder
+        check_output_folder(folder)
+    with held_for_this_run(None if options.report_only else folder):
         _check_folder(folder, options.report_only)
         if not options.report_only:  # which reads no images and no models
             check(untuned_jobs(grid))
@@ -74,31 +76,14 @@ def _run(grid: Benchmark, options: BenchmarkOptions, executor: Executor, folder:
     results = Results(folder / RUNS_FILE)
     if not options.report_only:
         results.path.touch()  # by which the folder is known as a benchmark's
-
-    def row_of(job: Job) -> Row:
-        return {**results.rows.get(job.key, NOT_FINISHED), **job.described()}
-
-    def run_all(jobs: Sequence[Job]) -> list[Row]:
-        missing = {job.key: job for job in jobs if job.key not in results.rows}
-        if missing and options.report_only:
-            raise BenchmarkError(
-                f"report_only: {len(missing)} of {len(jobs)} runs that choose hyper-parameters are not finished in "
-                f"{folder}: start the command without it"
-            )
-        if missing:
-            print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are done; {executor}", flush=True)
-        for number, (job, row) in enumerate(executor.run(list(missing.values()), train_job), start=1):
-            results.add(row)
-            print(f"[{number}/{len(missing)}] {job}: {_told(row)}", flush=True)
-        return [row_of(job) for job in jobs]
-
-    chosen = tune(grid, run_all)
+    runs = Runs(results, None if options.report_only else executor)
+    chosen = tune(grid, runs.run_all)
     final = final_jobs(grid, chosen)
     if options.report_only and grid.tuning is None and not any(job.key in results.rows for job in final):
         raise BenchmarkError(f"report_only: {folder} holds no run of this file: start the command without it")
+    finished = runs.rows(final)  # before anything is written: runs of other weights are not reported
     _write_chosen(chosen, folder / CHOSEN_FILE)
-    rows = [row_of(job) for job in final] if options.report_only else run_all(final)
-    _report(grid, rows, chosen, folder, command)
+    _report(grid, finished if options.report_only else runs.run_all(final), chosen, folder, command)
 
 
 def _write_chosen(chosen: Mapping[Setting, Options], path: Path) -> None:
@@ -123,9 +108,3 @@ def _report(grid: Benchmark, rows: list[Row], chosen: Mapping[Setting, Options],
         text = markdown(grid, comparisons, chosen, machines, command, today, drawn)
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
     print(f"\n{text}\nThe results are in {folder}")
-
-
-def _told(row: Row) -> str:
-    if row.get("error"):
-        return str(row["error"])
-    return f"validation {100 * row['validation']:.1f}, test {100 * row['test']:.1f} ({row['seconds']:.0f} s)"

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from subdistill_hf.benchmark.config import BenchmarkError, refuse_unknown
 from subdistill_hf.benchmark.explained_runs import explanation_figures
 from subdistill_hf.benchmark.jobs import Job, Row
+from subdistill_hf.benchmark.weights import WEIGHTS, weights_of_folders
 from subdistill_hf.config.defaults import RUN_DEFAULTS, VALIDATION_FRACTION
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
@@ -125,9 +126,10 @@ def train_job(job: Job) -> Row:
     """Train and measure; a training that diverged is a result too, without accuracies.
 
     Returns:
-        `job.described()` with accuracies of student and teacher, agreement, steps and parameters; where images carry
-        a mark, what it does to both; where the benchmark asks for it, how alike both explain; the seconds of the
-        steps, and those of what came before them: the subspaces, and the teacher's passes where they are kept.
+        `job.described()` with accuracies of student and teacher, agreement, steps and parameters; the digests of
+        weights that are in folders; where images carry a mark, what it does to both; where the benchmark asks for it,
+        how alike both explain; the seconds of the steps, and those of what came before them: the subspaces, and the
+        teacher's passes where they are kept.
 
     Raises:
         BenchmarkError: when the teacher lacks the classes.
@@ -135,6 +137,8 @@ def train_job(job: Job) -> Row:
     _be_quiet()
     with tempfile.TemporaryDirectory() as folder:
         task = task_of(job, folder)
+        weights = weights_of_folders(job.task)
+        described = {**job.described(), **({WEIGHTS: weights} if weights else {})}
         if task.lacks_classes:
             raise BenchmarkError(
                 f"teacher {task.teacher.name!r} lacks the classes of the subtask: adapt it first (subdistill distill "
@@ -148,9 +152,9 @@ def train_job(job: Job) -> Row:
             preparation = time.perf_counter() - start - seconds
             figures = _figures(job, task, Classifier(trainer.model, student.processor))
         except DivergedError as error:
-            return {**job.described(), "validation": None, "test": None, "error": str(error)}
+            return {**described, "validation": None, "test": None, "error": str(error)}
         return {
-            **job.described(),
+            **described,
             "seconds": round(seconds, 2),
             "preparation_seconds": round(preparation, 2),
             "steps": trainer.state.global_step,
@@ -166,7 +170,7 @@ def train_job(job: Job) -> Row:
 def _figures(job: Job, task: Task, student: Classifier) -> Row:
     """What is measured on images, of a trained student and of the teacher."""
     ours = with_shifted_other(task, student)
-    answers = _teacher_answers(_digest([job.task, job.seed]))
+    answers = _teacher_answers(_digest([job.task, job.seed, task.teacher.identity]))
     images_of = {"validation": task.plain("validation"), "test": task.test}
     unmarked = unmarked_test(task.data)
     if unmarked is not None:
