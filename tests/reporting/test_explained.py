@@ -26,7 +26,7 @@ from subdistill_hf.reporting.explained import (
 
 
 def make_explanations():
-    interval = Interval(mean=0.5, low=0.25, high=0.75, count=2)
+    interval = Interval(mean=0.5, low=0.25, high=0.75, count=8)
     similarity = Similarity(cosine=interval, rank_correlation=interval)
     answer = ExplainedAnswer(
         answer="club",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from subdistill_hf.reporting.explained import Interval, Similarity
+from subdistill_hf.reporting.explained import FEWEST_OF_INTERVAL, Interval, Similarity
 
 Array = npt.NDArray[np.float64]
 
@@ -42,15 +42,16 @@ def similarity(first: Tensor, second: Tensor) -> Similarity:
 def mean_with_interval(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     """The mean of independent values, with the percentile interval of a bootstrap of `RESAMPLES` samples.
 
-    One value has no interval: each sample of it is the same.
+    Of fewer than `FEWEST_OF_INTERVAL` values there is no interval: the samples are drawn from too few to vary as much
+    as the mean does, and a single one is always itself.
 
     Args:
         values: `(N,)`, at least one.
         seed: of the bootstrap.
     """
     known = np.asarray(values, dtype=np.float64)
-    if len(known) == 1:
-        return Interval(mean=float(known[0]), count=1)
+    if len(known) < FEWEST_OF_INTERVAL:
+        return Interval(mean=float(known.mean()), count=len(known))
     random = np.random.default_rng(seed)
     means = known[random.integers(0, len(known), (RESAMPLES, len(known)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

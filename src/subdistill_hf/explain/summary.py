@@ -6,7 +6,7 @@ from pathlib import Path
 
 from subdistill_hf.formatting import table
 from subdistill_hf.reporting.explained import Explanations, Similarity
-from subdistill_hf.reporting.explained_words import completeness_in_words, interval_in_words
+from subdistill_hf.reporting.explained_words import completeness_in_words, interval_in_words, intervals_in_words
 
 
 def summary(found: Explanations, folder: str | Path) -> str:
@@ -34,6 +34,8 @@ def summary(found: Explanations, folder: str | Path) -> str:
         table(alike, numbers_from=1),
         "",
         table(areas, numbers_from=2),
+        "",
+        intervals_in_words(),
         "",
         f"teacher  {completeness_in_words(found.teacher_completeness)}",
         f"student  {completeness_in_words(found.student_completeness)}",

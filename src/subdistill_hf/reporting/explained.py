@@ -28,6 +28,9 @@ EXPLANATIONS_FILE: Final = "explanations.json"
 RANDOM: Final = "random"
 """The ranking that faithfulness is compared with, beside those of the explainers."""
 
+FEWEST_OF_INTERVAL: Final = 8
+"""Images that an interval needs: of 2, 3 and 5 the bootstrap's cover the mean in 54, 72 and 86 % of cases, not 95."""
+
 MIRRORED: Final = "mirrored images"
 """The `Agreement.ceiling_from` of methods that draw nothing."""
 
@@ -45,8 +48,8 @@ class Interval:
 
     Attributes:
         mean: of the images.
-        low: the lower end of the interval; `None` for one image, which has none.
-        high: the upper end; `None` for one image.
+        low: the lower end of the interval; `None` for fewer than `FEWEST_OF_INTERVAL` images, which have none.
+        high: the upper end; `None` for so few.
         count: number of images.
     """
 

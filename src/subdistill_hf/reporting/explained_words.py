@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subdistill_hf.reporting.explained import MIRRORED, Completeness, Interval
+from subdistill_hf.reporting.explained import FEWEST_OF_INTERVAL, MIRRORED, Completeness, Interval
 
 
 def completeness_in_words(completeness: Completeness) -> str:
@@ -15,10 +15,18 @@ def completeness_in_words(completeness: Completeness) -> str:
 
 
 def interval_in_words(interval: Interval) -> str:
-    """A mean with its interval in brackets; that of one image has none, though earlier versions wrote one."""
-    if interval.count < 2 or interval.low is None or interval.high is None:
+    """A mean with its interval in brackets; that of few images has none, though earlier versions wrote one."""
+    if interval.count < FEWEST_OF_INTERVAL or interval.low is None or interval.high is None:
         return f"{interval.mean:.2f}"
     return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def intervals_in_words() -> str:
+    """Which figures have intervals, and why the others have none."""
+    return (
+        f"In brackets, where {FEWEST_OF_INTERVAL} images or more are behind a mean: its bootstrap interval of 95 %. "
+        "Of fewer, it would miss the true mean too often."
+    )
 
 
 def ceiling_in_words(ceiling_from: str) -> str:
