@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from subdistill_hf.benchmark.config import Benchmark, is_share
 from subdistill_hf.benchmark.jobs import size_in_words
 from subdistill_hf.benchmark.mark_tables import has_mark
-from subdistill_hf.benchmark.statistics import Comparison
+from subdistill_hf.benchmark.statistics import Comparison, Estimate
 from subdistill_hf.benchmark.wording import images_in_words, label_of
 from subdistill_hf.reporting.colours import INK, SOFT, distinct_colours
 from subdistill_hf.reporting.drawing import (
