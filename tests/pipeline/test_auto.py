@@ -8,6 +8,7 @@ from torch import nn
 
 from helpers import config, processor, resnet, vit
 from subdistill_hf.cli.distill import parse
+from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.students import build_student
@@ -22,6 +23,7 @@ from subdistill_hf.pipeline.auto import (
     options_for_teacher,
     resolve,
     resolve_adaptation,
+    resolve_layer_weight,
     resolve_learning_rate,
     suited_learning_rate,
 )
@@ -276,6 +278,31 @@ def test_weights_that_were_given_are_those_of_the_main_method(tmp_path):
     assert config_of_method(shared, "fitnet", tmp_path).weights(1.0)["layer"] == 100.0
     assert config_of_method(shared, "subdistill", tmp_path).weights() == {"task": 0.5, "kd": 0.25, "layer": 7.0}
     assert config_of_method(shared, "fitnet", tmp_path).weights() == {"task": 0.0, "kd": 1.0, "layer": 100.0}
+
+
+def test_the_weight_of_the_layers_falls_where_the_method_gains_by_it_and_nothing_else_was_asked_for(tmp_path):
+    def resolved(**given):
+        found, choices = resolve_layer_weight(config(tmp_path, **{"layer_weight_end": None, **given}))
+        return found.weights()["layer"], found.weights(1.0)["layer"], [(one.option, one.value) for one in choices]
+
+    falling = [("layer_weight", 1000.0), ("layer_weight_end", 0.001)]
+    assert resolved(method="subdistill") == (1000.0, pytest.approx(1.0), falling)
+    assert resolved(method="fitnet") == (1000.0, pytest.approx(1.0), falling)
+    assert resolved(method="vid") == (1000.0, 1000.0, [])
+    assert resolved(method="kd") == (0.0, 0.0, [])
+    assert resolved(method="subdistill", layer_weight=7.0) == (7.0, 7.0, [])
+    assert resolved(method="subdistill", layer_weight_end=0.5) == (100.0, 50.0, [])
+    assert resolved(method="subdistill", layer_weight_end=1.0) == (100.0, 100.0, [])
+    assert resolved(method="subdistill", kd_weight=0.0) == (100.0, 100.0, [])  # nothing else teaches late
+
+
+def test_the_command_line_leaves_the_weight_open_for_each_method_beside_it(tmp_path):
+    assert RUN_DEFAULTS["layer_weight_end"] is None
+    shared = config(tmp_path, method="subdistill", layer_weight_end=None)
+    own, _ = resolve_layer_weight(config_of_method(shared, "fitnet", tmp_path))
+    assert (own.layer_weight, own.layer_weight_end) == (1000.0, 0.001)
+    given = config(tmp_path, method="subdistill")
+    assert resolve_layer_weight(config_of_method(given, "fitnet", tmp_path))[0].weights(1.0)["layer"] == 100.0
 
 
 def test_a_choice_is_told_as_an_option_with_its_reason():

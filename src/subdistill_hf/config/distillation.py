@@ -79,11 +79,12 @@ class DistillationOptions:
             + ")."
         },
     )
-    layer_weight_end: float = field(
+    layer_weight_end: float | None = field(
         default=1.0,
         metadata={
             "help": "Share of layer_weight that is left at the end of the training: the weight falls by the same "
-            "factor in each step, so that the layers teach early and the logits late. 1 keeps it."
+            "factor in each step, so that the layers teach early and the logits late. 1 keeps it. The command line "
+            "chooses where neither is given."
         },
     )
     kd_weight: float = field(default=1.0, metadata={"help": "Weight of the logit distillation."})
@@ -171,8 +172,9 @@ class DistillationOptions:
         if method.needs_labels:
             task = task or method.task_weight
         layer = method.layer_weight if self.layer_weight is None else self.layer_weight
+        end = 1.0 if self.layer_weight_end is None else self.layer_weight_end
         return {
             "task": task,
             "kd": self.kd_weight if method.needs_teacher else 0.0,
-            "layer": 0.0 if method.layer_weight is None or layer is None else layer * self.layer_weight_end**progress,
+            "layer": 0.0 if method.layer_weight is None or layer is None else layer * end**progress,
         }

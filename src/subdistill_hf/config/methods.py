@@ -27,6 +27,8 @@ class Method:
         layer_weight: weight of the sum of the layer losses, unless another is given; `None` without them.
         published_layer_weight: that of the method's paper or of its authors' code, which benchmarks multiply by a
             factor; the same where it is not given.
+        falling_layer_weight: weight of the layer losses at the beginning and at the end of a training, where the
+            command line lets it fall; `None` where that was not measured.
         target_scale: scale of the layer targets, unless another is given: `teacher` or `unit`, see `options`.
         needs_labels: whether it is another method without the labels, so that their weight cannot be 0.
         logit_loss: function of the student's and the teacher's logits `(B, C)` and a `temperature`; `None` without.
@@ -47,6 +49,7 @@ class Method:
     task_weight: float = 0.0
     layer_weight: float | None = None
     published_layer_weight: float | None = None
+    falling_layer_weight: tuple[float, float] | None = None
     target_scale: str = "teacher"
     needs_labels: bool = False
     logit_loss: Loss | None = "subdistill_hf.losses.logits:logit_distillation"
@@ -98,6 +101,7 @@ METHODS: dict[str, Method] = {
         layer_loss="subdistill_hf.losses.baselines:FitNet",
         layer_weight=100.0,
         published_layer_weight=1.0,
+        falling_layer_weight=(1000.0, 1.0),
         target_scale="unit",
     ),
     "attention_transfer": Method(
@@ -135,6 +139,7 @@ METHODS: dict[str, Method] = {
         layer_loss="subdistill_hf.losses.subspace:SubspaceAlignment",
         uses_subspaces=True,
         layer_weight=100.0,
+        falling_layer_weight=(1000.0, 1.0),
     ),
 }
 """Name to method, in the order of tables.

@@ -117,7 +117,7 @@ def check_values(args: SubDistillConfig) -> None:
     check_choices(args, DistillationOptions)
     check_ranges(args, LEAST, BETWEEN)
     for name in ("temperature", "adam_epsilon", "layer_weight_end"):
-        if not (value := getattr(args, name)) > 0:
+        if (value := getattr(args, name)) is not None and not value > 0:
             raise SubDistillError(f"{name}={value}: expected a positive number")
     if not any(args.weights().values()):
         raise SubDistillError("task_weight, kd_weight and layer_weight are all 0: there is nothing to train")

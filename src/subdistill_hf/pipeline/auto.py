@@ -1,7 +1,7 @@
 """Everything that is decided for a user who leaves it open, and why.
 
 In three steps, as more becomes known: from the options alone (`options_for_teacher`), from the images (`resolve`),
-and from the student of a method (`resolve_learning_rate`). Each gives copies; what the user gave stays as it is.
+and from the method and its student (`resolve_layer_weight`, `resolve_learning_rate`). What was given stays as it is.
 Layers and rotation alone are decided elsewhere, in a trainer's plan: they follow from student and teacher together.
 """
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from subdistill_hf.acceleration.threads import Threads, suited_threads
 from subdistill_hf.config.defaults import VALIDATION_FRACTION
+from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.distributed import processes_of_machine
@@ -340,8 +341,29 @@ def config_of_method(config: SubDistillConfig, method: str, folder: Path) -> Sub
     weights: dict[str, Any] = {}
     if method != config.method:
         weights = {name: getattr(SubDistillConfig, name) for name in OF_ONE_METHOD}
+        if config.layer_weight_end is None:
+            weights["layer_weight_end"] = None  # each has its own
     # the finished student is pushed once, when the run is over
     return with_arguments(config, method=method, output_dir=str(folder), push_to_hub=False, **weights)
+
+
+def resolve_layer_weight(config: SubDistillConfig) -> tuple[SubDistillConfig, list[Choice]]:
+    """Let the weight of the layers fall where the method gains by it, and nothing else was asked for.
+
+    Args:
+        config: the training arguments of a method; `layer_weight_end` is `None` where it is left open.
+
+    Returns:
+        The arguments, and what was chosen.
+    """
+    if config.layer_weight_end is not None:
+        return config, []
+    falling = METHODS[config.method].falling_layer_weight
+    if falling is None or config.layer_weight is not None or not config.weights()["kd"]:
+        return with_arguments(config, layer_weight_end=1.0), []
+    chosen = {"layer_weight": falling[0], "layer_weight_end": falling[1] / falling[0]}
+    reason = "the layers teach early, and the logits late"
+    return with_arguments(config, **chosen), [Choice(name, one, reason, config.method) for name, one in chosen.items()]
 
 
 def resolve_learning_rate(

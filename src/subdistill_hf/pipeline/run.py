@@ -45,6 +45,7 @@ from subdistill_hf.pipeline.auto import (
     Choice,
     Start,
     config_of_method,
+    resolve_layer_weight,
     resolve_learning_rate,
     with_arguments,
     with_steps_of_all,
@@ -374,6 +375,7 @@ def build_trainer(
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
     config, choices = resolve_learning_rate(config, student.model, start)
+    config, weights = resolve_layer_weight(config)
     if not config.weights()["task"]:
         config = with_arguments(config, label_smoothing_factor=0.0)  # which is of the methods beside it
     if not METHODS[config.method].needs_teacher:
@@ -389,4 +391,4 @@ def build_trainer(
         processing_class=student.processor,
     )
     show_progress(trainer, label, "agreement" if task.data.labels_by_teacher else "accuracy")
-    return trainer, student, choices
+    return trainer, student, [*choices, *weights]
