@@ -48,7 +48,7 @@ def test_the_curve_is_that_of_patches_turned_grey_one_after_the_other():
     ]
     assert shares == [0, 0.25, 0.5, 0.75, 1]
     assert found[0].tolist() == pytest.approx(expected, abs=1e-6)
-    curve = flipping_curve(network(), "student", "random", [IMAGE, IMAGE], [0, 0], order.repeat(2, 1), 1)
+    curve = flipping_curve(network(), "student", "random", [IMAGE] * 8, [0] * 8, order.repeat(8, 1), 1)
     area = sum((left + right) / 2 for left, right in itertools.pairwise(expected)) / 4
     assert curve.area == pytest.approx(area, abs=1e-6)
     assert curve.probability == pytest.approx(expected, abs=1e-6)

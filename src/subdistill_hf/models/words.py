@@ -62,7 +62,7 @@ def names_and_phrases(entries: Sequence[str]) -> tuple[tuple[str, ...], dict[str
         if name in found:
             raise SubDistillError(f"class {name!r} is given twice: give it once")
         found[name] = tuple(filter(None, phrases))
-        if found[name] and _is_group(name):
+        if found[name] and is_group(name):
             raise SubDistillError(f"class {entry!r}: words are for one class, and {name!r} may be several")
         for phrase in found[name]:
             if (owner := owners.setdefault(phrase.casefold(), name)) != name:
@@ -82,7 +82,7 @@ def phrases_of_words(entries: Sequence[str]) -> Phrases:
     seen: dict[str, str] = {}
     found = []
     for entry in entries:
-        if _is_group(entry):
+        if is_group(entry):
             raise SubDistillError(
                 f'class {entry!r}: a zero-shot teacher takes words, such as "a ripe tomato", and no names of groups'
             )
@@ -114,6 +114,6 @@ def check_no_ids(classes: Phrases) -> None:
             )
 
 
-def _is_group(entry: str) -> bool:
+def is_group(entry: str) -> bool:
     """Whether an entry stands for several classes of a dataset."""
     return entry == "all" or entry.startswith(("superclass:", "subtask:"))

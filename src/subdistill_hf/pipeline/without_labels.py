@@ -24,6 +24,7 @@ from subdistill_hf.data.subtask import Subtask, SubtaskError, no_superclasses, r
 from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, UnlabelledImages, load_dataset_without_labels
 from subdistill_hf.errors import DataError
 from subdistill_hf.models.loading import LoadedModel
+from subdistill_hf.models.words import is_group
 from subdistill_hf.pipeline.selection import Looked, Selection, look_at, masses_of, nothing_kept
 
 SPLITS: Final = ("train", "validation", "test")
@@ -163,6 +164,8 @@ def _subtask_of(teacher: LoadedModel, names: tuple[str, ...], classes: list[str]
         try:
             subtask = resolve_classes(classes, names, no_superclasses)
         except SubtaskError as error:
+            if any(is_group(entry) for entry in classes):
+                raise
             raise SubtaskError(
                 f"the teacher {teacher.name!r}: {error}. Without labels, the classes are those of the teacher; one "
                 "that compares images with texts, such as openai/clip-vit-base-patch32, takes any words"
