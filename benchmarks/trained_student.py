@@ -122,7 +122,7 @@ def run_all(
 
 
 def mean(values: Sequence[float], rows: Sequence[dict[str, Any]], digits: int = 1, scale: float = 100) -> str:
-    """The mean of a value of each row with its 95 % confidence interval, over subtasks: see `over_subtasks`."""
+    """The mean of a value of each row with its 95 % confidence interval, see `Estimate.over_subtasks`."""
     blocks = [(row["superclass"], row["seed"]) for row in rows]
     found = Estimate.over_subtasks([scale * value for value in values], blocks)
     return f"{found.mean:.{digits}f}" + ("" if len(values) < 2 else f" ± {found.interval:.{digits}f}")

@@ -51,7 +51,7 @@ NO_ANSWER: Final = -1
 """The prediction for an image whose logits are NaN: no class."""
 
 ROUNDING: Final = 1e-9
-"""By how much the product of a share and a number of images may be too large: 0.07 * 100 is more than 7."""
+"""By how much the product of a share and a number may be too large: 0.07 * 100 is more than 7."""
 
 CALIBRATION_BINS: Final = 15
 """Of equal width, as `CalibrationError` takes them by default."""

@@ -58,7 +58,6 @@ class TeacherLayers:
             with_context: `False` skips the backward pass, for bases that need no contexts.
         """
         process = PartialState()
-
         request = FitRequest(
             positions=None,
             seed=self.options.seed,

@@ -76,15 +76,13 @@ def explanation_section(benchmark: Benchmark, comparison: Comparison) -> list[st
         }
     ]
     for method, own in comparison.rows.items():
-        difference = None
+        cosines, difference = _values(own, "explanation_cosine"), None
         if method != reference and reference in comparison.rows:
-            other = _values(comparison.rows[reference], "explanation_cosine")
-            pairs = zip(_values(own, "explanation_cosine"), other, strict=True)
-            difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
+            difference = comparison.paired(cosines, _values(comparison.rows[reference], "explanation_cosine"))
         rows.append(
             {
                 "method": text(label_of(benchmark, method)),
-                "cosine": _with_interval(comparison.estimate(_values(own, "explanation_cosine"))),
+                "cosine": _with_interval(comparison.estimate(cosines)),
                 "difference": None if difference is None else _with_interval(difference, "+"),
                 "rank correlation": _with_interval(comparison.estimate(_values(own, "explanation_rank"))),
                 "relevance on the mark": _percent(own, "relevance_on_mark"),

@@ -46,8 +46,7 @@ def mark_section(benchmark: Benchmark, comparison: Comparison) -> list[str]:
     for method in runs:
         difference = None
         if method != reference and reference in runs:
-            pairs = zip(_followed(runs[method]), _followed(runs[reference]), strict=True)
-            difference = comparison.estimate([ours - theirs for ours, theirs in pairs])
+            difference = comparison.paired(_followed(runs[method]), _followed(runs[reference]))
         rows.append(
             {
                 "method": text(label_of(benchmark, method)),

@@ -105,8 +105,11 @@ class Comparison:
 
     def difference(self, method: str, reference: str) -> Estimate:
         """Of a method to another, paired by subtask and seed."""
-        pairs = zip(self.accuracies[method], self.accuracies[reference], strict=True)
-        return self.estimate([ours - theirs for ours, theirs in pairs])
+        return self.paired(self.accuracies[method], self.accuracies[reference])
+
+    def paired(self, ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+        """Of the difference of two figures, of each one value a block."""
+        return self.estimate([one - other for one, other in zip(ours, theirs, strict=True)])
 
     def estimate(self, values: Sequence[float]) -> Estimate:
         """Of one value a block, over all subtasks; see `Estimate.over_subtasks`."""

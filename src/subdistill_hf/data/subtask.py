@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from subdistill_hf.config.class_entries import ALL_CLASSES, SUBTASK_PREFIX, SUPERCLASS_PREFIX
 from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.class_names import (
     IMAGENET_SUBTASKS,
@@ -20,10 +21,6 @@ from subdistill_hf.data.class_names import (
 )
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import table
-
-SUPERCLASS_PREFIX = "superclass:"
-SUBTASK_PREFIX = "subtask:"
-ALL_CLASSES = "all"
 
 Superclasses = Mapping[str, Sequence[str]]
 

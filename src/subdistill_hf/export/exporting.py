@@ -20,12 +20,11 @@ from subdistill_hf.export.preprocessing import Step, in_words, steps_of
 from subdistill_hf.export.runtime import Measured, logits_of_images, measure, quartiles
 from subdistill_hf.export.student import TorchStudent
 from subdistill_hf.formatting import file_size, format_percent
+from subdistill_hf.metrics import ROUNDING
 from subdistill_hf.pipeline.evaluation import processor_name
 from subdistill_hf.reporting.exported import ExportedFile, Latency, ReportedExport, TriedScheme
 
 LATENCY_RUNS: Final = 50
-ROUNDING: Final = 1e-9
-"""By how many points a difference of two shares may be off."""
 
 
 @dataclass(frozen=True)

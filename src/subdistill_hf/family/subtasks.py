@@ -10,19 +10,13 @@ from typing import Any, Final
 
 import yaml
 
+from subdistill_hf.config.class_entries import ALL_CLASSES, SUBTASK_PREFIX, SUPERCLASS_PREFIX
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.config.yaml_text import read_texts
 from subdistill_hf.data.class_names import IMAGENET_SUBTASKS
 from subdistill_hf.data.loading import classes_of_dataset
-from subdistill_hf.data.subtask import (
-    ALL_CLASSES,
-    SUBTASK_PREFIX,
-    SUPERCLASS_PREFIX,
-    Superclasses,
-    no_superclasses,
-    resolve_classes,
-)
+from subdistill_hf.data.subtask import Superclasses, no_superclasses, resolve_classes
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import slug
 

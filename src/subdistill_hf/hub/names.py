@@ -9,6 +9,7 @@ from typing import Final
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
+from subdistill_hf.config.class_entries import SUPERCLASS_PREFIX
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import slug
 
@@ -30,7 +31,7 @@ def repository_name(teacher: str, student: str, dataset: str, classes: Sequence[
         not take are counted.
     """
     kind = student.partition(":")[0].rstrip("/").rpartition("/")[2].partition(".")[0]
-    words = [slug(str(entry).removeprefix("superclass:"), "") for entry in classes]
+    words = [slug(str(entry).removeprefix(SUPERCLASS_PREFIX), "") for entry in classes]
     subtask = "-".join(words)
     if len(subtask) > LONGEST_CLASSES or not all(words):
         subtask = f"{len(classes)}-classes-of-{slug(dataset.rpartition('/')[2], 'images')}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from subdistill_hf.config.class_entries import is_group
 from subdistill_hf.errors import SubDistillError
 
 BETWEEN_PHRASES: Final = "|"
@@ -112,8 +113,3 @@ def check_no_ids(classes: Phrases) -> None:
                 f'class {phrases[0]!r}: a zero-shot teacher takes words, such as "a ripe tomato", and has no list '
                 "of classes. Where the images show digits, say so with --prompts, such as 'a photo of the number {}.'"
             )
-
-
-def is_group(entry: str) -> bool:
-    """Whether an entry stands for several classes of a dataset."""
-    return entry == "all" or entry.startswith(("superclass:", "subtask:"))

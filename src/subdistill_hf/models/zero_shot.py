@@ -181,7 +181,6 @@ def as_classifier(model: Any, tokenizer: Any, words: Words) -> ZeroShotClassifie
     names = [*words.names, *(f"(other) {text}" for text in others)]
     scale, shift = _scale_and_bias(model)
     _check_texts(model, tokenizer, texts, words.names)
-    _check_other_texts(tokenizer, texts[: len(words.classes)], others, words.names)
     _check_cosine(model, tokenizer, texts[0][0], scale, shift)
     embeddings = torch.stack([_text_embedding(model, tokenizer, each) for each in texts])
     bias = torch.full((len(texts),), shift)
@@ -210,25 +209,6 @@ def usual_other_prompts(classes: Phrases) -> tuple[str, ...]:
     return tuple(prompt for prompt in OTHER_PROMPTS if not named & (set(re.findall(r"\w+", prompt)) - NO_SUBJECT))
 
 
-def _check_other_texts(
-    tokenizer: Any, texts: Sequence[Sequence[str]], others: Sequence[str], names: Sequence[str]
-) -> None:
-    """Refuse texts of none of the classes that are the text of a class to the teacher.
-
-    Raises:
-        ModelError: naming both.
-    """
-    owners = {
-        tuple(tokenizer(text)["input_ids"]): name for name, each in zip(names, texts, strict=True) for text in each
-    }
-    for other in others:
-        if (name := owners.get(tuple(tokenizer(other)["input_ids"]))) is not None:
-            raise ModelError(
-                f"the text {other!r} is of none of the classes, and is that of the class {name!r} too: give "
-                "--other_prompts that show none of them"
-            )
-
-
 def has_sigmoids(model: Any) -> bool:
     """Whether each logit is the log odds of its own class, as in SigLIP, and not one of a softmax."""
     return "siglip" in model.config.model_type
@@ -250,7 +230,7 @@ def tokens_of(model: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
 
 
 def _check_texts(model: Any, tokenizer: Any, texts: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-    """Refuse texts that the model does not read to their end, and classes whose texts are the same to it.
+    """Refuse texts that the model does not read to their end, and those of two classes, or of one and none, alike.
 
     Args:
         model: the model.
@@ -259,7 +239,7 @@ def _check_texts(model: Any, tokenizer: Any, texts: Sequence[Sequence[str]], nam
         names: of the classes.
 
     Raises:
-        ModelError: with the first text, or the first two classes.
+        ModelError: with the first text, or the first two classes, or the class and the other text.
     """
     most = _longest_text(model, tokenizer)
     tokens = {text: tuple(tokenizer(text, verbose=False)["input_ids"]) for each in texts for text in each}
@@ -267,9 +247,17 @@ def _check_texts(model: Any, tokenizer: Any, texts: Sequence[Sequence[str]], nam
         if len(read) > most:
             raise ModelError(f"the text {text!r} has {len(read)} tokens, the teacher reads {most}: give fewer words")
     seen: dict[tuple[tuple[int, ...], ...], str] = {}
+    owners: dict[tuple[int, ...], str] = {}
     for name, each in zip(names, texts, strict=False):  # the other texts may be alike
         if (other := seen.setdefault(tuple(tokens[text] for text in each), name)) != name:
             raise ModelError(f"classes {other!r} and {name!r} are the same text to the teacher: rename one of them")
+        owners |= {tokens[text]: name for text in each}
+    for (text,) in texts[len(names) :]:
+        if (owner := owners.get(tokens[text])) is not None:
+            raise ModelError(
+                f"the text {text!r} is of none of the classes, and is that of the class {owner!r} too: give "
+                "--other_prompts that show none of them"
+            )
 
 
 def _longest_text(model: Any, tokenizer: Any) -> int:

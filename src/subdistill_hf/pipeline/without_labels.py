@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from subdistill_hf.config.class_entries import is_group
 from subdistill_hf.config.options import DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.distributed import several_processes
@@ -24,7 +25,6 @@ from subdistill_hf.data.subtask import Subtask, SubtaskError, no_superclasses, r
 from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, UnlabelledImages, load_dataset_without_labels
 from subdistill_hf.errors import DataError
 from subdistill_hf.models.loading import LoadedModel
-from subdistill_hf.models.words import is_group
 from subdistill_hf.pipeline.selection import Looked, Selection, look_at, masses_of, nothing_kept
 
 SPLITS: Final = ("train", "validation", "test")
