@@ -11,8 +11,9 @@ from helpers import CLASS_IDS, task_options, write_colour_folder, write_image_fo
 from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES, UNKNOWN_KINDS
 from subdistill_hf.data import other_classes
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
-from subdistill_hf.data.loading import OTHER, OtherImages, load_subtask
+from subdistill_hf.data.loading import load_subtask
 from subdistill_hf.data.other_classes import glance_at_others, with_images_from_elsewhere, with_other_classes
+from subdistill_hf.data.other_images import OTHER, OtherImages
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.reporting import plots
 
@@ -245,7 +246,6 @@ def test_one_folder_under_two_names_is_refused_as_images_from_elsewhere(folder, 
     [
         {"other_images": 5},
         {"other_class": True, "other_images": 1},
-        {"other_class": True, "label_column": "none"},
         {"other_class": True, "adapt_teacher": "lora"},
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 from helpers import NAMES, config, task_options, write_image_folder, write_task
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.embedded.glyphs import render
-from subdistill_hf.data.loading import OTHER
+from subdistill_hf.data.other_images import OTHER
 from subdistill_hf.errors import DataError, DistillationError, SubDistillError
 from subdistill_hf.models.loading import load_teacher
 from subdistill_hf.pipeline import selection

@@ -23,8 +23,8 @@ from helpers import (
 )
 from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
-from subdistill_hf.data.loading import OTHER
 from subdistill_hf.data.other_classes import GLANCED_BYTES, with_images_from_elsewhere
+from subdistill_hf.data.other_images import OTHER
 from subdistill_hf.errors import DataError
 from subdistill_hf.explain.pair import load_pair
 from subdistill_hf.export.images import images_of_run

@@ -71,6 +71,17 @@ def test_from_words_to_a_pushed_student(inputs, tmp_path, hub):
     assert json.loads(files["config.json"])["model_type"] == "resnet"
 
 
+def test_words_without_labels_may_have_an_answer_for_anything_else(inputs, tmp_path):
+    masses = sorted(load_task(words(inputs), config(tmp_path / "first")).selection.masses)
+    options = words(inputs, other_class=True, unlabelled_threshold=(masses[11] + masses[12]) / 2)
+    report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["id2label"]["3"] == "none of these"
+    )
+    assert report.dataset.others.train_images > 0
+    assert report.published_result.unknown
+
+
 def test_names_of_labelled_classes_are_the_words(inputs, tmp_path):
     options = task_options(inputs, teacher=str(inputs / "clip"))
     task = load_task(options, config(tmp_path / "out"))

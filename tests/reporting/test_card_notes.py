@@ -204,6 +204,8 @@ def test_a_card_says_what_the_answer_for_other_classes_was_trained_with():
     assert f"{said}, {more} the classes." in closed_world(parsed(report))
     report["dataset"]["others"] |= {"train_images": 1, "seen": 1}
     assert "trained with 1 image of 1 other class, and" in closed_world(parsed(report))
+    report["dataset"] |= {"labels_by_teacher": True, "others": others | {"seen": 0, "unseen": 0}}
+    assert "trained with 1 image that the teacher takes for none of the classes" in closed_world(parsed(report))
 
 
 @pytest.mark.parametrize("answered", [False, True])

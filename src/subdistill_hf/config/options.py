@@ -207,7 +207,7 @@ class OtherOptions:
         default=None,
         metadata={
             "help": "Training images of other classes of the dataset, spread over them; by default as many as two "
-            "classes have."
+            "classes have. Of a dataset without labels they are images that the teacher takes for none of the classes."
         },
     )
     test_unknown: bool | None = field(

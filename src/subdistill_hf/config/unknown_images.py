@@ -8,6 +8,7 @@ UNKNOWN_IMAGES: Final = {
     "near": "near unknown images",
     "far": "far unknown images",
     "elsewhere": "images from elsewhere",
+    "unchosen": "images that the teacher takes for none of the classes",
 }
 """Kind to what its images are called; `data.loading.OtherImages` says what they show."""
 

@@ -269,11 +269,6 @@ def check_other_options(options: TaskOptions) -> None:
     check_ranges(options, {"other_images": LEAST_OTHER_IMAGES}, {})
     if options.other_images is not None and not options.other_class:
         raise SubDistillError(f"other_images={options.other_images} has no meaning without --other_class")
-    for name in ("other_class", "test_unknown"):
-        if getattr(options, name) and options.label_column == NO_LABELS:
-            raise SubDistillError(
-                f"{name} has no meaning with label_column={NO_LABELS}: other classes are told by labels"
-            )
     if options.unknown_images is not None:
         if options.test_unknown is False:
             raise SubDistillError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,6 +20,7 @@ from subdistill_hf.data.images import ImageStore
 from subdistill_hf.data.labelled_rows import with_subtask_labels
 from subdistill_hf.data.marks import MarkedRows, Marking, mark_rows
 from subdistill_hf.data.notices import Notices, untested_classes, unused_splits
+from subdistill_hf.data.other_images import OTHER, OtherImages
 from subdistill_hf.data.repeated_images import without_repeated
 from subdistill_hf.data.sources import is_local, open_source
 from subdistill_hf.data.splits import held_out_test, train_and_validation
@@ -35,10 +36,6 @@ SPLIT_COLUMNS = ("split", "splits", "subset", "set", "partition", "usage", "phas
 """Columns that may tell the split of each row, in datasets that are one table."""
 
 
-OTHER: Final = "none of these"
-"""The name of the output for images of none of the classes."""
-
-
 def known_classes(outputs: Sequence[str], other: bool) -> tuple[str, ...]:
     """The classes among the names of a student's outputs.
 
@@ -47,36 +44,6 @@ def known_classes(outputs: Sequence[str], other: bool) -> tuple[str, ...]:
         other: whether the last one is the answer for other images.
     """
     return tuple(outputs[:-1] if other else outputs)
-
-
-@dataclass(frozen=True)
-class OtherImages:
-    """Images of none of the classes: of a dataset's other classes, or from elsewhere.
-
-    Attributes:
-        near: test images of classes that the student is trained with as "none of these"; `None` where there are none.
-        far: test images of the other ones.
-        elsewhere: images of another dataset.
-        elsewhere_name: the name of that dataset.
-        seen: the names of the classes that are among its training images.
-        unseen: the names of those that are not.
-        train_images: number of training images of the first.
-        answered: whether the student has an answer for them.
-    """
-
-    near: datasets.Dataset | None = None
-    far: datasets.Dataset | None = None
-    elsewhere: datasets.Dataset | None = None
-    elsewhere_name: str | None = None
-    seen: tuple[str, ...] = ()
-    unseen: tuple[str, ...] = ()
-    train_images: int = 0
-    answered: bool = False
-
-    def counts(self) -> dict[str, int]:
-        """Kind to number of images that are tested with, as far as there are any."""
-        found = {kind: getattr(self, kind) for kind in UNKNOWN_KINDS}
-        return {kind: len(rows) for kind, rows in found.items() if rows is not None}
 
 
 @dataclass(frozen=True)

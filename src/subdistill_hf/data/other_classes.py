@@ -10,13 +10,14 @@ import datasets
 import numpy as np
 
 from subdistill_hf.config.options import EMBEDDED_DATASETS, TaskOptions
-from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES, UNKNOWN_KINDS
+from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES
 from subdistill_hf.config.validation import LEAST_OTHER_IMAGES
 from subdistill_hf.data.class_names import unique_names
 from subdistill_hf.data.columns import ImageColumns
 from subdistill_hf.data.labelled_rows import as_images, with_names, with_outputs
-from subdistill_hf.data.loading import OTHER, Classes, OtherImages, SubtaskData, all_classes
+from subdistill_hf.data.loading import Classes, SubtaskData, all_classes
 from subdistill_hf.data.notices import Notices
+from subdistill_hf.data.other_images import OTHER, OtherImages
 from subdistill_hf.data.repeated_images import without_copies
 from subdistill_hf.data.sources import open_source
 from subdistill_hf.data.subtask import Subtask
@@ -38,7 +39,7 @@ GLANCED_BYTES: Final = 2**30
 """No glance is taken at datasets whose files are larger: they are read once more for it."""
 CLASSES_WORTH: Final = 2
 """Training images of other classes, by default, in classes of the subtask."""
-NEAR, FAR, ELSEWHERE = (UNKNOWN_IMAGES[kind] for kind in UNKNOWN_KINDS)
+NEAR, FAR, ELSEWHERE = (UNKNOWN_IMAGES[kind] for kind in ("near", "far", "elsewhere"))
 TRAINED: Final = "training images of other classes"
 
 
@@ -55,11 +56,7 @@ def check_other_classes(options: TaskOptions, subtask: Subtask, names: Sequence[
     """
     if not (options.other_class or (options.test_unknown and options.unknown_images is None)):
         return
-    if options.other_class and OTHER in subtask.names:
-        raise DataError(
-            f"other_class: {OTHER!r} is a class of the subtask already: give that class another name, or leave out "
-            "one of both"
-        )
+    check_other_name(options, subtask)
     others = len(names) - len(subtask.names)
     if not others:
         raise DataError(
@@ -70,6 +67,23 @@ def check_other_classes(options: TaskOptions, subtask: Subtask, names: Sequence[
         raise DataError(
             "other_class: expected at least two other classes in the dataset, to train and to test with. Take fewer "
             "of its classes, or leave it out: the card's threshold, and --unknown_images, need none"
+        )
+
+
+def check_other_name(options: TaskOptions, subtask: Subtask) -> None:
+    """Refuse a class with the name of the answer "none of these", where there is that answer.
+
+    Args:
+        options: whether there is.
+        subtask: the classes.
+
+    Raises:
+        DataError: for such a class.
+    """
+    if options.other_class and OTHER in subtask.names:
+        raise DataError(
+            f"other_class: {OTHER!r} is a class of the subtask already: give that class another name, or leave out "
+            "one of both"
         )
 
 
@@ -159,8 +173,7 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     check_other_classes(replace(options, unknown_images=None), data.subtask, others.classes.names)
     trained, taught, held_back = None, set[int](), set(others.places)
     if options.other_class:
-        per_class = (len(data.train) + len(data.validation)) / len(data.subtask.names)
-        wanted = options.other_images or max(LEAST_OTHER_IMAGES, round(CLASSES_WORTH * per_class))
+        wanted = other_images(options, len(data.train) + len(data.validation), data.subtask)
         trained = others.some(options.train_split, others.to_train_with(), wanted)
         taught = _shown(_divided(trained, options, seed)[0], others)
         # without a test split of its own, test images of these classes could be training or validation images
@@ -173,6 +186,18 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
     drawn = {NEAR: tested(taught) if data.official_test else None, FAR: tested(held_back), TRAINED: trained}
     data, once = _used_once(data, drawn, options.dataset)
     return _with_drawn(data, once, others, options, seed)
+
+
+def other_images(options: TaskOptions, images: int, subtask: Subtask) -> int:
+    """How many images of none of the classes there are for training and validation, at most.
+
+    Args:
+        options: the number that was asked for, if any.
+        images: of the classes, for training and validation.
+        subtask: the classes.
+    """
+    per_class = images / len(subtask.names)
+    return options.other_images or max(LEAST_OTHER_IMAGES, round(CLASSES_WORTH * per_class))
 
 
 def _with_drawn(

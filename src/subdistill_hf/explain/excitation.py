@@ -13,7 +13,7 @@ from subdistill_hf.core.layers import LayerShape
 from subdistill_hf.core.relevance import activations_and_contexts
 from subdistill_hf.core.subspaces import Subspace
 from subdistill_hf.data.collate import ViewCollator
-from subdistill_hf.data.loading import OTHER
+from subdistill_hf.data.other_images import OTHER
 from subdistill_hf.explain.networks import BATCH
 from subdistill_hf.reporting.explained import ExcitedPlace, ExplainedDirection
 from subdistill_hf.teacher.teacher import Teacher

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from subdistill_hf.config.commands import ServeOptions
 from subdistill_hf.config.output_folder import check_output_folder, refuse_other_files
-from subdistill_hf.data.loading import OTHER
+from subdistill_hf.data.other_images import OTHER
 from subdistill_hf.export.errors import ExportError
 from subdistill_hf.export.page_examples import copy_examples
 from subdistill_hf.formatting import file_size, format_percent, joined

@@ -20,7 +20,7 @@ from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.core.pairing import LayerPair
 from subdistill_hf.core.subspaces import Subspace
-from subdistill_hf.data.loading import OtherImages
+from subdistill_hf.data.other_images import OtherImages
 from subdistill_hf.data.sources import is_local
 from subdistill_hf.formatting import format_percent, table
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of

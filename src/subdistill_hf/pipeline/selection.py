@@ -74,6 +74,15 @@ class Selection:
         counts: list[int] = np.histogram(self.masses, BINS, (0, 1))[0].tolist()
         return counts
 
+    def with_other(self, images: int, name: str) -> Selection:
+        """The same with so many more images that are kept, for the answer "none of these", which has this name."""
+        return replace(
+            self,
+            kept=self.kept + images,
+            kept_as_other=images,
+            kept_per_class={**self.kept_per_class, name: images},
+        )
+
     def __str__(self) -> str:
         left_out = {
             "near-duplicates of validation or test images": self.held_out,

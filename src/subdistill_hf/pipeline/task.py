@@ -44,7 +44,7 @@ from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
 from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads, with_arguments
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
-from subdistill_hf.pipeline.without_labels import load_without_labels
+from subdistill_hf.pipeline.without_labels import check_teacher_knows_others, load_without_labels
 
 logger = logging.getLogger(__name__)
 
@@ -170,11 +170,8 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     if not lacks_classes and options.label_column != NO_LABELS:
         _tell_several_classes(teacher, options, config)
     data = _with_unknown(data, options, config)
-    if options.other_class and not lacks_classes and len(teacher.labels) == len(data.subtask.names):
-        raise SubDistillError(
-            f"other_class: the teacher {teacher.name!r} knows the classes of the subtask alone, and has no answer for "
-            "others: give one that knows more"
-        )
+    if not lacks_classes:
+        check_teacher_knows_others(options, teacher, data.subtask)
     # decoded before training, so that a damaged image is found now
     test = data.views("test")
     test.check_images()
@@ -217,7 +214,8 @@ def _with_unknown(data: SubtaskData, options: TaskOptions, config: SubDistillCon
     """The images with those of none of the classes that the user asked for."""
     has_others = len(data.class_names) > len(data.subtask.names)
     # where images from elsewhere are given, a test needs no other classes
-    if options.other_class or (options.test_unknown and (has_others or options.unknown_images is None)):
+    asked = options.other_class or (options.test_unknown and (has_others or options.unknown_images is None))
+    if asked and not data.labels_by_teacher:  # without labels the teacher chose them
         with config.main_process_first(desc="loading images of other classes"):
             data = with_other_classes(data, options, config.seed)
     if options.unknown_images is not None:
@@ -317,7 +315,8 @@ def announce(task: Task) -> None:
         print("labels   none: the teacher's answers stand for them, and each figure is the agreement with the teacher")
     if (others := data.others) is not None:
         tested = ", ".join(f"{count} {kind}" for kind, count in others.counts().items())
-        print(f"unknown  {others.train_images} images of other classes to train; {tested} to test")
+        what = "that the teacher takes for none of the classes" if data.labels_by_teacher else "of other classes"
+        print(f"unknown  {others.train_images} images {what} to train; {tested} to test")
         if task.selection is not None and others.far is not None:
             print("         classes of far images may be among the images without labels")
     if data.marking is not None:

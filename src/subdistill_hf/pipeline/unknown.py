@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from subdistill_hf.data.loading import OtherImages
 from subdistill_hf.data.other_classes import glance_at_others
+from subdistill_hf.data.other_images import OtherImages
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.metrics import auroc, auroc_error, share_reaching, threshold_keeping
 from subdistill_hf.pipeline.evaluation import Classifier, predict

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
@@ -15,28 +16,34 @@ from subdistill_hf.config.class_entries import is_group
 from subdistill_hf.config.options import DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.distributed import several_processes
+from subdistill_hf.data.class_names import unique_names
 from subdistill_hf.data.image_facts import image_facts
-from subdistill_hf.data.labelled_rows import with_outputs
+from subdistill_hf.data.labelled_rows import with_names, with_outputs
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.near_duplicates import near_duplicates
 from subdistill_hf.data.notices import Notices, untested_classes, untrained_classes
+from subdistill_hf.data.other_classes import GLANCED, check_other_name, other_images
+from subdistill_hf.data.other_images import OTHER, OtherImages
 from subdistill_hf.data.splits import TEST_SEED
 from subdistill_hf.data.subtask import Subtask, SubtaskError, no_superclasses, resolve_classes
 from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, UnlabelledImages, load_dataset_without_labels
-from subdistill_hf.errors import DataError
+from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.pipeline.selection import Looked, Selection, look_at, masses_of, nothing_kept
 
 SPLITS: Final = ("train", "validation", "test")
+UNCHOSEN_BELOW: Final = 0.5
+"""An image shows none of the classes by the teacher where these together have less than this probability, and less
+than the threshold of those that are kept."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The images of a split that the teacher takes for the subtask's.
+    """Some images of a split.
 
     Attributes:
         places: among the images that were drawn.
-        answers: the teacher's, as outputs of the student.
+        answers: the teacher's best of the classes, as outputs of the student.
         thumbs: thumbnails `(N, D)`.
     """
 
@@ -49,6 +56,21 @@ class _Part:
         places, answers = ([values[index] for index in which] for values in (self.places, self.answers))
         return _Part(tuple(places), tuple(answers), self.thumbs[torch.as_tensor(which)])
 
+    def drawn(self, most: int, seed: int) -> _Part:
+        """So many of them, at most, in their order."""
+        return self.chosen(np.sort(np.random.default_rng(seed).permutation(len(self.places))[:most]))
+
+    def divided(self, share: float, seed: int | Sequence[int]) -> tuple[_Part, _Part]:
+        """A share of them, at least one where it is not 0, and the others."""
+        order = np.random.default_rng(seed).permutation(len(self.places))
+        number = max(1, round(share * len(order))) if share and len(order) else 0
+        return self.chosen(np.sort(order[:number])), self.chosen(np.sort(order[number:]))
+
+    def unlike(self, *others: _Part) -> tuple[_Part, int]:
+        """Those that are near-duplicates of none of others, and how many are left out."""
+        near = near_duplicates(self.thumbs, torch.cat([other.thumbs for other in others])).numpy()
+        return self.chosen(np.flatnonzero(~near)), int(near.sum())
+
 
 def load_without_labels(
     options: TaskOptions, config: SubDistillConfig, teacher: LoadedModel
@@ -57,7 +79,8 @@ def load_without_labels(
 
     In all splits those are kept that show one of the classes with at least `unlabelled_threshold`. Of the training
     images near-duplicates of validation and test images are dropped. Labels are the teacher's answers, so an accuracy
-    is the agreement with the teacher.
+    is the agreement with the teacher. Images that the teacher takes for none of the classes are tested with as unknown
+    ones, and trained with where there is an answer for them; see `UNCHOSEN_BELOW`.
 
     Args:
         options: dataset, classes (of the teacher), splits and threshold.
@@ -69,10 +92,12 @@ def load_without_labels(
 
     Raises:
         SubtaskError: for classes that the teacher lacks.
-        DataError: when no image is kept for the training or the test.
+        DataError: when no image is kept for the training or the test, or for an answer that was asked for.
     """
     names = tuple(teacher.labels[output] for output in range(len(teacher.labels)))
     subtask = _subtask_of(teacher, names, options.classes)
+    check_other_name(options, subtask)
+    check_teacher_knows_others(options, teacher, subtask)
     with config.main_process_first(desc="loading images without labels"):
         found = load_dataset_without_labels(options, options.unlabelled_images, subtask, config.seed)
     teacher.model.to(config.device)
@@ -81,12 +106,54 @@ def load_without_labels(
         shared = [_choose(found, subtask, teacher, options, config)]
     if several_processes():  # see `selection.add_unlabelled`
         broadcast_object_list(shared)
-    parts, selection = shared[0]
+    parts, unchosen, selection = shared[0]
     data = _data_of(found, subtask, [(part.places, part.answers) for part in parts], options)
     notices = Notices(found.train.notices)
     notices.add(untrained_classes(subtask, parts[0].answers))
     notices.add(untested_classes(subtask, parts[2].answers))
-    return replace(data, class_names=names, notices=tuple(notices.said)), selection
+    data = replace(data, class_names=names, notices=tuple(notices.said))
+    return _with_unchosen(data, found, unchosen, options), selection
+
+
+def check_teacher_knows_others(options: TaskOptions, teacher: LoadedModel, subtask: Subtask) -> None:
+    """Refuse a teacher without an answer for images of none of the classes, where there is to be one.
+
+    Args:
+        options: whether there is.
+        teacher: the teacher.
+        subtask: the classes.
+
+    Raises:
+        SubDistillError: when it knows these classes alone.
+    """
+    if options.other_class and len(teacher.labels) == len(subtask.names):
+        raise SubDistillError(
+            f"other_class: the teacher {teacher.name!r} knows the classes of the subtask alone, and has no answer for "
+            "others: give one that knows more"
+        )
+
+
+def _with_unchosen(
+    data: SubtaskData, found: UnlabelledDataset, parts: Sequence[_Part], options: TaskOptions
+) -> SubtaskData:
+    """The images with those that the teacher takes for none of the classes, of each of `SPLITS`."""
+    names = unique_names((*data.subtask.names, OTHER))
+    train, validation, test = (
+        with_names(images.rows.select(list(part.places)), COLUMNS, names, len(names) - 1)
+        for images, part in zip(found.of_parts(), parts, strict=True)
+    )
+    if not len(test):
+        return data
+    others = OtherImages(unchosen=test, train_images=len(train), answered=options.other_class)
+    data = replace(data, others=others)
+    if not options.other_class:
+        return data
+    own = {split: with_names(data.rows(split), COLUMNS, names) for split in ("train", "validation")}
+    return replace(
+        data,
+        train=datasets.concatenate_datasets([own["train"], train]),
+        validation=datasets.concatenate_datasets([own["validation"], validation]),
+    )
 
 
 def load_chosen(
@@ -177,11 +244,11 @@ def _subtask_of(teacher: LoadedModel, names: tuple[str, ...], classes: list[str]
 
 def _choose(
     found: UnlabelledDataset, subtask: Subtask, teacher: LoadedModel, options: TaskOptions, config: SubDistillConfig
-) -> tuple[tuple[_Part, _Part, _Part], Selection]:
-    """The images for training, validation and test, and what became of those that a training could have.
+) -> tuple[list[_Part], list[_Part], Selection]:
+    """The images for training, validation and test: of the classes, and of none of them; and what became of all.
 
     Raises:
-        DataError: for a training or a test without images, as soon as it is drawn.
+        DataError: for a part without images, as soon as it is drawn.
     """
     show, threshold = not config.disable_tqdm, options.unlabelled_threshold
 
@@ -191,25 +258,78 @@ def _choose(
             raise DataError(nothing_kept(selection, f"{name} images"))
 
     looked = look_at(found.train.rows, COLUMNS, teacher, show)
-    pool = _kept(looked, subtask, threshold)
+    pool, rest = _kept(looked, subtask, threshold), _unchosen(looked, subtask, threshold)
     check("training", pool, found.train, looked)
     if found.test is None:
-        order = np.random.default_rng([TEST_SEED, len(pool.places)]).permutation(len(pool.places))
-        held_out = max(1, round(float(options.test_fraction or 0) * len(order)))
-        test, pool = pool.chosen(np.sort(order[:held_out])), pool.chosen(np.sort(order[held_out:]))
+        share = float(options.test_fraction or 0)
+        (test, pool), (rest_of_test, rest) = (
+            part.divided(share, [TEST_SEED, len(part.places)]) for part in (pool, rest)
+        )
     else:
         seen = look_at(found.test.rows, COLUMNS, teacher, show)
-        test = _kept(seen, subtask, threshold)
+        test, rest_of_test = _kept(seen, subtask, threshold), _unchosen(seen, subtask, threshold)
         check("test", test, found.test, seen)
-    order = np.random.default_rng(config.seed).permutation(len(pool.places))
-    share = options.validation_share
-    validating = max(1, round(share * len(order))) if share else 0
-    validation, train = pool.chosen(np.sort(order[:validating])), pool.chosen(np.sort(order[validating:]))
+    validation, train = pool.divided(options.validation_share, config.seed)
     check("training", train, found.train, looked)
-    near = near_duplicates(train.thumbs, torch.cat([validation.thumbs, test.thumbs])).numpy()
-    train = train.chosen(np.flatnonzero(~near))
-    check("training", train, found.train, looked, int(near.sum()))
-    return (train, validation, test), _selection(found.train, looked, subtask, threshold, train, int(near.sum()))
+    train, near = train.unlike(validation, test)
+    check("training", train, found.train, looked, near)
+    unchosen = _unchosen_parts(rest, rest_of_test, (train, validation, test), subtask, options, config.seed)
+    selection = _selection(found.train, looked, subtask, threshold, train, near)
+    if options.other_class:
+        selection = selection.with_other(len(unchosen[0].places), OTHER)
+    return [train, validation, test], unchosen, selection
+
+
+def _unchosen_parts(
+    rest: _Part,
+    rest_of_test: _Part,
+    chosen: tuple[_Part, _Part, _Part],
+    subtask: Subtask,
+    options: TaskOptions,
+    seed: int,
+) -> list[_Part]:
+    """The images of none of the classes for training, validation and test.
+
+    Without an answer for them they are tested with alone, and only few of them where nobody asked for it.
+
+    Args:
+        rest: those that a training could have.
+        rest_of_test: those of the test.
+        chosen: the images of the classes for training, validation and test.
+        subtask: the classes.
+        options: whether there is an answer for them, and how many are to be trained with.
+        seed: of the choice.
+
+    Raises:
+        DataError: when there are too few for what was asked for.
+    """
+    none, (train, validation, test) = rest.chosen(np.empty(0, np.int64)), chosen
+    if options.test_unknown is False and not options.other_class:
+        return [none, none, none]
+    asked = options.other_class or options.test_unknown
+    most = len(test.places) if asked else min(GLANCED, len(test.places))
+    tested, _ = rest_of_test.drawn(most, seed).unlike(train, validation)
+    taught = [none, none]
+    if options.other_class:
+        wanted = other_images(options, len(train.places) + len(validation.places), subtask)
+        own_validation, own_train = rest.drawn(wanted, seed).divided(options.validation_share, seed)
+        own_train, _ = own_train.unlike(own_validation, tested, *chosen)
+        taught = [own_train, own_validation]
+    if (asked and not tested.places) or (options.other_class and not all(part.places for part in taught)):
+        raise DataError(_none_unchosen(options, len(rest.places), len(rest_of_test.places)))
+    return [*taught, tested]
+
+
+def _none_unchosen(options: TaskOptions, training: int, test: int) -> str:
+    """Why there is no image of none of the classes, for a training or a test that needs some, and what to do."""
+    least = min(options.unlabelled_threshold, UNCHOSEN_BELOW)
+    higher = ", or a higher --unlabelled_threshold" if least < UNCHOSEN_BELOW else ""
+    return (
+        f"{'other_class' if options.other_class else 'test_unknown'}: expected images that the teacher takes for none "
+        f"of the classes, below a probability of {least:g}, to train and to test with: found {training} of the "
+        f"training images and {test} of the test images, some of which may be near-duplicates. Give images that show "
+        f"other things too{higher}"
+    )
 
 
 def _selection(
@@ -234,6 +354,16 @@ def _selection(
 
 def _kept(looked: Looked, subtask: Subtask, threshold: float) -> _Part:
     """The images that show one of the classes with this probability by the teacher."""
-    kept = looked.usable & (masses_of(looked.logits, subtask) >= threshold)
-    answers = looked.logits[:, list(subtask.teacher_ids or ())].argmax(dim=1)[kept]
-    return _Part(tuple(torch.nonzero(kept).flatten().tolist()), tuple(answers.tolist()), looked.thumbs[kept])
+    return _part_of(looked, subtask, masses_of(looked.logits, subtask) >= threshold)
+
+
+def _unchosen(looked: Looked, subtask: Subtask, threshold: float) -> _Part:
+    """The images that show none of the classes by the teacher; see `UNCHOSEN_BELOW`."""
+    return _part_of(looked, subtask, masses_of(looked.logits, subtask) < min(threshold, UNCHOSEN_BELOW))
+
+
+def _part_of(looked: Looked, subtask: Subtask, which: Tensor) -> _Part:
+    """Those of some images that could be decoded."""
+    own = looked.usable & which
+    answers = looked.logits[:, list(subtask.teacher_ids or ())].argmax(dim=1)[own]
+    return _Part(tuple(torch.nonzero(own).flatten().tolist()), tuple(answers.tolist()), looked.thumbs[own])

@@ -142,6 +142,8 @@ def _other_training(dataset: ReportedDataset) -> str:
     """The images that the answer "none of these" was trained with."""
     others, unlabelled = dataset.others, dataset.unlabelled
     assert others is not None
+    if dataset.labels_by_teacher:
+        return f"{_images(others.train_images)} that the teacher takes for none of the classes"
     said = f"{_images(others.train_images)} of {count(others.seen)} other {'class' if others.seen == 1 else 'classes'}"
     if unlabelled is not None and unlabelled.kept_as_other:
         said += (
@@ -187,9 +189,14 @@ def unknown_note(dataset: ReportedDataset) -> str:
     """How the table of unknown images is to be read."""
     others = dataset.others
     elsewhere = f", and those from elsewhere are of {code(others.elsewhere)}" if others and others.elsewhere else ""
+    kinds = (
+        'Near images are of classes that were trained with as "none of these", far ones of classes that were not'
+        if not dataset.labels_by_teacher
+        else "Unchosen images are those that the teacher takes for none of the classes, whatever they show"
+    )
     said = (
-        "AUROC is how often an image of the classes has a higher score than another one: 0.5 is chance. Near images "
-        f'are of classes that were trained with as "none of these", far ones of classes that were not{elsewhere}.'
+        f"AUROC is how often an image of the classes has a higher score than another one: 0.5 is chance. "
+        f"{kinds}{elsewhere}."
     )
     if others and others.far_images and dataset.unlabelled is not None:
         said += " Classes of far images may be among the training images without labels."

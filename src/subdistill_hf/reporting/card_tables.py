@@ -35,7 +35,7 @@ def result_rows(report: RunReport) -> list[Row]:
             "Model": method_label(result.method),
             "Parameters": count(result.parameters),
             capitalised(report.figure): accuracy_with_error(result.accuracy, images) if measured else None,
-            'Without "none of these"': format_percent(result.accuracy_of_classes),
+            'Without "none of these"': format_percent(result.accuracy_of_classes) if measured else None,
             "Accuracy without the mark": format_percent(result.clean_accuracy),
             "Follows the mark": format_percent(result.mark_followed),
             "The same without the mark": format_percent(result.followed_without_mark),

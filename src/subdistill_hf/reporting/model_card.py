@@ -175,7 +175,8 @@ def standing(report: RunReport) -> list[str]:
         sentences = [f"{label} gives the teacher's answer to {measured} of the {images:,} images of the {which}."]
     if published.accuracy_of_classes is not None:
         of_classes = accuracy_with_error(published.accuracy_of_classes, images)
-        sentences.append(f'An answer "none of these" counts as wrong; passed over, {of_classes} are correct.')
+        right = "agree" if report.dataset.labels_by_teacher else "are correct"
+        sentences.append(f'An answer "none of these" counts as wrong; passed over, {of_classes} {right}.')
     distances: list[str] = []
     unresolved: list[str] = []
     better: list[str] = []

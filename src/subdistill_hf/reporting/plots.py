@@ -49,6 +49,7 @@ _SCORE_COLOURS: Final = {
     "near": "#E69F00",
     "far": "#D55E00",
     "elsewhere": "#CC79A7",
+    "unchosen": "#E69F00",
 }
 _MOST_LAYER_LABELS: Final = 6
 _MOST_COUNTED_CLASSES: Final = 30

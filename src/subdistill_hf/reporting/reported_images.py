@@ -65,12 +65,13 @@ class ReportedOthers:
     Attributes:
         answered: whether the student has an answer "none of these" for them.
         train_images: number of training images with this answer.
-        seen: number of classes that these are of.
+        seen: number of classes that these are of; 0 for a dataset without labels.
         unseen: number of classes that are tested with alone.
         near_images: test images of the first.
         far_images: test images of the others.
         elsewhere_images: images of another dataset.
-        elsewhere: its name.
+        unchosen_images: of a dataset without labels, test images that the teacher takes for none of the classes.
+        elsewhere: its name, of another dataset.
     """
 
     answered: bool
@@ -80,6 +81,7 @@ class ReportedOthers:
     near_images: int = 0
     far_images: int = 0
     elsewhere_images: int = 0
+    unchosen_images: int = 0
     elsewhere: str | None = None
 
 
@@ -89,7 +91,7 @@ class ReportedUnknown:
 
     Attributes:
         kind: `near` for classes that were trained with as "none of these", `far` for those that were not, `elsewhere`
-            for another dataset.
+            for another dataset, `unchosen` for those of a dataset without labels that the teacher takes for none.
         score: its name.
         images: number of unknown images.
         auroc: how often a known image has a higher score than an unknown one.
@@ -117,9 +119,8 @@ class ReportedRejection:
         validation_images: their number.
         of_test: whether these are every second test image, for want of images held out for validation.
         known_kept: share of the test images of the classes that reach it; of the others, if `of_test`.
-        unknown_kept: `near`, `far` or `elsewhere` to the share of the unknown test images that reach it.
-        histograms: `known`, `near`, `far` or `elsewhere` to the number of test images in equal steps of the score
-            from 0 to 1.
+        unknown_kept: kind of unknown images, see `ReportedUnknown`, to the share of those that reach it.
+        histograms: `known` or such a kind to the number of test images in equal steps of the score from 0 to 1.
     """
 
     score: str

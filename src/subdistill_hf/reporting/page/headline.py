@@ -63,7 +63,7 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
     name = capitalised(report.figure)
     yield Headline(name, accuracy_with_error(published.accuracy, images), beside or f"of {count(images)} images")
     if published.accuracy_of_classes is not None:
-        theirs = None if teacher is None else teacher.accuracy_of_classes
+        theirs = None if teacher is None or not report.measures(teacher) else teacher.accuracy_of_classes
         yield Headline(
             'Without "none of these"',
             accuracy_with_error(published.accuracy_of_classes, images),
