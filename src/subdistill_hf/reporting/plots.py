@@ -270,7 +270,7 @@ def _draw_losses(ax: Axes, label: str, parts: Curves) -> None:
             ends.append((x[-1], loss[-1], drawable(labels[name]) if name in layers else labels[name], colour))
     if all((loss > 0).all() for _, loss in parts.values()):
         _log_scale(ax, np.concatenate([loss for _, loss in parts.values()]))
-    ax.set_ylabel("loss")
+    ax.set_ylabel("loss, parts weighted")
     set_heading(ax, f"Training loss: {label}")
     label_ends(ax, ends)
 

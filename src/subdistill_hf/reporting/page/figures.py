@@ -134,9 +134,9 @@ def _losses(method: str, parts: Curves, unit: str) -> Figure:
     }
     values = [float(value) for _, y in parts.values() for value in y if math.isfinite(value)]
     if values and min(values) > 0 and max(values) > min(values):
-        y_axis, scale = log_axis(min(values), max(values)), "loss, logarithmic"
+        y_axis, scale = log_axis(min(values), max(values)), "loss, parts weighted, logarithmic"
     else:
-        y_axis, scale = linear_axis(min([0.0, *values]), max([0.0, *values])), "loss"
+        y_axis, scale = linear_axis(min([0.0, *values]), max([0.0, *values])), "loss, parts weighted"
     return _of_curves(f"Training loss: {short_label(method)}", parts, keys, unit, y_axis, scale, _loss)
 
 
