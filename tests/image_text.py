@@ -10,6 +10,10 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     PreTrainedTokenizerFast,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    Siglip2Tokenizer,
     SiglipConfig,
     SiglipModel,
     ViTImageProcessor,
@@ -70,12 +74,29 @@ def tokenizer():
     )
 
 
+def siglip2_tokenizer():
+    """A token for each character: `AutoTokenizer` takes this class whatever was saved."""
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+    signs = (*special, "\N{LOWER ONE EIGHTH BLOCK}", ".", *"abcdefghijklmnopqrstuvwxyz")
+    return Siglip2Tokenizer(vocab={sign: place for place, sign in enumerate(signs)})
+
+
 def clip():
     return CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=12))
 
 
 def siglip():
     model = SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.0)
+        model.logit_bias.fill_(-1.5)
+    return model
+
+
+def siglip2_naflex():
+    """A SigLIP 2 that reads images of any shape, as patches."""
+    vision = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16}
+    model = Siglip2Model(Siglip2Config(text_config=TEXT, vision_config=vision))
     with torch.no_grad():
         model.logit_scale.fill_(2.0)
         model.logit_bias.fill_(-1.5)
@@ -98,13 +119,19 @@ def align():
     return AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=8))
 
 
-FAMILIES = {"clip": clip, "siglip": siglip, "align": align}
+FAMILIES = {"clip": clip, "siglip": siglip, "siglip2_naflex": siglip2_naflex, "align": align}
 
 
 def save_image_text_model(folder, family):
     """A model of a family with its tokenizer and image processor, as `from_pretrained` reads them."""
     torch.manual_seed(0)
     FAMILIES[family]().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    patches = family == "siglip2_naflex"
+    (siglip2_tokenizer() if patches else tokenizer()).save_pretrained(folder)
+    processor = (
+        Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
+        if patches
+        else ViTImageProcessor(size={"height": 32, "width": 32})
+    )
+    processor.save_pretrained(folder)
     return folder

@@ -36,7 +36,7 @@ def test_probabilities_are_those_of_the_pipeline(folders, family):
     pixels = teacher.processor(images, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         logits = teacher.model(pixels)[:, : len(CLASSES)].double()
-    ours = logits.sigmoid() if family == "siglip" else logits.softmax(dim=1)
+    ours = logits.sigmoid() if family.startswith("siglip") else logits.softmax(dim=1)
     classify = pipeline("zero-shot-image-classification", model=str(folders[family]))
     for image, row in zip(images, ours, strict=True):
         theirs = {
@@ -96,7 +96,7 @@ def test_image_text_models_are_told_from_classifiers(folders, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_that_is_not_read_to_its_end_is_refused(folders, family):
     long = "tomato " * 80
-    message = "the text '.*tomato .*has 8. tokens, the teacher reads 64: give fewer words"
+    message = "the text '.*tomato .*has [0-9]+ tokens, the teacher reads 64: give fewer words"
     for words in (
         Words((("a ripe tomato",), (long,))),
         Words((("a ripe tomato",), ("a red tomato", long))),

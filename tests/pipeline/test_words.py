@@ -35,7 +35,7 @@ print(json.dumps(AutoConfig.from_pretrained("user/tomatoes").id2label))
 def inputs(tmp_path_factory):
     """An image-text model, a classifier, and images without labels."""
     folder = write_task(tmp_path_factory.mktemp("words"))
-    for family in ("clip", "siglip"):
+    for family in ("clip", "siglip", "siglip2_naflex"):
         save_image_text_model(folder / family, family)
     (folder / "photos").mkdir()
     for index in range(24):
@@ -80,6 +80,15 @@ def test_words_without_labels_may_have_an_answer_for_anything_else(inputs, tmp_p
     )
     assert report.dataset.others.train_images > 0
     assert report.published_result.unknown
+
+
+def test_a_teacher_that_reads_patches_teaches_by_its_layers(inputs, tmp_path):
+    """Its images are square, with as many patches as it has positions; `models/test_zero_shot` has the parity."""
+    options = words(inputs, teacher=str(inputs / "siglip2_naflex"))
+    report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
+    assert report.classes == CLASSES
+    assert all("encoder.layers" in subspace.teacher_layer for subspace in report.subspaces)
+    assert len(report.subspaces) > 0
 
 
 def test_names_of_labelled_classes_are_the_words(inputs, tmp_path):

@@ -25,6 +25,7 @@ from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapter_loading import without_loading_reports
 from subdistill_hf.models.heads import labels_of
 from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, freeze
+from subdistill_hf.models.one_size import OfOneSize, reads_patches
 from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.words import Phrases, Words
 
@@ -134,6 +135,9 @@ def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> 
     except LOADING_ERRORS as error:
         reason = missing_place(name) or explain(error).rstrip(".")
         raise ModelError(f"zero-shot teacher {name!r} cannot be loaded: {reason}") from error
+    if reads_patches(model):
+        model = OfOneSize(model)
+        processor = model.square_processor(processor)
     words = replace(words, prompts=prompts_of(model, words), other_prompts=other_prompts_of(model, words))
     classifier = as_classifier(model, tokenizer, words)
     revision = hub_revision(name)
@@ -296,8 +300,7 @@ def _check_cosine(model: Any, tokenizer: Any, text: str, scale: float, shift: fl
     except (TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{type(model).__name__} cannot be a zero-shot teacher here: it does not take images of one size, "
-            f"`pixel_values` (B, 3, H, W), and texts alone ({error}). Give a checkpoint of one image size, such as "
-            "google/siglip2-base-patch16-224 instead of google/siglip2-base-patch16-naflex"
+            f"`pixel_values` (B, 3, H, W), and texts alone ({error}). Give a model such as CLIP or SigLIP"
         ) from error
     if abs(own - ours) > PARITY * max(1.0, abs(own)):
         raise ModelError(
@@ -308,9 +311,10 @@ def _check_cosine(model: Any, tokenizer: Any, text: str, scale: float, shift: fl
 
 def _drop_text_side(model: Any) -> None:
     """Take out of a model whatever its image embeddings do not need."""
+    whole = model.model if isinstance(model, OfOneSize) else model
     used: set[str] = set()
     hooks = [
-        child.register_forward_hook(lambda *_, name=name: used.add(name)) for name, child in model.named_children()
+        child.register_forward_hook(lambda *_, name=name: used.add(name)) for name, child in whole.named_children()
     ]
     side = getattr(getattr(model.config, "vision_config", None), "image_size", 224)
     try:
@@ -318,6 +322,6 @@ def _drop_text_side(model: Any) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    for name, _ in list(model.named_children()):
+    for name, _ in list(whole.named_children()):
         if name not in used:
-            setattr(model, name, None)
+            setattr(whole, name, None)
