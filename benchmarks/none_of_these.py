@@ -55,8 +55,8 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str, ot
     classifier = with_shifted_other(task, classifier)
     # the unknown images are those of the open student for both
     tested = task.data
-    if not other_class:
-        tested = with_other_classes(tested, replace(options, other_class=True), seed)
+    if not other_class:  # without those that it was loaded with: they would count as copies, and be left out
+        tested = with_other_classes(replace(tested, others=None), replace(options, other_class=True), seed)
     if given.unknown_images is not None:
         tested = with_images_from_elsewhere(tested, replace(options, unknown_images=given.unknown_images), seed)
     assert tested.others is not None

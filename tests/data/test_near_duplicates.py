@@ -45,6 +45,13 @@ def test_one_picture_is_found_however_it_was_changed(change):
     assert near_duplicates(asked[:0], known).tolist() == []
 
 
+def test_images_without_a_pattern_are_alike_and_unlike_all_others():
+    asked = thumbnails([torch.full((3, 20, 30), value) for value in (0, 255)] + [pixels(picture(3))])
+    pictures, with_one = thumbnails([pixels(picture(seed)) for seed in range(2)]), torch.full((3, 40, 40), 90)
+    assert near_duplicates(asked, pictures).tolist() == [False, False, False]
+    assert near_duplicates(asked, torch.cat([pictures, thumbnails([with_one])])).tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
 def test_all_images_are_compared_with_all_others_however_few_at_once(monkeypatch, at_once):
     monkeypatch.setattr(module, "AT_ONCE", at_once)
@@ -61,12 +68,12 @@ def test_near_is_a_correlation_of_nine_tenths(correlation, near):
     assert near_duplicates(other, one).tolist() == [near]
 
 
-@pytest.mark.parametrize(("contrast", "expected"), [(0, False), (1.9, False), (2.1, True)])
-def test_images_without_a_pattern_are_no_duplicates(contrast, expected):
-    """The same stripes, that vary by less or more than two grey levels around their mean."""
+@pytest.mark.parametrize(("contrast", "flat"), [(0, True), (1.9, True), (2.1, False)])
+def test_a_pattern_is_one_of_two_grey_levels_around_the_mean(contrast, flat):
     stripes = torch.tensor([-1.0, 1.0]).repeat(SIDE // 2).expand(3, SIDE, SIDE)
-    thumbs = thumbnails([128 + contrast * stripes])
-    assert near_duplicates(thumbs, thumbs).tolist() == [expected]
+    thumbs = thumbnails([128 + contrast * stripes, torch.full((3, 4, 4), 60.0)])
+    assert near_duplicates(thumbs[:1], thumbs[1:]).tolist() == [flat]
+    assert near_duplicates(thumbs[:1], thumbs[:1]).tolist() == [True]
 
 
 def test_the_correlation_is_that_of_the_pixels_around_the_mean_of_each_channel():

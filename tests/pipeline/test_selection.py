@@ -116,7 +116,10 @@ def test_those_below_the_threshold_that_show_other_classes_are_counted_apart(inp
     assert [*chosen.kept_per_class.values()] == torch.bincount(answers, minlength=4).tolist()
     assert sum(chosen.kept_per_class.values()) == chosen.kept
     assert chosen.kept_per_class[OTHER] > 0
-    assert f"kept: {above} with at least {middle:g} (--unlabelled_threshold)\nkept: 4 with less, for" in str(chosen)
+    assert (
+        f"kept: {above} with at least {middle:g} (--unlabelled_threshold)\nkept: 4 with less than {middle:g}, for"
+        in str(chosen)
+    )
     fact = unlabelled_fact(reported_dataset(task))
     assert f": {above} are those that show" in fact
     assert 'by the teacher, and 4 with less, for the answer "none of these"' in fact

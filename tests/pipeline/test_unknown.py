@@ -109,7 +109,7 @@ def test_a_student_with_an_answer_for_other_classes(folder, tmp_path):
     assert "After the training its logit was shifted once" in card
     assert 'An answer "none of these" counts as wrong; passed over,' in card
     assert '**It may answer "none of these".**' in card
-    assert "## Images of other classes" in card
+    assert "## Images of none of the classes" in card
     assert OTHER in report.usage.output
 
 

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import metadata_load
 from PIL import Image
 
-from helpers import NAMES, config, resnet, save_teacher, task_options, write_task
+from helpers import NAMES, config, resnet, save_teacher, task_options
 from subdistill_hf import ExplainOptions, explain_student
 from subdistill_hf.config.commands import ExportOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
@@ -27,26 +27,14 @@ from subdistill_hf.pipeline.student_images import load_of_run
 from subdistill_hf.pipeline.task import load_task
 from subdistill_hf.pipeline.validation import validate_options
 from subdistill_hf.reporting.report import RunReport
+from without_labels import contents, masses_in, options_of, write_unlabelled
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A teacher, and images in no folder of a class: 30 to train, one of them a test image too, and 8 to test."""
-    folder = write_task(tmp_path_factory.mktemp("without_labels"))
-    for split, count in (("train", 29), ("test", 8)):
-        (folder / "mine" / split).mkdir(parents=True)
-        for index in range(count):
-            render(0, split, 60 + index, 3).save(folder / "mine" / split / f"{index}.png")
-    render(0, "test", 60, 3).save(folder / "mine" / "train" / "again.bmp")
-    return folder
-
-
-def options_of(inputs, **changed):
-    given = {"label_column": "none", "unlabelled_threshold": 0.0, "validation_fraction": 0.2}
-    given["dataset"] = str(inputs / "mine")
-    return task_options(inputs, **given | changed)
+    return write_unlabelled(tmp_path_factory.mktemp("without_labels"))
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +59,6 @@ def test_the_teachers_answers_are_the_labels(inputs, tmp_path):
 def test_no_image_is_held_out_for_a_run_that_chooses_nothing_by_them(inputs, tmp_path):
     task = load_task(options_of(inputs, validation_fraction=None), config(tmp_path / "out"))
     assert (len(task.data.train), task.validation()) == (29, None)
-
-
-def contents(rows):
-    return [np.asarray(image.convert("RGB")) for image in rows["image"]]
 
 
 def test_near_duplicates_of_validation_images_are_not_trained_on(inputs, tmp_path):
@@ -114,12 +98,6 @@ def test_outputs_of_the_teacher_that_have_one_name_get_their_numbers(inputs, tmp
     assert data.subtask.teacher_ids == (0, 2)
     with pytest.raises(SubtaskError, match=r"class 'crane' may be one of several: 0 \(crane\), 2 \(crane\)"):
         load_task(options_of(inputs, teacher=str(tmp_path / "teacher"), classes=["crane", "owl"]), config(tmp_path))
-
-
-def masses_in(inputs, folder, tmp_path):
-    """The teacher's probability that an image shows a class, of the images of a folder in rising order."""
-    options = options_of(inputs, dataset=str(folder), test_fraction=0.5, unlabelled_threshold=0.0)
-    return sorted(load_task(options, config(tmp_path / "masses")).selection.masses)
 
 
 def test_a_part_without_images_is_named_with_the_reason(inputs, tmp_path):
@@ -293,117 +271,3 @@ def test_other_commands_need_labels(inputs):
 def test_a_flat_folder_says_which_option_is_meant(inputs):
     with pytest.raises(DataError, match="--label_column none"):
         load_subtask(task_options(inputs, dataset=str(inputs / "mine" / "train")))
-
-
-def divided_by_teacher(inputs, rows, threshold):
-    """The images of some rows that show a class with at least this probability, and the others, by their bytes."""
-    teacher = load_task(options_of(inputs), config(inputs / "unused")).teacher
-    ids = [CLASS_NAMES.index(name) for name in NAMES]
-    above, below = set(), set()
-    for path in rows:
-        with Image.open(path) as image:
-            pixels = teacher.processor([image.convert("RGB")], return_tensors="pt")["pixel_values"]
-            mass = float(teacher.model(pixel_values=pixels).logits[0].double().softmax(0)[ids].sum())
-            (above if mass >= threshold else below).add(np.asarray(image.convert("RGB")).tobytes())
-    return above, below
-
-
-@pytest.fixture(scope="module")
-def middle(inputs, tmp_path_factory):
-    """A threshold that half of the training images reach, and some of the test images."""
-    masses = masses_in(inputs, inputs / "mine" / "train", tmp_path_factory.mktemp("masses"))
-    return (masses[14] + masses[15]) / 2
-
-
-def pixels_of(rows):
-    return {image.tobytes() for image in contents(rows)}
-
-
-def test_images_that_the_teacher_takes_for_none_of_the_classes_are_trained_and_tested_with(inputs, middle, tmp_path):
-    """The teacher is asked once more, image by image."""
-    options = options_of(inputs, unlabelled_threshold=middle, other_class=True, other_images=10)
-    task = load_task(options, config(tmp_path / "out"))
-    data, other = task.data, len(NAMES)
-    above, below = divided_by_teacher(inputs, (inputs / "mine" / "train").iterdir(), middle)
-    of_test = divided_by_teacher(inputs, (inputs / "mine" / "test").iterdir(), middle)
-    for rows in (data.train, data.validation):
-        labels = np.asarray(rows["label"][:])
-        classes, others = (rows.select(np.flatnonzero(which)) for which in (labels < other, labels == other))
-        assert pixels_of(classes) <= above
-        assert len(others)
-        assert pixels_of(others) <= below
-    assert pixels_of(data.test) == of_test[0]
-    assert 0 < len(data.others.unchosen) <= len(data.test)
-    assert pixels_of(data.others.unchosen) <= of_test[1]
-    assert not pixels_of(data.train) & (pixels_of(data.others.unchosen) | pixels_of(data.validation))
-    assert data.others.unchosen["label"][:] == [other] * len(data.others.unchosen)
-    assert data.output_names == (*NAMES, "none of these")
-    assert data.others.train_images == data.train["label"][:].count(other) <= 8  # 2 of 10 are held out
-    assert task.selection.kept_as_other == data.others.train_images
-    assert task.selection.kept_per_class["none of these"] == data.others.train_images
-
-
-def test_a_student_without_labels_has_an_answer_for_other_images(inputs, middle, tmp_path):
-    options = options_of(inputs, unlabelled_threshold=middle, other_class=True)
-    report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
-    unchosen = report.dataset.others.unchosen_images
-    assert unchosen > 0
-    assert {found.kind for result in report.results for found in result.unknown} == {"unchosen"}
-    assert {found.images for result in report.results for found in result.unknown} == {unchosen}
-    folder = tmp_path / "out"
-    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["other_class"] is True
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    trained = report.dataset.others.train_images
-    assert f"trained with {trained} images that the teacher takes for none of the classes" in card
-    assert "Unchosen images are those that the teacher takes for none of the classes, whatever they show" in card
-    assert "of classes that were" not in card
-    assert "are correct" not in card
-    teacher = next(line for line in card.splitlines() if line.startswith("| Teacher |"))
-    assert teacher.split("|")[3:6] == [" \N{EN DASH} "] * 3  # agreement, without "none of these", balanced
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "Unchosen images are those" in page
-    exported = export_student(folder, ExportOptions(max_loss=100))
-    assert exported.torch_accuracy is None
-    found = explain_student(folder, ExplainOptions(teacher=str(inputs / "teacher"), most_images=2, pictures=1))
-    assert {image.label for image in found.images} <= set(NAMES)
-
-
-def test_without_being_asked_a_few_of_them_are_tested_with(inputs, middle, tmp_path):
-    given = {"unlabelled_threshold": middle}
-    few = load_task(options_of(inputs, **given), config(tmp_path / "out")).data
-    asked = load_task(options_of(inputs, test_unknown=True, **given), config(tmp_path / "out")).data
-    none = load_task(options_of(inputs, test_unknown=False, **given), config(tmp_path / "out")).data
-    assert pixels_of(few.others.unchosen) == pixels_of(asked.others.unchosen)
-    assert (few.others.train_images, few.others.answered, few.output_names) == (0, False, NAMES)
-    assert none.others is None
-    for data in (few, asked):
-        assert pixels_of(data.train) == pixels_of(none.train)
-
-
-def test_images_of_a_probability_between_are_neither(inputs, tmp_path, monkeypatch):
-    """With a threshold above a half: they show a class, though not surely."""
-    masses = masses_in(inputs, inputs / "mine" / "test", tmp_path)
-    monkeypatch.setattr("subdistill_hf.pipeline.without_labels.UNCHOSEN_BELOW", (masses[1] + masses[2]) / 2)
-    options = options_of(inputs, unlabelled_threshold=(masses[5] + masses[6]) / 2)
-    data = load_task(options, config(tmp_path / "out")).data
-    assert len(data.test) == 2
-    assert (
-        pixels_of(data.others.unchosen)
-        <= divided_by_teacher(inputs, (inputs / "mine" / "test").iterdir(), (masses[1] + masses[2]) / 2)[1]
-    )
-
-
-@pytest.mark.parametrize("option", ["other_class", "test_unknown"])
-def test_an_answer_for_images_that_are_not_there_is_refused(inputs, tmp_path, option):
-    options = options_of(inputs, **{option: True})
-    with pytest.raises(
-        DataError, match=rf"{option}: expected images .* below a probability of 0, .*found 0 of .*higher"
-    ):
-        load_task(options, config(tmp_path / "out"))
-
-
-def test_a_teacher_that_knows_the_classes_alone_is_refused_before_images_are_looked_at(inputs, tmp_path):
-    save_teacher(tmp_path / "teacher", resnet(names=NAMES))
-    options = options_of(inputs, teacher=str(tmp_path / "teacher"), dataset=str(tmp_path), other_class=True)
-    with pytest.raises(SubDistillError, match="knows the classes of the subtask alone"):
-        load_task(options, config(tmp_path / "out"))

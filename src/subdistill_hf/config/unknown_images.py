@@ -8,8 +8,12 @@ UNKNOWN_IMAGES: Final = {
     "near": "near unknown images",
     "far": "far unknown images",
     "elsewhere": "images from elsewhere",
-    "unchosen": "images that the teacher takes for none of the classes",
+    "unchosen": "unchosen images",
 }
 """Kind to what its images are called; `data.loading.OtherImages` says what they show."""
 
 UNKNOWN_KINDS: Final = tuple(UNKNOWN_IMAGES)
+
+UNCHOSEN_BELOW: Final = 0.5
+"""Of a dataset without labels, an image is unchosen where the teacher gives all classes together less than this
+probability, and less than the threshold of those that are kept."""

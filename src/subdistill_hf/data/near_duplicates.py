@@ -17,7 +17,7 @@ NEAR: Final = 0.9
 Of 2,500 test images of CIFAR-100, 87 have such a neighbour among 12,500 training images. About half of these show the
 same picture, and the rest mostly empty landscapes that are hard to tell apart at 32 pixels."""
 FLAT: Final = 2.0
-"""Images whose thumbnail varies by fewer grey levels have no pattern that could be compared."""
+"""Images whose thumbnail varies by fewer grey levels have no pattern; they are near-duplicates of each other."""
 AT_ONCE: Final = 4096
 
 
@@ -41,8 +41,13 @@ def mirrored(thumbs: Tensor) -> Tensor:
     return thumbs.view(-1, 3, SIDE, SIDE).flip(3).flatten(1)
 
 
+def _flat(thumbs: Tensor) -> Tensor:
+    """Which thumbnails are of images without a pattern, `(N,)`."""
+    return ~thumbs.any(dim=1)
+
+
 def near_duplicates(candidates: Tensor, references: Tensor, least: float = NEAR) -> Tensor:
-    """Which images are nearly among others, or are mirror images of some.
+    """Which images are nearly among others, or are mirror images of some; two without any pattern are alike.
 
     Args:
         candidates: their thumbnails `(N, D)`.
@@ -52,7 +57,7 @@ def near_duplicates(candidates: Tensor, references: Tensor, least: float = NEAR)
     Returns:
         `(N,)`, true for those that are.
     """
-    found = torch.zeros(len(candidates), dtype=torch.bool)
+    found = _flat(candidates) & bool(_flat(references).any())
     for others in torch.split(references, AT_ONCE) if len(references) else ():
         for begin in range(0, len(candidates), AT_ONCE):
             chosen = candidates[begin : begin + AT_ONCE]

@@ -184,7 +184,7 @@ def with_other_classes(data: SubtaskData, options: TaskOptions, seed: int = 0) -
         return others.some(split, places, len(data.test), MOST_TESTED) if places else None
 
     drawn = {NEAR: tested(taught) if data.official_test else None, FAR: tested(held_back), TRAINED: trained}
-    data, once = _used_once(data, drawn, options.dataset)
+    data, once = used_once(data, drawn, options.dataset)
     return _with_drawn(data, once, others, options, seed)
 
 
@@ -268,7 +268,7 @@ def _names_with_other(data: SubtaskData) -> tuple[str, ...]:
     return unique_names((*data.subtask.names, OTHER))  # a class may have that name
 
 
-def _used_once(
+def used_once(
     data: SubtaskData, drawn: Mapping[str, datasets.Dataset | None], *places: str | None
 ) -> tuple[SubtaskData, dict[str, datasets.Dataset]]:
     """Images of none of the classes, each in the first part alone that has it, and in none if the run has it already.
@@ -314,7 +314,7 @@ def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> 
         return None
     split = data.test_split if data.official_test else options.train_split
     rows = others.some(split, others.places, min(GLANCED, len(data.test)), GLANCED_CLASSES)
-    _, once = _used_once(data, {FAR: rows}, options.dataset)
+    _, once = used_once(data, {FAR: rows}, options.dataset)
     if FAR not in once:
         return None
     names = _names_with_other(data)
@@ -335,7 +335,7 @@ def with_images_from_elsewhere(data: SubtaskData, options: TaskOptions, seed: in
             splits and none for training.
     """
     drawn = draw_images("unknown_images", options, len(data.test), data.columns, data.output_names, seed)
-    data, once = _used_once(data, {ELSEWHERE: drawn.rows}, options.dataset, options.unknown_images)
+    data, once = used_once(data, {ELSEWHERE: drawn.rows}, options.dataset, options.unknown_images)
     if ELSEWHERE not in once:
         raise DataError(f"unknown_images={options.unknown_images}: all images are those of the run: give others")
     others = replace(data.others or OtherImages(), elsewhere=once[ELSEWHERE], elsewhere_name=drawn.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import datasets
 
@@ -22,6 +23,8 @@ from subdistill_hf.formatting import last_part
 TRAIN = "train"
 COLUMNS = ImageColumns("image", "label")
 """The columns of images that had no labels."""
+SPLITS: Final = ("train", "validation", "test")
+"""The parts of a run, in the order of `UnlabelledDataset.of_parts`."""
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def build_report(
         hyperparameters=changed_options(config),
         histories={method: tuple(student.history) for method, student in trained.items()},
         versions=versions(),
-        wrong_answers=worst_answers(logits[config.method], logits[TEACHER], task.test.labels),
+        wrong_answers=worst_answers(logits[config.method], teacher_answers(task, logits[TEACHER]), task.test.labels),
         rejection=rejection_of(task, classifiers[config.method], logits[config.method], unknown[config.method])
         if config.method in unknown
         else None,
@@ -210,6 +210,16 @@ def predicted_logits(task: Task, classifiers: Mapping[str, Classifier]) -> dict[
     return {name: predict(classifier, task.test, workers=workers) for name, classifier in classifiers.items()}
 
 
+def teacher_answers(task: Task, logits: Tensor) -> Tensor:
+    """What the students' answers to the test images are compared with: the teacher's logits `(N, C)`.
+
+    Where no image has a label, the teacher took these for images of the classes: "none of these" is not its answer.
+    """
+    if not (task.data.labels_by_teacher and task.has_other):
+        return logits
+    return torch.cat([logits[:, :-1], torch.full_like(logits[:, -1:], -torch.inf)], dim=1)
+
+
 def measured_results(
     task: Task,
     trained: Mapping[str, TrainedStudent],
@@ -231,7 +241,8 @@ def measured_results(
     latencies = measure_latency(classifiers, test)
     results = []
     for name, classifier in classifiers.items():
-        scores = score(logits[name], test, task.data.output_names, logits[TEACHER] if name != TEACHER else None)
+        answers = None if name == TEACHER else teacher_answers(task, logits[TEACHER])
+        scores = score(logits[name], test, task.data.output_names, answers)
         unmarked = None if clean is None else predict(classifier, clean, workers=workers)
         marks = None if unmarked is None else mark_scores(task.data, logits[name], unmarked)
         student = trained.get(name)

@@ -54,6 +54,7 @@ class Selection:
         kept: number of images that are kept.
         kept_as_other: of these, those below the threshold, which show what "none of these" may be.
         kept_per_class: class name to number of all that are kept, by the teacher's answer.
+        other_below: the probability that these are below, where it is not the threshold.
     """
 
     name: str
@@ -68,18 +69,26 @@ class Selection:
     kept: int
     kept_per_class: dict[str, int]
     kept_as_other: int = 0
+    other_below: float | None = None
 
     def histogram(self) -> list[int]:
         """The number of images in each of `BINS` bins of mass."""
         counts: list[int] = np.histogram(self.masses, BINS, (0, 1))[0].tolist()
         return counts
 
-    def with_other(self, images: int, name: str) -> Selection:
-        """The same with so many more images that are kept, for the answer "none of these", which has this name."""
+    def with_other(self, images: int, name: str, below: float) -> Selection:
+        """The same with so many more images that are kept, for the answer "none of these".
+
+        Args:
+            images: their number.
+            name: of the answer.
+            below: the probability that they are below.
+        """
         return replace(
             self,
             kept=self.kept + images,
             kept_as_other=images,
+            other_below=below,
             kept_per_class={**self.kept_per_class, name: images},
         )
 
@@ -102,7 +111,8 @@ class Selection:
         above = self.kept - self.kept_as_other
         lines.append(f"kept: {count(above)} with at least {self.threshold:g} (--unlabelled_threshold)")
         if self.kept_as_other:
-            lines.append(f'kept: {count(self.kept_as_other)} with less, for the answer "none of these"')
+            below = self.threshold if self.other_below is None else self.other_below
+            lines.append(f'kept: {count(self.kept_as_other)} with less than {below:g}, for the answer "none of these"')
         lines.append(f"by the teacher's answer: {classes}")
         return "\n".join(lines)
 
@@ -120,6 +130,41 @@ class Looked:
     thumbs: Tensor
     logits: Tensor
     usable: Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a split.
+
+    Attributes:
+        places: among the images that were drawn.
+        answers: the teacher's best of the classes, as outputs of the student.
+        thumbs: thumbnails `(N, D)`.
+    """
+
+    places: tuple[int, ...]
+    answers: tuple[int, ...]
+    thumbs: Tensor
+
+    def chosen(self, which: np.ndarray[Any, Any]) -> Part:
+        """Some of them, by their numbers."""
+        places, answers = ([values[index] for index in which] for values in (self.places, self.answers))
+        return Part(tuple(places), tuple(answers), self.thumbs[torch.as_tensor(which)])
+
+    def drawn(self, most: int, seed: int) -> Part:
+        """So many of them, at most, in their order."""
+        return self.chosen(np.sort(np.random.default_rng(seed).permutation(len(self.places))[:most]))
+
+    def divided(self, share: float, seed: int | Sequence[int]) -> tuple[Part, Part]:
+        """A share of them, at least one where it is not 0, and the others."""
+        order = np.random.default_rng(seed).permutation(len(self.places))
+        number = max(1, round(share * len(order))) if share and len(order) else 0
+        return self.chosen(np.sort(order[:number])), self.chosen(np.sort(order[number:]))
+
+    def unlike(self, *others: Part) -> tuple[Part, int]:
+        """Those that are near-duplicates of none of others, and how many are left out."""
+        near = near_duplicates(self.thumbs, torch.cat([other.thumbs for other in others])).numpy()
+        return self.chosen(np.flatnonzero(~near)), int(near.sum())
 
 
 def add_unlabelled(

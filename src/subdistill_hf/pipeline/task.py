@@ -44,7 +44,8 @@ from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
 from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads, with_arguments
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
-from subdistill_hf.pipeline.without_labels import check_teacher_knows_others, load_without_labels
+from subdistill_hf.pipeline.unchosen import check_teacher_knows_others
+from subdistill_hf.pipeline.without_labels import load_without_labels
 
 logger = logging.getLogger(__name__)
 
@@ -316,7 +317,8 @@ def announce(task: Task) -> None:
     if (others := data.others) is not None:
         tested = ", ".join(f"{count} {kind}" for kind, count in others.counts().items())
         what = "that the teacher takes for none of the classes" if data.labels_by_teacher else "of other classes"
-        print(f"unknown  {others.train_images} images {what} to train; {tested} to test")
+        trained = f"{others.train_images} images {what} to train; " if others.train_images else ""
+        print(f"unknown  {trained}{tested} to test")
         if task.selection is not None and others.far is not None:
             print("         classes of far images may be among the images without labels")
     if data.marking is not None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
@@ -15,61 +14,27 @@ from torch import Tensor
 from subdistill_hf.config.class_entries import is_group
 from subdistill_hf.config.options import DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.unknown_images import UNCHOSEN_BELOW
 from subdistill_hf.core.distributed import several_processes
-from subdistill_hf.data.class_names import unique_names
 from subdistill_hf.data.image_facts import image_facts
-from subdistill_hf.data.labelled_rows import with_names, with_outputs
+from subdistill_hf.data.labelled_rows import with_outputs
 from subdistill_hf.data.loading import SubtaskData
-from subdistill_hf.data.near_duplicates import near_duplicates
 from subdistill_hf.data.notices import Notices, untested_classes, untrained_classes
-from subdistill_hf.data.other_classes import GLANCED, check_other_name, other_images
-from subdistill_hf.data.other_images import OTHER, OtherImages
+from subdistill_hf.data.other_classes import check_other_name
+from subdistill_hf.data.other_images import OTHER
 from subdistill_hf.data.splits import TEST_SEED
 from subdistill_hf.data.subtask import Subtask, SubtaskError, no_superclasses, resolve_classes
-from subdistill_hf.data.unlabelled import COLUMNS, UnlabelledDataset, UnlabelledImages, load_dataset_without_labels
-from subdistill_hf.errors import DataError, SubDistillError
+from subdistill_hf.data.unlabelled import (
+    COLUMNS,
+    SPLITS,
+    UnlabelledDataset,
+    UnlabelledImages,
+    load_dataset_without_labels,
+)
+from subdistill_hf.errors import DataError
 from subdistill_hf.models.loading import LoadedModel
-from subdistill_hf.pipeline.selection import Looked, Selection, look_at, masses_of, nothing_kept
-
-SPLITS: Final = ("train", "validation", "test")
-UNCHOSEN_BELOW: Final = 0.5
-"""An image shows none of the classes by the teacher where these together have less than this probability, and less
-than the threshold of those that are kept."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some images of a split.
-
-    Attributes:
-        places: among the images that were drawn.
-        answers: the teacher's best of the classes, as outputs of the student.
-        thumbs: thumbnails `(N, D)`.
-    """
-
-    places: tuple[int, ...]
-    answers: tuple[int, ...]
-    thumbs: Tensor
-
-    def chosen(self, which: np.ndarray[Any, Any]) -> _Part:
-        """Some of them, by their numbers."""
-        places, answers = ([values[index] for index in which] for values in (self.places, self.answers))
-        return _Part(tuple(places), tuple(answers), self.thumbs[torch.as_tensor(which)])
-
-    def drawn(self, most: int, seed: int) -> _Part:
-        """So many of them, at most, in their order."""
-        return self.chosen(np.sort(np.random.default_rng(seed).permutation(len(self.places))[:most]))
-
-    def divided(self, share: float, seed: int | Sequence[int]) -> tuple[_Part, _Part]:
-        """A share of them, at least one where it is not 0, and the others."""
-        order = np.random.default_rng(seed).permutation(len(self.places))
-        number = max(1, round(share * len(order))) if share and len(order) else 0
-        return self.chosen(np.sort(order[:number])), self.chosen(np.sort(order[number:]))
-
-    def unlike(self, *others: _Part) -> tuple[_Part, int]:
-        """Those that are near-duplicates of none of others, and how many are left out."""
-        near = near_duplicates(self.thumbs, torch.cat([other.thumbs for other in others])).numpy()
-        return self.chosen(np.flatnonzero(~near)), int(near.sum())
+from subdistill_hf.pipeline.selection import Looked, Part, Selection, look_at, masses_of, nothing_kept
+from subdistill_hf.pipeline.unchosen import check_teacher_knows_others, unchosen_parts, with_unchosen
 
 
 def load_without_labels(
@@ -112,48 +77,11 @@ def load_without_labels(
     notices.add(untrained_classes(subtask, parts[0].answers))
     notices.add(untested_classes(subtask, parts[2].answers))
     data = replace(data, class_names=names, notices=tuple(notices.said))
-    return _with_unchosen(data, found, unchosen, options), selection
-
-
-def check_teacher_knows_others(options: TaskOptions, teacher: LoadedModel, subtask: Subtask) -> None:
-    """Refuse a teacher without an answer for images of none of the classes, where there is to be one.
-
-    Args:
-        options: whether there is.
-        teacher: the teacher.
-        subtask: the classes.
-
-    Raises:
-        SubDistillError: when it knows these classes alone.
-    """
-    if options.other_class and len(teacher.labels) == len(subtask.names):
-        raise SubDistillError(
-            f"other_class: the teacher {teacher.name!r} knows the classes of the subtask alone, and has no answer for "
-            "others: give one that knows more"
-        )
-
-
-def _with_unchosen(
-    data: SubtaskData, found: UnlabelledDataset, parts: Sequence[_Part], options: TaskOptions
-) -> SubtaskData:
-    """The images with those that the teacher takes for none of the classes, of each of `SPLITS`."""
-    names = unique_names((*data.subtask.names, OTHER))
-    train, validation, test = (
-        with_names(images.rows.select(list(part.places)), COLUMNS, names, len(names) - 1)
-        for images, part in zip(found.of_parts(), parts, strict=True)
-    )
-    if not len(test):
-        return data
-    others = OtherImages(unchosen=test, train_images=len(train), answered=options.other_class)
-    data = replace(data, others=others)
-    if not options.other_class:
-        return data
-    own = {split: with_names(data.rows(split), COLUMNS, names) for split in ("train", "validation")}
-    return replace(
-        data,
-        train=datasets.concatenate_datasets([own["train"], train]),
-        validation=datasets.concatenate_datasets([own["validation"], validation]),
-    )
+    data = with_unchosen(data, found, unchosen, options, selection)
+    if data.others is not None and options.other_class:
+        below = min(options.unlabelled_threshold, UNCHOSEN_BELOW)
+        selection = selection.with_other(data.others.train_images, OTHER, below)
+    return data, selection
 
 
 def load_chosen(
@@ -244,7 +172,7 @@ def _subtask_of(teacher: LoadedModel, names: tuple[str, ...], classes: list[str]
 
 def _choose(
     found: UnlabelledDataset, subtask: Subtask, teacher: LoadedModel, options: TaskOptions, config: SubDistillConfig
-) -> tuple[list[_Part], list[_Part], Selection]:
+) -> tuple[list[Part], list[Part], Selection]:
     """The images for training, validation and test: of the classes, and of none of them; and what became of all.
 
     Raises:
@@ -252,7 +180,7 @@ def _choose(
     """
     show, threshold = not config.disable_tqdm, options.unlabelled_threshold
 
-    def check(name: str, part: _Part, images: UnlabelledImages, looked: Looked, near: int = 0) -> None:
+    def check(name: str, part: Part, images: UnlabelledImages, looked: Looked, near: int = 0) -> None:
         if not part.places:
             selection = _selection(images, looked, subtask, threshold, part, near)
             raise DataError(nothing_kept(selection, f"{name} images"))
@@ -273,67 +201,13 @@ def _choose(
     check("training", train, found.train, looked)
     train, near = train.unlike(validation, test)
     check("training", train, found.train, looked, near)
-    unchosen = _unchosen_parts(rest, rest_of_test, (train, validation, test), subtask, options, config.seed)
+    unchosen = unchosen_parts(rest, rest_of_test, (train, validation, test), subtask, options, config.seed)
     selection = _selection(found.train, looked, subtask, threshold, train, near)
-    if options.other_class:
-        selection = selection.with_other(len(unchosen[0].places), OTHER)
     return [train, validation, test], unchosen, selection
 
 
-def _unchosen_parts(
-    rest: _Part,
-    rest_of_test: _Part,
-    chosen: tuple[_Part, _Part, _Part],
-    subtask: Subtask,
-    options: TaskOptions,
-    seed: int,
-) -> list[_Part]:
-    """The images of none of the classes for training, validation and test.
-
-    Without an answer for them they are tested with alone, and only few of them where nobody asked for it.
-
-    Args:
-        rest: those that a training could have.
-        rest_of_test: those of the test.
-        chosen: the images of the classes for training, validation and test.
-        subtask: the classes.
-        options: whether there is an answer for them, and how many are to be trained with.
-        seed: of the choice.
-
-    Raises:
-        DataError: when there are too few for what was asked for.
-    """
-    none, (train, validation, test) = rest.chosen(np.empty(0, np.int64)), chosen
-    if options.test_unknown is False and not options.other_class:
-        return [none, none, none]
-    asked = options.other_class or options.test_unknown
-    most = len(test.places) if asked else min(GLANCED, len(test.places))
-    tested, _ = rest_of_test.drawn(most, seed).unlike(train, validation)
-    taught = [none, none]
-    if options.other_class:
-        wanted = other_images(options, len(train.places) + len(validation.places), subtask)
-        own_validation, own_train = rest.drawn(wanted, seed).divided(options.validation_share, seed)
-        own_train, _ = own_train.unlike(own_validation, tested, *chosen)
-        taught = [own_train, own_validation]
-    if (asked and not tested.places) or (options.other_class and not all(part.places for part in taught)):
-        raise DataError(_none_unchosen(options, len(rest.places), len(rest_of_test.places)))
-    return [*taught, tested]
-
-
-def _none_unchosen(options: TaskOptions, training: int, test: int) -> str:
-    """Why there is no image of none of the classes, for a training or a test that needs some, and what to do."""
-    least = min(options.unlabelled_threshold, UNCHOSEN_BELOW)
-    higher = ", or a higher --unlabelled_threshold" if least < UNCHOSEN_BELOW else ""
-    return (
-        f"{'other_class' if options.other_class else 'test_unknown'}: expected images that the teacher takes for none "
-        f"of the classes, below a probability of {least:g}, to train and to test with: found {training} of the "
-        f"training images and {test} of the test images, some of which may be near-duplicates. Give images that show "
-        f"other things too{higher}"
-    )
-
-
 def _selection(
-    images: UnlabelledImages, looked: Looked, subtask: Subtask, threshold: float, part: _Part, near: int
+    images: UnlabelledImages, looked: Looked, subtask: Subtask, threshold: float, part: Part, near: int
 ) -> Selection:
     """What became of the images of a split, some of which are a part."""
     counts = np.bincount(np.asarray(part.answers, dtype=np.int64), minlength=len(subtask.names)).tolist()
@@ -352,18 +226,18 @@ def _selection(
     )
 
 
-def _kept(looked: Looked, subtask: Subtask, threshold: float) -> _Part:
+def _kept(looked: Looked, subtask: Subtask, threshold: float) -> Part:
     """The images that show one of the classes with this probability by the teacher."""
     return _part_of(looked, subtask, masses_of(looked.logits, subtask) >= threshold)
 
 
-def _unchosen(looked: Looked, subtask: Subtask, threshold: float) -> _Part:
+def _unchosen(looked: Looked, subtask: Subtask, threshold: float) -> Part:
     """The images that show none of the classes by the teacher; see `UNCHOSEN_BELOW`."""
     return _part_of(looked, subtask, masses_of(looked.logits, subtask) < min(threshold, UNCHOSEN_BELOW))
 
 
-def _part_of(looked: Looked, subtask: Subtask, which: Tensor) -> _Part:
+def _part_of(looked: Looked, subtask: Subtask, which: Tensor) -> Part:
     """Those of some images that could be decoded."""
     own = looked.usable & which
     answers = looked.logits[:, list(subtask.teacher_ids or ())].argmax(dim=1)[own]
-    return _Part(tuple(torch.nonzero(own).flatten().tolist()), tuple(answers.tolist()), looked.thumbs[own])
+    return Part(tuple(torch.nonzero(own).flatten().tolist()), tuple(answers.tolist()), looked.thumbs[own])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.config.unknown_images import UNKNOWN_IMAGES
+from subdistill_hf.config.unknown_images import UNCHOSEN_BELOW, UNKNOWN_IMAGES
 from subdistill_hf.formatting import (
     accuracy_with_error,
     count,
@@ -123,6 +123,8 @@ def closed_world(report: RunReport) -> str:
     if rejection is None:
         return said
     kept = [f"{format_percent(share)} of {UNKNOWN_IMAGES[kind]}" for kind, share in rejection.unknown_kept.items()]
+    if "unchosen" in rejection.unknown_kept:
+        kept[-1] += ", which are none of the classes by the teacher"
     if answered:
         shares = joined([f"{format_percent(rejection.known_kept)} of the test images", *kept])
         return (
@@ -174,11 +176,8 @@ def other_answer_note(report: RunReport) -> str | None:
     if report.published_result.accuracy_of_classes is None:
         return None
     shifted = report.published_result.other_shift is not None
-    rule = (
-        " For each model, the teacher too, 95 % of the validation images of the classes get a class."
-        if shifted
-        else ""
-    )
+    teacher = "" if report.dataset.labels_by_teacher else ", the teacher too"
+    rule = f" For each model{teacher}, 95 % of the validation images of the classes get a class." if shifted else ""
     return (
         'An image of the classes that is answered "none of these" counts as wrong. The column \'Without "none of '
         f"these\"' passes over that answer, and takes the best of the classes.{rule}"
@@ -189,10 +188,12 @@ def unknown_note(dataset: ReportedDataset) -> str:
     """How the table of unknown images is to be read."""
     others = dataset.others
     elsewhere = f", and those from elsewhere are of {code(others.elsewhere)}" if others and others.elsewhere else ""
+    threshold = UNCHOSEN_BELOW if dataset.unlabelled is None else dataset.unlabelled.threshold
     kinds = (
         'Near images are of classes that were trained with as "none of these", far ones of classes that were not'
         if not dataset.labels_by_teacher
-        else "Unchosen images are those that the teacher takes for none of the classes, whatever they show"
+        else "Unchosen images are those to which the teacher gives a probability of showing one of the classes below "
+        f"{min(threshold, UNCHOSEN_BELOW):g}, whatever they show"
     )
     said = (
         f"AUROC is how often an image of the classes has a higher score than another one: 0.5 is chance. "
@@ -248,7 +249,8 @@ def unlabelled_fact(dataset: ReportedDataset) -> str | None:
     above = below = ""
     if images.kept_as_other:
         above = f"{count(images.kept - images.kept_as_other)} are "
-        below = f', and {count(images.kept_as_other)} with less, for the answer "none of these"'
+        less = "less" if images.other_below is None else f"less than {images.other_below:g}"
+        below = f', and {count(images.kept_as_other)} with {less}, for the answer "none of these"'
     source = f"{hub_link(images.name, images.hub_id, 'datasets/')}{revision}"
     return (
         f"{count(images.kept)} of {count(images.found)} of {source}: "

@@ -71,7 +71,10 @@ def latency_cell(latency: Latency | None) -> str | None:
 
 
 def unknown_rows(report: RunReport) -> list[Row]:
-    """One row a model and score: how well it tells images of other classes."""
+    """One row a model and score: how well it tells images of none of the classes.
+
+    The teacher is left out for images that it chose itself.
+    """
     return [
         {
             "Model": method_label(result.method),
@@ -82,6 +85,7 @@ def unknown_rows(report: RunReport) -> list[Row]:
         }
         for result in report.results
         for unknown in result.unknown
+        if unknown.kind != "unchosen" or report.measures(result)
     ]
 
 

@@ -40,6 +40,7 @@ class ReportedUnlabelled:
         threshold: the least probability, by the teacher, of showing one of the classes.
         kept: number of images that the student learned from.
         kept_as_other: of these, those below the threshold, which show what "none of these" may be.
+        other_below: the probability that these are below, where it is not the threshold.
         kept_per_class: class name to number of all these, by the teacher's answer.
         histogram: images in bins of equal width of that probability, from 0 to 1.
     """
@@ -54,6 +55,7 @@ class ReportedUnlabelled:
     threshold: float
     kept: int
     kept_as_other: int = 0
+    other_below: float | None = None
     kept_per_class: Mapping[str, int] = field(default_factory=dict)
     histogram: tuple[int, ...] = ()
 
