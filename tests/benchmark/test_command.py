@@ -284,6 +284,7 @@ def test_what_does_not_fit_is_refused_before_the_first_run(
         changes = changes | {"task": changes["task"] | {"dataset": str(inputs / "images")}}
     grid = write_grid(inputs, tmp_path / "grid.yaml", **changes)
     if "no-such" in message:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no tries to reach it, which take time
         monkeypatch.setattr(training, "load_subtask", lambda *given: pytest.fail("images were loaded"))
     with pytest.raises(SubDistillError, match=message):
         benchmark(grid, BenchmarkOptions(output_dir=str(tmp_path / "out"), workers=0))

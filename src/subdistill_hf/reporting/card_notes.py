@@ -204,10 +204,12 @@ def unknown_note(dataset: ReportedDataset) -> str:
     return said
 
 
-def agreement_note(report: RunReport) -> str | None:
-    """What the figures of a run without labels are worth; `None` where there were labels."""
+def measured_against(report: RunReport) -> str | None:
+    """What the figures are measured against, where a reader may take it for something else; `None` elsewhere."""
     if not report.dataset.labels_by_teacher:
-        return None
+        if not report.teacher.prompts:
+            return None
+        return "The teacher was told the classes in words. Each accuracy is against the labels of the images."
     return (
         "**No image had a label.** Each figure is the agreement with the teacher: the share of the images to which "
         "the student gives the teacher's answer, whether that is true or not. How often either answer is true was not "
