@@ -76,9 +76,23 @@ def train(given: argparse.Namespace, superclass: str, seed: int, method: str, ot
     }
 
 
-def aurocs(rows: Sequence[Row], kind: str, name: str) -> list[float]:
-    """The AUROC of a score, of each row."""
-    return [one["auroc"] for row in rows for one in row["unknown"] if (one["kind"], one["score"]) == (kind, name)]
+def measured(rows: Sequence[Row], kind: str, name: str, figure: str) -> list[float]:
+    """A figure of a score, of each row: its `auroc`, or its `false_positives`."""
+    return [one[figure] for row in rows for one in row["unknown"] if (one["kind"], one["score"]) == (kind, name)]
+
+
+def compared(closed: Sequence[Row], opened: Sequence[Row], figure: str, title: str, digits: int, scale: float) -> str:
+    """A figure of the answer "none of these" beside those of the two scores of closed students, for each kind."""
+    rows: list[Sequence[str]] = [
+        (title, "closed, largest", "closed, energy", "open, none of these", "less largest", "less energy")
+    ]
+    for kind in UNKNOWN_KINDS:
+        own = measured(opened, kind, OTHER_SCORE, figure)
+        baselines = [measured(closed, kind, name, figure) for name in (LARGEST, ENERGY)]
+        if own:
+            gaps = [[one - other for one, other in zip(own, each, strict=True)] for each in baselines]
+            rows.append([kind, *(mean(each, closed, digits, scale) for each in (*baselines, own, *gaps))])
+    return table(rows, numbers_from=1)
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -98,18 +112,10 @@ def summary(rows: Sequence[Row]) -> str:
             own, theirs = ([row[figure] for row in each] for each in (opened, closed))
             gaps = [one - other for one, other in zip(own, theirs, strict=True)]
             accuracies.append((figure.replace("_", " "), mean(theirs, closed), mean(own, closed), mean(gaps, closed)))
-        scores: list[Sequence[str]] = [
-            ("AUROC", "closed, largest", "closed, energy", "open, none of these", "less largest", "less energy")
-        ]
-        for kind in UNKNOWN_KINDS:
-            own = aurocs(opened, kind, OTHER_SCORE)
-            baselines = [aurocs(closed, kind, name) for name in (LARGEST, ENERGY)]
-            if own:
-                gaps = [[one - other for one, other in zip(own, each, strict=True)] for each in baselines]
-                cells = [mean(each, closed, 3, 1) for each in (*baselines, own, *gaps)]
-                scores.append([kind, *cells])
         title = f"{method_label(method)}: {len(both)} closed and open, test images in %, ± 95 % confidence"
-        lines += [title, table(accuracies, numbers_from=1), "", table(scores, numbers_from=1), ""]
+        lines += [title, table(accuracies, numbers_from=1), ""]
+        lines += [compared(closed, opened, "auroc", "AUROC", 3, 1), ""]
+        lines += [compared(closed, opened, "false_positives", "taken for known, %", 1, 100), ""]
     return "\n".join(lines)
 
 

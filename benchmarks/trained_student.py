@@ -38,6 +38,7 @@ def make_parser(description: str | None, images: int, images_help: str, output: 
     parser.add_argument("--teacher", default="glyphs-resnet")
     parser.add_argument("--student", default="resnet:widths=16-24-32-48")
     parser.add_argument("--superclasses", nargs="+", default=list(GLYPHS))
+    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=images, help=images_help)
     parser.add_argument("--steps", type=int, default=1200)
@@ -108,7 +109,7 @@ def run_all(
     if others := [row for row in rows if not same.items() <= row.items()]:
         found = {name: others[0].get(name) for name in same}
         raise SystemExit(f"{given.output} has figures of {found}, and these would be of {same}: give another --output")
-    axes = {"superclass": given.superclasses, "seed": given.seeds, "method": list(RATES), **conditions}
+    axes = {"superclass": given.superclasses, "seed": given.seeds, "method": given.methods, **conditions}
     for values in itertools.product(*axes.values()):
         entry = dict(zip(axes, values, strict=True))
         if any(entry.items() <= row.items() for row in rows):
