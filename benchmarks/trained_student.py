@@ -13,8 +13,7 @@ from typing import Any
 from subdistill_hf.benchmark.statistics import Estimate
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import written_whole
-from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.pipeline.auto import with_arguments
+from subdistill_hf.config.training import SubDistillConfig, with_arguments
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.task import Task, load_task

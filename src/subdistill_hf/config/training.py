@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -104,6 +106,14 @@ class SubDistillConfig(DistillationOptions, TrainingArguments):
             self.dataloader_pin_memory = False  # pinned memory serves an accelerator; without one torch warns
         elif self.device.type == "cuda" and loading is None and self.dataloader_pin_memory:
             self.accelerator_config.non_blocking = True  # or each tensor of a batch would wait for the step before
+
+
+def with_arguments(config: SubDistillConfig, **changed: Any) -> SubDistillConfig:
+    """A copy of training arguments, some of them changed; what follows from the others is not made again."""
+    copied = copy.copy(config)
+    for name, value in changed.items():
+        setattr(copied, name, value)
+    return copied
 
 
 def check_values(args: SubDistillConfig) -> None:

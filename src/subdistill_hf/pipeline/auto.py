@@ -7,7 +7,6 @@ Layers and rotation alone are decided elsewhere, in a trainer's plan: they follo
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from subdistill_hf.acceleration.threads import Threads, suited_threads
 from subdistill_hf.config.defaults import VALIDATION_FRACTION
 from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
-from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training import SubDistillConfig, with_arguments
 from subdistill_hf.core.distributed import processes_of_machine
 from subdistill_hf.data.augmentation import mirroring
 from subdistill_hf.errors import SubDistillError
@@ -230,14 +229,6 @@ def _mixing(options: TaskOptions) -> list[Choice]:
     ]
 
 
-def with_arguments(config: SubDistillConfig, **changed: Any) -> SubDistillConfig:
-    """A copy of training arguments, some of them changed; what follows from the others is not made again."""
-    copied = copy.copy(config)
-    for name, value in changed.items():
-        setattr(copied, name, value)
-    return copied
-
-
 def with_steps_of_all(config: SubDistillConfig, images: int, labelled: int) -> SubDistillConfig:
     """The training arguments of a method that learns from labels alone: as many steps as the methods beside it.
 
@@ -350,6 +341,8 @@ def config_of_method(config: SubDistillConfig, method: str, folder: Path) -> Sub
 def resolve_layer_weight(config: SubDistillConfig) -> tuple[SubDistillConfig, list[Choice]]:
     """Let the weight of the layers fall where the method gains by it, and nothing else was asked for.
 
+    Their targets are then of unit scale, so that a teacher whose layers are large or small teaches as any other.
+
     Args:
         config: the training arguments of a method; `layer_weight_end` is `None` where it is left open.
 
@@ -361,9 +354,12 @@ def resolve_layer_weight(config: SubDistillConfig) -> tuple[SubDistillConfig, li
     falling = METHODS[config.method].falling_layer_weight
     if falling is None or config.layer_weight is not None or not config.weights()["kd"]:
         return with_arguments(config, layer_weight_end=1.0), []
-    chosen = {"layer_weight": falling[0], "layer_weight_end": falling[1] / falling[0]}
-    reason = "the layers teach early, and the logits late"
-    return with_arguments(config, **chosen), [Choice(name, one, reason, config.method) for name, one in chosen.items()]
+    weights, reason = (falling[0], falling[1] / falling[0]), "the layers teach early, and the logits late"
+    both = zip(("layer_weight", "layer_weight_end"), weights, strict=True)
+    choices = [Choice(name, weight, reason, config.method) for name, weight in both]
+    if config.target_scale is None and config.scale_of_targets() != "unit":
+        choices.append(Choice("target_scale", "unit", "a teacher's layer of any scale teaches as much", config.method))
+    return with_arguments(config, **{choice.option: choice.value for choice in choices}), choices
 
 
 def resolve_learning_rate(

@@ -21,7 +21,7 @@ from subdistill_hf.config.output_folder import (
     held_for_this_run,
     telling_full_disk,
 )
-from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training import SubDistillConfig, with_arguments
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.preprocessing import check_fixed_size
 from subdistill_hf.errors import PushError, SubDistillError
@@ -47,7 +47,6 @@ from subdistill_hf.pipeline.auto import (
     config_of_method,
     resolve_layer_weight,
     resolve_learning_rate,
-    with_arguments,
     with_steps_of_all,
 )
 from subdistill_hf.pipeline.energy import Energy, measured_energy

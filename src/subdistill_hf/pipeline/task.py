@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from subdistill_hf.acceleration.threads import Threads
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.config.training import SubDistillConfig, with_arguments
 from subdistill_hf.config.validation import NO_LABELS
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.other_classes import check_other_classes, with_images_from_elsewhere, with_other_classes
@@ -41,7 +41,7 @@ from subdistill_hf.models.loading import (
 from subdistill_hf.models.students import check_student_is_there
 from subdistill_hf.models.words import Phrases, Words, check_no_ids, names_and_phrases, phrases_of_words
 from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
-from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads, with_arguments
+from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
 from subdistill_hf.pipeline.unchosen import check_teacher_knows_others
