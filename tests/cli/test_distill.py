@@ -170,7 +170,6 @@ def test_a_run_leaves_student_processor_card_report_and_plots(finished):
         1000.0,
         0.001,
     )
-    assert report["hyperparameters"]["target_scale"] == "unit"
     assert "rotation  procrustes, which suits these layers" in printed
     compared = "0.004 for From scratch (labels only) and Logit distillation (KD)"
     assert f"- Initial learning rate: {compared}; 0.016 for SubDistill\n" in card

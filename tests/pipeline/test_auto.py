@@ -286,9 +286,7 @@ def test_the_weight_of_the_layers_falls_where_the_method_gains_by_it_and_nothing
         return found.weights()["layer"], found.weights(1.0)["layer"], [(one.option, one.value) for one in choices]
 
     falling = [("layer_weight", 1000.0), ("layer_weight_end", 0.001)]
-    unit = [("target_scale", "unit")]
-    assert resolved(method="subdistill") == (1000.0, pytest.approx(1.0), falling + unit)
-    assert resolved(method="subdistill", target_scale="teacher") == (1000.0, pytest.approx(1.0), falling)
+    assert resolved(method="subdistill") == (1000.0, pytest.approx(1.0), falling)
     assert resolved(method="fitnet") == (1000.0, pytest.approx(1.0), falling)
     assert resolved(method="vid") == (1000.0, 1000.0, [])
     assert resolved(method="kd") == (0.0, 0.0, [])
@@ -301,7 +299,6 @@ def test_the_weight_of_the_layers_falls_where_the_method_gains_by_it_and_nothing
 def test_the_command_line_leaves_the_weight_open_for_each_method_beside_it(tmp_path):
     assert RUN_DEFAULTS["layer_weight_end"] is None
     shared = config(tmp_path, method="subdistill", layer_weight_end=None)
-    assert resolve_layer_weight(shared)[0].scale_of_targets() == "unit"
     own, _ = resolve_layer_weight(config_of_method(shared, "fitnet", tmp_path))
     assert (own.layer_weight, own.layer_weight_end) == (1000.0, 0.001)
     given = config(tmp_path, method="subdistill")

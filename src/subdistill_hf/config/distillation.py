@@ -61,8 +61,7 @@ class DistillationOptions:
         metadata={
             "help": "Scale of each layer's target: unit (variance 1 in a coordinate, whatever the teacher's "
             "scale), or teacher (the teacher's own, as published). By default the one that suits the method: unit for "
-            "fitnet and vid, else teacher; on the command line unit for subdistill too, where no weight of the layers "
-            "is given."
+            "fitnet and vid, else teacher."
         },
     )
     normalise_energy: bool = field(

@@ -341,8 +341,6 @@ def config_of_method(config: SubDistillConfig, method: str, folder: Path) -> Sub
 def resolve_layer_weight(config: SubDistillConfig) -> tuple[SubDistillConfig, list[Choice]]:
     """Let the weight of the layers fall where the method gains by it, and nothing else was asked for.
 
-    Their targets are then of unit scale, so that a teacher whose layers are large or small teaches as any other.
-
     Args:
         config: the training arguments of a method; `layer_weight_end` is `None` where it is left open.
 
@@ -354,12 +352,9 @@ def resolve_layer_weight(config: SubDistillConfig) -> tuple[SubDistillConfig, li
     falling = METHODS[config.method].falling_layer_weight
     if falling is None or config.layer_weight is not None or not config.weights()["kd"]:
         return with_arguments(config, layer_weight_end=1.0), []
-    weights, reason = (falling[0], falling[1] / falling[0]), "the layers teach early, and the logits late"
-    both = zip(("layer_weight", "layer_weight_end"), weights, strict=True)
-    choices = [Choice(name, weight, reason, config.method) for name, weight in both]
-    if config.target_scale is None and config.scale_of_targets() != "unit":
-        choices.append(Choice("target_scale", "unit", "a teacher's layer of any scale teaches as much", config.method))
-    return with_arguments(config, **{choice.option: choice.value for choice in choices}), choices
+    chosen = {"layer_weight": falling[0], "layer_weight_end": falling[1] / falling[0]}
+    reason = "the layers teach early, and the logits late"
+    return with_arguments(config, **chosen), [Choice(name, one, reason, config.method) for name, one in chosen.items()]
 
 
 def resolve_learning_rate(
