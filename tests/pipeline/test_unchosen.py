@@ -121,8 +121,7 @@ def test_without_being_asked_a_few_of_them_are_tested_with(inputs, middle, tmp_p
 def test_images_of_a_probability_between_are_neither(inputs, tmp_path, monkeypatch):
     """With a threshold above a half: they show a class, though not surely."""
     masses = masses_in(inputs, inputs / "mine" / "test", tmp_path)
-    for module in ("without_labels", "unchosen"):
-        monkeypatch.setattr(f"subdistill_hf.pipeline.{module}.UNCHOSEN_BELOW", (masses[1] + masses[2]) / 2)
+    monkeypatch.setattr("subdistill_hf.config.unknown_images.UNCHOSEN_BELOW", (masses[1] + masses[2]) / 2)
     options = options_of(inputs, unlabelled_threshold=(masses[5] + masses[6]) / 2)
     data = load_task(options, config(tmp_path / "out")).data
     assert len(data.test) == 2

@@ -208,7 +208,7 @@ def _with_drawn(
     seed: int,
 ) -> SubtaskData:
     """The images of the subtask with those of other classes; near are those of classes that are trained with."""
-    rows, names = drawn.get(TRAINED, ()), _names_with_other(data)
+    rows = drawn.get(TRAINED, ())
     train = validation = None
     if options.other_class:
         if len(rows) < LEAST_OTHER_IMAGES:
@@ -227,27 +227,38 @@ def _with_drawn(
     if not far:
         raise DataError(f"the {data.test_split} split of {options.dataset!r} has no images of other classes")
 
-    def as_others(parts: Sequence[datasets.Dataset]) -> datasets.Dataset:
-        return with_names(datasets.concatenate_datasets(parts), data.columns, names, len(names) - 1)
-
     found = OtherImages(
-        near=as_others(near) if near else None,
-        far=as_others(far),
+        near=as_others(data, datasets.concatenate_datasets(near)) if near else None,
+        far=as_others(data, datasets.concatenate_datasets(far)),
         seen=others.names(taught),
         unseen=others.names(set(others.places) - taught),
         train_images=0 if train is None else len(train),
         answered=options.other_class,
     )
     data = replace(data, others=found)
-    if train is None or validation is None:
-        return data
-    own = {"train": with_names(data.train, data.columns, names)}
-    own["validation"] = with_names(data.validation, data.columns, names)
-    return replace(
-        data,
-        train=datasets.concatenate_datasets([own["train"], as_others([train])]),
-        validation=datasets.concatenate_datasets([own["validation"], as_others([validation])]),
-    )
+    return data if train is None or validation is None else with_taught(data, train, validation)
+
+
+def as_others(data: SubtaskData, rows: datasets.Dataset) -> datasets.Dataset:
+    """Images of none of the classes, with the label of the answer for them, the last one."""
+    names = _names_with_other(data)
+    return with_names(rows, data.columns, names, len(names) - 1)
+
+
+def with_taught(data: SubtaskData, train: datasets.Dataset, validation: datasets.Dataset) -> SubtaskData:
+    """The images with those of none of the classes among the training and validation images.
+
+    Args:
+        data: the images of the classes.
+        train: the others for training.
+        validation: the others for validation.
+    """
+
+    def joined(own: datasets.Dataset, others: datasets.Dataset) -> datasets.Dataset:
+        named = with_names(own, data.columns, _names_with_other(data))
+        return datasets.concatenate_datasets([named, as_others(data, others)])
+
+    return replace(data, train=joined(data.train, train), validation=joined(data.validation, validation))
 
 
 def _shown(rows: datasets.Dataset, others: _OtherClasses) -> set[int]:
@@ -317,9 +328,7 @@ def glance_at_others(data: SubtaskData, options: TaskOptions, seed: int = 0) -> 
     _, once = used_once(data, {FAR: rows}, options.dataset)
     if FAR not in once:
         return None
-    names = _names_with_other(data)
-    far = with_names(once[FAR], data.columns, names, len(names) - 1)
-    return OtherImages(far=far, unseen=others.names(others.places))
+    return OtherImages(far=as_others(data, once[FAR]), unseen=others.names(others.places))
 
 
 def with_images_from_elsewhere(data: SubtaskData, options: TaskOptions, seed: int = 0) -> SubtaskData:

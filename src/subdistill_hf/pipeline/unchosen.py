@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import datasets
 import numpy as np
 
 from subdistill_hf.config.options import TaskOptions
-from subdistill_hf.config.unknown_images import UNCHOSEN_BELOW, UNKNOWN_IMAGES
+from subdistill_hf.config.unknown_images import UNCHOSEN_BELOW, UNKNOWN_IMAGES, unchosen_below
 from subdistill_hf.config.validation import NO_LABELS
-from subdistill_hf.data.class_names import unique_names
-from subdistill_hf.data.labelled_rows import with_names
 from subdistill_hf.data.loading import SubtaskData
-from subdistill_hf.data.other_classes import GLANCED, other_images, used_once
-from subdistill_hf.data.other_images import OTHER, OtherImages
+from subdistill_hf.data.other_classes import GLANCED, as_others, other_images, used_once, with_taught
+from subdistill_hf.data.other_images import OtherImages
 from subdistill_hf.data.subtask import Subtask
-from subdistill_hf.data.unlabelled import COLUMNS, SPLITS, UnlabelledDataset
+from subdistill_hf.data.unlabelled import SPLITS, UnlabelledDataset
 from subdistill_hf.errors import DataError, SubDistillError
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.pipeline.selection import Part, Selection
@@ -112,9 +109,8 @@ def with_unchosen(
     Raises:
         DataError: when there are none for what was asked for.
     """
-    names = unique_names((*data.subtask.names, OTHER))
     drawn = {
-        DRAWN[split]: with_names(images.rows.select(list(part.places)), COLUMNS, names, len(names) - 1)
+        DRAWN[split]: images.rows.select(list(part.places))
         for split, images, part in reversed(list(zip(SPLITS, found.of_parts(), parts, strict=True)))
         if part.places
     }
@@ -125,13 +121,13 @@ def with_unchosen(
         raise DataError(_none_unchosen(options, selection))
     if test is None:
         return data
-    others = OtherImages(unchosen=test, train_images=len(train or ()), answered=options.other_class)
+    others = OtherImages(
+        unchosen=as_others(data, test),
+        train_images=0 if train is None else len(train),
+        answered=options.other_class,
+    )
     data = replace(data, others=others)
-    if train is None or validation is None:
-        return data
-    own = [with_names(data.rows(split), COLUMNS, names) for split in ("train", "validation")]
-    both = [datasets.concatenate_datasets(pair) for pair in zip(own, (train, validation), strict=True)]
-    return replace(data, train=both[0], validation=both[1])
+    return data if train is None or validation is None else with_taught(data, train, validation)
 
 
 def must_be_tested(options: TaskOptions) -> bool:
@@ -141,7 +137,7 @@ def must_be_tested(options: TaskOptions) -> bool:
 
 def _none_unchosen(options: TaskOptions, selection: Selection) -> str:
     """Why there is no image of none of the classes, for a training or a test that needs some, and what to do."""
-    least = min(options.unlabelled_threshold, UNCHOSEN_BELOW)
+    least = unchosen_below(options.unlabelled_threshold)
     option = "other_class" if options.other_class else "test_unknown"
     higher = ", or a higher --unlabelled_threshold" if least < UNCHOSEN_BELOW else ""
     return (

@@ -14,7 +14,7 @@ from torch import Tensor
 from subdistill_hf.config.class_entries import is_group
 from subdistill_hf.config.options import DataOptions, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.config.unknown_images import UNCHOSEN_BELOW
+from subdistill_hf.config.unknown_images import unchosen_below
 from subdistill_hf.core.distributed import several_processes
 from subdistill_hf.data.image_facts import image_facts
 from subdistill_hf.data.labelled_rows import with_outputs
@@ -45,7 +45,7 @@ def load_without_labels(
     In all splits those are kept that show one of the classes with at least `unlabelled_threshold`. Of the training
     images near-duplicates of validation and test images are dropped. Labels are the teacher's answers, so an accuracy
     is the agreement with the teacher. Images that the teacher takes for none of the classes are tested with as unknown
-    ones, and trained with where there is an answer for them; see `UNCHOSEN_BELOW`.
+    ones, and trained with where there is an answer for them; see `unchosen_below`.
 
     Args:
         options: dataset, classes (of the teacher), splits and threshold.
@@ -79,7 +79,7 @@ def load_without_labels(
     data = replace(data, class_names=names, notices=tuple(notices.said))
     data = with_unchosen(data, found, unchosen, options, selection)
     if data.others is not None and options.other_class:
-        below = min(options.unlabelled_threshold, UNCHOSEN_BELOW)
+        below = unchosen_below(options.unlabelled_threshold)
         selection = selection.with_other(data.others.train_images, OTHER, below)
     return data, selection
 
@@ -232,8 +232,8 @@ def _kept(looked: Looked, subtask: Subtask, threshold: float) -> Part:
 
 
 def _unchosen(looked: Looked, subtask: Subtask, threshold: float) -> Part:
-    """The images that show none of the classes by the teacher; see `UNCHOSEN_BELOW`."""
-    return _part_of(looked, subtask, masses_of(looked.logits, subtask) < min(threshold, UNCHOSEN_BELOW))
+    """The images that show none of the classes by the teacher; see `unchosen_below`."""
+    return _part_of(looked, subtask, masses_of(looked.logits, subtask) < unchosen_below(threshold))
 
 
 def _part_of(looked: Looked, subtask: Subtask, which: Tensor) -> Part:

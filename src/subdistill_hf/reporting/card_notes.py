@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from subdistill_hf.config.methods import method_label
-from subdistill_hf.config.unknown_images import UNCHOSEN_BELOW, UNKNOWN_IMAGES
+from subdistill_hf.config.unknown_images import UNCHOSEN_BELOW, UNKNOWN_IMAGES, unchosen_below
 from subdistill_hf.formatting import (
     accuracy_with_error,
     count,
@@ -193,7 +193,7 @@ def unknown_note(dataset: ReportedDataset) -> str:
         'Near images are of classes that were trained with as "none of these", far ones of classes that were not'
         if not dataset.labels_by_teacher
         else "Unchosen images are those to which the teacher gives a probability of showing one of the classes below "
-        f"{min(threshold, UNCHOSEN_BELOW):g}, whatever they show"
+        f"{unchosen_below(threshold):g}, whatever they show"
     )
     said = (
         f"AUROC is how often an image of the classes has a higher score than another one: 0.5 is chance. "
