@@ -44,7 +44,8 @@ from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.pictures import coloured, common_scale, panel, picture_of, shares_on, stacked
 from subdistill_hf.explain.relevance import explain_images
 from subdistill_hf.models.loading import LoadedModel, load_teacher
-from subdistill_hf.models.zero_shot import Words, load_zero_shot
+from subdistill_hf.models.words import Words
+from subdistill_hf.models.zero_shot_teachers import load_zero_shot
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.run import build_trainer, teacher_of
 from subdistill_hf.pipeline.selection import look_at, masses_of

@@ -85,7 +85,13 @@ def write_image_folder(folder, class_ids=CLASS_IDS, train=6, test=3):
     return folder
 
 
-COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "grey": (128, 128, 128), "red": (200, 50, 50)}
+COLOURS = {
+    "blue": (40, 60, 200),
+    "green": (50, 180, 60),
+    "grey": (128, 128, 128),
+    "red": (200, 50, 50),
+    "purple": (140, 50, 170),
+}
 
 
 def write_colour_folder(folder, names, train, test):

@@ -12,8 +12,9 @@ from loopback_hub import LoopbackHub
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.subtask import Subtask, match_teacher
 from subdistill_hf.models.adapters import lora_targets, merged, replace_head, save_adapter, with_adapter
+from subdistill_hf.models.errors import ModelError
 from subdistill_hf.models.heads import of_unknown
-from subdistill_hf.models.loading import ModelError, load_teacher
+from subdistill_hf.models.loading import load_teacher
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

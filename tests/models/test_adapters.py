@@ -27,7 +27,6 @@ from helpers import (
 from subdistill_hf.core.hooks import record, resolve_layers
 from subdistill_hf.errors import DistillationError
 from subdistill_hf.models.adapters import (
-    AdapterError,
     base_of,
     head_modules,
     load_adapter,
@@ -38,6 +37,7 @@ from subdistill_hf.models.adapters import (
     shift_logit,
     with_adapter,
 )
+from subdistill_hf.models.errors import AdapterError
 from subdistill_hf.models.heads import labels_of, new_classifier, of_unknown
 
 

@@ -12,9 +12,9 @@ from transformers import AutoImageProcessor
 
 from helpers import NAMES, processor, resnet, save_teacher, teacher_resnet, vit
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
+from subdistill_hf.models.errors import ModelError
 from subdistill_hf.models.heads import new_classifier
 from subdistill_hf.models.loading import (
-    ModelError,
     check_teacher_is_there,
     count_parameters,
     input_size_of,

@@ -10,8 +10,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from families import FAMILIES, build
 from helpers import NAMES, glyph_rows, processor, resnet, save_teacher, vit
 from subdistill_hf.data.preprocessing import process
+from subdistill_hf.models.errors import ModelError
 from subdistill_hf.models.heads import labels_of
-from subdistill_hf.models.loading import ModelError, input_size_of
+from subdistill_hf.models.loading import input_size_of
 from subdistill_hf.models.students import build_student
 
 

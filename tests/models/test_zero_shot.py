@@ -9,15 +9,14 @@ from transformers import pipeline
 from helpers import glyph_rows
 from image_text import CLASSES, FAMILIES, clip, save_image_text_model, tokenizer
 from subdistill_hf.models import zero_shot
-from subdistill_hf.models.loading import ModelError
+from subdistill_hf.models.errors import ModelError
 from subdistill_hf.models.words import Words, phrases_of_names
 from subdistill_hf.models.zero_shot import (
     OTHER_PROMPTS,
     as_classifier,
-    is_zero_shot,
-    load_zero_shot,
     usual_other_prompts,
 )
+from subdistill_hf.models.zero_shot_teachers import is_zero_shot, load_zero_shot
 
 WORDS = phrases_of_names(CLASSES)
 

@@ -18,17 +18,12 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.data.embedded.glyph_classes import CLASS_NAMES
 from subdistill_hf.data.subtask import MissingClassesError
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.models.adapters import AdapterError
+from subdistill_hf.models.errors import AdapterError
 from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.models.students import build_student
 from subdistill_hf.pipeline import adaptation
-from subdistill_hf.pipeline.adaptation import (
-    ADAPTER_FOLDER,
-    adapt,
-    announce_adaptation,
-    announce_fitted,
-    plan_adaptation,
-)
+from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
+from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER
 from subdistill_hf.pipeline.auto import HEAD_RATES
 from subdistill_hf.pipeline.evaluation import Classifier, predict
 from subdistill_hf.pipeline.kept_adapter import AdaptationError
@@ -211,9 +206,9 @@ def test_a_teacher_without_a_head_gets_one(places, tmp_path):
 def test_a_teacher_that_knows_the_classes_is_taken_as_it_is(places, tmp_path):
     save_teacher(tmp_path / "knows", teacher_resnet([*COLOURS, "more"]))
     task = task_of(places, tmp_path / "out", teacher=str(tmp_path / "knows"))
-    assert not task.lacks_classes
+    assert not task.to_adapt
     assert task.data.subtask.teacher_ids == (3, 0, 1)
-    assert task_of(places, tmp_path / "out").lacks_classes
+    assert task_of(places, tmp_path / "out").to_adapt
 
 
 def test_without_the_option_the_refusal_names_it(places, tmp_path):

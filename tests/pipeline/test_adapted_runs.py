@@ -13,9 +13,10 @@ from subdistill_hf.cli import main
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.hub.files import student_files
 from subdistill_hf.hub.snippet import hub_code, local_code
-from subdistill_hf.models.loading import ModelError, load_teacher, weights_digest
+from subdistill_hf.models.errors import ModelError
+from subdistill_hf.models.loading import load_teacher, weights_digest
 from subdistill_hf.models.students import build_student, check_student_lora, with_lora
-from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
+from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER
 
 pytestmark = [
     pytest.mark.usefixtures("datasets_cache", "quick_reports"),

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from helpers import config, processor, resnet, vit
+from image_text import save_image_text_model
 from subdistill_hf.cli.distill import parse
 from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.config.options import TaskOptions
@@ -27,6 +28,13 @@ from subdistill_hf.pipeline.auto import (
     resolve_learning_rate,
     suited_learning_rate,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """No tries to reach the Hub, which take time."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
 
 RATES = {  # with the teacher's layers, without
     "new": (1.6e-2, 4e-3),
@@ -60,6 +68,12 @@ def test_a_teacher_alone_gets_a_dataset_classes_a_student_and_adaptation():
     assert [line.partition(" ")[0] for line in lines] == [f"--{name}" for name in names]
     assert all(line.partition(": ")[2] for line in lines)
     assert f"--student {MOBILE}: made for phones, and pretrained: few images" in lines[-1]
+
+
+def test_a_teacher_that_takes_words_is_not_fitted_unasked(tmp_path):
+    task, lines = chosen(f"--teacher {save_image_text_model(tmp_path, 'clip')}")
+    assert (task.dataset, task.classes, task.adapt_teacher) == ("uoft-cs/cifar100", CARNIVORES, "no")
+    assert not any("adapt_teacher" in line for line in lines)
 
 
 @pytest.mark.parametrize(

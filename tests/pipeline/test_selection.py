@@ -232,7 +232,7 @@ def test_methods_that_need_each_label_are_refused(inputs, tmp_path):
 
 def test_a_teacher_that_lacks_the_classes_cannot_choose(inputs, tmp_path):
     given = options_of(inputs, dataset="digits", classes=["superclass:even"], adapt_teacher="lora")
-    with pytest.raises(SubDistillError, match="needs a teacher that knows the classes"):
+    with pytest.raises(SubDistillError, match="needs a teacher that is fitted already"):
         load_task(given, config(tmp_path / "out", disable_tqdm=True))
 
 

@@ -175,9 +175,3 @@ def test_prompts_for_a_classifier_are_refused(inputs, tmp_path):
 def test_a_prompt_without_a_place_for_the_class_is_refused(inputs, prompt):
     with pytest.raises(SubDistillError, match=r"needs \{\} once"):
         words(inputs, prompts=[prompt])
-
-
-def test_a_teacher_that_takes_words_lacks_no_class(inputs, tmp_path):
-    options = task_options(inputs, teacher=str(inputs / "clip"), adapt_teacher="lora")
-    with pytest.raises(SubDistillError, match="takes words"):
-        load_task(options, config(tmp_path / "out"))

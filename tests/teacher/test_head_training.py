@@ -100,6 +100,24 @@ def test_as_many_passes_are_made_as_are_allowed():
     assert (fit.epochs, fit.best_epoch) == (2, 2)
 
 
+def test_a_training_may_begin_with_the_weights_that_a_head_has():
+    """It goes on from them, each learning rate anew, and keeps them where no pass is better."""
+    train, validation = inputs_of(40, 1, scale=3.0), inputs_of(20, 2, scale=3.0)
+    heads = new_head()
+    first = train_heads(heads, train, validation, most_epochs=3, learning_rates=[0.02], seed=5)
+    found = copy.deepcopy(heads)
+    worse = train_heads(heads, train, validation, 1, [100.0, 200.0], seed=5, from_own_weights=True)
+    assert (worse.epochs, worse.best_epoch) == (1, 0)
+    assert worse.validation_loss == pytest.approx(first.validation_loss, rel=1e-5)
+    assert worse.validation_accuracy == first.validation_accuracy
+    for name, value in found["head"].state_dict().items():
+        torch.testing.assert_close(heads["head"].state_dict()[name], value)
+    alone = train_heads(found, train, validation, 2, [0.02], seed=5, from_own_weights=True)
+    both = train_heads(heads, train, validation, 2, [100.0, 0.02], seed=5, from_own_weights=True)
+    assert alone.validation_loss < first.validation_loss
+    assert both.validation_loss == pytest.approx(alone.validation_loss, rel=1e-5)
+
+
 def test_the_learning_rate_with_the_lowest_validation_loss_is_kept():
     train, validation = inputs_of(40, 1), inputs_of(20, 2)
     alone = {rate: train_heads(new_head(), train, validation, 5, [rate], 0) for rate in (1e-4, 2e-2, 10.0)}

@@ -8,7 +8,8 @@ from transformers import TrainerCallback
 
 from helpers import CLASS_IDS, assert_equal_weights, resnet, teacher_resnet, teacher_vit, trainer, views, weights_of
 from subdistill_hf.errors import DistillationError
-from subdistill_hf.models.loading import ModelError, weights_digest
+from subdistill_hf.models.errors import ModelError
+from subdistill_hf.models.loading import weights_digest
 from subdistill_hf.teacher import teacher as teacher_module
 from subdistill_hf.teacher.teacher import Teacher
 from trainings import last_loss

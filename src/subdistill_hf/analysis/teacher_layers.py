@@ -17,8 +17,9 @@ from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.subtask import match_teacher, matching_table
 from subdistill_hf.data.views import ViewDataset
-from subdistill_hf.models.loading import LoadedModel, ModelError, load_teacher
-from subdistill_hf.models.zero_shot import is_zero_shot
+from subdistill_hf.models.errors import ModelError
+from subdistill_hf.models.loading import LoadedModel, load_teacher
+from subdistill_hf.models.zero_shot_teachers import is_zero_shot
 from subdistill_hf.teacher.fitting import FitRequest, fit_moments
 from subdistill_hf.teacher.teacher import Teacher
 

@@ -139,10 +139,10 @@ def train_job(job: Job) -> Row:
         task = task_of(job, folder)
         weights = weights_of_folders(job.task)
         described = {**job.described(), **({WEIGHTS: weights} if weights else {})}
-        if task.lacks_classes:
+        if task.to_adapt:
             raise BenchmarkError(
-                f"teacher {task.teacher.name!r} lacks the classes of the subtask: adapt it first (subdistill distill "
-                "--adapt_teacher), and give the adapted one"
+                f"teacher {task.teacher.name!r} is not fitted to the classes of the subtask: adapt it first "
+                "(subdistill distill --adapt_teacher), and give the adapted one"
             )
         trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
         start = time.perf_counter()

@@ -122,7 +122,8 @@ class FittingOptions:
         default="no",
         metadata={
             "help": "What to do with a teacher that lacks the classes: refuse it (no), or fit it to the dataset "
-            "first, by a new head and low-rank changes of its body (lora), or a new head alone (head)."
+            "first, by a new head and low-rank changes of its body (lora), or a new head alone (head). A teacher that "
+            "takes words is fitted too, from these on."
         },
     )
     adapt_target_modules: list[str] = field(

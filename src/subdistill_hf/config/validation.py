@@ -280,10 +280,6 @@ def check_other_options(options: TaskOptions) -> None:
                     f"unknown_images={options.unknown_images} and {name}={place} are the same images, which may show "
                     "the classes: give images that show none of them"
                 )
-    if options.other_class and options.adapt_teacher != "no" and options.adapt_classes == "subtask":
-        raise SubDistillError(
-            "other_class needs a teacher that knows other classes: fit it to all of them, with adapt_classes=all"
-        )
     for name in ("other_class", "test_unknown", "unknown_images"):
         if options.mark is not None and (value := getattr(options, name)):
             raise SubDistillError(

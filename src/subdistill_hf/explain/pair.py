@@ -22,8 +22,8 @@ from subdistill_hf.formatting import last_part
 from subdistill_hf.models.heads import has_other, names_of
 from subdistill_hf.models.loading import LoadedModel, load_student, load_teacher, weights_digest
 from subdistill_hf.models.words import Words, phrases_of_names
-from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
-from subdistill_hf.pipeline.adaptation import ADAPTER_FOLDER
+from subdistill_hf.models.zero_shot_teachers import is_zero_shot, load_zero_shot
+from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER
 from subdistill_hf.pipeline.evaluation import Classifier
 from subdistill_hf.pipeline.task import matched
 from subdistill_hf.reporting.report import REPORT_FILE, ReportedTeacher, RunReport

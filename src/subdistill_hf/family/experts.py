@@ -21,7 +21,7 @@ from subdistill_hf.config.validation import refused_training_arguments
 from subdistill_hf.errors import SubDistillError, comes_of_an_interruption
 from subdistill_hf.family.subtasks import Expert
 from subdistill_hf.models.loading import LoadedModel, load_teacher
-from subdistill_hf.models.zero_shot import is_zero_shot
+from subdistill_hf.models.zero_shot_teachers import is_zero_shot
 from subdistill_hf.pipeline.run import distill
 from subdistill_hf.reporting.report import REPORT_FILE, ReportError, RunReport
 from subdistill_hf.teacher.teacher import Teacher

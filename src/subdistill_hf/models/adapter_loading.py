@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ from peft import PeftConfig, load_peft_weights
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification
 from transformers.utils import extract_commit_hash, find_adapter_config_file
-from transformers.utils import logging as transformers_logging
 
 from subdistill_hf.hub.files import ADAPTER_CONFIG_FILE
-from subdistill_hf.models.adapters import AdapterError, head_modules, load_adapter, merged, put_on
-from subdistill_hf.models.configuration import read_configuration
+from subdistill_hf.models.adapters import head_modules, load_adapter, merged, put_on
+from subdistill_hf.models.configuration import read_configuration, without_loading_reports
+from subdistill_hf.models.errors import AdapterError
 from subdistill_hf.models.heads import expect_one_class, in_order, name_outputs, names_of, of_unknown, say_of_unknown
+from subdistill_hf.models.words import Words
+from subdistill_hf.models.zero_shot import ZeroShotClassifier, add_outputs, of_first_outputs, read_zero_shot
 
 RECORD_FILE = "adaptation.json"
 CONFIG_FILE = "config.json"
@@ -90,6 +91,9 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
         AdapterError: when adapter and base do not fit, or there is no trained head for the adapter's classes.
     """
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": place.base_revision}
+    words = _saved_words(place.folder)
+    if words is not None:
+        return _merged_zero_shot(place, *read_zero_shot(base, words, **where)[::2])
     config = read_configuration(base, **where)
     with torch.device("meta"):
         heads = head_modules(AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code))
@@ -109,12 +113,43 @@ def load_merged(place: AdapterPlace, base: str, trust_remote_code: bool = False)
             f"no trained weights for {', '.join(missing[:4])} in the base model {place.base} or in the adapter: it is "
             "not a finished classifier (a random head would teach nothing)"
         )
+    return _merged(place, model.float())
+
+
+def _merged(place: AdapterPlace, model: nn.Module) -> nn.Module:
+    """A model with the changes of an adapter in its own weights.
+
+    Raises:
+        AdapterError: when they do not fit, or cannot be merged.
+    """
     settings: Any = PeftConfig.from_pretrained(place.folder)
-    adapted = put_on(model.float(), settings)
+    adapted = put_on(model, settings)
     if not hasattr(adapted.base_model, "merge_and_unload"):
         raise AdapterError(f"adapters of the kind {settings.peft_type} cannot be merged into their model")
     load_adapter(adapted, place.folder)
     return merged(adapted)
+
+
+def _merged_zero_shot(place: AdapterPlace, model: ZeroShotClassifier, words: Words) -> ZeroShotClassifier:
+    """A fitted zero-shot teacher: the adapter is of its vision side and of the outputs of its classes.
+
+    Args:
+        place: of the adapter.
+        model: the classifier of its words, as its base gives it.
+        words: with which it was fitted.
+    """
+    whole, names = model.classifier, names_of(model.config)
+    fitted: ZeroShotClassifier = _merged(place, of_first_outputs(model, len(words.classes)))  # type: ignore[assignment]
+    add_outputs(fitted, whole, names)
+    return fitted
+
+
+def _saved_words(folder: Path) -> Words | None:
+    """The words of a zero-shot teacher that was fitted, with its prompts; `None` for any other adapter."""
+    if not (folder / RECORD_FILE).is_file():
+        return None
+    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    return None if "words" not in record else Words.from_json(record["words"])
 
 
 def _labels(folder: Path, heads: Sequence[str], of_base: list[str]) -> tuple[list[str], bool]:
@@ -165,14 +200,3 @@ def _take_problem(config: Any, folder: Path) -> None:
         expect_one_class(config)
     elif (folder / CONFIG_FILE).is_file():
         config.problem_type = _saved_config(folder).get("problem_type")
-
-
-@contextmanager
-def without_loading_reports() -> Iterator[None]:
-    """No tables of transformers about weights that are missing: what matters of them is said by who loads."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subdistill_hf.core.hooks import evaluation_mode, hooked
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.models.errors import AdapterError
 from subdistill_hf.models.heads import expect_one_class, name_outputs, say_of_unknown
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -31,10 +31,6 @@ ASKED_FOR_STRIDE = ("mobilenet_v1", "mobilenet_v2")
 # PEFT's word for an adapter that changes no module of the body.
 NO_TARGETS = "dummy-target-modules"
 IMAGE_CHANNELS = 3
-
-
-class AdapterError(SubDistillError):
-    """An adapter that cannot be put on a model, read or merged."""
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -61,11 +57,14 @@ def head_modules(model: nn.Module) -> list[str]:
     """The names of the modules whose shape follows from the number of labels.
 
     Args:
-        model: see `head_weights`.
+        model: see `head_weights`; one that is made otherwise says it in `head_names`.
 
     Raises:
         AdapterError: when none, or something other than linear maps and convolutions, depends on it.
     """
+    own: Sequence[str] | None = getattr(model, "head_names", None)
+    if own is not None:
+        return list(own)
     heads = dict.fromkeys(name.rpartition(".")[0] for name in head_weights(model))
     modules = dict(model.named_modules())
     if not heads or not all(isinstance(modules.get(name), nn.Linear | nn.Conv2d) for name in heads):

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
-from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import last_part
-from subdistill_hf.hub.errors import HTTPError, explain, missing_place
+from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.hub.files import why_no_student
-from subdistill_hf.models.adapter_loading import find_adapter, load_merged, without_loading_reports
+from subdistill_hf.models.adapter_loading import find_adapter, load_merged
 from subdistill_hf.models.adapters import head_modules
-from subdistill_hf.models.configuration import read_configuration
+from subdistill_hf.models.configuration import read_configuration, without_loading_reports
+from subdistill_hf.models.errors import LOADING_ERRORS, ModelError
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.words import Words
@@ -33,13 +32,6 @@ logger = logging.getLogger(__name__)
 RGB = 3
 SHOWN = 3  # names in a message
 TEACHERS_FOLDER = Path(__file__).parent / "embedded_teachers"
-
-
-LOADING_ERRORS = (HTTPError, OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
-
-
-class ModelError(SubDistillError):
-    """A teacher or a student that cannot be loaded or built."""
 
 
 @dataclass(frozen=True)

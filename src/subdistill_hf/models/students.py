@@ -18,11 +18,10 @@ from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.errors import explain, missing_place
 from subdistill_hf.models.adapters import ASKED_FOR_STRIDE, head_weights, lora_targets, replace_head, with_adapter
 from subdistill_hf.models.configuration import read_configuration
+from subdistill_hf.models.errors import LOADING_ERRORS, ModelError
 from subdistill_hf.models.heads import expect_one_class, labels_of, name_outputs, names_of, new_classifier
 from subdistill_hf.models.loading import (
-    LOADING_ERRORS,
     LoadedModel,
-    ModelError,
     check_image_channels,
     check_labels,
     check_shapes,

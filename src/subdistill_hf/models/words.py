@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from subdistill_hf.config.class_entries import is_group
 from subdistill_hf.errors import SubDistillError
@@ -37,6 +37,20 @@ class Words:
     def names(self) -> tuple[str, ...]:
         """The name of each class."""
         return self.class_names or tuple(phrases[0] for phrases in self.classes)
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Words:
+        """Those of `dataclasses.asdict`, as JSON has them.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        try:
+            classes = tuple(tuple(map(str, phrases)) for phrases in given["classes"])
+            texts = {name: tuple(map(str, given[name])) for name in ("prompts", "other_prompts", "class_names")}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"expected classes, prompts, other_prompts and class_names as lists: {error}") from error
+        return cls(classes, **texts)
 
 
 def phrases_of_names(names: Sequence[str]) -> Phrases:

@@ -1,7 +1,7 @@
-"""Zero-shot teachers: an image-text model as a classifier whose classes are words.
+"""An image-text model as a classifier whose classes are words.
 
-The text side runs once. What teaches is the vision side with a fixed matrix of class embeddings as its head, so that
-caches, subspaces and layer pairs treat it as any classifier.
+The text side runs once. What teaches is the vision side with a matrix of class embeddings as its head, so that caches,
+subspaces, layer pairs and adapters treat it as any classifier.
 """
 
 from __future__ import annotations
@@ -10,23 +10,18 @@ import copy
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
 
-from subdistill_hf.config.options import EMBEDDED_TEACHERS
-from subdistill_hf.formatting import last_part
 from subdistill_hf.hub.errors import explain, missing_place
-from subdistill_hf.models.adapter_loading import without_loading_reports
-from subdistill_hf.models.heads import labels_of
-from subdistill_hf.models.loading import LOADING_ERRORS, LoadedModel, ModelError, freeze
+from subdistill_hf.models.configuration import without_loading_reports
+from subdistill_hf.models.errors import LOADING_ERRORS, ModelError
+from subdistill_hf.models.heads import labels_of, names_of
 from subdistill_hf.models.one_size import OfOneSize, reads_patches
-from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.words import Phrases, Words
 
 USUAL_PROMPTS: Final = ("a photo of {}.", "a close-up photo of {}.", "a blurry photo of {}.", "a picture of {}.")
@@ -73,6 +68,11 @@ class ZeroShotClassifier(nn.Module):
         names: of the outputs.
     """
 
+    head_names: Final = ("classifier",)
+    """What a new head would replace, see `adapters.head_modules`."""
+    base_model_prefix: Final = ""
+    """PEFT asks for it, through transformers, where a model has models of transformers as parts."""
+
     def __init__(self, vision: Any, embeddings: Tensor, scale: float, bias: Tensor, names: Sequence[str]) -> None:
         super().__init__()
         self.config = copy.deepcopy(getattr(vision.config, "vision_config", vision.config))
@@ -90,6 +90,35 @@ class ZeroShotClassifier(nn.Module):
         return logits
 
 
+def of_first_outputs(model: ZeroShotClassifier, count: int) -> ZeroShotClassifier:
+    """A classifier of the first outputs of another, with the same vision side: of the classes without the other texts.
+
+    Args:
+        model: the other; it shares its vision side with the new one.
+        count: how many outputs.
+    """
+    head, names = model.classifier, names_of(model.config)[:count]
+    first = ZeroShotClassifier(model.vision, head.weight[:count], 1.0, head.bias[:count], names)
+    return first.train(model.training)
+
+
+@torch.no_grad()
+def add_outputs(model: ZeroShotClassifier, whole: nn.Linear, names: Sequence[str]) -> None:
+    """Give a classifier the outputs that `of_first_outputs` left out, in place.
+
+    Args:
+        model: of the first outputs.
+        whole: the head of all outputs; its first rows give way to those of `model`.
+        names: of all outputs.
+    """
+    own, first = model.classifier, len(model.classifier.bias)
+    head = nn.Linear(whole.in_features, whole.out_features).to(own.weight)
+    head.weight.copy_(torch.cat([own.weight, whole.weight[first:].to(own.weight)]))
+    head.bias.copy_(torch.cat([own.bias, whole.bias[first:].to(own.bias)]))
+    model.classifier = head
+    model.config.update(labels_of(names))
+
+
 def image_embeddings(model: Any, pixel_values: Tensor) -> Tensor:
     """The embeddings of images, of length 1, `(B, D)`."""
     return F.normalize(_pooled(model.get_image_features(pixel_values=pixel_values)), dim=-1)
@@ -101,37 +130,29 @@ def _pooled(features: Any) -> Tensor:
     return found
 
 
-def is_zero_shot(name: str, trust_remote_code: bool = False) -> bool:
-    """Whether a teacher is an image-text model whose classes are words; one that cannot be read is none."""
-    if name in EMBEDDED_TEACHERS:
-        return False
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS:
-        return False  # whoever loads it says why
-    classifier = any(str(kind).endswith("ForImageClassification") for kind in config.architectures or ())
-    return config.model_type in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES and not classifier
-
-
-def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> LoadedModel:
-    """Load an image-text model as a frozen classifier of words; its text side is used once, and not kept.
+def read_zero_shot(
+    name: str, words: Words, trust_remote_code: bool = False, revision: str | None = None
+) -> tuple[ZeroShotClassifier, Any, Words]:
+    """Read an image-text model as a classifier of words; its text side is used once, and not kept.
 
     Args:
         name: a local folder, or an id of the Hub.
         words: the classes and prompts.
         trust_remote_code: run model code from the repository.
+        revision: of the repository.
+
+    Returns:
+        The classifier, its image processor, and the words with the prompts that were used.
 
     Raises:
-        ModelError: as `as_classifier` does, and when it cannot be loaded.
+        ModelError: as `as_classifier` does, and when it cannot be read.
     """
-    local = Path(name).is_dir()
+    where: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     try:
         with without_loading_reports():
-            model = AutoModelForZeroShotImageClassification.from_pretrained(
-                name, trust_remote_code=trust_remote_code, dtype=torch.float32
-            )
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+            model = AutoModelForZeroShotImageClassification.from_pretrained(name, dtype=torch.float32, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        processor = AutoImageProcessor.from_pretrained(name, **where)
     except LOADING_ERRORS as error:
         reason = missing_place(name) or explain(error).rstrip(".")
         raise ModelError(f"zero-shot teacher {name!r} cannot be loaded: {reason}") from error
@@ -139,17 +160,7 @@ def load_zero_shot(name: str, words: Words, trust_remote_code: bool = False) -> 
         model = OfOneSize(model)
         processor = model.square_processor(processor)
     words = replace(words, prompts=prompts_of(model, words), other_prompts=other_prompts_of(model, words))
-    classifier = as_classifier(model, tokenizer, words)
-    revision = hub_revision(name)
-    return LoadedModel(
-        freeze(classifier),
-        processor,
-        last_part(name) if local else name,
-        None if local else name,
-        revision,
-        license_of(name, revision),
-        words=words,
-    )
+    return as_classifier(model, tokenizer, words), processor, words
 
 
 def prompts_of(model: Any, words: Words) -> tuple[str, ...]:

@@ -1,14 +1,12 @@
-"""Fit a teacher that lacks the subtask's classes to their dataset: a new head, and low-rank changes of its body."""
+"""Fit a teacher to the dataset of the subtask: a new head, or that of its words, and low-rank changes of its body."""
 
 from __future__ import annotations
 
 import copy
 import json
-import math
 import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,14 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import set_seed
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, DataOptions, TaskOptions
-from subdistill_hf.config.output_folder import how_to_go_on
-from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData, load_subtask
 from subdistill_hf.data.stored_images import digest_of_rows
-from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.errors import SubDistillError
-from subdistill_hf.formatting import count, memory
+from subdistill_hf.formatting import memory
 from subdistill_hf.models.adapter_loading import RECORD_FILE
 from subdistill_hf.models.adapters import (
     ADAPTER_FILE,
@@ -39,8 +33,19 @@ from subdistill_hf.models.adapters import (
     save_adapter,
     with_adapter,
 )
+from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.loading import LoadedModel, freeze, input_size_of, weights_digest
-from subdistill_hf.pipeline.auto import HEAD_RATES, Choice, images_of_a_step, resolve_adaptation
+from subdistill_hf.models.zero_shot import ZeroShotClassifier, add_outputs, of_first_outputs
+from subdistill_hf.pipeline.adaptation_training import (
+    ADAPTER_FOLDER,
+    Adaptation,
+    fitted_head,
+    heads_of,
+    trained,
+    trainer_of,
+)
+from subdistill_hf.pipeline.auto import images_of_a_step, resolve_adaptation
+from subdistill_hf.pipeline.evaluation import Classifier, predict
 from subdistill_hf.pipeline.kept_adapter import (
     TRAINING,
     AdaptationError,
@@ -51,67 +56,23 @@ from subdistill_hf.pipeline.kept_adapter import (
 )
 from subdistill_hf.pipeline.task import Task
 from subdistill_hf.teacher.head_inputs import (
-    HeadInputs,
-    Heads,
-    RecordingRequest,
     bytes_of_inputs,
-    record_head_inputs,
 )
-from subdistill_hf.teacher.head_training import train_heads
-from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
-from subdistill_hf.training.interruption import train_to_its_end
-from subdistill_hf.training.trainer import SubDistillTrainer
 
-ADAPTER_FOLDER = "teacher-adapter"
+OF_THE_FOLDER = ("id2label", "identity", "sha256", "words")
+"""What the record of an adapter holds for whoever reads its folder, and no report."""
+VALIDATION_BATCH = 32
 CHOICE_OF_IMAGES = tuple(
     field.name for field in fields(DataOptions) if field.name not in ("dataset", "classes", "streaming")
 )
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """How a teacher is fitted to a dataset; everything that can be refused was refused when it was made.
-
-    Attributes:
-        task: of the run; its teacher has a new, untrained head and the matched classes.
-        data: the images that the teacher learns from.
-        targets: the modules that get a low-rank change; none when the head alone is trained.
-        options: the task's, in which nothing about the adaptation is left open.
-        choices: what was chosen for it.
-        head_bytes: the memory that what the head reads takes for an image, where the head is trained on that alone;
-            `None` where it is trained inside the model.
-        identity: what another run must share to use the adapter again.
-        record: what is known of the adapter that is there already; `None` when it has to be made.
-        checkpoint: where an interrupted training goes on.
-    """
-
-    task: Task
-    data: SubtaskData
-    targets: tuple[str, ...]
-    options: TaskOptions
-    choices: Sequence[Choice]
-    head_bytes: int | None
-    identity: Mapping[str, Any]
-    record: Mapping[str, Any] | None
-    checkpoint: str | None
-
-    @property
-    def folder(self) -> Path:
-        """Where the adapter lies."""
-        return self.task.folder / ADAPTER_FOLDER
-
-    @property
-    def recorded_inputs(self) -> int:
-        """How many inputs of the head are recorded and kept in memory."""
-        return len(self.data.train) * (1 + self.options.adapt_views) + len(self.data.validation)
 
 
 def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     """Settle how the teacher of a run is adapted, and look for an adapter that is there already.
 
     Args:
-        task: the run's; its teacher lacks the classes.
+        task: the run's; its teacher lacks the classes, or takes words.
         runs: the folder of the run's checkpoints.
         resume: whether an interrupted run goes on, which needs the adapter that it began with.
 
@@ -125,13 +86,19 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     if data.marking is not None:  # of all classes, the first may be another
         marked = [data.class_names[data.subtask.dataset_ids[output]] for output in data.marking.outputs]
         options = replace(options, mark_classes=marked)
-    if options.adapt_classes == "all":
-        with config.main_process_first(desc="loading all classes"):
-            data = load_subtask(replace(options, classes=["all"]), config.seed)
+    to_all = options.adapt_classes == "all"
+    if to_all or data.others is not None:  # images of none of the classes have no output here
+        with config.main_process_first(desc="loading the images of the teacher"):
+            data = load_subtask(replace(options, classes=["all"]) if to_all else options, config.seed)
     names = data.subtask.names
-    model = copy.deepcopy(task.teacher.model).float()
+    model: Any = copy.deepcopy(task.teacher.model).float()
     set_seed(config.seed)
-    replace_head(model, names)
+    whole: ZeroShotClassifier | None = None
+    if task.teacher.words is None:
+        replace_head(model, names)
+    else:
+        whole = model
+        model = of_first_outputs(model, len(names))
     lora = options.adapt_teacher == "lora"
     targets = _targets(model, task) if lora else ()
     head_bytes = None if lora else bytes_of_inputs(model, heads_of(model), input_size_of(task.teacher.processor))
@@ -145,13 +112,13 @@ def plan_adaptation(task: Task, runs: Path, resume: bool) -> Adaptation:
     )
     identity = _identity(task, data, options, model, targets, head_bytes is not None)
     identity["learning_rate"] = resolved.adapt_learning_rate  # as given, of a head alone
-    chosen = range(len(names)) if data is task.data else task.data.subtask.dataset_ids
-    subtask = task.data.subtask.with_teacher(list(chosen), "its new head")
-    teacher = replace(task.teacher, model=freeze(model), without_head=True, digest=None)
+    chosen = task.data.subtask.dataset_ids if to_all else range(len(names))
+    subtask = task.data.subtask.with_teacher(list(chosen), "its new head" if whole is None else "name")
+    teacher = replace(task.teacher, model=freeze(model), without_head=whole is None, digest=None)
     task = replace(task, teacher=teacher, data=replace(task.data, subtask=subtask))
     record = usable_record(task.folder / ADAPTER_FOLDER, identity, runs, resume)
     checkpoint = last_complete_checkpoint(runs / "teacher") if resume and record is None else None
-    adaptation = Adaptation(task, data, targets, resolved, choices, head_bytes, identity, record, checkpoint)
+    adaptation = Adaptation(task, data, targets, resolved, choices, head_bytes, identity, record, checkpoint, whole)
     if record is None:
         _check_trainable(adaptation, runs / "teacher")
     return adaptation
@@ -177,7 +144,7 @@ def _check_trainable(adaptation: Adaptation, folder: Path) -> None:
         return
     try:
         model = with_adapter(copy.deepcopy(task.teacher.model), adaptation.targets, task.options.adapt_rank)
-        _trainer(adaptation, model, folder)
+        trainer_of(adaptation, model, folder)
         model.cpu()  # the trainer's cycles of references would keep the device's memory
     except SubDistillError as error:
         raise AdaptationError(
@@ -201,7 +168,7 @@ def _identity(
     """
     teacher = task.teacher
     identity = {
-        "teacher": weights_digest(teacher.model, _body_names(teacher.model)),
+        "teacher": weights_digest(teacher.model, None if teacher.words else _body_names(teacher.model)),
         "classes": list(data.subtask.names),
         "method": options.adapt_teacher,
         "rank": options.adapt_rank if targets else None,
@@ -214,36 +181,43 @@ def _identity(
         "augmentation": [task.augmentation, task.flip],
         **seen_by(model, teacher.processor),
     }
+    if teacher.words is not None:
+        identity["words"] = asdict(teacher.words)
     return identity | ({"views": options.adapt_views} if head_alone else {TRAINING: training_arguments(task.config)})
 
 
 def announce_adaptation(adaptation: Adaptation) -> str:
     """How the teacher will be changed, as a line."""
     options, classes, images = adaptation.options, len(adaptation.data.subtask.names), len(adaptation.data.train)
+    words = adaptation.whole is not None
+    head = f"the head of the words of {classes} classes" if words else f"a new head for {classes} classes"
     if adaptation.record is not None:
         return f"\nadapter  {adaptation.folder} is used again\n"
     if adaptation.head_bytes is None:
         changes = f"changes of rank {options.adapt_rank} in {len(adaptation.targets)} modules and "
         body = changes if adaptation.targets else ""
-        how = f"{body}a new head for {classes} classes, from {images} images in {options.adapt_epochs:g} epochs"
+        how = f"{body}{head}, from {images} images in {options.adapt_epochs:g} epochs"
         if options.adapt_teacher == "head":
             how += ". It is trained inside the teacher, whose answers its head alone does not give"
     else:
         views = f" and {options.adapt_views} augmented views of each" if options.adapt_views else ""
         needed = memory(adaptation.recorded_inputs * adaptation.head_bytes)
         how = (
-            f"a new head for {classes} classes, from what the teacher's body gives for {images} images{views}, which "
+            f"{head}, from what the teacher's body gives for {images} images{views}, which "
             f"is computed once and takes {needed} of memory"
         )
     choices = "".join(f"  {choice}\n" for choice in adaptation.choices)
-    return f"\nadapter  the teacher lacks the classes: {how}\n{choices}"
+    why = "the teacher takes words, and is fitted from these on" if words else "the teacher lacks the classes"
+    return f"\nadapter  {why}: {how}\n{choices}"
 
 
 def announce_fitted(task: Task) -> str:
     """How well an adapted teacher does, as a line."""
     assert task.adaptation is not None
     images, accuracy = task.adaptation["validation_images"], task.adaptation["validation_accuracy"]
-    return f"teacher  {task.teacher.name}, fitted: {100 * accuracy:.1f} % of {images} validation images"
+    before = task.adaptation.get("validation_accuracy_before")
+    unfitted = "" if before is None else f" ({100 * before:.1f} % before it was fitted)"
+    return f"teacher  {task.teacher.name}, fitted: {100 * accuracy:.1f} % of {images} validation images{unfitted}"
 
 
 def _refuse_adapter(teacher: LoadedModel) -> None:
@@ -259,18 +233,10 @@ def _body_names(model: Any) -> list[str]:
     return [name for name in model.state_dict() if name.rpartition(".")[0] not in heads]
 
 
-def heads_of(model: nn.Module) -> Heads:
-    """The modules that a new head consists of, by name."""
-    return {name: model.get_submodule(name) for name in head_modules(model)}
-
-
 def _targets(model: Any, task: Task) -> tuple[str, ...]:
     pixels = torch.zeros(1, 3, *input_size_of(task.teacher.processor))
     wanted = task.options.adapt_target_modules
     return tuple(lora_targets(model, lambda: model(pixel_values=pixels), wanted))
-
-
-# Training
 
 
 def adapt(adaptation: Adaptation, runs: Path) -> Task:
@@ -285,121 +251,45 @@ def adapt(adaptation: Adaptation, runs: Path) -> Task:
     """
     task = adaptation.task
     record = adaptation.record
-    measured = _fitted_head(adaptation) if record is None and adaptation.head_bytes is not None else None
+    before = _accuracy_of_words(adaptation) if record is None else {}
+    measured = fitted_head(adaptation) if record is None and adaptation.head_bytes is not None else None
     set_seed(task.config.seed)
     adapted = with_adapter(
         task.teacher.model, adaptation.targets, task.options.adapt_rank, _base_name(task), task.teacher.revision
     )
     if record is None:
         if measured is None:
-            measured, adapted = _trained(adaptation, adapted, runs / "teacher")
+            measured, adapted = trained(adaptation, adapted, runs / "teacher")
         if task.config.process_index == 0:
-            record = _record(adaptation, adapted, measured)
+            record = _record(adaptation, adapted, {**measured, **before})
             _save(adaptation, adapted, record)
         PartialState().wait_for_everyone()
         record = json.loads((adaptation.folder / RECORD_FILE).read_text(encoding="utf-8"))
     load_adapter(adapted, adaptation.folder)  # what is saved is what teaches
-    teacher = replace(task.teacher, model=freeze(merged(adapted)), without_head=False, digest=None)
-    described = {name: value for name, value in record.items() if name not in ("id2label", "identity", "sha256")}
+    fitted: Any = merged(adapted)
+    if adaptation.whole is not None:
+        add_outputs(fitted, adaptation.whole.classifier, names_of(adaptation.whole.config))
+    teacher = replace(task.teacher, model=freeze(fitted), without_head=False, digest=None)
+    described = {name: value for name, value in record.items() if name not in OF_THE_FOLDER}
     return replace(task, teacher=teacher, adaptation=described)
+
+
+def _accuracy_of_words(adaptation: Adaptation) -> dict[str, float]:
+    """The accuracy of a teacher that takes words before it is fitted, on the validation images; empty for others."""
+    task, data = adaptation.task, adaptation.data
+    if adaptation.whole is None:
+        return {}
+    classifier = Classifier(task.teacher.model.to(task.config.device), task.teacher.processor)
+    images = data.views("validation")
+    logits = predict(classifier, images, VALIDATION_BATCH, task.config.dataloader_num_workers)
+    task.teacher.model.cpu()
+    return {"validation_accuracy_before": float((logits.argmax(1) == torch.tensor(images.labels)).float().mean())}
 
 
 def _base_name(task: Task) -> str:
     """The name of the adapter's base: a Hub id, an embedded teacher, or a folder."""
     name = task.options.teacher
     return name if task.teacher.hub_id or name in EMBEDDED_TEACHERS else str(Path(name).resolve())
-
-
-def _fitted_head(adaptation: Adaptation) -> dict[str, Any]:
-    """Train the head on what the frozen body gives, in place in the first process; what is known of that."""
-    task, data, options = adaptation.task, adaptation.data, adaptation.options
-    request = RecordingRequest.for_training(task.config)
-    start = time.perf_counter()
-    model = task.teacher.model.to(request.device)
-    passes = [(data.views("train"), 0)]
-    if options.adapt_views:
-        augmented = _augmented(adaptation)
-        passes += [(augmented, view) for view in range(options.adapt_views)]
-    recorded = record_head_inputs(
-        model,
-        heads_of(model),
-        [*passes, (data.views("validation"), 0)],
-        ViewCollator(task.teacher.processor),
-        request,
-    )
-    if not recorded:
-        model.cpu()
-        return {}
-    rate = options.adapt_learning_rate
-    fit = train_heads(
-        heads_of(model),
-        HeadInputs.joined(recorded[:-1]),
-        recorded[-1],
-        math.ceil(options.adapt_epochs),
-        HEAD_RATES if rate is None else [rate],
-        task.config.seed,
-    )
-    model.cpu()
-    print(
-        f"head     {fit.epochs} passes over {count(len(passes) * len(data.train))} inputs at a learning rate of "
-        f"{fit.learning_rate:g}; after pass {fit.best_epoch}, the best, {100 * fit.validation_accuracy:.1f} % of "
-        f"{count(len(data.validation))} validation images"
-    )
-    return {
-        "validation_accuracy": fit.validation_accuracy,
-        "epochs": fit.best_epoch,
-        "learning_rate": fit.learning_rate,
-        "augmented_views": options.adapt_views,
-        "training_seconds": time.perf_counter() - start,
-    }
-
-
-def _augmented(adaptation: Adaptation) -> ViewDataset:
-    """The augmented training images that a teacher is fitted to."""
-    task = adaptation.task
-    size = input_size_of(task.teacher.processor)
-    return adaptation.data.views("train", task.augmentation, task.flip, size=size, seed=task.config.seed)
-
-
-def _trained(adaptation: Adaptation, adapted: Any, folder: Path) -> tuple[dict[str, Any], Any]:
-    """Train a model with an adapter; what is known of that, and the model."""
-    trainer = _trainer(adaptation, adapted, folder)
-    set_seed(adaptation.task.config.seed)
-    output = adaptation.task.folder
-    train_to_its_end(trainer, adaptation.checkpoint, "the teacher", lambda: f"To go on: {how_to_go_on(output)}")
-    seconds = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
-    measured = {
-        "validation_accuracy": trainer.evaluate()["eval_accuracy"],
-        "epochs": adaptation.options.adapt_epochs,
-        "learning_rate": adaptation.options.adapt_learning_rate,
-        "training_seconds": None if adaptation.checkpoint or not seconds else seconds[-1],
-    }
-    model: Any = trainer.model
-    return measured, model.cpu()
-
-
-def _trainer(adaptation: Adaptation, model: Any, folder: Path) -> SubDistillTrainer:
-    task, data = adaptation.task, adaptation.data
-    config: SubDistillConfig = copy.copy(task.config)
-    config.method, config.task_weight = "scratch", 1.0
-    config.num_train_epochs, config.max_steps = adaptation.options.adapt_epochs, -1
-    assert adaptation.options.adapt_learning_rate is not None
-    config.learning_rate = adaptation.options.adapt_learning_rate
-    config.eval_strategy, config.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
-    config.eval_steps = config.save_steps = 0.1  # whatever suits the length of the student's training
-    config.load_best_model_at_end, config.save_total_limit = True, 2
-    config.metric_for_best_model, config.greater_is_better = "accuracy", True
-    config.push_to_hub = False
-    config.output_dir = str(folder)
-    trainer = SubDistillTrainer(
-        model,
-        config,
-        train_dataset=_augmented(adaptation),
-        eval_dataset=data.views("validation"),
-        data_collator=ViewCollator(task.teacher.processor),
-    )
-    show_progress(trainer, "teacher")
-    return trainer
 
 
 def _record(adaptation: Adaptation, model: Any, measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -416,6 +306,7 @@ def _record(adaptation: Adaptation, model: Any, measured: Mapping[str, Any]) -> 
         "train_images": len(data.train),
         "validation_images": len(data.validation),
         **measured,
+        **({} if (words := adaptation.task.teacher.words) is None else {"words": asdict(words)}),
         "identity": dict(adaptation.identity),
     }
 

@@ -17,7 +17,9 @@ from subdistill_hf.errors import SubDistillError
 from subdistill_hf.formatting import accuracy_with_error
 from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.models.loading import count_parameters, input_size_of, weights_digest
+from subdistill_hf.models.zero_shot_teachers import is_zero_shot
 from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
+from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER
 from subdistill_hf.pipeline.evaluation import Classifier, predict, score
 from subdistill_hf.pipeline.quiet import hidden_weight_bars
 from subdistill_hf.pipeline.report import reported_dataset, reported_teacher, versions
@@ -60,16 +62,31 @@ def adapt_teacher(
     folder, main = Path(config.output_dir), config.process_index == 0
     with held_for_this_run(folder if main else None):
         check_run_folder(of_task, config)
+        _refuse_words(options)
         with telling_full_disk(folder, lambda: f"To go on: {how_to_go_on(folder)}"):
             task = _adapted(load_task(of_task, config))
             return _leave_teacher(task, command) if main else None
+
+
+def _refuse_words(options: AdaptOptions) -> None:
+    """Refuse a teacher that takes words: fitted to some, it is no model that transformers has a class for.
+
+    Raises:
+        SubDistillError: with what to do instead.
+    """
+    if is_zero_shot(options.teacher, options.trust_remote_code):
+        raise SubDistillError(
+            f"the teacher {options.teacher!r} takes words: fitted to some, it is none of the plain models that this "
+            f"command leaves. Give --adapt_teacher to `subdistill distill`, whose folder {ADAPTER_FOLDER} is a "
+            "teacher for other runs"
+        )
 
 
 def _adapted(task: Task) -> Task:
     """The task with its adapted teacher; what cannot be is refused first."""
     main, runs, resume = task.config.process_index == 0, task.folder / RUNS_FOLDER, bool(resumed_from(task.config))
     try:
-        if not task.lacks_classes:
+        if not task.to_adapt:
             raise SubDistillError(
                 f"the teacher {task.teacher.name!r} knows these classes already: it can teach them as it is"
             )

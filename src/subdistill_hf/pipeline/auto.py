@@ -23,6 +23,7 @@ from subdistill_hf.config.training import SubDistillConfig, with_arguments
 from subdistill_hf.core.distributed import processes_of_machine
 from subdistill_hf.data.augmentation import mirroring
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.models.zero_shot_teachers import is_zero_shot
 from subdistill_hf.teacher.head_training import steps_of_a_pass
 
 Start = Literal["new", "pretrained", "adapter"]
@@ -136,6 +137,8 @@ def options_for_teacher(options: TaskOptions, given: Collection[str]) -> tuple[T
         wanted |= DATASET_OF_HUB_TEACHERS
     elif "dataset" not in given:
         wanted["dataset"] = DATASET_OF_HUB_TEACHERS["dataset"]
+    if "adapt_teacher" in wanted and is_zero_shot(options.teacher, options.trust_remote_code):
+        del wanted["adapt_teacher"]  # its classes are any words
     dataset = wanted["dataset"][0] if "dataset" in wanted else options.dataset
     if dataset not in EMBEDDED_DATASETS:
         wanted |= STUDENT_OF_HUB_TEACHERS

@@ -32,14 +32,8 @@ from subdistill_hf.models.adapters import heads_with_bias, merged, shift_logit
 from subdistill_hf.models.heads import OTHER_ENTRY, THRESHOLD_ENTRY, say_of_unknown
 from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.models.students import build_student, described_lora, is_new, with_lora
-from subdistill_hf.pipeline.adaptation import (
-    ADAPTER_FOLDER,
-    Adaptation,
-    adapt,
-    announce_adaptation,
-    announce_fitted,
-    plan_adaptation,
-)
+from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
+from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER, Adaptation
 from subdistill_hf.pipeline.answers import save_thumbnails
 from subdistill_hf.pipeline.auto import (
     Choice,
@@ -314,7 +308,7 @@ def _push_checkpoints(config: SubDistillConfig, destination: Destination | None,
 
 def _planned_adaptation(task: Task) -> Adaptation | None:
     """How the teacher is to be adapted, if it lacks the classes."""
-    if not task.lacks_classes:
+    if not task.to_adapt:
         return None
     return plan_adaptation(task, task.folder / RUNS_FOLDER, bool(resumed_from(task.config)))
 

@@ -40,7 +40,7 @@ from subdistill_hf.models.loading import (
 )
 from subdistill_hf.models.students import check_student_is_there
 from subdistill_hf.models.words import Phrases, Words, check_no_ids, names_and_phrases, phrases_of_words
-from subdistill_hf.models.zero_shot import is_zero_shot, load_zero_shot
+from subdistill_hf.models.zero_shot_teachers import is_zero_shot, load_zero_shot
 from subdistill_hf.pipeline.auto import Resolved, held_out, resolve, resolve_threads
 from subdistill_hf.pipeline.evaluation import Classifier, count_operations
 from subdistill_hf.pipeline.selection import Selection, add_unlabelled
@@ -59,7 +59,8 @@ class Task:
         data: the images of the subtask, with its classes matched to the teacher's.
         test: the test images, with the mark if there is one.
         teacher: frozen.
-        lacks_classes: whether the teacher has to be adapted before it can teach the subtask.
+        to_adapt: whether the teacher is adapted before it teaches: it lacks classes, or takes words and this was
+            asked for.
         adaptation: how it was adapted, if it was: see `adaptation.adapt`.
         selection: what became of the images without labels, if some were given.
     """
@@ -68,7 +69,7 @@ class Task:
     data: SubtaskData
     test: ViewDataset
     teacher: LoadedModel
-    lacks_classes: bool = False
+    to_adapt: bool = False
     adaptation: Mapping[str, Any] | None = None
     selection: Selection | None = None
 
@@ -150,6 +151,7 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     check_teacher_is_there(options.teacher, options.trust_remote_code)  # before images are read
     check_student_is_there(options.student, options.trust_remote_code)
     options = replace(options, validation_fraction=held_out(options, config))
+    check_adaptation(options, is_zero_shot(options.teacher, options.trust_remote_code))
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
         teacher = load_teacher_of(options, None, loaded)
@@ -182,16 +184,40 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
         config = with_arguments(config, eval_strategy=IntervalStrategy.NO)
     check_fixed_size(teacher.processor, data.sizes, f"the teacher {teacher.name!r}")
     size = (data.typical_side, data.typical_side)
+    to_adapt = lacks_classes or (adaptable and teacher.words is not None)
     if options.unlabelled is not None:
-        if lacks_classes:
+        if to_adapt:
             raise SubDistillError(
-                f"unlabelled={options.unlabelled} needs a teacher that knows the classes: fit this one first, without "
+                f"unlabelled={options.unlabelled} needs a teacher that is fitted already: fit this one first, without "
                 "--unlabelled, and give the folder of the fitted teacher as --teacher"
             )
         data, selection = add_unlabelled(data, teacher, options, config)
     others = 0 if data.others is None else data.others.train_images
     resolved = resolve(options, config, len(data.rows("taught")), size, data.class_names, others)
-    return Task(resolved, data, test, teacher, lacks_classes, selection=selection)
+    return Task(resolved, data, test, teacher, to_adapt, selection=selection)
+
+
+def check_adaptation(options: TaskOptions, takes_words: bool) -> None:
+    """Refuse a way of fitting the teacher that does not go with its kind.
+
+    Args:
+        options: the task's.
+        takes_words: whether the teacher takes words.
+
+    Raises:
+        SubDistillError: naming the option.
+    """
+    if options.adapt_teacher == "no":
+        return
+    if takes_words and options.adapt_classes == "all":
+        raise SubDistillError(
+            f"adapt_classes=all: the teacher {options.teacher!r} takes words, and is fitted to those of --classes: "
+            "leave it out"
+        )
+    if not takes_words and options.other_class and options.adapt_classes == "subtask":
+        raise SubDistillError(
+            "other_class needs a teacher that knows other classes: fit it to all of them, with adapt_classes=all"
+        )
 
 
 def _tell_several_classes(teacher: LoadedModel, options: TaskOptions, config: SubDistillConfig) -> None:
@@ -268,10 +294,6 @@ def load_teacher_of(
         SubDistillError: when it cannot be loaded, or prompts are given to a classifier.
     """
     if is_zero_shot(options.teacher, options.trust_remote_code):
-        if options.adapt_teacher != "no":
-            raise SubDistillError(
-                f"adapt_teacher={options.adapt_teacher}: the teacher {options.teacher!r} takes words, and lacks none"
-            )
         if classes is None:
             classes = phrases_of_words(options.classes)
             if not options.prompts:

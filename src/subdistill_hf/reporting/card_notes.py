@@ -285,11 +285,13 @@ def adaptation_facts(report: RunReport) -> list[str]:
         facts.append(f"It is a PEFT adapter of {hub_link(base.name, base.hub_id)}{revision}")
     if adaptation is None:
         return facts
-    subtask = adaptation.classes == len(report.classes)
+    words = bool(report.teacher.classes)
+    subtask = words or adaptation.classes == len(report.classes)
     classes = "these classes" if subtask else f"{adaptation.classes} classes of the dataset, these among them,"
-    change = what_was_changed(adaptation)
+    change = what_was_changed(adaptation, words)
+    why = "It was fitted" if words else "It did not know these classes, so it was fitted"
     facts.append(
-        f"It did not know these classes, so it was fitted to {classes} before it taught: {change} "
+        f"{why} to {classes} before it taught: {change} "
         f"({count(adaptation.trained_parameters)} trained parameters), from {adapted_to(adaptation)}"
     )
     validated = accuracy_with_error(adaptation.validation_accuracy, adaptation.validation_images)
@@ -298,14 +300,23 @@ def adaptation_facts(report: RunReport) -> list[str]:
         images = report.dataset.test_images
         tested = accuracy_with_error(report.teacher_result.accuracy, images)
         measured.append(f"{tested} of the {count(images)} test images of these classes")
+    if (before := adaptation.validation_accuracy_before) is not None:
+        error = accuracy_with_error(before, adaptation.validation_images)
+        measured.append(f"and before it was fitted {error} of the validation images")
     return [*facts, f"Accuracy of the fitted teacher: {', '.join(measured)}"]
 
 
-def what_was_changed(adaptation: ReportedAdaptation) -> str:
-    """What was trained of a teacher that was fitted."""
+def what_was_changed(adaptation: ReportedAdaptation, words: bool = False) -> str:
+    """What was trained of a teacher that was fitted.
+
+    Args:
+        adaptation: how it was fitted.
+        words: whether it takes words, so that its head was made of them.
+    """
+    head = "the part of its head that was made of their words" if words else "a new head"
     if adaptation.method == "lora":
-        return f"changes of rank {adaptation.rank} in {count(adaptation.changed_modules)} modules, and a new head"
-    return "a new head alone"
+        return f"changes of rank {adaptation.rank} in {count(adaptation.changed_modules)} modules, and {head}"
+    return f"{head} alone"
 
 
 def adapted_to(adaptation: ReportedAdaptation) -> str:
@@ -315,6 +326,10 @@ def adapted_to(adaptation: ReportedAdaptation) -> str:
     if adaptation.augmented_views is None:
         return f"{images}, {adaptation.epochs:g} epochs {rate}"
     views = f" and {adaptation.augmented_views} augmented views of each" if adaptation.augmented_views else ""
+    if adaptation.epochs == 0:
+        return (
+            f"what its body gives for {images}{views}: no pass over them made the validation loss lower, so it stayed"
+        )
     return (
         f"what its body, unchanged, gives for {images}{views}: {adaptation.epochs:g} epochs {rate}, after which the "
         "validation loss was lowest"

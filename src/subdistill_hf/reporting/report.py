@@ -62,6 +62,7 @@ class ReportedAdaptation:
         training_seconds: how long it took, when all of it was timed.
         augmented_views: of each image, which a head was trained on alone, beside the image itself; `None` where each
             epoch had new ones.
+        validation_accuracy_before: of a teacher that takes words, by these alone.
     """
 
     method: str
@@ -76,6 +77,7 @@ class ReportedAdaptation:
     learning_rate: float
     training_seconds: float | None = None
     augmented_views: int | None = None
+    validation_accuracy_before: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ class HeadFit:
 
     Attributes:
         epochs: passes over the inputs that were made.
-        best_epoch: after which the validation loss was lowest; its weights are kept.
+        best_epoch: after which the validation loss was lowest; its weights are kept. 0 where no pass made it lower.
         validation_loss: then.
         validation_accuracy: then.
         learning_rate: that was best, of those that were tried.
@@ -51,8 +51,9 @@ def train_heads(
     most_epochs: int,
     learning_rates: Sequence[float],
     seed: int,
+    from_own_weights: bool = False,
 ) -> HeadFit:
-    """Train heads from zero weights by AdamW on the cross entropy, in place; the lowest validation loss chooses.
+    """Train heads by AdamW on the cross entropy, in place; the lowest validation loss chooses.
 
     The inputs are divided by their root mean square, so that their unit makes no difference; afterwards that is taken
     into the weights. A training ends when the validation loss was not lower for `PATIENCE_PASSES` passes and
@@ -65,6 +66,8 @@ def train_heads(
         most_epochs: passes over the inputs, at most.
         learning_rates: of AdamW; each is tried.
         seed: of the order of the inputs.
+        from_own_weights: begin with the weights that the heads have, which stay where no pass is better; otherwise
+            with zeros.
 
     Raises:
         DistillationError: for inputs that are not finite.
@@ -74,7 +77,8 @@ def train_heads(
         raise DistillationError(
             "what the head of the teacher reads is not finite for some image: expected a teacher that works in float32"
         )
-    trained = [_train(heads, train, validation, scale, most_epochs, rate, seed) for rate in learning_rates]
+    start = _weights(heads) if from_own_weights else None
+    trained = [_train(heads, train, validation, scale, most_epochs, rate, seed, start) for rate in learning_rates]
     fit, best = min(trained, key=lambda one: one[0].validation_loss)
     for name, head in heads.items():
         head.load_state_dict(best[name])
@@ -92,15 +96,21 @@ def _train(
     most_epochs: int,
     learning_rate: float,
     seed: int,
+    start: Mapping[str, Mapping[str, Tensor]] | None,
 ) -> tuple[HeadFit, dict[str, Mapping[str, Tensor]]]:
     """Train heads with one learning rate, on inputs over their scale; how it went, and the best weights."""
     for parameter in _parameters(heads):
         nn.init.zeros_(parameter.requires_grad_(True))
+    for name, weights in ({} if start is None else start).items():
+        heads[name].load_state_dict(weights)
+        with torch.no_grad():
+            heads[name].weight.mul_(scale)  # type: ignore[operator]
     optimizer = torch.optim.AdamW(_groups(heads), lr=learning_rate, weight_decay=WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(seed)
     batch = _batch_of(len(train))
     patience = max(PATIENCE_PASSES, math.ceil(PATIENCE_STEPS / steps_of_a_pass(len(train))))
-    fit, best, epoch = HeadFit(0, 0, math.inf, 0.0, learning_rate), _weights(heads), 0
+    loss, accuracy = (math.inf, 0.0) if start is None else _validated(heads, validation, scale)
+    fit, best, epoch = HeadFit(0, 0, loss, accuracy, learning_rate), _weights(heads), 0
     gained = fit  # when the loss was last lower by more than noise
     while epoch < most_epochs and epoch - gained.best_epoch < patience:
         epoch += 1
