@@ -91,6 +91,7 @@ def check(words, run_ours):
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no tries to reach it, which take time
 
 
 @pytest.mark.parametrize("words", ON_PAGES)
