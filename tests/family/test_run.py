@@ -16,7 +16,7 @@ from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.core.subspaces import load_subspaces
-from subdistill_hf.errors import PushError, SubDistillError
+from subdistill_hf.errors import InterruptedTrainingError, PushError, SubDistillError
 from subdistill_hf.family import experts
 from subdistill_hf.family.experts import ExpertRun, finished_report
 from subdistill_hf.family.run import FamilyRequest, distill_family
@@ -342,6 +342,20 @@ def test_an_error_that_comes_of_an_interruption_is_no_failure_of_an_expert(input
 
 
 # Its teacher
+
+
+def test_after_sigterm_no_other_expert_is_begun(inputs, tmp_path, monkeypatch):
+    begun = []
+
+    def stopped(options, config, command, teacher):
+        begun.append(list(options.classes))
+        raise InterruptedTrainingError("SIGTERM stopped the training of method kd at step 2 of 4")
+
+    monkeypatch.setattr(experts, "distill", stopped)
+    with pytest.raises(InterruptedTrainingError, match=r"To go on: the same command, without --overwrite"):
+        distill_family(request_of(inputs, tmp_path / "family"))
+    assert begun == [SUBTASKS["first"]]
+    assert not (tmp_path / "family" / "README.md").exists()
 
 
 def test_a_teacher_that_was_fitted_anew_is_refused(inputs, tmp_path, monkeypatch):

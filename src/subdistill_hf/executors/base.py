@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from subdistill_hf.errors import SubDistillError
+from subdistill_hf.errors import InterruptedTrainingError, SubDistillError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -71,5 +71,7 @@ def naming(job: Any) -> Iterator[None]:
     """Say which job an error comes from."""
     try:
         yield
+    except InterruptedTrainingError:  # which no further run is to follow
+        raise
     except SubDistillError as error:
         raise ExecutionError(f"{job}: {error}") from error

@@ -15,7 +15,7 @@ from subdistill_hf.config.commands import FamilyOptions
 from subdistill_hf.config.options import EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.output_folder import held_for_this_run, refuse_other_files, written_whole
 from subdistill_hf.config.validation import with_home
-from subdistill_hf.errors import PushError
+from subdistill_hf.errors import InterruptedTrainingError, PushError
 from subdistill_hf.executors.base import ExecutionError, Executor
 from subdistill_hf.executors.choice import executor_of
 from subdistill_hf.family.experts import LOGS_FOLDER, ExpertRun, finished_report, train_expert
@@ -103,6 +103,7 @@ def distill_family(request: FamilyRequest) -> Path:
     Raises:
         FamilyError: for options, subtasks or a folder that do not fit, before anything is trained; or at the end,
             when an expert has failed: the others are whole.
+        InterruptedTrainingError: when SIGTERM stopped a training (`enable_jit_checkpoint`).
         PushError: when the Hub cannot be written; the folder is whole. It tells of experts that have failed, too.
     """
     _check(request)
@@ -249,6 +250,11 @@ def _train_all(runs: Sequence[ExpertRun], executor: Executor) -> dict[str, str]:
                 print(f"{place}: failed: {failed[str(run)]}", flush=True)
             else:
                 print(f"{place}: {told_result(report)} ({duration(outcome.seconds)})", flush=True)
+    except InterruptedTrainingError as error:
+        raise InterruptedTrainingError(
+            "SIGTERM stopped the training of an expert, and no other was begun. Those that "
+            "are finished are whole. To go on: the same command, without --overwrite"
+        ) from error
     except ExecutionError as error:  # a process was killed
         unfinished = [run for run in missing if str(run) not in failed and finished_report(run) is None]
         failed |= {str(run): str(error) for run in unfinished}
