@@ -286,6 +286,39 @@ def test_one_method_alone_has_no_differences_to_draw(tmp_path):
     assert names == ["cost_against_accuracy.png"]
 
 
+SMALL, LARGE = "resnet:widths=8-8", "resnet:widths=16-16"
+
+
+def of_student(student, parameters, size=10):
+    return [{**row, "student": student, "parameters": parameters} for row in rows(size)]
+
+
+@pytest.mark.parametrize("methods", [["kd"], list(METHODS)])
+def test_students_are_drawn_in_one_panel_by_their_size(tmp_path, figures, methods):
+    given = [row for row in [*of_student(LARGE, 9000), *of_student(SMALL, 700)] if row["method"] in methods]
+    found = grid(students=[LARGE, SMALL], methods={name: METHODS[name] for name in methods}, reference="kd")
+    names = [path.name for path in plot_benchmark(found, compare(given, methods), tmp_path)]
+    assert ("cost_against_accuracy.png" in names) == (len(methods) > 1)
+    assert "students.png" in names
+    (ax,) = figures[names.index("students.png")].axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        f"{SMALL}\n700 parameters",
+        f"{LARGE}\n9,000 parameters",
+    ]
+    assert (ax.get_legend() is not None) == (len(methods) > 1)
+    means = {round(100 * x) for line in ax.lines for x in line.get_xdata()}
+    assert round(100 * sum(ACCURACIES["kd"]) / 4) in means
+
+
+def test_a_student_whose_size_is_unknown_has_its_name_alone(tmp_path, figures):
+    given = [*of_student(LARGE, None), *of_student(SMALL, 700)]
+    names = [
+        path.name for path in plot_benchmark(grid(students=[LARGE, SMALL]), compare(given, list(METHODS)), tmp_path)
+    ]
+    (ax,) = figures[names.index("students.png")].axes
+    assert [label.get_text().strip() for label in ax.get_yticklabels()] == [LARGE, f"{SMALL}\n700 parameters"]
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """Figures as they would be saved."""

@@ -16,6 +16,7 @@ from subdistill_hf.benchmark.jobs import size_in_words
 from subdistill_hf.benchmark.mark_tables import has_mark
 from subdistill_hf.benchmark.statistics import Comparison, Estimate
 from subdistill_hf.benchmark.wording import images_in_words, label_of
+from subdistill_hf.formatting import count
 from subdistill_hf.reporting.colours import INK, SOFT, distinct_colours
 from subdistill_hf.reporting.drawing import (
     CURVE_PANEL,
@@ -54,7 +55,11 @@ def plot_benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], fold
     with_reference = [comparison for comparison in found if benchmark.reference in comparison.accuracies]
     if len(benchmark.methods) > 1 and with_reference:
         drawn.append(_plot_differences(benchmark, with_reference, colours, folder / "paired_differences.png"))
-    drawn.append(_plot_costs(benchmark, found, colours, folder / "cost_against_accuracy.png"))
+    students = {comparison.student for comparison in found}
+    if len(students) > 1:
+        drawn.append(_plot_students(benchmark, found, colours, folder / "students.png"))
+    if len(benchmark.methods) > 1 or len(students) == 1:  # of one method a panel would have one point
+        drawn.append(_plot_costs(benchmark, found, colours, folder / "cost_against_accuracy.png"))
     if len({comparison.train_images for comparison in found}) > 1:
         path = folder / "accuracy_against_training_images.png"
         drawn.insert(0, _plot_accuracies(benchmark, found, colours, path))
@@ -167,6 +172,49 @@ def _plot_costs(benchmark: Benchmark, comparisons: Sequence[Comparison], colours
         ax.autoscale(axis="x")
         ax.set_xlabel("median seconds of training")
     return save_figure(figure, path)
+
+
+def _plot_students(
+    benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path
+) -> Path:
+    """One panel a size and condition: mean accuracy and standard error of each student, the smallest below."""
+    panels = list(dict.fromkeys((comparison.train_images, comparison.condition) for comparison in comparisons))
+    parameters = {one.student: _parameters_of(one) for one in comparisons}
+    students = sorted(parameters, key=lambda student: parameters[student] or 0)
+    step = 0.5 / len(benchmark.methods)  # between the methods of a student
+    height = 1.6 + max(0.5, LINE * len(benchmark.methods)) * len(students)
+    figure, axes = figure_of_panels(len(panels), 1, panel=(7.5, height))
+    for ax, (size, condition) in zip(axes, panels, strict=True):
+        shown = [one for one in comparisons if (one.train_images, one.condition) == (size, condition)]
+        for number, (method, marker) in enumerate(zip(benchmark.methods, cycle(MARKERS), strict=False)):
+            found = [one for one in shown if method in one.accuracies]
+            estimates = [one.accuracy(method) for one in found]
+            ax.errorbar(
+                [estimate.mean for estimate in estimates],
+                [students.index(one.student) - step * (number - (len(benchmark.methods) - 1) / 2) for one in found],
+                xerr=np.nan_to_num([estimate.error for estimate in estimates]),
+                color=colours[method],
+                marker=marker,
+                markersize=5,
+                linestyle="",
+                label=_label(benchmark, method),
+            )
+        names = [drawable(file_name(each), LONGEST_STUDENT) for each in students]
+        known = [f"{count(parameters[each])} parameters" if parameters[each] else "" for each in students]
+        ax.set_yticks(range(len(students)), [f"{name}\n{told}" for name, told in zip(names, known, strict=True)])
+        ax.set_ylim(-0.6, len(students) - 0.4)
+        ax.xaxis.set_major_formatter(Percent())
+        told = images_in_words(size) + ("" if condition is None else f", {drawable(condition)}")
+        set_heading(ax, f"Test accuracy of each student, {told}")
+        if len(benchmark.methods) > 1:
+            ax.legend(frameon=False, fontsize=TEXT_SIZE, loc="upper left", bbox_to_anchor=(1, 1))
+    return save_figure(figure, path)
+
+
+def _parameters_of(comparison: Comparison) -> int | None:
+    """The student's number of parameters; `None` where no row has it."""
+    found = (row.get("parameters") for rows in comparison.rows.values() for row in rows)
+    return next((int(number) for number in found if number), None)
 
 
 def _plot_marks(benchmark: Benchmark, comparisons: Sequence[Comparison], colours: dict[str, str], path: Path) -> Path:
