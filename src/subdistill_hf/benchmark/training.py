@@ -141,7 +141,7 @@ def train_job(job: Job) -> Row:
         described = {**job.described(), **({WEIGHTS: weights} if weights else {})}
         if task.to_adapt:
             raise BenchmarkError(
-                f"teacher {task.teacher.name!r} is not fitted to the classes of the subtask: adapt it first "
+                f"teacher {task.teacher.name!r} lacks the classes, or is to be fitted to them: adapt it first "
                 "(subdistill distill --adapt_teacher), and give the adapted one"
             )
         trainer, student, _ = build_trainer(task, task.config, teacher_of(task))
