@@ -167,9 +167,10 @@ def test_a_run_leaves_student_processor_card_report_and_plots(finished):
     assert report["hyperparameters"]["learning_rate"] == 1.6e-2
     assert report["hyperparameters"]["rotation"] == "procrustes"
     assert (report["hyperparameters"]["layer_weight"], report["hyperparameters"]["layer_weight_end"]) == (
-        1000.0,
+        500.0,
         0.001,
     )
+    assert report["hyperparameters"]["target_scale"] == "unit"
     assert "rotation  procrustes, which suits these layers" in printed
     compared = "0.004 for From scratch (labels only) and Logit distillation (KD)"
     assert f"- Initial learning rate: {compared}; 0.016 for SubDistill\n" in card

@@ -47,7 +47,7 @@ def test_fields_have_the_choices_of_these_names():
         "basis": BASES,
         "centring": get_args(distillation.Centring),
         "rotation": (*get_args(distillation.Rotation), AUTO),
-        "target_scale": get_args(distillation.TargetScale),
+        "target_scale": (*get_args(distillation.TargetScale), AUTO),
         "teacher_cache_precision": get_args(distillation.CachePrecision),
         "cuda_graphs": get_args(distillation.Graphs),
     }

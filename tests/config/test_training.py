@@ -126,6 +126,8 @@ def test_each_method_has_a_scale_of_its_own_and_another_may_be_given(method):
     assert DistillationOptions(method=method).scale_of_targets() == own
     for scale in ("unit", "teacher"):
         assert DistillationOptions(method=method, target_scale=scale).scale_of_targets() == scale
+    suited = "unit" if method in ("fitnet", "vid", "vkd", "subdistill") else "teacher"
+    assert DistillationOptions(method=method, target_scale="auto").scale_of_targets() == suited
 
 
 def test_a_method_is_not_made_another_by_a_weight_of_zero():

@@ -53,15 +53,16 @@ def assert_same_for_any_factor(*given, **more):
 
 @pytest.mark.parametrize("grid", [(4, 4), (2, 2)], ids=["one grid", "pooled"])
 @pytest.mark.parametrize("method", LAYER_BASELINES)
-def test_a_factor_of_the_teachers_layer_changes_no_method(method, grid):
-    assert_same_for_any_factor(grid, DistillationOptions(method=method, target_scale="unit"))
+@pytest.mark.parametrize("scale", ["unit", "auto"])
+def test_a_factor_of_the_teachers_layer_changes_no_method(method, grid, scale):
+    assert_same_for_any_factor(grid, DistillationOptions(method=method, target_scale=scale))
 
 
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("centring", CENTRINGS)
 @pytest.mark.parametrize("rotation", [*ROTATIONS, PROCRUSTES, FULL_WIDTH])
 def test_a_factor_of_the_teachers_layer_changes_nothing_in_subspaces(basis, centring, rotation):
-    options = DistillationOptions(centring=centring, target_scale="unit")
+    options = DistillationOptions(centring=centring, target_scale="auto")
     assert_same_for_any_factor((2, 2), options, basis, rotation)
 
 
@@ -78,4 +79,9 @@ def test_energies_are_measured_where_they_are_needed_alone():
         if needs_energies(DistillationOptions(method=method, target_scale="unit"))
     }
     assert needed == {"fitnet", "vid", "vkd"}
+    assert needed == {
+        method
+        for method in ("scratch", "kd", *LAYER_BASELINES, "subdistill")
+        if needs_energies(DistillationOptions(method=method, target_scale="auto"))
+    }
     assert not needs_energies(DistillationOptions(method="fitnet", target_scale="teacher"))

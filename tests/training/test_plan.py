@@ -8,6 +8,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from helpers import assert_equal_weights, resnet, teacher_resnet, trainer, views, weights_of
+from subdistill_hf.config.defaults import RUN_DEFAULTS
 from subdistill_hf.core.activations import Features
 from subdistill_hf.core.moments import Moments
 from subdistill_hf.core.subspaces import Subspace
@@ -291,10 +292,15 @@ def scaled_teacher(factor):
     return teacher
 
 
-@pytest.mark.parametrize("method", ["subdistill", "fitnet", "vid", "vkd"])
-def test_a_factor_of_the_teachers_layers_changes_no_training_at_unit_scale(tmp_path, method):
+@pytest.mark.parametrize("method", ["subdistill", "fitnet", "vid", "vkd", "attention_transfer", "spkd"])
+def test_a_factor_of_the_teachers_layers_changes_no_training_of_the_command_line(tmp_path, method):
     def trained(factor):
-        options = {"method": method, "target_scale": "unit", "max_steps": 2, "learning_rate": 1e-2}
+        options = {
+            "method": method,
+            "target_scale": RUN_DEFAULTS["target_scale"],
+            "max_steps": 2,
+            "learning_rate": 1e-2,
+        }
         run = trainer(
             tmp_path, resnet(widths=(8, 12, 16)), scaled_teacher(factor), **options, layers=PAIRS_OF_OTHER_GRIDS
         )

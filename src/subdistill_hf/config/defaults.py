@@ -10,9 +10,10 @@ VALIDATION_FRACTION = 0.2
 
 RUN_DEFAULTS: dict[str, Any] = {
     "output_dir": "subdistill-student",
-    "learning_rate": 0.0,  # what suits student and method, see `auto.suited_learning_rate`
+    "learning_rate": 0.0,  # what suits student and method, see `method_choices.suited_learning_rate`
     "num_train_epochs": 0.0,  # as many as make a whole training, see `auto.enough_epochs`
-    "layer_weight_end": None,  # what suits the method, see `auto.resolve_layer_weight`
+    "layer_weight_end": None,  # what suits the method, see `method_choices.resolve_layer_losses`
+    "target_scale": "auto",  # the same
     "teacher_cache": "auto",  # see `auto.enough_views`
     "cuda_graphs": "all",
     "rotation": "auto",  # see `procrustes.suited_rotation`

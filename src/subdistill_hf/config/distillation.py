@@ -56,12 +56,12 @@ class DistillationOptions:
             "to all of the teacher's space instead of a subspace."
         },
     )
-    target_scale: TargetScale | None = field(
+    target_scale: Literal[TargetScale, "auto"] | None = field(
         default=None,
         metadata={
             "help": "Scale of each layer's target: unit (variance 1 in a coordinate, whatever the teacher's "
-            "scale), or teacher (the teacher's own, as published). By default the one that suits the method: unit for "
-            "fitnet and vid, else teacher."
+            "scale), teacher (the teacher's own, as published), or auto: unit, but for methods that are the "
+            "same at any scale. Unless it is given: the method's own, unit for fitnet and vid, else teacher."
         },
     )
     normalise_energy: bool = field(
@@ -159,7 +159,10 @@ class DistillationOptions:
 
     def scale_of_targets(self) -> str:
         """The scale of the layer targets that the method uses: the given one, or its own."""
-        return self.target_scale or METHODS[self.method].target_scale
+        method = METHODS[self.method]
+        if self.target_scale == AUTO:
+            return method.suited_scale or method.target_scale
+        return self.target_scale or method.target_scale
 
     def weights(self, progress: float = 0.0) -> dict[str, float]:
         """The weights that the method uses: of the labels (`task`), the logits (`kd`) and the layers (`layer`).

@@ -27,9 +27,10 @@ class Method:
         layer_weight: weight of the sum of the layer losses, unless another is given; `None` without them.
         published_layer_weight: that of the method's paper or of its authors' code, which benchmarks multiply by a
             factor; the same where it is not given.
-        falling_layer_weight: weight of the layer losses at the beginning and at the end of a training, where the
-            command line lets it fall; `None` where that was not measured.
+        falling_layer_weight: scale of the layer targets to the weight of the layer losses at the beginning and at the
+            end of a training, where the command line lets it fall; without scales for which that was not measured.
         target_scale: scale of the layer targets, unless another is given: `teacher` or `unit`, see `options`.
+        suited_scale: the same on the command line (`target_scale="auto"`); that of `target_scale` where it is `None`.
         needs_labels: whether it is another method without the labels, so that their weight cannot be 0.
         logit_loss: function of the student's and the teacher's logits `(B, C)` and a `temperature`; `None` without.
         logit_options: further arguments of `logit_loss`, each with the name of the option that is passed for it.
@@ -49,8 +50,9 @@ class Method:
     task_weight: float = 0.0
     layer_weight: float | None = None
     published_layer_weight: float | None = None
-    falling_layer_weight: tuple[float, float] | None = None
+    falling_layer_weight: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     target_scale: str = "teacher"
+    suited_scale: str | None = None
     needs_labels: bool = False
     logit_loss: Loss | None = "subdistill_hf.losses.logits:logit_distillation"
     logit_options: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +103,7 @@ METHODS: dict[str, Method] = {
         layer_loss="subdistill_hf.losses.baselines:FitNet",
         layer_weight=100.0,
         published_layer_weight=1.0,
-        falling_layer_weight=(1000.0, 1.0),
+        falling_layer_weight={"unit": (1000.0, 1.0)},
         target_scale="unit",
     ),
     "attention_transfer": Method(
@@ -125,6 +127,7 @@ METHODS: dict[str, Method] = {
         layer_loss="subdistill_hf.losses.baselines:OrthogonalProjection",
         layer_weight=1000.0,
         published_layer_weight=1.0,
+        suited_scale="unit",
     ),
     "spkd": Method(
         label="SPKD",
@@ -139,7 +142,8 @@ METHODS: dict[str, Method] = {
         layer_loss="subdistill_hf.losses.subspace:SubspaceAlignment",
         uses_subspaces=True,
         layer_weight=100.0,
-        falling_layer_weight=(1000.0, 1.0),
+        falling_layer_weight={"unit": (500.0, 0.5), "teacher": (1000.0, 1.0)},
+        suited_scale="unit",
     ),
 }
 """Name to method, in the order of tables.

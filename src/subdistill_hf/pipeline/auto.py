@@ -1,7 +1,7 @@
 """Everything that is decided for a user who leaves it open, and why.
 
 In three steps, as more becomes known: from the options alone (`options_for_teacher`), from the images (`resolve`),
-and from the method and its student (`resolve_layer_weight`, `resolve_learning_rate`). What was given stays as it is.
+and from the method and its student (`method_choices`). What was given stays as it is.
 Layers and rotation alone are decided elsewhere, in a trainer's plan: they follow from student and teacher together.
 """
 
@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from subdistill_hf.acceleration.threads import Threads, suited_threads
 from subdistill_hf.config.defaults import VALIDATION_FRACTION
-from subdistill_hf.config.methods import METHODS
 from subdistill_hf.config.options import AUTO, EMBEDDED_DATASETS, EMBEDDED_TEACHERS, TaskOptions
 from subdistill_hf.config.training import SubDistillConfig, with_arguments
 from subdistill_hf.core.distributed import processes_of_machine
@@ -25,8 +23,6 @@ from subdistill_hf.data.augmentation import mirroring
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.models.zero_shot_teachers import is_zero_shot
 from subdistill_hf.teacher.head_training import steps_of_a_pass
-
-Start = Literal["new", "pretrained", "adapter"]
 
 DATASET_OF_HUB_TEACHERS: dict[str, tuple[str | int | tuple[str, ...], str]] = {
     "dataset": ("uoft-cs/cifar100", "small, and open to all"),
@@ -55,17 +51,6 @@ MIX, CUTMIX = 0.4, 0.3  # shares of the views
 MOST_VIEWS = 32
 CACHED_PASSES = 8000  # of the teacher
 CACHED_IMAGES = 1000
-OF_ONE_METHOD = ("layer_weight", "layer_weight_end", "task_weight", "kd_weight")
-
-CAREFUL = 1e-3
-LEARNING_RATES: dict[tuple[Start, str], tuple[float, float]] = {
-    ("new", "with batch norms"): (1.6e-2, 4e-3),
-    ("new", "without batch norms"): (4e-3, CAREFUL),
-    ("new", "with attention"): (2e-3, CAREFUL),
-    ("pretrained", "with batch norms"): (4e-3, CAREFUL),
-}
-"""Start and kind of a student to its learning rates with and without the teacher's layers; all others get `CAREFUL`.
-See `suited_learning_rate`."""
 
 
 @dataclass(frozen=True)
@@ -319,107 +304,6 @@ def enough_views(images: int, passes: float) -> tuple[str, str]:
         return "off", "each image is seen once"
     views = min(MOST_VIEWS, CACHED_PASSES // images, math.ceil(passes))
     return str(views), "views of each image, each of which is one pass of the teacher"
-
-
-# From the student of a method
-
-
-def config_of_method(config: SubDistillConfig, method: str, folder: Path) -> SubDistillConfig:
-    """The training arguments of one of the methods of a run.
-
-    Args:
-        config: of the run; the weights in it are those of its own method, others have their own.
-        method: the method.
-        folder: of its checkpoints.
-    """
-    weights: dict[str, Any] = {}
-    if method != config.method:
-        weights = {name: getattr(SubDistillConfig, name) for name in OF_ONE_METHOD}
-        if config.layer_weight_end is None:
-            weights["layer_weight_end"] = None  # each has its own
-    # the finished student is pushed once, when the run is over
-    return with_arguments(config, method=method, output_dir=str(folder), push_to_hub=False, **weights)
-
-
-def resolve_layer_weight(config: SubDistillConfig) -> tuple[SubDistillConfig, list[Choice]]:
-    """Let the weight of the layers fall where the method gains by it, and nothing else was asked for.
-
-    Args:
-        config: the training arguments of a method; `layer_weight_end` is `None` where it is left open.
-
-    Returns:
-        The arguments, and what was chosen.
-    """
-    if config.layer_weight_end is not None:
-        return config, []
-    falling = METHODS[config.method].falling_layer_weight
-    if falling is None or config.layer_weight is not None or not config.weights()["kd"]:
-        return with_arguments(config, layer_weight_end=1.0), []
-    chosen = {"layer_weight": falling[0], "layer_weight_end": falling[1] / falling[0]}
-    reason = "the layers teach early, and the logits late"
-    return with_arguments(config, **chosen), [Choice(name, one, reason, config.method) for name, one in chosen.items()]
-
-
-def resolve_learning_rate(
-    config: SubDistillConfig, student: nn.Module, start: Start
-) -> tuple[SubDistillConfig, list[Choice]]:
-    """Choose the learning rate that suits a student, if none was given.
-
-    Args:
-        config: the training arguments of a method.
-        student: the network.
-        start: whether its weights are random, pretrained, or pretrained and stay, beside an adapter.
-
-    Returns:
-        A copy of the arguments, and what was chosen.
-    """
-    if config.learning_rate > 0:
-        return with_arguments(config), []
-    rate, reason = suited_learning_rate(student, start, config.weights()["layer"] > 0)
-    return with_arguments(config, learning_rate=rate), [Choice("learning_rate", rate, reason, config.method)]
-
-
-def suited_learning_rate(student: nn.Module, start: Start, layers: bool) -> tuple[float, str]:
-    """The initial learning rate of AdamW that suits a student and what it learns from.
-
-    Batch norms let a network take large steps, and in a short training it needs them; the larger ones where the
-    teacher's layers guide it. For a new network the first rate is what tuning chose for SubDistill in
-    `benchmarks/results/glyphs`, the second what it chose for labels alone and for logit distillation in
-    `benchmarks/results/glyphs_sizes`. A new network without batch norms gets a quarter of them
-    (`benchmarks/results/glyphs_without_batch_norms`). One with attention gets half of that: a wider one than there
-    collapsed at 4e-3 (`docs/defaults.md`).
-
-    For a small pretrained network with batch norms tuning chose the rates of a new one
-    (`benchmarks/results/glyphs_pretrained`). It gets a quarter of them, since one that has seen many photographs has
-    more to forget, which was not measured. A pretrained one without batch norms may diverge, and so may adapters: they
-    get the paper's 1e-3.
-
-    Args:
-        student: the network.
-        start: whether its weights are random, pretrained, or pretrained and stay, beside an adapter.
-        layers: whether it learns from the teacher's layers too.
-
-    Returns:
-        The rate, and why, in words.
-    """
-    if start == "adapter":
-        return CAREFUL, "low-rank changes may diverge with larger ones"
-    kind = _kind(student)
-    if (start, kind) not in LEARNING_RATES:
-        return CAREFUL, f"a {start} network without batch norms may diverge with larger ones"
-    guided, not_guided = LEARNING_RATES[start, kind]
-    if layers:
-        return guided, f"a {start} network {kind}, guided by the teacher's layers"
-    return not_guided, f"a {start} network {kind}, not guided by the teacher's layers"
-
-
-def _kind(student: nn.Module) -> str:
-    """What decides how large the steps of a network may be, as in `LEARNING_RATES`."""
-    modules = list(student.modules())
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
-        return "with batch norms"
-    attends = any("attention" in type(module).__name__.lower() for module in modules)
-    return "with attention" if attends else "without batch norms"
 
 
 # From all networks

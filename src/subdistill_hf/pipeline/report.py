@@ -25,7 +25,6 @@ from subdistill_hf.data.sources import is_local
 from subdistill_hf.formatting import format_percent, table
 from subdistill_hf.models.loading import LoadedModel, count_parameters, input_size_of
 from subdistill_hf.pipeline.answers import calibration_of, worst_answers
-from subdistill_hf.pipeline.auto import resolve_layer_weight
 from subdistill_hf.pipeline.energy import Energy
 from subdistill_hf.pipeline.evaluation import (
     Classifier,
@@ -37,6 +36,7 @@ from subdistill_hf.pipeline.evaluation import (
     score,
     unmarked_test,
 )
+from subdistill_hf.pipeline.method_choices import resolve_layer_losses
 from subdistill_hf.pipeline.selection import Selection
 from subdistill_hf.pipeline.task import Task
 from subdistill_hf.pipeline.unknown import (
@@ -144,7 +144,7 @@ def build_report(
     """
     task = with_unknown_images(task)
     published = trained[task.config.method]
-    config, _ = resolve_layer_weight(copy.copy(task.config))
+    config, _ = resolve_layer_losses(copy.copy(task.config))
     config.learning_rate, config.rotation = published.learning_rate, published.rotation  # what suited, if not given
     classifiers = classifiers_of(task, trained)
     logits, unknown = predicted_logits(task, classifiers), unknown_logits(task, classifiers)

@@ -35,16 +35,10 @@ from subdistill_hf.models.students import build_student, described_lora, is_new,
 from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
 from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER, Adaptation
 from subdistill_hf.pipeline.answers import save_thumbnails
-from subdistill_hf.pipeline.auto import (
-    Choice,
-    Start,
-    config_of_method,
-    resolve_layer_weight,
-    resolve_learning_rate,
-    with_steps_of_all,
-)
+from subdistill_hf.pipeline.auto import Choice, with_steps_of_all
 from subdistill_hf.pipeline.energy import Energy, measured_energy
 from subdistill_hf.pipeline.evaluation import Classifier
+from subdistill_hf.pipeline.method_choices import Start, config_of_method, resolve_layer_losses, resolve_learning_rate
 from subdistill_hf.pipeline.quiet import hidden_weight_bars
 from subdistill_hf.pipeline.report import TrainedStudent, build_report, results_table
 from subdistill_hf.pipeline.run_folder import (
@@ -368,7 +362,7 @@ def build_trainer(
     with_past: Start = "adapter" if options.student_lora else "pretrained"
     start = "new" if is_new(options.student) else with_past
     config, choices = resolve_learning_rate(config, student.model, start)
-    config, weights = resolve_layer_weight(config)
+    config, weights = resolve_layer_losses(config)
     if not config.weights()["task"]:
         config = with_arguments(config, label_smoothing_factor=0.0)  # which is of the methods beside it
     if not METHODS[config.method].needs_teacher:

@@ -13,7 +13,7 @@ from subdistill_hf.data.subtask import check_paper_subtasks, check_superclasses
 from subdistill_hf.errors import SubDistillError
 from subdistill_hf.hub.names import check_repository
 from subdistill_hf.models.students import check_recipe, check_student_lora
-from subdistill_hf.pipeline.auto import config_of_method
+from subdistill_hf.pipeline.method_choices import config_of_method
 from subdistill_hf.training.arguments import check_training_arguments
 from subdistill_hf.training.checks import check_smoothing, check_student
 
