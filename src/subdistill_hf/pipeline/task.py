@@ -151,14 +151,15 @@ def load_task(options: TaskOptions, config: SubDistillConfig, loaded: LoadedMode
     check_teacher_is_there(options.teacher, options.trust_remote_code)  # before images are read
     check_student_is_there(options.student, options.trust_remote_code)
     options = replace(options, validation_fraction=held_out(options, config))
-    check_adaptation(options, is_zero_shot(options.teacher, options.trust_remote_code))
+    takes_words = is_zero_shot(options.teacher, options.trust_remote_code)
+    check_adaptation(options, takes_words)
     adaptable, selection = options.adapt_teacher != "no", None
     if options.label_column == NO_LABELS:
         teacher = load_teacher_of(options, None, loaded)
         _tell_several_classes(teacher, options, config)
         data, selection = load_without_labels(options, config, teacher)
     else:
-        options, phrases = _words_apart(options)
+        options, phrases = _words_apart(options) if takes_words else (options, None)
         with config.main_process_first(desc="loading images"), _told_of_words(phrases is not None):
             data = load_subtask(options, config.seed, check=partial(check_other_classes, options))
         teacher = load_teacher_of(options, _phrases_of(data, phrases or {}), loaded, data.subtask.names)
@@ -251,10 +252,8 @@ def _with_unknown(data: SubtaskData, options: TaskOptions, config: SubDistillCon
     return data
 
 
-def _words_apart(options: TaskOptions) -> tuple[TaskOptions, dict[str, tuple[str, ...]] | None]:
-    """The options with the names of classes alone, and the phrases beside them; `None` for a teacher without words."""
-    if not is_zero_shot(options.teacher, options.trust_remote_code):
-        return options, None
+def _words_apart(options: TaskOptions) -> tuple[TaskOptions, dict[str, tuple[str, ...]]]:
+    """The options with the names of classes alone, and the phrases beside them, for a teacher that takes words."""
     names, phrases = names_and_phrases([str(entry) for entry in options.classes])
     return replace(options, classes=list(names)), phrases
 
