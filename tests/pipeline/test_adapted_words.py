@@ -9,8 +9,10 @@ import torch
 from command_line import run
 from helpers import config, save_teacher, write_colour_folder
 from image_text import save_image_text_model
+from subdistill_hf.config.commands import ExplainOptions
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.errors import SubDistillError
+from subdistill_hf.explain.pair import load_pair
 from subdistill_hf.models.errors import AdapterError, ModelError
 from subdistill_hf.models.loading import load_teacher
 from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
@@ -136,6 +138,9 @@ def test_a_run_says_in_its_card_that_the_words_were_fitted_and_how_well_they_did
     assert "Classes in words, in: `a photo of {}.`" in card
     assert report.teacher.classes[0] == ("a red tomato",)
     assert report.published_result.unknown  # of the class grey
+    pair = load_pair(tmp_path / "out", ExplainOptions())
+    assert (pair.teacher.classifier.class_ids, pair.teacher.classifier.other) == ((0, 1, 2), True)
+    assert pair.classes == (*CLASSES, "none of these")
     record = json.loads((tmp_path / "out" / "teacher-adapter" / "adaptation.json").read_text(encoding="utf-8"))
     assert record["words"]["classes"][0] == ["a red tomato"]
 
@@ -175,3 +180,21 @@ def test_damaged_records_are_told(places, tmp_path):
     (folder / "adaptation.json").write_text(json.dumps(record | {"words": shorter}), encoding="utf-8")
     with pytest.raises((ModelError, AdapterError), match="does not fit"):
         load_teacher(str(folder))
+
+
+def test_a_fit_that_was_cut_short_goes_on(places, tmp_path, monkeypatch):
+    options = options_of(places, "clip", adapt_teacher="lora", adapt_learning_rate=1e-2, adapt_epochs=8.0)
+    whole = distill(options, config(tmp_path / "whole", method="kd", max_steps=2))
+
+    def cut_short(*given, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("subdistill_hf.pipeline.adaptation._save", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            distill(options, config(tmp_path / "out", method="kd", max_steps=2))
+    assert not (tmp_path / "out" / "teacher-adapter").exists()
+    resumed = config(tmp_path / "out", method="kd", max_steps=2, resume_from_checkpoint="true")
+    again = distill(options, resumed)
+    assert again.teacher.digest == whole.teacher.digest
+    assert again.teacher.adaptation.validation_accuracy == whole.teacher.adaptation.validation_accuracy
