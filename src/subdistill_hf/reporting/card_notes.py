@@ -316,7 +316,7 @@ def what_was_changed(adaptation: ReportedAdaptation, words: bool = False) -> str
     head = "the part of its head that was made of their words" if words else "a new head"
     if adaptation.method == "lora":
         return f"changes of rank {adaptation.rank} in {count(adaptation.changed_modules)} modules, and {head}"
-    return f"{head} alone"
+    return f"only {head}" if words else f"{head} alone"
 
 
 def adapted_to(adaptation: ReportedAdaptation) -> str:
