@@ -51,7 +51,7 @@ def test_the_text_side_runs_once_and_is_not_kept(folders, family):
     teacher = load_zero_shot(str(folders[family]), Words(WORDS))
     names = [name for name, _ in teacher.model.named_parameters()]
     assert not [name for name in names if "text" in name]
-    assert teacher.model.classifier.weight.shape[0] > len(CLASSES)
+    assert teacher.model.word_head.weight.shape[0] > len(CLASSES)
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     assert [teacher.labels[output] for output in range(3)] == list(CLASSES)
 
@@ -70,7 +70,7 @@ def test_several_phrases_and_prompts_are_averaged():
     given = Words((("red tomato", "ripe tomato"), ("a photo",)), ("a photo of {} .", "a picture of {} ."))
     scale = float(model.logit_scale.detach().exp())
     made = as_classifier(model, words, given)
-    torch.testing.assert_close(made.classifier.weight[0].double() / scale, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(made.word_head.weight[0].double() / scale, expected, atol=1e-6, rtol=0)
     assert given.names == ("red tomato", "a photo")
 
 

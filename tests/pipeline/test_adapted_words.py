@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,10 +81,10 @@ def test_a_fitted_teacher_knows_the_classes_better_than_by_its_words(places, tmp
     assert not any(module.training for module in after.teacher.model.modules())
     old, new = before.teacher.model.state_dict(), after.teacher.model.state_dict()
     assert old.keys() == new.keys()
-    assert torch.equal(old["classifier.weight"][3:], new["classifier.weight"][3:])
-    assert torch.equal(old["classifier.bias"][3:], new["classifier.bias"][3:])
+    assert torch.equal(old["word_head.weight"][3:], new["word_head.weight"][3:])
+    assert torch.equal(old["word_head.bias"][3:], new["word_head.bias"][3:])
     changed = {name for name in old if not torch.equal(old[name], new[name])}
-    assert {"classifier.weight", "classifier.bias"} <= changed
+    assert {"word_head.weight", "word_head.bias"} <= changed
     assert (len(changed) > 2) == (way == "lora")
     assert after.adaptation["validation_accuracy_before"] == pytest.approx(accuracy(before, "validation"))
     assert after.adaptation["validation_accuracy"] == pytest.approx(accuracy(after, "validation"))
@@ -118,6 +119,24 @@ def test_an_adapter_of_the_same_words_is_used_again_and_of_other_words_replaced(
     assert "is used again" not in told
 
 
+def test_a_text_of_none_of_the_classes_is_no_class_of_a_later_run(places, tmp_path):
+    """Names with commas are synonyms elsewhere."""
+    adapted(places, tmp_path / "run", other_prompts=["a photo, grey", "purple"])
+    folder = str(tmp_path / "run" / "teacher-adapter")
+    assert load_teacher(folder).class_labels == dict(enumerate(CLASSES))
+    assert load_teacher(folder).labels[3] == "(other) a photo, grey"
+    options = options_of(places, "clip", teacher=folder, classes=["red", "grey"], adapt_teacher="no", adapt_epochs=0.0)
+    with pytest.raises(SubDistillError, match="the teacher has no class 'grey'; there are 3"):
+        load_task(options, config(tmp_path / "next"))
+
+
+def test_a_fit_that_made_the_teacher_worse_is_told(places, tmp_path):
+    _, after, _ = adapted(places, tmp_path)
+    worse = dict(after.adaptation) | {"validation_accuracy": 0.5, "validation_accuracy_before": 0.75}
+    assert "better on these images: leave --adapt_teacher out" in announce_fitted(replace(after, adaptation=worse))
+    assert "better on these images" not in announce_fitted(after)
+
+
 def test_words_that_no_pass_makes_better_stay_as_they_are(places, tmp_path):
     before, after, _ = adapted(places, tmp_path, adapt_learning_rate=1e3)
     assert after.adaptation["epochs"] == 0
@@ -126,19 +145,23 @@ def test_words_that_no_pass_makes_better_stay_as_they_are(places, tmp_path):
     assert measured == pytest.approx(after.adaptation["validation_accuracy_before"])
 
 
-def test_a_run_says_in_its_card_that_the_words_were_fitted_and_how_well_they_did(places, tmp_path):
+def test_a_run_says_in_its_card_that_the_words_were_fitted_and_how_well_they_did(places, tmp_path, capsys):
     options = options_of(places, "clip", other_class=True)
     report = distill(options, config(tmp_path / "out", method="subdistill", max_steps=2))
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert (
-        "- It was fitted to these classes before it taught: the part of its head that was made of their words" in card
+        "- It was fitted to these classes before it taught: only the part of its head that was made of their" in card
     )
     assert "before it was fitted" in card
     assert "did not know these classes" not in card
     assert "Classes in words, in: `a photo of {}.`" in card
     assert report.teacher.classes[0] == ("a red tomato",)
     assert report.published_result.unknown  # of the class grey
+    capsys.readouterr()
+    load_pair(tmp_path / "out", ExplainOptions(teacher=str(places / "clip")))  # before it was fitted
+    assert "is not the one that taught this student: its weights differ" in capsys.readouterr().err
     pair = load_pair(tmp_path / "out", ExplainOptions())
+    assert "its weights differ" not in capsys.readouterr().err
     assert (pair.teacher.classifier.class_ids, pair.teacher.classifier.other) == ((0, 1, 2), True)
     assert pair.classes == (*CLASSES, "none of these")
     record = json.loads((tmp_path / "out" / "teacher-adapter" / "adaptation.json").read_text(encoding="utf-8"))
@@ -149,6 +172,7 @@ def test_a_run_says_in_its_card_that_the_words_were_fitted_and_how_well_they_did
     ("family", "changed", "message"),
     [
         ("clip", {"adapt_classes": "all"}, "takes words, and is fitted to those of --classes: leave it out"),
+        ("clip", {"other_class": True, "adapt_teacher": "lora"}, "would change. Use adapt_teacher=head"),
         ("clip", {"unlabelled": "images"}, "needs a teacher that is fitted already"),
         ("classifier", {"other_class": True, "classes": list(CLASSES)}, "with adapt_classes=all"),
     ],

@@ -88,7 +88,7 @@ def load_teacher_layers(options: TeacherOptions) -> TeacherLayers:
     with process.local_main_process_first():
         data = load_subtask(options, options.seed)
     loaded = load_teacher(options.teacher, options.trust_remote_code)
-    subtask = match_teacher(data.subtask, loaded.labels, data.class_names)
+    subtask = match_teacher(data.subtask, loaded.class_labels, data.class_names)
     teacher = Teacher(loaded.model, subtask.teacher_ids, process.device)
     collate = ViewCollator(loaded.processor)
     example = collate([ViewDataset(data.train.select([0]), data.columns)[0]])["pixel_values"]

@@ -86,7 +86,9 @@ def load_pair(folder: Path, options: ExplainOptions) -> Pair:
     teacher = _load_teacher(folder, report, options, known_classes(classes, other))
     for loaded in (teacher, student):
         loaded.model.to(PartialState().device)
-    known_digest = None if report is None or report.teacher.adaptation is not None else report.teacher.digest
+    taught = None if report is None else report.teacher
+    of_base = taught is not None and taught.adaptation is not None and not taught.classes  # it lacks the classes
+    known_digest = None if taught is None or of_base else taught.digest
     if known_digest not in (None, weights_digest(teacher.model)):
         print(
             f"note: the teacher {teacher.name} is not the one that taught this student: its weights differ",

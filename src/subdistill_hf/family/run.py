@@ -163,7 +163,8 @@ def _check(request: FamilyRequest) -> None:
     if request.task.get("adapt_teacher", "no") != "no":
         raise FamilyError(
             "adapt_teacher would fit the teacher anew for each expert: fit it to all classes once, with subdistill "
-            "adapt, and give its folder as --teacher"
+            "adapt, and give its folder as --teacher. One that takes words: with subdistill distill --classes all, "
+            "and give the folder teacher-adapter that this leaves"
         )
     if request.task.get("teacher", EMBEDDED_TEACHERS[0]) not in EMBEDDED_TEACHERS and "dataset" not in request.task:
         raise FamilyError("a family needs --dataset: the images of the classes")

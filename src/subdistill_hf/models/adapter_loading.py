@@ -138,7 +138,7 @@ def _merged_zero_shot(place: AdapterPlace, model: ZeroShotClassifier, words: Wor
         model: the classifier of its words, as its base gives it.
         words: with which it was fitted.
     """
-    whole, names = model.classifier, names_of(model.config)
+    whole, names = model.word_head, names_of(model.config)
     fitted: ZeroShotClassifier = _merged(place, of_first_outputs(model, len(words.classes)))  # type: ignore[assignment]
     add_outputs(fitted, whole, names)
     return fitted

@@ -26,6 +26,7 @@ from subdistill_hf.models.errors import LOADING_ERRORS, ModelError
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.words import Words
+from subdistill_hf.models.zero_shot import ZeroShotClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,13 @@ class LoadedModel:
         """The model's outputs by name, `id2label` of its configuration."""
         config: Any = self.model.config
         return {int(output): str(name) for output, name in config.id2label.items()}
+
+    @property
+    def class_labels(self) -> dict[int, str]:
+        """The outputs that stand for classes by name: all, but for what else an image shows to a teacher of words."""
+        if not isinstance(self.model, ZeroShotClassifier):
+            return self.labels
+        return {output: self.labels[output] for output in self.model.class_outputs}
 
     @property
     def identity(self) -> str:

@@ -52,6 +52,8 @@ LIKE_PEOPLE: Final = frozenset(
 )
 """Words beside which "a photo of a person." would take images from a class."""
 NOTHING: Final = "none of these"
+OTHER_TEXT: Final = "(other) "
+"""How the names of outputs begin that stand for texts of none of the classes."""
 SIGLIP_TOKENS: Final = 64
 PARITY: Final = 1e-4
 """How far a logit may be from the model's own, beside its size."""
@@ -68,8 +70,9 @@ class ZeroShotClassifier(nn.Module):
         names: of the outputs.
     """
 
-    head_names: Final = ("classifier",)
-    """What a new head would replace, see `adapters.head_modules`."""
+    head_names: Final = ("word_head",)
+    """What an adapter trains, see `adapters.head_modules`. No classifier of transformers calls its head so: an adapter
+    of this one must not fit another network."""
     base_model_prefix: Final = ""
     """PEFT asks for it, through transformers, where a model has models of transformers as parts."""
 
@@ -79,14 +82,22 @@ class ZeroShotClassifier(nn.Module):
         self.config.update(labels_of(names))
         self.config._name_or_path = vision.config._name_or_path
         self.vision = vision
-        self.classifier = nn.Linear(embeddings.shape[1], embeddings.shape[0])
+        self.word_head = nn.Linear(embeddings.shape[1], embeddings.shape[0])
         with torch.no_grad():
-            self.classifier.weight.copy_(scale * embeddings)
-            self.classifier.bias.copy_(bias)
+            self.word_head.weight.copy_(scale * embeddings)
+            self.word_head.bias.copy_(bias)
+
+    @property
+    def class_outputs(self) -> tuple[int, ...]:
+        """The outputs that stand for classes, and not for anything else that an image may show."""
+        names = names_of(self.config)
+        return tuple(
+            output for output, name in enumerate(names) if name != NOTHING and not name.startswith(OTHER_TEXT)
+        )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Logits `(B, K)` of images `(B, 3, H, W)`."""
-        logits: Tensor = self.classifier(image_embeddings(self.vision, pixel_values))
+        logits: Tensor = self.word_head(image_embeddings(self.vision, pixel_values))
         return logits
 
 
@@ -97,7 +108,7 @@ def of_first_outputs(model: ZeroShotClassifier, count: int) -> ZeroShotClassifie
         model: the other; it shares its vision side with the new one.
         count: how many outputs.
     """
-    head, names = model.classifier, names_of(model.config)[:count]
+    head, names = model.word_head, names_of(model.config)[:count]
     first = ZeroShotClassifier(model.vision, head.weight[:count], 1.0, head.bias[:count], names)
     return first.train(model.training)
 
@@ -111,11 +122,11 @@ def add_outputs(model: ZeroShotClassifier, whole: nn.Linear, names: Sequence[str
         whole: the head of all outputs; its first rows give way to those of `model`.
         names: of all outputs.
     """
-    own, first = model.classifier, len(model.classifier.bias)
+    own, first = model.word_head, len(model.word_head.bias)
     head = nn.Linear(whole.in_features, whole.out_features).to(own.weight)
     head.weight.copy_(torch.cat([own.weight, whole.weight[first:].to(own.weight)]))
     head.bias.copy_(torch.cat([own.bias, whole.bias[first:].to(own.bias)]))
-    model.classifier = head
+    model.word_head = head
     model.config.update(labels_of(names))
 
 
@@ -193,7 +204,7 @@ def as_classifier(model: Any, tokenizer: Any, words: Words) -> ZeroShotClassifie
     sigmoid = has_sigmoids(model)
     others = other_prompts_of(model, words)
     texts += [[text] for text in others]
-    names = [*words.names, *(f"(other) {text}" for text in others)]
+    names = [*words.names, *(f"{OTHER_TEXT}{text}" for text in others)]
     scale, shift = _scale_and_bias(model)
     _check_texts(model, tokenizer, texts, words.names)
     _check_cosine(model, tokenizer, texts[0][0], scale, shift)

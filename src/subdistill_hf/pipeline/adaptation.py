@@ -217,7 +217,10 @@ def announce_fitted(task: Task) -> str:
     images, accuracy = task.adaptation["validation_images"], task.adaptation["validation_accuracy"]
     before = task.adaptation.get("validation_accuracy_before")
     unfitted = "" if before is None else f" ({100 * before:.1f} % before it was fitted)"
-    return f"teacher  {task.teacher.name}, fitted: {100 * accuracy:.1f} % of {images} validation images{unfitted}"
+    told = f"teacher  {task.teacher.name}, fitted: {100 * accuracy:.1f} % of {images} validation images{unfitted}"
+    if before is not None and accuracy < before:
+        told += "\nnote: by its words alone the teacher is better on these images: leave --adapt_teacher out"
+    return told
 
 
 def _refuse_adapter(teacher: LoadedModel) -> None:
@@ -268,7 +271,7 @@ def adapt(adaptation: Adaptation, runs: Path) -> Task:
     load_adapter(adapted, adaptation.folder)  # what is saved is what teaches
     fitted: Any = merged(adapted)
     if adaptation.whole is not None:
-        add_outputs(fitted, adaptation.whole.classifier, names_of(adaptation.whole.config))
+        add_outputs(fitted, adaptation.whole.word_head, names_of(adaptation.whole.config))
     teacher = replace(task.teacher, model=freeze(fitted), without_head=False, digest=None)
     described = {name: value for name, value in record.items() if name not in OF_THE_FOLDER}
     return replace(task, teacher=teacher, adaptation=described)

@@ -118,9 +118,10 @@ def fitted_head(adaptation: Adaptation) -> dict[str, Any]:
         from_own_weights=adaptation.whole is not None,
     )
     model.cpu()
+    best = f"after pass {fit.best_epoch}, the best" if fit.best_epoch else "no pass was better than the words"
     print(
         f"head     {fit.epochs} passes over {count(len(passes) * len(data.train))} inputs at a learning rate of "
-        f"{fit.learning_rate:g}; after pass {fit.best_epoch}, the best, {100 * fit.validation_accuracy:.1f} % of "
+        f"{fit.learning_rate:g}; {best}, {100 * fit.validation_accuracy:.1f} % of "
         f"{count(len(data.validation))} validation images"
     )
     return {

@@ -215,6 +215,11 @@ def check_adaptation(options: TaskOptions, takes_words: bool) -> None:
             f"adapt_classes=all: the teacher {options.teacher!r} takes words, and is fitted to those of --classes: "
             "leave it out"
         )
+    if takes_words and options.other_class and options.adapt_teacher == "lora":
+        raise SubDistillError(
+            "other_class with adapt_teacher=lora: the texts of none of the classes are not trained, and what they are "
+            "compared with would change. Use adapt_teacher=head, or leave out other_class"
+        )
     if not takes_words and options.other_class and options.adapt_classes == "subtask":
         raise SubDistillError(
             "other_class needs a teacher that knows other classes: fit it to all of them, with adapt_classes=all"
@@ -320,7 +325,7 @@ def matched(subtask: Subtask, teacher: LoadedModel, names: Sequence[str]) -> Sub
     """
     if teacher.words is not None:
         return subtask.with_teacher(range(len(subtask.names)), "name")
-    return match_teacher(subtask, teacher.labels, names)
+    return match_teacher(subtask, teacher.class_labels, names)
 
 
 def announce(task: Task) -> None:
