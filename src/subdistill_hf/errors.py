@@ -68,5 +68,5 @@ def with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def comes_of_an_interruption(error: BaseException) -> bool:
-    """Whether an error is what this package, or another library, made of Ctrl-C."""
-    return any(isinstance(each, KeyboardInterrupt) for each in with_causes(error))
+    """Whether an error is what this package, or another library, made of Ctrl-C or SIGTERM."""
+    return any(isinstance(each, KeyboardInterrupt | InterruptedTrainingError) for each in with_causes(error))

@@ -51,10 +51,10 @@ def options_of(places, family, **changed):
     return TaskOptions(**defaults | changed)
 
 
-def adapted(places, output, family="clip", resume=False, **changed):
+def adapted(places, output, family="clip", **changed):
     """The task before and after its teacher was fitted, and what was announced."""
     task = load_task(options_of(places, family, **changed), config(output, per_device_train_batch_size=16))
-    adaptation = plan_adaptation(task, output / "runs", resume)
+    adaptation = plan_adaptation(task, output / "runs", resume=False)
     return task, adapt(adaptation, output / "runs"), announce_adaptation(adaptation)
 
 

@@ -28,7 +28,6 @@ from subdistill_hf.cli import (
 from subdistill_hf.config.output_folder import disk_fault
 from subdistill_hf.errors import (
     INTERRUPTED,
-    InterruptedTrainingError,
     PushError,
     SubDistillError,
     comes_of_an_interruption,
@@ -150,7 +149,7 @@ def _run(command: str, given: dict[str, Any], words: Sequence[str]) -> None:
 
 def _failed(error: SubDistillError) -> int:
     _say(f"error: {error}")
-    if isinstance(error, InterruptedTrainingError) or comes_of_an_interruption(error):
+    if comes_of_an_interruption(error):
         return INTERRUPTED
     return 1 if isinstance(error, PushError) else 2
 

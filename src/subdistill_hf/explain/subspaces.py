@@ -25,7 +25,7 @@ from subdistill_hf.explain.heatmaps import seen_by
 from subdistill_hf.explain.networks import BATCH, ExplainedNetwork
 from subdistill_hf.explain.pair import Pair
 from subdistill_hf.explain.pictures import framed, picture_of, save, side_by_side, stacked
-from subdistill_hf.models.heads import names_of
+from subdistill_hf.models.zero_shot import class_labels
 from subdistill_hf.pipeline.student_images import evenly_spread, options_of_run
 from subdistill_hf.reporting.explained import (
     AccuracyAtDimensions,
@@ -264,7 +264,7 @@ def _other_subtask(pair: Pair, entry: str) -> SubtaskData:
     options, seed = options_of_run(pair.image_options)
     classes = [name.strip() for name in entry.split(",")]
     data = load_subtask(replace(options, classes=classes, mark=None, mark_classes=[]), seed)
-    outputs = dict(enumerate(names_of(pair.teacher.classifier.model.config)))
+    outputs = class_labels(pair.teacher.classifier.model)
     return replace(data, subtask=match_teacher(data.subtask, outputs, data.class_names))
 
 

@@ -18,7 +18,7 @@ from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.output_folder import RUNS_FOLDER
 from subdistill_hf.config.training import SubDistillConfig
 from subdistill_hf.config.validation import refused_training_arguments
-from subdistill_hf.errors import InterruptedTrainingError, SubDistillError, comes_of_an_interruption
+from subdistill_hf.errors import SubDistillError, comes_of_an_interruption
 from subdistill_hf.family.subtasks import Expert
 from subdistill_hf.models.loading import LoadedModel, load_teacher
 from subdistill_hf.models.zero_shot_teachers import is_zero_shot
@@ -126,7 +126,7 @@ def train_expert(run: ExpertRun) -> Outcome:
             shared = None if is_zero_shot(options.teacher, options.trust_remote_code) else _teacher_of(options)
             distill(options, config, run.command, shared)
         except SubDistillError as error:
-            if comes_of_an_interruption(error) or isinstance(error, InterruptedTrainingError):
+            if comes_of_an_interruption(error):
                 raise
             return Outcome(time.perf_counter() - start, str(error))
         except Exception as error:

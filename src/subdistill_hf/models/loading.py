@@ -26,7 +26,7 @@ from subdistill_hf.models.errors import LOADING_ERRORS, ModelError
 from subdistill_hf.models.heads import names_of
 from subdistill_hf.models.provenance import hub_revision, license_of
 from subdistill_hf.models.words import Words
-from subdistill_hf.models.zero_shot import ZeroShotClassifier
+from subdistill_hf.models.zero_shot import class_labels
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +86,8 @@ class LoadedModel:
 
     @property
     def class_labels(self) -> dict[int, str]:
-        """The outputs that stand for classes by name: all, but for what else an image shows to a teacher of words."""
-        if not isinstance(self.model, ZeroShotClassifier):
-            return self.labels
-        return {output: self.labels[output] for output in self.model.class_outputs}
+        """Those of them that stand for classes, see `zero_shot.class_labels`."""
+        return class_labels(self.model)
 
     @property
     def identity(self) -> str:

@@ -87,18 +87,18 @@ class ZeroShotClassifier(nn.Module):
             self.word_head.weight.copy_(scale * embeddings)
             self.word_head.bias.copy_(bias)
 
-    @property
-    def class_outputs(self) -> tuple[int, ...]:
-        """The outputs that stand for classes, and not for anything else that an image may show."""
-        names = names_of(self.config)
-        return tuple(
-            output for output, name in enumerate(names) if name != NOTHING and not name.startswith(OTHER_TEXT)
-        )
-
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Logits `(B, K)` of images `(B, 3, H, W)`."""
         logits: Tensor = self.word_head(image_embeddings(self.vision, pixel_values))
         return logits
+
+
+def class_labels(model: nn.Module) -> dict[int, str]:
+    """The outputs of a classifier that stand for classes, by name: all, but those of none of a teacher's words."""
+    labels = dict(enumerate(names_of(model.config)))
+    if not isinstance(model, ZeroShotClassifier):
+        return labels
+    return {output: name for output, name in labels.items() if name != NOTHING and not name.startswith(OTHER_TEXT)}
 
 
 def of_first_outputs(model: ZeroShotClassifier, count: int) -> ZeroShotClassifier:

@@ -45,7 +45,7 @@ from subdistill_hf.pipeline.adaptation_training import (
     trainer_of,
 )
 from subdistill_hf.pipeline.auto import images_of_a_step, resolve_adaptation
-from subdistill_hf.pipeline.evaluation import Classifier, predict
+from subdistill_hf.pipeline.evaluation import Classifier, predict, score
 from subdistill_hf.pipeline.kept_adapter import (
     TRAINING,
     AdaptationError,
@@ -55,14 +55,13 @@ from subdistill_hf.pipeline.kept_adapter import (
     usable_record,
 )
 from subdistill_hf.pipeline.task import Task
-from subdistill_hf.teacher.head_inputs import (
-    bytes_of_inputs,
-)
+from subdistill_hf.teacher.head_inputs import bytes_of_inputs
 from subdistill_hf.training.checkpoints import last_complete_checkpoint
 
 OF_THE_FOLDER = ("id2label", "identity", "sha256", "words")
 """What the record of an adapter holds for whoever reads its folder, and no report."""
-VALIDATION_BATCH = 32
+BATCH = 32
+"""Images of a forward pass in which a teacher is measured."""
 CHOICE_OF_IMAGES = tuple(
     field.name for field in fields(DataOptions) if field.name not in ("dataset", "classes", "streaming")
 )
@@ -168,7 +167,7 @@ def _identity(
     """
     teacher = task.teacher
     identity = {
-        "teacher": weights_digest(teacher.model, None if teacher.words else _body_names(teacher.model)),
+        "teacher": weights_digest(teacher.model, _body_names(teacher.model)),
         "classes": list(data.subtask.names),
         "method": options.adapt_teacher,
         "rank": options.adapt_rank if targets else None,
@@ -284,9 +283,9 @@ def _accuracy_of_words(adaptation: Adaptation) -> dict[str, float]:
         return {}
     classifier = Classifier(task.teacher.model.to(task.config.device), task.teacher.processor)
     images = data.views("validation")
-    logits = predict(classifier, images, VALIDATION_BATCH, task.config.dataloader_num_workers)
+    logits = predict(classifier, images, BATCH, task.config.dataloader_num_workers)
     task.teacher.model.cpu()
-    return {"validation_accuracy_before": float((logits.argmax(1) == torch.tensor(images.labels)).float().mean())}
+    return {"validation_accuracy_before": score(logits, images, data.subtask.names, None).accuracy}
 
 
 def _base_name(task: Task) -> str:

@@ -21,19 +21,12 @@ from subdistill_hf.data.collate import ViewCollator
 from subdistill_hf.data.loading import SubtaskData
 from subdistill_hf.data.views import ViewDataset
 from subdistill_hf.formatting import count
-from subdistill_hf.models.adapters import (
-    head_modules,
-)
+from subdistill_hf.models.adapters import head_modules
 from subdistill_hf.models.loading import input_size_of
 from subdistill_hf.models.zero_shot import ZeroShotClassifier
 from subdistill_hf.pipeline.auto import HEAD_RATES, Choice
 from subdistill_hf.pipeline.task import Task
-from subdistill_hf.teacher.head_inputs import (
-    HeadInputs,
-    Heads,
-    RecordingRequest,
-    record_head_inputs,
-)
+from subdistill_hf.teacher.head_inputs import HeadInputs, Heads, RecordingRequest, record_head_inputs
 from subdistill_hf.teacher.head_training import train_heads
 from subdistill_hf.training.callbacks import show_progress
 from subdistill_hf.training.interruption import train_to_its_end
@@ -47,7 +40,7 @@ class Adaptation:
     """How a teacher is fitted to a dataset; everything that can be refused was refused when it was made.
 
     Attributes:
-        task: of the run; its teacher has a new, untrained head and the matched classes.
+        task: of the run; its teacher has a new, untrained head, or that of its words, and the matched classes.
         data: the images that the teacher learns from.
         targets: the modules that get a low-rank change; none when the head alone is trained.
         options: the task's, in which nothing about the adaptation is left open.

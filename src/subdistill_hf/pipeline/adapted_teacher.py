@@ -18,7 +18,7 @@ from subdistill_hf.formatting import accuracy_with_error
 from subdistill_hf.hub.files import CARD_FILE
 from subdistill_hf.models.loading import count_parameters, input_size_of, weights_digest
 from subdistill_hf.models.zero_shot_teachers import is_zero_shot
-from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
+from subdistill_hf.pipeline.adaptation import BATCH, adapt, announce_adaptation, announce_fitted, plan_adaptation
 from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER
 from subdistill_hf.pipeline.evaluation import Classifier, predict, score
 from subdistill_hf.pipeline.quiet import hidden_weight_bars
@@ -29,8 +29,6 @@ from subdistill_hf.pipeline.task import Task, announce, load_task, take_threads
 from subdistill_hf.pipeline.validation import validate_options_of_teacher
 from subdistill_hf.reporting.report import TEACHER, MethodResult
 from subdistill_hf.reporting.teacher_card import AdaptedTeacher, render_teacher_card
-
-TEST_BATCH = 32
 
 
 @restored_threads()
@@ -121,7 +119,7 @@ def _leave_teacher(task: Task, command: str | None) -> AdaptedTeacher:
     print(announce_fitted(task), flush=True)
     teacher, subtask = task.teacher, task.data.subtask
     classifier = Classifier(teacher.model.to(task.config.device), teacher.processor, subtask.teacher_ids)
-    logits = predict(classifier, task.test, TEST_BATCH, task.config.dataloader_num_workers)
+    logits = predict(classifier, task.test, BATCH, task.config.dataloader_num_workers)
     scores = score(logits, task.test, subtask.names, None)
     model = teacher.model.cpu()
     report = AdaptedTeacher(

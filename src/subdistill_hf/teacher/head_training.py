@@ -99,12 +99,15 @@ def _train(
     start: Mapping[str, Mapping[str, Tensor]] | None,
 ) -> tuple[HeadFit, dict[str, Mapping[str, Tensor]]]:
     """Train heads with one learning rate, on inputs over their scale; how it went, and the best weights."""
-    for parameter in _parameters(heads):
-        nn.init.zeros_(parameter.requires_grad_(True))
-    for name, weights in ({} if start is None else start).items():
-        heads[name].load_state_dict(weights)
-        with torch.no_grad():
-            heads[name].weight.mul_(scale)  # type: ignore[operator]
+    for name, head in heads.items():
+        head.requires_grad_(True)
+        if start is None:
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
+        else:
+            head.load_state_dict(start[name])
+            with torch.no_grad():
+                head.weight.mul_(scale)  # type: ignore[operator]
     optimizer = torch.optim.AdamW(_groups(heads), lr=learning_rate, weight_decay=WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(seed)
     batch = _batch_of(len(train))
