@@ -53,7 +53,7 @@ def group(job: dict[str, Any]) -> dict[str, Any]:
     )
     data = load_subtask(options, job["seed"])
     teacher = load_teacher(job["teacher"])
-    subtask = match_teacher(data.subtask, teacher.model.config.id2label, data.class_names)
+    subtask = match_teacher(data.subtask, teacher.class_labels, data.class_names)
     test = ViewDataset(data.test, data.columns)
     trainings = {}
     for views in VIEWS:
@@ -71,7 +71,7 @@ def group(job: dict[str, Any]) -> dict[str, Any]:
         )
         logits = predict(Classifier(trainer.model, student.processor), test)
         trainings[views] = {
-            "accuracy": score(logits, test, subtask.names, None)["accuracy"],
+            "accuracy": score(logits, test, subtask.names, None).accuracy,
             "seconds": seconds,
             "steps": trainer.state.global_step,
         }

@@ -44,7 +44,7 @@ from subdistill_hf.config.explainers import EXPLAINERS
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.config.options import EMBEDDED_TEACHERS
 from subdistill_hf.core.activations import logits_of
-from subdistill_hf.data.embedded.glyphs import render
+from subdistill_hf.data.embedded.glyphs import Split, render
 from subdistill_hf.errors import DivergedError
 from subdistill_hf.explain.networks import ExplainedNetwork
 from subdistill_hf.explain.relevance import explain_images
@@ -70,7 +70,7 @@ EARLY_STEPS = (1 / 40, 1 / 20, 1 / 10, 1 / 5, 1 / 2)
 # Completeness
 
 
-def symbols(split: str, count: int) -> tuple[list[Tensor], list[int]]:
+def symbols(split: Split, count: int) -> tuple[list[Tensor], list[int]]:
     """Byte images of the three symbols, and their classes."""
     rows = [(place, number) for number in range(count) for place in range(len(CLASSES))]
     images = [np.asarray(render(0, split, CLASSES[place], number).convert("RGB")) for place, number in rows]
@@ -249,7 +249,7 @@ def similarity(given: argparse.Namespace) -> None:
     jobs = jobs_of(given, read_benchmark(given.config))
     part, parts = map(int, given.part.split("/"))
     folder = RESULTS / (given.output or f"explained_{given.config.stem}")
-    done = {}
+    done: dict[str, Any] = {}
     for path in sorted(folder.glob("runs*.jsonl")):
         done |= Results(path).rows
     results = Results(folder / f"runs-{part}.jsonl")

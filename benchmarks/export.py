@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -82,18 +83,18 @@ def main() -> None:
     print(text)
 
 
-def earlier(place: Path, settings: dict) -> dict:
+def earlier(place: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The figures of an earlier run that was cut short, or none yet; those of other settings are refused."""
     path = place / FIGURES_FILE
     if not path.is_file():
         save(place, {"settings": settings, "students": {}})
-    figures = json.loads(path.read_text(encoding="utf-8"))
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if figures["settings"] != settings:
         raise SystemExit(f"{path} has figures of {figures['settings']}, not of {settings}: give another --output_dir")
     return figures
 
 
-def save(place: Path, figures: dict) -> None:
+def save(place: Path, figures: dict[str, Any]) -> None:
     """Write the figures, whole or not at all."""
     with written_whole(place / FIGURES_FILE) as part:
         part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -106,17 +107,17 @@ def train(folder: Path, student: str, classes: str, steps: int) -> None:
         raise SystemExit(f"{student} was not trained")
 
 
-def measured(folder: Path) -> dict:
+def measured(folder: Path) -> dict[str, Any]:
     """What was measured of the files of each format whose packages are installed."""
-    formats = [name for name, known in EXPORT_FORMATS.items() if has_extra(known.extra)]
     exports = {}
-    for name in formats:
-        int8 = EXPORT_FORMATS[name].int8_file is not None
-        exports[name] = asdict(export_student(folder, ExportOptions(format=name, int8=int8, max_loss=100)))
+    for name, known in EXPORT_FORMATS.items():
+        if has_extra(known.extra):
+            options: dict[str, Any] = {"format": name, "int8": known.int8_file is not None, "max_loss": 100}
+            exports[name] = asdict(export_student(folder, ExportOptions(**options)))
     return exports | {"same_in_node": same_in_node(folder)}
 
 
-def in_words(students: dict, settings: dict) -> str:
+def in_words(students: dict[str, Any], settings: dict[str, Any]) -> str:
     """The table, and what it was measured with."""
     exports = [(name, one[known], one) for name, one in students.items() for known in EXPORT_FORMATS if known in one]
     rows = [row(name, export) | {"Node as Python": in_node(export, one)} for name, export, one in exports]
@@ -126,12 +127,12 @@ def in_words(students: dict, settings: dict) -> str:
     return f"{table(rows)}\n\n{about}; {settings['max_steps']} steps of training."
 
 
-def in_node(export: dict, figures: dict) -> str | None:
+def in_node(export: dict[str, Any], figures: dict[str, Any]) -> str | None:
     """The share of images that node answers as Python does; it runs files of ONNX alone."""
     return format_percent(figures["same_in_node"]) if export["format"] == "onnx" else None
 
 
-def row(name: str, export: dict) -> dict[str, str | None]:
+def row(name: str, export: dict[str, Any]) -> dict[str, str | None]:
     """What is said of the files of one student in one format; its int8 is missing where no way gave a file."""
     plain, *rest = export["files"]
     small = rest[0] if rest else None
@@ -174,7 +175,8 @@ def same_in_node(folder: Path) -> float | None:
         print(f"note: node does not run transformers.js: {done.stderr.strip().splitlines()[-1:]}")
         return None
     found = json.loads(done.stdout)
-    return sum(found[name][0]["label"] == label for name, label in expected.items()) / len(expected)
+    equal: list[bool] = [found[name][0]["label"] == label for name, label in expected.items()]
+    return sum(equal) / len(equal)
 
 
 if __name__ == "__main__":

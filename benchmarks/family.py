@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ def measured(words: Sequence[str], output: Path, cache: Path) -> dict[str, float
 
 def total(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     """The sum of what several runs measured."""
-    found: collections.Counter[str] = collections.Counter()
+    found: collections.defaultdict[str, float] = collections.defaultdict(float)
     for part in parts:
-        found.update(part)
+        for name, value in part.items():
+            found[name] += value
     return dict(found)
 
 
@@ -163,10 +165,10 @@ def run_command(record: Path, words: Sequence[str]) -> None:
     from subdistill_hf.cli import main as subdistill
     from subdistill_hf.pipeline import run as _loaded  # noqa: F401
 
-    found: collections.Counter[str] = collections.Counter(imports=time.process_time() - start)
+    found: collections.defaultdict[str, float] = collections.defaultdict(float, imports=time.process_time() - start)
     for part, places in TIMED.items():
         for place in places:
-            replace(place, lambda real, part=part: timed(real, part, found))
+            replace(place, partial(timed, part=part, found=found))
     replace("subdistill_hf.pipeline.task.load_teacher", lambda real: counted(real, found))
     replace("subdistill_hf.family.experts.load_teacher", lambda real: counted(real, found))
     status = subdistill(list(words))
@@ -190,7 +192,7 @@ def replace(place: str, change: Callable[[Any], Any]) -> None:
         return
 
 
-def timed(real: Callable[..., Any], part: str, found: collections.Counter[str]) -> Callable[..., Any]:
+def timed(real: Callable[..., Any], *, part: str, found: collections.defaultdict[str, float]) -> Callable[..., Any]:
     """A function whose seconds and calls are added up."""
 
     def call(*given: Any, **options: Any) -> Any:
@@ -204,7 +206,7 @@ def timed(real: Callable[..., Any], part: str, found: collections.Counter[str]) 
     return call
 
 
-def counted(real: Callable[..., Any], found: collections.Counter[str]) -> Callable[..., Any]:
+def counted(real: Callable[..., Any], found: collections.defaultdict[str, float]) -> Callable[..., Any]:
     """A function that loads a teacher, whose passes are counted."""
     import torch
 

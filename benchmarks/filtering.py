@@ -177,7 +177,7 @@ def main() -> None:
     import datasets
     import pyarrow
 
-    from subdistill_hf.pipeline.report import processor_name
+    from subdistill_hf.pipeline.evaluation import processor_name
 
     versions = f"datasets {datasets.__version__}, pyarrow {pyarrow.__version__}"
     results: dict[str, Any] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def moments(layers: TeacherLayers, precision: torch.dtype | None = None, images:
 def distance(first: Subspace, second: Subspace) -> float:
     """Of two projections, from 0 to 1."""
     difference = first.basis @ first.basis.T - second.basis @ second.basis.T
-    return float(torch.linalg.matrix_norm(difference)) / (2 * first.dimensions) ** 0.5
+    return float(difference.norm()) / math.sqrt(2 * first.dimensions)
 
 
 def compare(teacher: str, superclass: str, basis: str = "prca") -> list[dict[str, Any]]:

@@ -26,7 +26,8 @@ import torch
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.pipeline.adaptation import Adaptation, adapt, plan_adaptation
+from subdistill_hf.pipeline.adaptation import adapt, plan_adaptation
+from subdistill_hf.pipeline.adaptation_training import Adaptation
 from subdistill_hf.pipeline.auto import images_of_a_step, resolve_adaptation
 from subdistill_hf.pipeline.evaluation import Classifier, predict
 from subdistill_hf.pipeline.task import load_task

@@ -68,7 +68,7 @@ CLASSES = 5
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS_OF_A_ROUND = 10 if DEVICE.type == "cuda" else 1
 SPAWN = multiprocessing.get_context("spawn")
-Pair = tuple[nn.Module, nn.Module, int, int]
+Pair = tuple[Any, Any, int, int]
 
 
 def glyphs_pair() -> Pair:
@@ -232,7 +232,7 @@ class Steps:
                 self.step()
             _finish()
         events = list(profile.events())
-        kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+        kernels = [event for event in events if event.device_type.name == "CUDA"]
         launches = ("cudaLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
         return {
             "kernels": len(kernels) / 5,
@@ -368,22 +368,27 @@ def memory_format(setting: Setting, rounds: int) -> dict[str, Any]:
     formats = {"channels last": {"channels_last": True}, "contiguous": {"channels_last": False}}
     found: dict[str, Any] = {}
     for name, cached in {"": False, ", cached": True}.items():
-        arms = {layout: {"cached": cached, **options} for layout, options in formats.items()}
+        arms: dict[str, dict[str, Any]] = {
+            layout: {"cached": cached, **options} for layout, options in formats.items()
+        }
         times = steps_in_turn(setting, arms, rounds)
         found[f"SubDistill{name}: channels last over contiguous"] = ratio(times, "channels last", "contiguous")
     for name in STUDENTS:
-        arms = {
+        students = {
             layout: Steps(partial(student_pair, name), method="scratch", **options, **setting.options)
             for layout, options in formats.items()
         }
-        times = in_turn(arms, max(5, rounds // 8))
+        times = in_turn(students, max(5, rounds // 8))
         found[f"plain {name}: channels last over contiguous"] = ratio(times, "channels last", "contiguous")
     return found
 
 
 def closed_form(setting: Setting, rounds: int) -> dict[str, Any]:
     """Cached SubDistill steps with the rotation in closed form and with the learned one."""
-    arms = {"closed form": {"cached": True, "rotation": "procrustes"}, "learned": {"cached": True}}
+    arms: dict[str, dict[str, Any]] = {
+        "closed form": {"cached": True, "rotation": "procrustes"},
+        "learned": {"cached": True},
+    }
     return {"closed form over learned": ratio(steps_in_turn(setting, arms, rounds), "closed form", "learned")}
 
 
@@ -407,7 +412,8 @@ def inference_mode(setting: Setting, rounds: int) -> dict[str, Any]:
 def compiled(setting: Setting, rounds: int) -> dict[str, Any]:
     """Cached SubDistill steps and plain steps with a compiled student and without."""
     ratios = {}
-    for name, options in {"plain": {"method": "scratch"}, "cached SubDistill": {"cached": True}}.items():
+    kinds: dict[str, dict[str, Any]] = {"plain": {"method": "scratch"}, "cached SubDistill": {"cached": True}}
+    for name, options in kinds.items():
         arms = {"eager": options, "compiled": {**options, "compiled": True}}
         ratios[f"{name}: compiled over eager"] = ratio(
             steps_in_turn(setting, arms, rounds, processes=1), "compiled", "eager"
@@ -554,7 +560,8 @@ def fit(setting: Setting, rounds: int, count: int) -> dict[str, Any]:
 
     def logits(inputs: dict[str, Tensor]) -> Tensor:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=setting.bf16):
-            return teacher(**inputs).logits[:, :CLASSES]
+            found: Tensor = teacher(**inputs).logits[:, :CLASSES]
+            return found
 
     def passes() -> None:
         """Only the passes, written without this package."""
@@ -647,8 +654,8 @@ def eigenvectors() -> dict[str, Any]:
         matrix = (matrix + matrix.T) / 2
         times = in_turn(
             {
-                "part": lambda matrix=matrix, count=count: leading_eigenvectors(matrix, count),
-                "whole": lambda matrix=matrix: torch.linalg.eigh(matrix),
+                "part": partial(leading_eigenvectors, matrix, count),
+                "whole": partial(torch.linalg.eigh, matrix),
             },
             rounds=2,
             unused=0,
@@ -717,10 +724,10 @@ def threads(setting: Setting, rounds: int, busy: int) -> dict[str, Any]:
         found[f"threads, {way}"] = count
     os.environ.update({name: value for name, value in before.items() if value is not None})
     for neighbours in (0, busy):
-        spent = {way: times[neighbours, way] for way in WAITING}
+        by_way = {way: times[neighbours, way] for way in WAITING}
         found[f"{neighbours} busy neighbours"] = {
-            "ms": {way: 1e3 * statistics.median(values) for way, values in spent.items()},
-            "default over chosen": ratio(spent, "default", "chosen"),
+            "ms": {way: 1e3 * statistics.median(values) for way, values in by_way.items()},
+            "default over chosen": ratio(by_way, "default", "chosen"),
         }
     return found
 
@@ -745,7 +752,8 @@ def _training_of_photographs(kept: bool, count: int, epochs: int) -> dict[str, f
     """Seconds of a training on labels, of one epoch of its loader once all views were seen, and its last loss."""
     logging.set_verbosity_error()
     if not kept:
-        loaders.keep_pixels = lambda dataset, collate, *rest: (dataset, collate, None)
+        patched: Any = loaders
+        patched.keep_pixels = lambda dataset, collate, *rest: (dataset, collate, None)
     set_seed(0)
     student = new_classifier("TimmWrapperForImageClassification", architecture="mobilenetv4_conv_small", num_labels=2)
     processor = build_student("timm/mobilenetv4_conv_small", ["a", "b"], None).processor

@@ -218,7 +218,7 @@ def run_in_numbers(root: Path) -> dict[str, Any]:
         return loss
 
     cli = importlib.import_module(f"{PACKAGE}.cli")
-    Trainer.training_step = watched_step  # type: ignore[method-assign]
+    Trainer.training_step = watched_step
     try:
         with tempfile.TemporaryDirectory() as folder:
             arguments = [*RUN.split(), f"{folder}/student", "--teacher_cache_dir", f"{folder}/targets"]
@@ -228,7 +228,7 @@ def run_in_numbers(root: Path) -> dict[str, Any]:
             finally:
                 sys.setprofile(None)
     finally:
-        Trainer.training_step = training_step  # type: ignore[method-assign]
+        Trainer.training_step = training_step
     if status:
         raise SystemExit(f"the run failed with status {status}")
     return {

@@ -61,8 +61,8 @@ def main() -> None:
     trainer.train()
     trainer.save_model(options.output_dir)
     test = ViewDataset(data.test, data.columns)
-    figures = score(predict(Classifier(trainer.model, teacher.processor), test), test, data.subtask.names, None)
-    print(f"test accuracy {100 * figures['accuracy']:.1f} % on {len(test)} images")
+    scores = score(predict(Classifier(trainer.model, teacher.processor), test), test, data.subtask.names, None)
+    print(f"test accuracy {100 * scores.accuracy:.1f} % on {len(test)} images")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,13 @@ import torch
 
 DATA = Path(__file__).parent / "reference"
 
-LONGEST = ("test_literal_command.py", "test_processes.py", "test_families.py", "test_notebook.py")
+LONGEST = (
+    "test_literal_command.py",
+    "test_processes.py",
+    "test_families.py",
+    "test_model_families.py",
+    "test_notebook.py",
+)
 
 torch.set_num_threads(1)
 

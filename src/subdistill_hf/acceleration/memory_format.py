@@ -68,7 +68,7 @@ def _is_faster(device: torch.device, half_precision: bool) -> bool:
     """Whether channels last is faster: of CPUs those of the kind that was measured, with the kernels of oneDNN."""
     if device.type != "cpu":
         return half_precision
-    with_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    with_onednn: bool = torch.backends.mkldnn.is_available()
     return not half_precision and with_onednn and platform.machine().lower() in ("x86_64", "amd64")
 
 

@@ -119,7 +119,7 @@ def _train(
         epoch += 1
         for rows in torch.split(torch.randperm(len(train), generator=generator), batch):
             optimizer.zero_grad()
-            F.cross_entropy(*_answers(heads, train, rows, scale)).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(*_answers(heads, train, rows, scale)).backward()
             optimizer.step()
         loss, accuracy = _validated(heads, validation, scale)
         if loss < fit.validation_loss:

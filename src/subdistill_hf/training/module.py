@@ -91,7 +91,7 @@ class StudentWithAlignments(nn.Module):
                 cayley.forget()
 
     # what compiles this module compiles the student inside: the rest is hooks, and products that are small
-    @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def forward(self, targets: Mapping[str, Features], **inputs: Tensor) -> dict[str, Any]:
         """Run the student and compare its layers with the teacher's targets.
 

@@ -79,7 +79,7 @@ def sample_optimizer(args: TrainingArguments, rate: float) -> torch.optim.Optimi
         args: the arguments.
         rate: the learning rate.
     """
-    layer: nn.Module = skip_init(nn.Linear, 1, 1)  # type: ignore[no-untyped-call]
+    layer: nn.Module = skip_init(nn.Linear, 1, 1)
     kind, options = Trainer.get_optimizer_cls_and_kwargs(args, layer)
     optimizer: torch.optim.Optimizer = kind(layer.parameters(), **{**options, "lr": rate})
     return optimizer

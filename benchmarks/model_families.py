@@ -1,7 +1,7 @@
 """A short run for pairs of teacher and student families; each student is loaded again without this package.
 
-    python benchmarks/families.py                          # all pairs
-    python benchmarks/families.py --pairs vit-mobilenetv4  # some; the others' results stay
+    python benchmarks/model_families.py                          # all pairs
+    python benchmarks/model_families.py --pairs vit-mobilenetv4  # some; the others' results stay
 
 For each pair a small teacher of the family is trained on scikit-learn's ten digits and saved to a folder; `distill`
 makes a student for the five even ones; and a fresh process, in which `import subdistill_hf` fails, loads the student
@@ -30,6 +30,7 @@ from transformers import ViTImageProcessor
 
 from subdistill_hf.config.options import TaskOptions
 from subdistill_hf.config.training import SubDistillConfig
+from subdistill_hf.core.activations import logits_of
 from subdistill_hf.data.embedded.digits import DIGIT_NAMES, DIGIT_SUPERCLASSES, load_digits_dataset
 from subdistill_hf.models.heads import labels_of, new_classifier
 from subdistill_hf.pipeline.evaluation import processor_name
@@ -137,12 +138,13 @@ def train_teacher(
         chosen = torch.randint(len(pixels), (BATCH,))
         shift = torch.randint(-2, 3, (2,)).tolist()
         inputs = F.interpolate(pixels[chosen].roll(shift, (2, 3)), teacher.size, mode="bilinear")
-        loss = F.cross_entropy(model(pixel_values=inputs).logits, targets[chosen])
+        loss = F.cross_entropy(logits_of(model(pixel_values=inputs)), targets[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    model.eval().save_pretrained(folder)
+    trained: Any = model.eval()
+    trained.save_pretrained(folder)
     size = {"height": teacher.size, "width": teacher.size}
     ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
     return model
@@ -258,7 +260,7 @@ def document(results: dict[str, Any]) -> str:
     rows = [row(name, results[name]) for name in STUDENTS if name in results]
     return f"""# Pairs of teacher and student families
 
-Made by `benchmarks/families.py`: {made}.
+Made by `benchmarks/model_families.py`: {made}.
 
 Each teacher is a small model of its family, trained on scikit-learn's digits for {TEACHER_STEPS} steps; each student
 was distilled for the five even digits, from {STUDENT_IMAGES} images of each (a fifth of them for validation), in

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
 @pytest.fixture(scope="module")
 def benchmark():
-    specification = importlib.util.spec_from_file_location("families_run", REPOSITORY / "benchmarks" / "families.py")
+    specification = importlib.util.spec_from_file_location(
+        "families_run", REPOSITORY / "benchmarks" / "model_families.py"
+    )
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
