@@ -34,6 +34,7 @@ from subdistill_hf.models.loading import LoadedModel
 from subdistill_hf.models.students import build_student, described_lora, is_new, with_lora
 from subdistill_hf.pipeline.adaptation import adapt, announce_adaptation, announce_fitted, plan_adaptation
 from subdistill_hf.pipeline.adaptation_training import ADAPTER_FOLDER, Adaptation
+from subdistill_hf.pipeline.advice import label_advice
 from subdistill_hf.pipeline.answers import save_thumbnails
 from subdistill_hf.pipeline.auto import Choice, with_steps_of_all
 from subdistill_hf.pipeline.energy import Energy, measured_energy
@@ -230,6 +231,8 @@ def _leave_student(task: Task, runs: Mapping[str, MethodRun], teacher_digest: st
     trained = {method: _with_settled_other(task, run) for method, run in runs.items()}
     report = build_report(task, trained, teacher_digest, command)
     print(results_table(report))  # before anything is written, which may fail
+    if (advice := label_advice(report, task.config)) is not None:
+        print(f"\n{advice}")
     published = runs[task.config.method]
     if report.threshold is not None:
         settings: Any = trained[task.config.method].model.config
