@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import importlib.util
 import io
 import os
 import subprocess
@@ -287,3 +288,11 @@ def quiet_environment(**extra):
 def version_of(library):
     """Major and minor version."""
     return tuple(int(part) for part in library.__version__.split(".")[:2])
+
+
+def load_script(path):
+    """A script of the repository as a module; `path` is relative to the repository."""
+    specification = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", REPOSITORY / path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

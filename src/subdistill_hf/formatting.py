@@ -36,6 +36,17 @@ def binomial_error(accuracy: float, images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
+def difference_error(first: float, second: float, images: int) -> float:
+    """Estimate the standard error of a difference of accuracies, as if each had been measured on images of its own.
+
+    Args:
+        first: one accuracy.
+        second: the other.
+        images: how many images each was measured on.
+    """
+    return math.hypot(binomial_error(first, images), binomial_error(second, images))
+
+
 def accuracy_with_error(accuracy: float, images: int) -> str:
     """Write an accuracy with its standard error, where the error says something."""
     error = binomial_error(accuracy, images)

@@ -1,21 +1,16 @@
 """The benchmark of explanations: similarity at equal accuracy, and its tables, on tiny runs."""
 
-import importlib.util
 import types
 
 import pytest
 import yaml
 
-from helpers import NAMES, REPOSITORY, save_teacher, teacher_resnet, write_image_folder
+from helpers import NAMES, load_script, save_teacher, teacher_resnet, write_image_folder
 
 
 @pytest.fixture(scope="module")
 def script():
-    place = REPOSITORY / "benchmarks" / "explanations.py"
-    specification = importlib.util.spec_from_file_location("explanations_run", place)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/explanations.py")
 
 
 def point(step, accuracy, cosine):

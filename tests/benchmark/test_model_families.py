@@ -1,11 +1,9 @@
 """Two pairs of the benchmark of families, with random teachers and a few steps."""
 
-import importlib.util
-
 import pytest
 import torch
 
-from helpers import NAMES, REPOSITORY, subtask_rows, write_image_folder
+from helpers import NAMES, load_script, subtask_rows, write_image_folder
 from subdistill_hf.reporting.report import Usage
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
@@ -13,12 +11,7 @@ pytestmark = pytest.mark.usefixtures("datasets_cache", "quick_reports")
 
 @pytest.fixture(scope="module")
 def benchmark():
-    specification = importlib.util.spec_from_file_location(
-        "families_run", REPOSITORY / "benchmarks" / "model_families.py"
-    )
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/model_families.py")
 
 
 def test_students_answer_in_a_fresh_process_as_at_the_end_of_their_runs(benchmark, tmp_path, monkeypatch):

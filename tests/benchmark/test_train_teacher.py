@@ -1,24 +1,18 @@
 """The script that trains a teacher for benchmarks."""
 
-import importlib.util
 import re
 
 import pytest
 from transformers import AutoModelForImageClassification
 
-from helpers import REPOSITORY
+from helpers import load_script
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 @pytest.fixture(scope="module")
 def script():
-    specification = importlib.util.spec_from_file_location(
-        "train_teacher", REPOSITORY / "benchmarks" / "train_teacher.py"
-    )
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/train_teacher.py")
 
 
 def test_it_saves_a_teacher_of_all_classes_and_prints_its_accuracy(script, tmp_path, monkeypatch, capsys):

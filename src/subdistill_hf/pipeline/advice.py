@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from subdistill_hf.config.training import SubDistillConfig
-from subdistill_hf.formatting import binomial_error, format_percent
+from subdistill_hf.formatting import difference_error, format_percent
 from subdistill_hf.reporting.report import RunReport
 
 LABEL_WEIGHT = 3
@@ -27,8 +25,7 @@ def label_advice(report: RunReport, config: SubDistillConfig) -> str | None:
     if alone is None or config.weights()["task"]:
         return None
     published, images = report.published_result.accuracy, report.dataset.test_images
-    error = math.hypot(binomial_error(alone.accuracy, images), binomial_error(published, images))
-    if alone.accuracy - published <= 2 * error:
+    if alone.accuracy - published <= 2 * difference_error(alone.accuracy, published, images):
         return None
     return (
         f"The labels alone are the better guide here: {format_percent(alone.accuracy)} instead of "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -19,8 +18,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from subdistill_hf.config.methods import method_label
 from subdistill_hf.formatting import (
     accuracy_with_error,
-    binomial_error,
     count,
+    difference_error,
     format_percent,
     joined,
     slug,
@@ -185,7 +184,7 @@ def standing(report: RunReport) -> list[str]:
             continue
         other = "the teacher" if result.method == TEACHER else method_label(result.method)
         difference = published.accuracy - result.accuracy
-        error = math.hypot(*(binomial_error(one.accuracy, images) for one in (published, result)))
+        error = difference_error(published.accuracy, result.accuracy, images)
         if abs(difference) <= 2 * error:
             unresolved.append(other)
         if round(difference * images) == 0:
